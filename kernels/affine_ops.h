@@ -1,0 +1,105 @@
+// AffineOps: integer codes with one scale (and zero point) per group of
+// consecutive columns of a row, and their dense packing into 32-bit words.
+//
+//   w ~ scale * (code - zero_point),   code, zero_point in [0, 2^bits - 1]
+//
+// Definition (compressed-tensors' min-max observer and its quantizer, equal to
+// llm-compressor's RTN in every bit): see kernels/reference/affine_reference.cc
+// for the arithmetic, proto/quant/v1/packed_formats.md for the packing.
+// Elementwise: the same bytes on every backend, ISA and thread count. All
+// pointers are in the backend's device memory.
+//
+// Errors: INVALID_ARGUMENT — bits, group size or dtype out of range.
+// Thread: thread-compatible; distinct calls on distinct memory may run at once.
+#ifndef QS_KERNELS_AFFINE_OPS_H_
+#define QS_KERNELS_AFFINE_OPS_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/base/tensor_view.h"
+#include "kernels/stream.h"
+
+namespace qs {
+
+enum class AffineSearch {
+  kMinMax,     // REFERENCE
+  kBestRange,  // BEST: the (scale, zero_point) of a fixed list of shrunken
+               // ranges with the least squared error after rounding the scale
+               // to its stored dtype; never above kMinMax's on any group
+};
+
+struct AffineEncodeArgs {
+  TensorView weight;         // [rows, cols] F32, F16 or BF16
+  int bits = 4;              // 2..8
+  int64_t group_size = 128;  // divides cols
+  bool symmetric = true;
+  AffineSearch search = AffineSearch::kMinMax;
+  // Out. One code a byte, [rows, cols], unsigned (signed code + 2^(bits-1)).
+  uint8_t* codes = nullptr;
+  // [rows, cols / group_size] in the weight's dtype (it is what is stored).
+  void* scales = nullptr;
+  // [rows, cols / group_size], unsigned; null when symmetric (2^(bits-1)).
+  uint8_t* zero_points = nullptr;
+  // First flat index that is NaN or infinite, -1 when there is none.
+  int64_t* first_non_finite = nullptr;
+};
+
+struct AffineDecodeArgs {
+  const uint8_t* codes = nullptr;
+  const void* scales = nullptr;          // dtype of `weight`
+  const uint8_t* zero_points = nullptr;  // null: 2^(bits-1)
+  int bits = 4;
+  int64_t group_size = 128;
+  MutableTensorView weight;  // out, [rows, cols]
+};
+
+// Dense packing along a row: code i of a row starts at bit i * bits of the
+// row's CeilDiv(cols * bits, 32) little-endian words and may straddle two.
+struct PackRowsArgs {
+  const uint8_t* codes = nullptr;  // [rows, cols]
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int bits = 4;               // 1..8
+  uint32_t* words = nullptr;  // [rows, CeilDiv(cols * bits, 32)]
+};
+struct UnpackRowsArgs {
+  const uint32_t* words = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int bits = 4;
+  uint8_t* codes = nullptr;
+};
+
+// The same along dimension 0: code (i, j) starts at bit i * bits of column j of
+// words [CeilDiv(rows * bits, 32), cols]. For zero points.
+struct PackColumnsArgs {
+  const uint8_t* codes = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int bits = 4;
+  uint32_t* words = nullptr;
+};
+struct UnpackColumnsArgs {
+  const uint32_t* words = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int bits = 4;
+  uint8_t* codes = nullptr;
+};
+
+class AffineOps {
+ public:
+  virtual ~AffineOps() = default;
+  virtual absl::Status Encode(const AffineEncodeArgs& args, Stream& s) = 0;
+  virtual absl::Status Decode(const AffineDecodeArgs& args, Stream& s) = 0;
+  virtual absl::Status PackRows(const PackRowsArgs& args, Stream& s) = 0;
+  virtual absl::Status UnpackRows(const UnpackRowsArgs& args, Stream& s) = 0;
+  virtual absl::Status PackColumns(const PackColumnsArgs& args, Stream& s) = 0;
+  virtual absl::Status UnpackColumns(const UnpackColumnsArgs& args,
+                                     Stream& s) = 0;
+};
+
+}  // namespace qs
+
+#endif  // QS_KERNELS_AFFINE_OPS_H_

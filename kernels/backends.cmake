@@ -1,0 +1,3 @@
+target_sources(qs_kernels PRIVATE
+  backends.cc
+  cpu/parallel.cc)

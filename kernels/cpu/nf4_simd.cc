@@ -1,0 +1,831 @@
+// The NF4 loops, one text for every instruction set.
+// Tested by tests/kernels/nf4_differential_test.cc.
+//
+// A block is taken whole by vectors when it is full and its scale is ordinary
+// (2^-100 <= m <= 2^100, where no float32 subnormal matters for NF4); every
+// other block by the scalar arithmetic of nf4_math.h. The rank of t is found
+//   * with 16 lanes and NF4, by 31 equal bins of [-1, 1]: each holds at most
+//     one threshold, so two table look-ups and one comparison are exact (the
+//     bin of t is monotone in t, and the tables are built with the same bins);
+//   * otherwise by counting comparisons with the 15 bounds.
+#include "kernels/cpu/nf4_simd.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "kernels/base/dtype.h"
+#include "kernels/nf4_math.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/nf4_simd.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace qs::nf4 {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+inline void SetNibble(uint8_t* packed, int64_t i, int code) {
+  uint8_t& byte = packed[i / 2];
+  byte = static_cast<uint8_t>(i % 2 == 0 ? code << 4 : byte | code);
+}
+
+inline float LoadOne(const float* p) { return *p; }
+inline float LoadOne(const hwy::bfloat16_t* p) { return Bf16ToFloat(p->bits); }
+inline float LoadOne(const hwy::float16_t* p) {
+  uint16_t bits;
+  hwy::CopySameSize(p, &bits);
+  return F16ToFloat(bits);
+}
+inline void StoreOne(float* p, float v) { *p = v; }
+inline void StoreOne(hwy::bfloat16_t* p, float v) { p->bits = FloatToBf16(v); }
+inline void StoreOne(hwy::float16_t* p, float v) {
+  const uint16_t bits = FloatToF16(v);
+  hwy::CopySameSize(&bits, p);
+}
+
+template <class T>
+float MaxAbsScalar(const T* w, int64_t count) {
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    bits = std::max(bits, std::bit_cast<uint32_t>(std::fabs(LoadOne(w + i))));
+  }
+  return std::bit_cast<float>(bits);
+}
+
+template <class T>
+float SearchScalar(const RankTable& midpoints, const T* w, int64_t count,
+                   float max_abs) {
+  const auto load = [w](int64_t i) { return LoadOne(w + i); };
+  return SearchAbsmax(max_abs, ScalarScorer(midpoints, load, count));
+}
+
+// Block `b` element by element.
+template <class T>
+void EncodeScalar(const Nf4EncodeArgs& args, const SimdTables& tables,
+                  const T* w, int64_t b, int64_t count, float max_abs) {
+  const int64_t begin = b * args.block_size;
+  if (args.search == Nf4Search::kBestScale && Searchable(max_abs)) {
+    const float best = SearchScalar(tables.midpoints, w, count, max_abs);
+    if (best != max_abs) {
+      const float reciprocal = 1.0f / best;
+      args.absmax[b] = best;
+      for (int64_t i = 0; i < count; ++i) {
+        const int rank =
+            SearchRank(tables.midpoints, reciprocal, LoadOne(w + i));
+        SetNibble(args.packed, begin + i, tables.midpoints.codes[rank]);
+      }
+      return;
+    }
+  }
+  const BlockScale scale =
+      MakeBlockScale(args.rule, max_abs, count == args.block_size);
+  args.absmax[b] = scale.absmax;
+  for (int64_t i = 0; i < count; ++i) {
+    SetNibble(args.packed, begin + i,
+              EncodeOne(tables.rule, scale, LoadOne(w + i)));
+  }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+using DF = hn::CappedTag<float, 16>;
+using DI = hn::RebindToSigned<DF>;
+using VF = hn::Vec<DF>;
+using VI = hn::Vec<DI>;
+constexpr size_t kLanes = hn::MaxLanes(DF());
+
+inline VF LoadVector(const float* p) { return hn::LoadU(DF(), p); }
+template <class T>
+VF LoadVector(const T* p) {
+  return hn::PromoteTo(DF(), hn::LoadU(hn::Rebind<T, DF>(), p));
+}
+
+// Entry `rank` (0..15) of a table of 16, each multiplied by a factor.
+class Table16 {
+ public:
+  explicit Table16(const float* values, float factor = 1.0f) {
+    for (int i = 0; i < 16; ++i) values_[i] = values[i] * factor;
+  }
+  HWY_INLINE VF Get(VI rank) const {
+    if constexpr (kLanes == 16) {
+      return hn::TableLookupLanes(hn::Load(DF(), values_),
+                                  hn::IndicesFromVec(DF(), rank));
+    } else if constexpr (kLanes == 8) {
+      const auto low =
+          hn::IndicesFromVec(DF(), hn::And(rank, hn::Set(DI(), 7)));
+      const auto upper = hn::RebindMask(DF(), hn::Gt(rank, hn::Set(DI(), 7)));
+      return hn::IfThenElse(
+          upper, hn::TableLookupLanes(hn::Load(DF(), values_ + 8), low),
+          hn::TableLookupLanes(hn::Load(DF(), values_), low));
+    } else {
+      return hn::GatherIndex(DF(), values_, rank);
+    }
+  }
+
+ private:
+  alignas(64) float values_[16];
+};
+
+class CountRanker {
+ public:
+  explicit CountRanker(const RankTable& table) {
+    std::copy_n(table.bounds, 15, bounds_);
+  }
+  HWY_INLINE VI Rank(VF t) const {
+    VI rank = hn::Zero(DI());
+    for (float bound : bounds_) {
+      // A true mask is -1 in every lane.
+      rank = hn::Sub(
+          rank,
+          hn::VecFromMask(
+              DI(), hn::RebindMask(DI(), hn::Gt(t, hn::Set(DF(), bound)))));
+    }
+    return rank;
+  }
+
+ private:
+  float bounds_[15];
+};
+
+#if HWY_TARGET <= HWY_AVX3
+// REQUIRES: NF4, whose thresholds are further apart than a bin.
+class BinRanker {
+ public:
+  explicit BinRanker(const RankTable& table) {
+    alignas(64) float bounds[32];
+    alignas(64) int32_t base[32] = {};
+    for (int bin = 0; bin < 32; ++bin) {
+      bounds[bin] = 4.0f;
+      for (float bound : table.bounds) {
+        const int at = BinOf(bound);
+        if (at < bin) ++base[bin];
+        if (at == bin) bounds[bin] = bound;
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      bounds_[half] = _mm512_load_ps(bounds + 16 * half);
+      base_[half] = _mm512_load_si512(base + 16 * half);
+    }
+  }
+  HWY_INLINE VI Rank(VF t) const {
+    // The look-ups see the lowest five bits alone.
+    const __m512i bin = _mm512_castps_si512(_mm512_fmadd_ps(
+        t.raw, _mm512_set1_ps(kBinScale), _mm512_set1_ps(kBinOffset)));
+    const __m512 bound = _mm512_permutex2var_ps(bounds_[0], bin, bounds_[1]);
+    const __m512i base = _mm512_permutex2var_epi32(base_[0], bin, base_[1]);
+    return VI{_mm512_mask_add_epi32(
+        base, _mm512_cmp_ps_mask(bound, t.raw, _CMP_LT_OQ), base,
+        _mm512_set1_epi32(1))};
+  }
+
+ private:
+  // t times the scale, rounded to an integer by the size of the offset and
+  // left in the low bits of the sum: 1 for t = -1, 31 for t = 1.
+  static constexpr float kBinScale = 15.49f;
+  static constexpr float kBinOffset = 0x1p23f + 16.0f;
+  static int BinOf(float t) {
+    const float sum = std::fma(t, kBinScale, kBinOffset);
+    return static_cast<int>(std::bit_cast<uint32_t>(sum) & 31);
+  }
+  __m512 bounds_[2];
+  __m512i base_[2];
+};
+#endif
+
+// [-1, 1]: beyond it the ranks are 0 and 15 anyway, and the bins end.
+HWY_INLINE VF Clamp(VF t) {
+#if HWY_TARGET <= HWY_AVX3
+  // The smaller magnitude with the sign of t, in one instruction.
+  return VF{_mm512_range_ps(t.raw, _mm512_set1_ps(1.0f), 2)};
+#else
+  return hn::Min(hn::Max(t, hn::Set(DF(), -1.0f)), hn::Set(DF(), 1.0f));
+#endif
+}
+
+// Codes of kLanes elements as bytes, first element in the high nibble.
+HWY_INLINE void StoreNibbles(VI codes, uint8_t* packed) {
+  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
+  const auto pair = hn::BitCast(d64, codes);
+  const auto bytes = hn::Or(hn::ShiftLeft<4>(pair), hn::ShiftRight<32>(pair));
+  const hn::Rebind<uint8_t, decltype(d64)> d8;
+  hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
+}
+
+// The rank as the code that is stored. NF4's codes are its ranks.
+template <bool kFp4>
+class CodeMap {
+ public:
+  explicit CodeMap(const RankTable& table) : codes_(AsFloats(table).values) {}
+  HWY_INLINE VI Code(VI rank) const {
+    if constexpr (kFp4) {
+      return hn::BitCast(DI(), codes_.Get(rank));
+    } else {
+      return rank;
+    }
+  }
+
+ private:
+  struct Floats {
+    float values[16];
+  };
+  static Floats AsFloats(const RankTable& table) {
+    Floats floats;
+    for (int i = 0; i < 16; ++i) {
+      floats.values[i] =
+          std::bit_cast<float>(static_cast<uint32_t>(table.codes[i]));
+    }
+    return floats;
+  }
+  Table16 codes_;
+};
+
+#if HWY_TARGET <= HWY_AVX3
+template <bool kFp4>
+using Ranker = std::conditional_t<kFp4, CountRanker, BinRanker>;
+#else
+template <bool kFp4>
+using Ranker = CountRanker;
+#endif
+
+// Sixteen-bit floats order by their magnitude bits, so they are compared as
+// they are, 32 at a time.
+HWY_INLINE uint16_t MaxMagnitude16(const uint16_t* w, int64_t count) {
+  const hn::CappedTag<uint16_t, 32> d;
+  const auto mask = hn::Set(d, 0x7fff);
+  auto top = hn::Zero(d);
+  for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
+    top = hn::Max(top, hn::And(hn::LoadU(d, w + i), mask));
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, top));
+}
+HWY_INLINE float MaxAbs(const hwy::bfloat16_t* w, int64_t count) {
+  return Bf16ToFloat(
+      MaxMagnitude16(reinterpret_cast<const uint16_t*>(w), count));
+}
+HWY_INLINE float MaxAbs(const hwy::float16_t* w, int64_t count) {
+  return F16ToFloat(
+      MaxMagnitude16(reinterpret_cast<const uint16_t*>(w), count));
+}
+HWY_INLINE float MaxAbs(const float* w, int64_t count) {
+  const VI mask = hn::Set(DI(), 0x7fffffff);
+  VI top = hn::Zero(DI());
+  for (int64_t i = 0; i < count; i += kLanes) {
+    top = hn::Max(top, hn::And(hn::BitCast(DI(), LoadVector(w + i)), mask));
+  }
+  return std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(DI(), top)));
+}
+
+template <bool kFp4>
+struct Coder {
+  explicit Coder(const RankTable& table)
+      : ranker(table), codes(table), levels(table.levels) {}
+  Ranker<kFp4> ranker;
+  CodeMap<kFp4> codes;
+  Table16 levels;
+};
+
+// Folds each of kCount sets of 16 partial sums as Partial16 does.
+template <int kCount>
+HWY_INLINE void FoldAll(const VF (&sums)[kCount][16 / kLanes],
+                        float (&out)[kCount]) {
+#if HWY_TARGET <= HWY_AVX3
+  // Four sets at a time: every step halves what is left of each.
+  for (int k = 0; k < kCount; k += 4) {
+    const auto set = [&](int i) HWY_ATTR {
+      return sums[std::min(k + i, kCount - 1)][0].raw;
+    };
+    const auto halves = [](__m512 x, __m512 y) HWY_ATTR {
+      return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44),
+                           _mm512_shuffle_f32x4(x, y, 0xee));
+    };
+    const __m512 a = halves(set(0), set(1));
+    const __m512 b = halves(set(2), set(3));
+    const VF quarters{_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88),
+                                    _mm512_shuffle_f32x4(a, b, 0xdd))};
+    const VF pairs = hn::Add(quarters, hn::Shuffle1032(quarters));
+    alignas(64) float folded[16];
+    hn::Store(hn::Add(pairs, hn::Shuffle2301(pairs)), DF(), folded);
+    for (int i = 0; i < std::min(4, kCount - k); ++i)
+      out[k + i] = folded[4 * i];
+  }
+#else
+  for (int k = 0; k < kCount; ++k) {
+    Partial16 partial;
+    for (size_t p = 0; p < 16 / kLanes; ++p) {
+      hn::StoreU(sums[k][p], DF(), partial.s + p * kLanes);
+    }
+    out[k] = partial.Fold();
+  }
+#endif
+}
+
+// The vector form of ScalarScorer, with the same additions in the same order.
+template <bool kFp4>
+class VectorScorer {
+ public:
+  // `w` are F32 values; count is a multiple of 16.
+  VectorScorer(const Coder<kFp4>& coder, const SimdTables& tables,
+               const float* w, int64_t count)
+      : coder_(coder), tables_(tables), w_(w), count_(count) {}
+
+  // These are called from SearchAbsmax, which is compiled for the baseline: no
+  // inlining.
+  HWY_NOINLINE float Ratio(float steps) const {
+    alignas(64) uint16_t offsets[4096];
+    const hn::RebindToUnsigned<DF> d32;
+    const hn::Rebind<uint16_t, DF> d16;
+    const VF factor = hn::Set(DF(), steps);
+    for (int64_t i = 0; i < count_; i += kLanes) {
+      const VI step = hn::NearestInt(hn::Mul(hn::Load(DF(), w_ + i), factor));
+      const VI row = hn::Add(step, hn::Set(DI(), kSearchSteps));
+      const auto offset = hn::BitCast(d32, hn::ShiftLeft<5>(row));
+      hn::StoreU(hn::TruncateTo(d16, offset), d16, offsets + i);
+    }
+    VI sums[kParts];
+    for (VI& sum : sums) sum = hn::Zero(DI());
+    for (int64_t i = 0; i < count_; i += 8) AddRows(offsets + i, sums);
+    alignas(64) float flat[2 * kCandidates];
+    for (size_t p = 0; p < kParts; ++p) {
+      hn::Store(hn::ConvertTo(DF(), sums[p]), DF(), flat + p * kLanes);
+    }
+    return Choose(flat, flat + kCandidates);
+  }
+
+  HWY_NOINLINE float Fit(float absmax) const {
+    const auto ranker = coder_.ranker;  // in registers, not behind a pointer
+    const auto levels = coder_.levels;
+    VF sums[2][kParts];
+    for (auto& of_kind : sums) {
+      for (VF& sum : of_kind) sum = hn::Zero(DF());
+    }
+    const VF reciprocal = hn::Set(DF(), 1.0f / absmax);
+    for (int64_t i = 0; i < count_; i += 16) {
+      for (size_t p = 0; p < kParts; ++p) {
+        const VF x = hn::Load(DF(), w_ + i + p * kLanes);
+        const VF level = levels.Get(ranker.Rank(Clamp(hn::Mul(x, reciprocal))));
+        sums[0][p] = hn::Add(sums[0][p], hn::Mul(x, level));
+        sums[1][p] = hn::Add(sums[1][p], hn::Mul(level, level));
+      }
+    }
+    float folded[2];
+    FoldAll(sums, folded);
+    return folded[0] / folded[1];
+  }
+
+  HWY_NOINLINE void Errors(const float (&absmax)[2], float (&errors)[2]) const {
+    const auto ranker = coder_.ranker;
+    // fl(level * absmax) for every level: the product of the score, hoisted.
+    const float* levels = tables_.midpoints.levels;
+    const Table16 products[2] = {Table16(levels, absmax[0]),
+                                 Table16(levels, absmax[1])};
+    VF sums[2][kParts];
+    VF reciprocals[2];
+    for (int k = 0; k < 2; ++k) {
+      for (VF& sum : sums[k]) sum = hn::Zero(DF());
+      reciprocals[k] = hn::Set(DF(), 1.0f / absmax[k]);
+    }
+    for (int64_t i = 0; i < count_; i += 16) {
+      for (size_t p = 0; p < kParts; ++p) {
+        const VF x = hn::Load(DF(), w_ + i + p * kLanes);
+        for (int k = 0; k < 2; ++k) {
+          const VI rank = ranker.Rank(Clamp(hn::Mul(x, reciprocals[k])));
+          const VF d = hn::Sub(x, products[k].Get(rank));
+          sums[k][p] = hn::Add(sums[k][p], hn::Mul(d, d));
+        }
+      }
+    }
+    FoldAll(sums, errors);
+  }
+
+ private:
+  static constexpr size_t kParts = 16 / kLanes;
+
+  // Adds the eight rows of the search table that lie `offsets` bytes from its
+  // beginning: the sum of eight fits 16 bits.
+  HWY_INLINE void AddRows(const uint16_t* offsets, VI (&sums)[kParts]) const {
+    static_assert(sizeof(tables_.search->rows[0]) == 1 << 5);
+    const hn::Rebind<int16_t, DI> d;
+    const char* rows = reinterpret_cast<const char*>(tables_.search->rows);
+    hn::Vec<decltype(d)> sum[kParts];
+    for (size_t p = 0; p < kParts; ++p) sum[p] = hn::Zero(d);
+    for (int half = 0; half < 2; ++half) {
+      uint64_t four;  // one load instead of four
+      hwy::CopyBytes<sizeof(four)>(offsets + 4 * half, &four);
+      for (int i = 0; i < 4; ++i, four >>= 16) {
+        const auto* row =
+            reinterpret_cast<const int16_t*>(rows + (four & 0xffff));
+        for (size_t p = 0; p < kParts; ++p) {
+          sum[p] = hn::Add(sum[p], hn::Load(d, row + p * kLanes));
+        }
+      }
+    }
+    for (size_t p = 0; p < kParts; ++p) {
+      sums[p] = hn::Add(sums[p], hn::PromoteTo(DI(), sum[p]));
+    }
+  }
+
+  // ChooseRatio, given the sums as floats.
+  static HWY_INLINE float Choose(const float* cross, const float* square) {
+    const hn::CappedTag<float, kCandidates> df;
+    const hn::RebindToSigned<decltype(df)> di;
+    auto best = hn::Zero(di);
+    for (size_t k = 0; k < kCandidates; k += hn::Lanes(df)) {
+      const auto c = hn::Load(df, cross + k);
+      const auto gain = hn::Div(hn::Mul(c, c), hn::Load(df, square + k));
+      const auto number =
+          hn::Sub(hn::Set(di, 7 - static_cast<int>(k)), hn::Iota(di, 0));
+      const auto bits = hn::AndNot(hn::Set(di, 7), hn::BitCast(di, gain));
+      best = hn::Max(best, hn::Or(bits, number));
+    }
+    const int32_t k = 7 - (hn::GetLane(hn::MaxOfLanes(di, best)) & 7);
+    return cross[k] / square[k];
+  }
+
+  const Coder<kFp4>& coder_;
+  const SimdTables& tables_;
+  const float* const w_;
+  const int64_t count_;
+};
+
+// Two lanes of codes as bytes, `high` in the high nibble.
+HWY_INLINE void StoreBytes(VI high, VI low, uint8_t* packed) {
+  const hn::RebindToUnsigned<DF> d32;
+  const auto bytes =
+      hn::Or(hn::ShiftLeft<4>(hn::BitCast(d32, high)), hn::BitCast(d32, low));
+  const hn::Rebind<uint8_t, decltype(d32)> d8;
+  hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
+}
+
+// FP4 under kCuda sees subnormal inputs as zero; NF4's codes do not change.
+template <bool kFp4>
+HWY_INLINE VF FlushInput(VF x, bool flush) {
+  if (!kFp4 || !flush) return x;
+  return hn::IfThenZeroElse(hn::Lt(hn::Abs(x), hn::Set(DF(), kMinNormal)), x);
+}
+
+// Codes of a full block for a multiplier.
+template <bool kFp4, bool kClamp, class T>
+HWY_INLINE void EncodeVector(const Coder<kFp4>& coder, const T* w,
+                             int64_t count, float factor, bool flush,
+                             uint8_t* packed) {
+  const auto ranker = coder.ranker;  // in registers, not behind a pointer
+  const VF multiplier = hn::Set(DF(), factor);
+  const auto code = [&](VF x) HWY_ATTR {
+    VF t = hn::Mul(FlushInput<kFp4>(x, flush), multiplier);
+    if constexpr (kClamp) t = Clamp(t);
+    return coder.codes.Code(ranker.Rank(t));
+  };
+  if constexpr (std::is_same_v<T, hwy::bfloat16_t>) {
+    // A 32-bit lane holds a byte's two elements, and a BF16 is the upper half
+    // of its F32: no widening, and half the packing.
+    const hn::RebindToUnsigned<DF> d32;
+    const auto* pairs = reinterpret_cast<const uint32_t*>(w);
+    for (int64_t i = 0; i < count / 2; i += kLanes) {
+      const auto pair = hn::LoadU(d32, pairs + i);
+      const VF first = hn::BitCast(DF(), hn::ShiftLeft<16>(pair));
+      const VF second =
+          hn::BitCast(DF(), hn::And(pair, hn::Set(d32, 0xffff0000u)));
+      StoreBytes(code(first), code(second), packed + i);
+    }
+  } else {
+    for (int64_t i = 0; i < count; i += kLanes) {
+      StoreNibbles(code(LoadVector(w + i)), packed + i / 2);
+    }
+  }
+}
+
+// Codes of one full block; `best` is what the search found, else max_abs.
+template <bool kFp4, class T>
+void EncodeFull(const Nf4EncodeArgs& args, const Coder<kFp4>& rule,
+                const Coder<kFp4>& midpoints, const T* w, int64_t b,
+                float max_abs, float best) {
+  uint8_t* packed = args.packed + b * args.block_size / 2;
+  if (best != max_abs) {
+    args.absmax[b] = best;
+    EncodeVector<kFp4, true>(midpoints, w, args.block_size, 1.0f / best, false,
+                             packed);
+    return;
+  }
+  const BlockScale scale = MakeBlockScale(args.rule, max_abs, true);
+  args.absmax[b] = scale.absmax;
+  EncodeVector<kFp4, false>(rule, w, args.block_size, scale.factor, scale.cuda,
+                            packed);
+}
+
+// Blocks whose maxima, searches and codes are computed together, step by step:
+// each step of one block waits for the step before, and this way the waiting of
+// one overlaps with the work on the others.
+constexpr int64_t kBatch = 8;
+constexpr int64_t kBatchElements = 1024;  // F32 values that stay in cache
+
+// SearchAbsmax for `count` full, searchable blocks from `w` on.
+template <bool kFp4, class T>
+void SearchBatch(const Coder<kFp4>& midpoints, const SimdTables& tables,
+                 const T* w, int64_t block_size, int64_t count,
+                 const float* max_abs, float* best) {
+  alignas(64) float values[4096];
+  float ratio[kBatch];
+  float fitted[kBatch];
+  const auto scorer = [&](int64_t i) {
+    return VectorScorer<kFp4>(midpoints, tables, values + i * block_size,
+                              block_size);
+  };
+  for (int64_t i = 0; i < count * block_size; i += kLanes) {
+    hn::Store(LoadVector(w + i), DF(), values + i);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    ratio[i] = scorer(i).Ratio(kSearchSteps / max_abs[i]);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    fitted[i] = scorer(i).Fit(ratio[i] * max_abs[i]);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    best[i] = max_abs[i];
+    if (!InSearchRange(max_abs[i], fitted[i])) continue;
+    const float pair[2] = {max_abs[i], fitted[i]};
+    float errors[2];
+    scorer(i).Errors(pair, errors);
+    if (errors[1] < errors[0]) best[i] = fitted[i];
+  }
+}
+#endif  // HWY_TARGET != HWY_SCALAR
+
+// The absmax of whole and short blocks; infinite or NaN when the block holds
+// such an element.
+template <class T>
+float BlockMaxAbs(const T* w, int64_t count,
+                  [[maybe_unused]] int64_t block_size) {
+#if HWY_TARGET != HWY_SCALAR
+  if (count == block_size) return MaxAbs(w, count);
+#endif
+  return MaxAbsScalar(w, count);
+}
+
+template <class T, bool kFp4>
+class Encoder {
+ public:
+  Encoder(const Nf4EncodeArgs& args, const SimdTables& tables)
+      : args_(args),
+        tables_(tables),
+        weight_(static_cast<const T*>(args.weight.data)),
+        n_(args.weight.num_elements())
+#if HWY_TARGET != HWY_SCALAR
+        ,
+        rule_(tables.rule),
+        midpoints_(tables.midpoints)
+#endif
+  {
+  }
+
+  // Blocks [first, last). The first block with a non-finite element, or -1.
+  int64_t Run(int64_t first, int64_t last) {
+    const int64_t batch =
+        std::clamp<int64_t>(kMaxBatchElements / args_.block_size, 1, kMaxBatch);
+    int64_t bad_block = -1;
+    for (int64_t b = first; b < last; b += batch) {
+      const int64_t bad = RunBatch(b, std::min(batch, last - b));
+      if (bad_block < 0) bad_block = bad;
+    }
+    return bad_block;
+  }
+
+ private:
+#if HWY_TARGET != HWY_SCALAR
+  static constexpr int64_t kMaxBatch = kBatch;
+  static constexpr int64_t kMaxBatchElements = kBatchElements;
+#else
+  static constexpr int64_t kMaxBatch = 1;
+  static constexpr int64_t kMaxBatchElements = 1;
+#endif
+
+  int64_t CountOf(int64_t b) const {
+    return std::min(args_.block_size, n_ - b * args_.block_size);
+  }
+
+  int64_t RunBatch(int64_t b, int64_t count) {
+    float max_abs[kMaxBatch];
+    const T* w = weight_ + b * args_.block_size;
+    bool vectors = true;
+    for (int64_t i = 0; i < count; ++i) {
+      max_abs[i] = BlockMaxAbs(w + i * args_.block_size, CountOf(b + i),
+                               args_.block_size);
+      vectors &= CountOf(b + i) == args_.block_size && Searchable(max_abs[i]);
+    }
+#if HWY_TARGET != HWY_SCALAR
+    if (vectors) {
+      RunVectors(w, b, count, max_abs);
+      return -1;
+    }
+#endif
+    int64_t bad_block = -1;
+    for (int64_t i = 0; i < count; ++i) {
+      if (!(max_abs[i] < INFINITY) && bad_block < 0) bad_block = b + i;
+      EncodeScalar(args_, tables_, w + i * args_.block_size, b + i,
+                   CountOf(b + i), max_abs[i]);
+    }
+    return bad_block;
+  }
+
+#if HWY_TARGET != HWY_SCALAR
+  void RunVectors(const T* w, int64_t b, int64_t count, const float* max_abs) {
+    float best[kMaxBatch];
+    std::copy_n(max_abs, count, best);
+    if (args_.search == Nf4Search::kBestScale) {
+      SearchBatch<kFp4>(midpoints_, tables_, w, args_.block_size, count,
+                        max_abs, best);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      EncodeFull<kFp4>(args_, rule_, midpoints_, w + i * args_.block_size,
+                       b + i, max_abs[i], best[i]);
+    }
+  }
+#endif
+
+  const Nf4EncodeArgs& args_;
+  const SimdTables& tables_;
+  const T* const weight_;
+  const int64_t n_;
+#if HWY_TARGET != HWY_SCALAR
+  const Coder<kFp4> rule_;
+  const Coder<kFp4> midpoints_;
+#endif
+};
+
+template <class T, bool kFp4>
+int64_t EncodeTyped(const Nf4EncodeArgs& args, const SimdTables& tables,
+                    int64_t first, int64_t last) {
+  const int64_t bad_block = Encoder<T, kFp4>(args, tables).Run(first, last);
+  const int64_t n = args.weight.num_elements();
+  if (last * args.block_size >= n && n % 2 != 0) {
+    const bool zero = args.rule == Nf4Rule::kCuda && args.absmax[last - 1] == 0;
+    SetNibble(args.packed, n, zero ? 0 : tables.rule.zero_code);
+  }
+  if (bad_block < 0) return -1;
+  const T* weight = static_cast<const T*>(args.weight.data);
+  int64_t i = bad_block * args.block_size;
+  while (std::isfinite(LoadOne(weight + i))) ++i;
+  return i;
+}
+
+template <class T, bool kFp4>
+void RecodeTyped(const Nf4RecodeArgs& args, const SimdTables& tables,
+                 int64_t first, int64_t last) {
+  const T* weight = static_cast<const T*>(args.weight.data);
+  const int64_t n = args.weight.num_elements();
+#if HWY_TARGET != HWY_SCALAR
+  const Coder<kFp4> coder(tables.midpoints);
+#endif
+  for (int64_t b = first; b < last; ++b) {
+    const int64_t begin = b * args.block_size;
+    const int64_t count = std::min(args.block_size, n - begin);
+    const float absmax = args.absmax[b];
+    int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+    if (absmax > 0.0f) {
+      const VF divisor = hn::Set(DF(), absmax);
+      for (; i + static_cast<int64_t>(kLanes) <= count; i += kLanes) {
+        const VF t = hn::Div(LoadVector(weight + begin + i), divisor);
+        StoreNibbles(coder.codes.Code(coder.ranker.Rank(Clamp(t))),
+                     args.packed + (begin + i) / 2);
+      }
+    }
+#endif
+    for (; i < count; ++i) {
+      SetNibble(
+          args.packed, begin + i,
+          RecodeOne(tables.midpoints, absmax, LoadOne(weight + begin + i)));
+    }
+  }
+  if (last * args.block_size >= n && n % 2 != 0) {
+    SetNibble(args.packed, n, tables.midpoints.zero_code);
+  }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+HWY_INLINE void StoreVector(VF v, float* p) { hn::StoreU(v, DF(), p); }
+HWY_INLINE void StoreVector(VF v, hwy::bfloat16_t* p) {
+  const hn::RebindToUnsigned<DF> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd);
+  const hn::Rebind<uint16_t, DF> d16;
+  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(rounded)), d16,
+             reinterpret_cast<uint16_t*>(p));
+}
+HWY_INLINE void StoreVector(VF v, hwy::float16_t* p) {
+#if HWY_TARGET <= HWY_AVX2
+  const hn::Rebind<hwy::float16_t, DF> d16;
+  hn::StoreU(hn::DemoteTo(d16, v), d16, p);
+#else
+  float values[kLanes];
+  hn::StoreU(v, DF(), values);
+  for (size_t i = 0; i < kLanes; ++i) StoreOne(p + i, values[i]);
+#endif
+}
+
+// kLanes codes from kLanes / 2 bytes.
+HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
+  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
+  const hn::Rebind<uint8_t, decltype(d64)> d8;
+  const hn::Rebind<uint32_t, decltype(d64)> d32;
+  const auto bytes =
+      hn::PromoteTo(d64, hn::PromoteTo(d32, hn::LoadU(d8, packed)));
+  const auto low = hn::ShiftLeft<32>(hn::And(bytes, hn::Set(d64, 15)));
+  return hn::BitCast(DI(), hn::Or(hn::ShiftRight<4>(bytes), low));
+}
+#endif
+
+template <class T>
+void DecodeTyped(const Nf4DecodeArgs& args, const SimdTables& tables,
+                 int64_t first, int64_t last) {
+  T* weight = static_cast<T*>(args.weight.data);
+  const int64_t n = args.weight.num_elements();
+#if HWY_TARGET != HWY_SCALAR
+  const Table16 levels(tables.levels_by_code);
+#endif
+  for (int64_t b = first; b < last; ++b) {
+    const int64_t end = std::min(n, (b + 1) * args.block_size);
+    int64_t i = b * args.block_size;
+#if HWY_TARGET != HWY_SCALAR
+    const VF absmax = hn::Set(DF(), args.absmax[b]);
+    for (; i + static_cast<int64_t>(kLanes) <= end; i += kLanes) {
+      const VF level = levels.Get(LoadNibbles(args.packed + i / 2));
+      StoreVector(hn::Mul(level, absmax), weight + i);
+    }
+#endif
+    for (; i < end; ++i) {
+      const int code =
+          i % 2 == 0 ? args.packed[i / 2] >> 4 : args.packed[i / 2] & 15;
+      StoreOne(weight + i, tables.levels_by_code[code] * args.absmax[b]);
+    }
+  }
+}
+
+// Calls `run` with the element type as a null pointer of it.
+template <class Run>
+auto WithType(DType dtype, const Run& run) {
+  switch (dtype) {
+    case DType::kF32:
+      return run(static_cast<float*>(nullptr));
+    case DType::kF16:
+      return run(static_cast<hwy::float16_t*>(nullptr));
+    default:
+      return run(static_cast<hwy::bfloat16_t*>(nullptr));
+  }
+}
+
+int64_t EncodeBlocks(const Nf4EncodeArgs& args, const SimdTables& tables,
+                     int64_t first, int64_t last) {
+  return WithType(args.weight.dtype, [&]<class T>(T*) {
+    return args.codebook == Codebook::kFp4
+               ? EncodeTyped<T, true>(args, tables, first, last)
+               : EncodeTyped<T, false>(args, tables, first, last);
+  });
+}
+
+void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
+                  int64_t first, int64_t last) {
+  WithType(args.weight.dtype, [&]<class T>(T*) {
+    args.codebook == Codebook::kFp4
+        ? RecodeTyped<T, true>(args, tables, first, last)
+        : RecodeTyped<T, false>(args, tables, first, last);
+  });
+}
+
+void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
+                  int64_t first, int64_t last) {
+  WithType(args.weight.dtype,
+           [&]<class T>(T*) { DecodeTyped<T>(args, tables, first, last); });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace qs::nf4
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace qs::nf4 {
+
+HWY_EXPORT(EncodeBlocks);
+HWY_EXPORT(RecodeBlocks);
+HWY_EXPORT(DecodeBlocks);
+
+int64_t EncodeBlocks(const Nf4EncodeArgs& args, const SimdTables& tables,
+                     int64_t first_block, int64_t last_block) {
+  return HWY_DYNAMIC_DISPATCH(EncodeBlocks)(args, tables, first_block,
+                                            last_block);
+}
+
+void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
+                  int64_t first_block, int64_t last_block) {
+  HWY_DYNAMIC_DISPATCH(RecodeBlocks)(args, tables, first_block, last_block);
+}
+
+void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
+                  int64_t first_block, int64_t last_block) {
+  HWY_DYNAMIC_DISPATCH(DecodeBlocks)(args, tables, first_block, last_block);
+}
+
+}  // namespace qs::nf4
+#endif  // HWY_ONCE

@@ -1,0 +1,21 @@
+// SIMD entry points of the statistics family; plain functions, the instruction
+// set is chosen inside. Used by stats_cpu.cc only.
+#ifndef QS_KERNELS_CPU_STATS_SIMD_H_
+#define QS_KERNELS_CPU_STATS_SIMD_H_
+
+#include <cstdint>
+
+#include "kernels/stats_ops.h"
+
+namespace qs::stats {
+
+// The elements [begin, end); `begin` is a multiple of the group size and, for
+// AddErrors, of kStatsRun. Adds to *sums.
+void AddErrors(const ErrorSumsArgs& args, int64_t begin, int64_t end,
+               ErrorSums* sums);
+void AddRtnErrors(const RtnSumsArgs& args, int64_t begin, int64_t end,
+                  ErrorSums* sums);
+
+}  // namespace qs::stats
+
+#endif  // QS_KERNELS_CPU_STATS_SIMD_H_

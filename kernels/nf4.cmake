@@ -1,0 +1,6 @@
+target_sources(qs_kernels PRIVATE
+  cpu/nf4_cpu.cc
+  cpu/nf4_simd.cc
+  nested_absmax.cc
+  nf4_tables.cc
+  reference/nf4_reference.cc)

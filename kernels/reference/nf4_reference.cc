@@ -1,0 +1,271 @@
+// The definition of the NF4 family: one element after the other, nothing
+// vectorized, nothing shared with the fast versions but constant tables and the
+// nested coding. Tested by tests/kernels/nf4_golden_test.cc.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/checked_math.h"
+#include "kernels/base/dtype.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/factories.h"
+#include "kernels/nested_absmax.h"
+#include "kernels/nf4_check.h"
+#include "kernels/nf4_tables.h"
+
+namespace qs {
+namespace {
+
+constexpr float kSmallest = 1.17549435e-38f;  // smallest normal
+
+float FlushSubnormal(float x) { return std::fabs(x) < kSmallest ? 0.0f : x; }
+
+int CountBelow(const RankTable& table, float t) {
+  int rank = 0;
+  for (float bound : table.bounds) {
+    if (bound < t) ++rank;
+  }
+  return rank;
+}
+
+// Codes of one block as the library's CUDA kernels give them.
+float EncodeBlockCuda(const RankTable& table, const std::vector<float>& block,
+                      uint8_t* codes) {
+  float absmax = 0.0f;
+  for (float w : block) absmax = std::max(absmax, std::fabs(FlushSubnormal(w)));
+  const float reciprocal = FlushSubnormal(1.0f / absmax);
+  for (size_t i = 0; i < block.size(); ++i) {
+    // 0 * inf: not above any threshold, hence the code 0.
+    const float t = FlushSubnormal(FlushSubnormal(block[i]) * reciprocal);
+    codes[i] = std::isnan(t) ? 0 : table.codes[CountBelow(table, t)];
+  }
+  return absmax;
+}
+
+// The same as its CPU code gives them.
+float EncodeBlockCpu(const RankTable& table, const std::vector<float>& block,
+                     bool full, uint8_t* codes) {
+  float absmax = 0.0f;
+  for (float w : block) absmax = std::max(absmax, std::fabs(w));
+  const float floored = std::max(absmax, 1e-38f);
+  const float reciprocal = 1.0f / floored;
+  for (size_t i = 0; i < block.size(); ++i) {
+    const float t = full ? block[i] * reciprocal : block[i] / floored;
+    codes[i] = table.codes[CountBelow(table, std::clamp(t, -1.0f, 1.0f))];
+  }
+  return full ? absmax : floored;
+}
+
+float WithoutLowBits(float x) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & ~7u);
+}
+
+float FoldSixteen(std::vector<float> sums) {
+  for (size_t half = 8; half > 0; half /= 2) {
+    for (size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
+  }
+  return sums[0];
+}
+
+// The search of nf4_math.h, written out again.
+class BlockSearch {
+ public:
+  BlockSearch(const RankTable& midpoints, const std::vector<float>& block)
+      : midpoints_(midpoints), block_(block) {}
+
+  // The winning absmax; `max_abs` when nothing beats it.
+  float Run(float max_abs) const {
+    float ratio = 0;
+    float best_gain = -1;
+    for (float shrink :
+         {1.09f, 1.04f, 0.96f, 0.91f, 0.87f, 0.825f, 0.75f, 0.70f}) {
+      const auto [cross, square] = StepSums(max_abs, shrink);
+      const float gain = WithoutLowBits(cross * cross / square);
+      if (gain > best_gain) {
+        ratio = cross / square;
+        best_gain = gain;
+      }
+    }
+    const float fitted = Fit(ratio * max_abs);
+    const bool sane = fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f;
+    return sane && Error(fitted) < Error(max_abs) ? fitted : max_abs;
+  }
+
+  int RankOf(float w, float absmax) const {
+    const float t = w * (1.0f / absmax);
+    return CountBelow(midpoints_, std::clamp(t, -1.0f, 1.0f));
+  }
+
+ private:
+  float Error(float absmax) const {
+    std::vector<float> sums(16);
+    for (size_t i = 0; i < block_.size(); ++i) {
+      const float product =
+          midpoints_.levels[RankOf(block_[i], absmax)] * absmax;
+      const float d = block_[i] - product;
+      sums[i % 16] += d * d;
+    }
+    return FoldSixteen(sums);
+  }
+
+  // sum(t L) and sum(L L) in units of 1 / 4095, with t = w / max_abs in steps
+  // of 1 / 127.
+  std::pair<float, float> StepSums(float max_abs, float shrink) const {
+    float cross = 0;  // whole numbers below 2^24: exact
+    float square = 0;
+    for (float w : block_) {
+      const float t = std::nearbyint(w * (127.0f / max_abs)) / 127.0f;
+      const int rank =
+          CountBelow(midpoints_, std::clamp(t / shrink, -1.0f, 1.0f));
+      const float level = midpoints_.levels[rank];
+      cross += std::nearbyint(4095.0f * (t * level));
+      square += std::nearbyint(4095.0f * (level * level));
+    }
+    return {cross, square};
+  }
+
+  // The absmax with the least squared error for the codes that `absmax` gives.
+  float Fit(float absmax) const {
+    std::vector<float> weight_level(16), level_level(16);
+    for (size_t i = 0; i < block_.size(); ++i) {
+      const float level = midpoints_.levels[RankOf(block_[i], absmax)];
+      weight_level[i % 16] += block_[i] * level;
+      level_level[i % 16] += level * level;
+    }
+    const float cross = FoldSixteen(weight_level);
+    return cross / FoldSixteen(level_level);
+  }
+
+  const RankTable& midpoints_;
+  const std::vector<float>& block_;
+};
+
+void SetNibble(uint8_t* packed, int64_t i, int code) {
+  if (i % 2 == 0) {
+    packed[i / 2] = static_cast<uint8_t>(code << 4);
+  } else {
+    packed[i / 2] = static_cast<uint8_t>(packed[i / 2] | code);
+  }
+}
+
+int GetNibble(const uint8_t* packed, int64_t i) {
+  return i % 2 == 0 ? packed[i / 2] >> 4 : packed[i / 2] & 15;
+}
+
+class Nf4Reference final : public Nf4Ops {
+ public:
+  absl::Status Encode(const Nf4EncodeArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckNf4Encode(args));
+    const RankTable table = MakeRankTable(args.codebook, args.rule);
+    const RankTable midpoints = MakeRankTable(args.codebook, Nf4Rule::kCpu);
+    const int64_t n = args.weight.num_elements();
+    *args.first_non_finite = -1;
+    for (int64_t b = 0; b < CeilDiv(n, args.block_size); ++b) {
+      EncodeBlock(args, table, midpoints, b);
+    }
+    if (n % 2 != 0) {
+      const int64_t last = (n - 1) / args.block_size;
+      const bool cuda_zero =
+          args.rule == Nf4Rule::kCuda && args.absmax[last] == 0.0f;
+      SetNibble(args.packed, n, cuda_zero ? 0 : table.zero_code);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Recode(const Nf4RecodeArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
+    const RankTable table = MakeRankTable(args.codebook, Nf4Rule::kCpu);
+    const int64_t n = args.weight.num_elements();
+    for (int64_t i = 0; i < n; ++i) {
+      const float absmax = args.absmax[i / args.block_size];
+      const float w = LoadAsFloat(args.weight.data, args.weight.dtype, i);
+      SetNibble(args.packed, i,
+                absmax > 0.0f ? table.codes[CountBelow(table, w / absmax)]
+                              : table.zero_code);
+    }
+    if (n % 2 != 0) SetNibble(args.packed, n, table.zero_code);
+    return absl::OkStatus();
+  }
+
+  absl::Status Decode(const Nf4DecodeArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
+    const float* levels = CodebookLevels(args.codebook);
+    for (int64_t i = 0; i < args.weight.num_elements(); ++i) {
+      const float value =
+          levels[GetNibble(args.packed, i)] * args.absmax[i / args.block_size];
+      StoreFromFloat(args.weight.data, args.weight.dtype, i, value);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status NestedEncode(const NestedEncodeArgs& args, Stream&) override {
+    *args.offset = nf4::TorchMean(args.absmax, args.num_blocks);
+    for (int64_t i = 0; i < args.num_blocks; i += kNestedBlockSize) {
+      args.nested_absmax[i / kNestedBlockSize] = nf4::NestedEncodeBlock(
+          args.absmax + i, std::min(kNestedBlockSize, args.num_blocks - i),
+          *args.offset, args.rule, args.codes + i);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status NestedDecode(const NestedDecodeArgs& args, Stream&) override {
+    for (int64_t i = 0; i < args.num_blocks; ++i) {
+      args.absmax[i] = nf4::NestedDecodeOne(
+          args.codes[i], args.nested_absmax[i / kNestedBlockSize],
+          *args.offset);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static void EncodeBlock(const Nf4EncodeArgs& args, const RankTable& table,
+                          const RankTable& midpoints, int64_t b) {
+    const int64_t n = args.weight.num_elements();
+    const int64_t begin = b * args.block_size;
+    const int64_t end = std::min(n, begin + args.block_size);
+    std::vector<float> block;
+    for (int64_t i = begin; i < end; ++i) {
+      block.push_back(LoadAsFloat(args.weight.data, args.weight.dtype, i));
+      if (!std::isfinite(block.back()) && *args.first_non_finite < 0) {
+        *args.first_non_finite = i;
+      }
+    }
+    std::vector<uint8_t> codes(block.size());
+    args.absmax[b] =
+        args.rule == Nf4Rule::kCuda
+            ? EncodeBlockCuda(table, block, codes.data())
+            : EncodeBlockCpu(table, block, end - begin == args.block_size,
+                             codes.data());
+    if (args.search == Nf4Search::kBestScale) {
+      Search(midpoints, block, &args.absmax[b], codes.data());
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      SetNibble(args.packed, i, codes[static_cast<size_t>(i - begin)]);
+    }
+  }
+
+  static void Search(const RankTable& midpoints,
+                     const std::vector<float>& block, float* absmax,
+                     uint8_t* codes) {
+    float max_abs = 0.0f;
+    for (float w : block) max_abs = std::max(max_abs, std::fabs(w));
+    if (!(max_abs >= 0x1p-100f && max_abs <= 0x1p100f)) return;
+    const BlockSearch search(midpoints, block);
+    const float best = search.Run(max_abs);
+    if (best == max_abs) return;
+    *absmax = best;
+    for (size_t i = 0; i < block.size(); ++i) {
+      codes[i] = midpoints.codes[search.RankOf(block[i], best)];
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Nf4Ops> NewNf4Reference() {
+  return std::make_unique<Nf4Reference>();
+}
+
+}  // namespace qs
