@@ -1,0 +1,145 @@
+// Every SIMD target and thread count against the reference, with ==.
+#include "kernels/backend.h"
+#include "kernels/base/checked_math.h"
+#include "tests/testing/catch_compat.h"
+#include "tests/testing/generators.h"
+#include "tests/testing/nf4_cases.h"
+
+namespace qs {
+namespace {
+
+TEST_CASE("every SIMD target gives the reference's bytes") {
+  const auto reference = NewReferenceBackend();
+  const auto one = NewCpuBackend(1);
+  const auto two = NewCpuBackend(2);
+  REQUIRE(SimdTargets().size() >= 2);
+  for (const std::string& target : SimdTargets()) {
+    INFO("target " << target);
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    ForNf4Cases([&](const Nf4Case& c) {
+      INFO(c.Describe());
+      const Nf4Result want = RunNf4(reference->nf4(), c);
+      REQUIRE(RunNf4(one->nf4(), c) == want);
+      REQUIRE(RunNf4(two->nf4(), c) == want);
+    });
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
+  CHECK_FALSE(ForceSimdTargetForTest("no such target").ok());
+}
+
+TEST_CASE("a large tensor is the same on one and on two threads") {
+  const TestTensor weight =
+      TestTensor::Make(DType::kBF16, 3 * 262144 + 77, Kind::kGauss, 5);
+  for (Nf4Search search : {Nf4Search::kNone, Nf4Search::kBestScale}) {
+    const Nf4Case c{weight, 64, Codebook::kNf4, Nf4Rule::kCuda, search, 5};
+    CHECK(RunNf4(NewCpuBackend(1)->nf4(), c) ==
+          RunNf4(NewCpuBackend(2)->nf4(), c));
+  }
+}
+
+TEST_CASE("non-finite elements are found wherever they are") {
+  for (DType dtype : kWeightTypes) {
+    for (int64_t at : {0, 1, 31, 63, 64, 65, 127, 300, 321, 322}) {
+      for (float bad : {INFINITY, -INFINITY, NAN}) {
+        TestTensor weight = TestTensor::Make(dtype, 323, Kind::kGauss, 9);
+        StoreFromFloat(weight.data(), dtype, at, bad);
+        StoreFromFloat(weight.data(), dtype, 322, NAN);
+        for (const auto& backend : AllBackends()) {
+          INFO(backend->name() << " " << DTypeName(dtype) << " at " << at);
+          const Nf4Case c{
+              weight, 64, Codebook::kNf4, Nf4Rule::kCuda, Nf4Search::kBestScale,
+              9};
+          CHECK(RunNf4(backend->nf4(), c).first_non_finite == at);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("wrong arguments are refused") {
+  const TestTensor weight = TestTensor::Make(DType::kF32, 64, Kind::kGauss, 1);
+  for (const auto& backend : AllBackends()) {
+    for (int64_t block_size : {0, -64, 16, 48, 8192}) {
+      Nf4DecodeArgs args;
+      args.block_size = block_size;
+      const absl::Status status =
+          backend->nf4().Decode(args, backend->stream());
+      CHECK(status.code() == absl::StatusCode::kInvalidArgument);
+      CHECK(std::string(status.message()).find("block_size: got") == 0);
+    }
+  }
+}
+
+// Squared error in double of a case's result.
+std::vector<double> BlockErrors(const Nf4Case& c, const Nf4Result& result) {
+  std::vector<double> errors(result.absmax.size());
+  const float* levels = CodebookLevels(c.codebook);
+  for (int64_t i = 0; i < c.weight.count(); ++i) {
+    const uint8_t byte = result.packed[static_cast<size_t>(i / 2)];
+    const int code = i % 2 == 0 ? byte >> 4 : byte & 15;
+    const auto block = static_cast<size_t>(i / c.block_size);
+    const double d = c.weight.at(i) - levels[code] * result.absmax[block];
+    errors[block] += d * d;
+  }
+  return errors;
+}
+
+TEST_CASE("BEST is better on the whole and never worse on a block") {
+  const auto backend = NewCpuBackend(1);
+  for (Kind kind : kAllKinds) {
+    INFO("kind " << static_cast<int>(kind));
+    const TestTensor weight = TestTensor::Make(DType::kBF16, 1 << 18, kind, 17);
+    double sum_none = 0;
+    double sum_best = 0;
+    Nf4Case c{weight, 64, Codebook::kNf4, Nf4Rule::kCuda, Nf4Search::kNone, 17};
+    const auto none = BlockErrors(c, RunNf4(backend->nf4(), c));
+    c.search = Nf4Search::kBestScale;
+    const Nf4Result result = RunNf4(backend->nf4(), c);
+    const auto best = BlockErrors(c, result);
+    for (size_t b = 0; b < none.size(); ++b) {
+      sum_none += none[b];
+      sum_best += best[b];
+      // The search adds in F32: 16 partial sums of 4 terms, 6 roundings each.
+      if (best[b] > none[b] * (1 + 8 * 0x1p-23)) {
+        FAIL("block " << b << ": " << best[b] << " above " << none[b]);
+      }
+    }
+    for (float a : result.absmax) REQUIRE(a >= 0);
+    if (kind == Kind::kGauss) CHECK(sum_best <= 0.9 * sum_none);
+  }
+}
+
+TEST_CASE("mean errors on normal weights are the library's published ones") {
+  // bitsandbytes tests/test_functional.py: mean |x - x'| of N(0, 1), and its
+  // standard deviation over runs.
+  struct Row {
+    int64_t block_size;
+    double mean, deviation;
+  };
+  const Row rows[] = {{32, .067746, .000069},   {64, .072798, .000074},
+                      {128, .076831, .000091},  {256, .080337, .000102},
+                      {512, .083547, .000143},  {1024, .086610, .000187},
+                      {2048, .089592, .000251}, {4096, .092547, .000360}};
+  const int64_t n = 1 << 20;
+  std::mt19937_64 random(3);
+  std::normal_distribution<float> gauss;
+  TestTensor weight(DType::kF32, n);
+  for (int64_t i = 0; i < n; ++i) {
+    StoreFromFloat(weight.data(), DType::kF32, i, gauss(random));
+  }
+  const auto backend = NewCpuBackend(1);
+  for (const Row& row : rows) {
+    const Nf4Case c{weight,         row.block_size,   Codebook::kNf4,
+                    Nf4Rule::kCuda, Nf4Search::kNone, 3};
+    const Nf4Result result = RunNf4(backend->nf4(), c);
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      sum += std::fabs(weight.at(i) - result.DecodedAt(i));
+    }
+    INFO("block size " << row.block_size);
+    CHECK(std::fabs(sum / n - row.mean) < 7 * row.deviation);
+  }
+}
+
+}  // namespace
+}  // namespace qs

@@ -1,0 +1,14 @@
+foreach(name affine_reference affine_golden affine_pack)
+  qs_test(${name}_test
+    SOURCES kernels/${name}_test.cc
+    LIBS qs_testing
+    LABELS unit)
+endforeach()
+
+# These use several threads.
+foreach(name affine_differential stats)
+  qs_test(${name}_test
+    SOURCES kernels/${name}_test.cc
+    LIBS qs_testing
+    LABELS unit tsan TIMEOUT 600)
+endforeach()
