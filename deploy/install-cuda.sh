@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Sets up nvcc 13 and the CUDA headers from the Python package index, without
+# root, in a folder of the user's (about 270 MB). The CUDA kernels compile with
+# it on a machine without a GPU or a driver.
+# usage: install-cuda.sh DIR     then: cmake ... -DCMAKE_CUDA_COMPILER=DIR/bin/nvcc
+set -euo pipefail
+dir=${1:?usage: install-cuda.sh DIR}
+version=13.0
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/quantd/cuda-$version
+
+if command -v nvcc >/dev/null && [ ! -e "$dir" ]; then
+  echo "nvcc is on PATH already: $(command -v nvcc)"
+  exit 0
+fi
+[ -x "$dir/bin/nvcc" ] && exit 0
+
+if [ ! -x "$cache/nvidia/cu13/bin/nvcc" ]; then
+  # Complete or not there: an interrupted run starts again.
+  part=$cache.part
+  rm -rf "$part" "$cache"
+  mkdir -p "$part"
+  python3 -m venv "$part/venv"
+  "$part/venv/bin/pip" install -q --no-deps --target "$part" \
+    "nvidia-cuda-nvcc==$version.*" "nvidia-cuda-crt==$version.*" \
+    "nvidia-nvvm==$version.*" "nvidia-cuda-runtime==$version.*" \
+    "nvidia-cuda-cccl==$version.*"
+  rm -rf "$part/venv"
+  mv "$part" "$cache"
+fi
+# CMake looks for lib64, the packages bring lib.
+ln -sfn lib "$cache/nvidia/cu13/lib64"
+mkdir -p "$(dirname "$dir")"
+ln -sfn "$cache/nvidia/cu13" "$dir"
+"$dir/bin/nvcc" --version | tail -n 2

@@ -1,0 +1,45 @@
+# The CUDA kernels, compiled wherever nvcc is found. Nothing links them yet: no
+# worker owns a GPU in this version, and their logic is tested on the host
+# emulation (tests/kernels_cuda.cmake). They are part of `all`, so that they
+# compile or the build fails.
+include(CheckLanguage)
+if(QS_CUDA)
+  check_language(CUDA)
+endif()
+if(QS_CUDA AND CMAKE_CUDA_COMPILER)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80)  # enable_language wants one; set below
+  endif()
+  enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
+    message(STATUS "CUDA kernels: not compiled, nvcc "
+      "${CMAKE_CUDA_COMPILER_VERSION} is older than 12.0 (no C++20)")
+    return()
+  endif()
+  # The standard is that of C++; CMake 3.25.1 lacks nvcc's flag for it.
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
+  # Machine code for these, and PTX of the last one for what comes later.
+  set(qs_cuda_architectures 80-real 90)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    set(qs_cuda_architectures 80-real 90-real 100-real 120)
+  endif()
+  add_library(qs_cuda_kernels OBJECT
+    cuda/nested_absmax.cu
+    cuda/nf4.cu
+    cuda/nf4_encode.cu)
+  set_target_properties(qs_cuda_kernels PROPERTIES
+    CUDA_ARCHITECTURES "${qs_cuda_architectures}"
+    CUDA_RUNTIME_LIBRARY Static)
+  # No contraction of a*b+c: the bytes are those of the CPU.
+  target_compile_options(qs_cuda_kernels PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-Werror=all-warnings>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-ffp-contract=off>)
+  target_include_directories(qs_cuda_kernels PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(qs_cuda_kernels PRIVATE absl::status absl::strings)
+else()
+  message(STATUS "CUDA kernels: not compiled (no nvcc, or QS_CUDA=OFF)")
+endif()

@@ -1,0 +1,32 @@
+// Launchers of every CUDA kernel family. Plain C++: includes no CUDA header and
+// compiles without a toolkit.
+//
+// Contract of a launcher (CUB's): returns the cudaError_t as an int (0 is
+// success); enqueues on `stream` only; never allocates, synchronizes or prints;
+// pointers are device memory; arguments it cannot serve are
+// kCudaInvalidValue, never silence. Arguments and results: kernels/*_ops.h.
+#ifndef QS_KERNELS_CUDA_CUDA_OPS_H_
+#define QS_KERNELS_CUDA_CUDA_OPS_H_
+
+#include "kernels/nf4_ops.h"
+
+typedef struct CUstream_st* cudaStream_t;
+
+namespace qs::cuda {
+
+constexpr int kCudaInvalidValue = 1;  // cudaErrorInvalidValue
+
+// `first_non_finite` is set by the launch (all ones first, then the minimum).
+// A weight whose address is not a multiple of 16 is read element by element.
+int LaunchNf4Encode(const Nf4EncodeArgs& args, cudaStream_t stream);
+// An empty tensor is served.
+int LaunchNf4Recode(const Nf4RecodeArgs& args, cudaStream_t stream);
+int LaunchNf4Decode(const Nf4DecodeArgs& args, cudaStream_t stream);
+// `codes` holds sums until the codes are written. No blocks have no mean:
+// kCudaInvalidValue.
+int LaunchNestedEncode(const NestedEncodeArgs& args, cudaStream_t stream);
+int LaunchNestedDecode(const NestedDecodeArgs& args, cudaStream_t stream);
+
+}  // namespace qs::cuda
+
+#endif  // QS_KERNELS_CUDA_CUDA_OPS_H_

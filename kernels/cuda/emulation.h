@@ -1,0 +1,187 @@
+// Host emulation of the kernel vocabulary, for tests only: it looks for the
+// bugs that a GPU forgives.
+//
+//   * Threads of a block run as fibers in a random order between barriers and
+//     shuffles, and one warp often far ahead of the others; blocks run in a
+//     random order. The seed is in every error text.
+//   * Shared memory and fresh device memory hold NaN bytes (0xff); a write
+//     shortly beyond shared memory is an error.
+//   * A barrier or shuffle that not every thread (of the block, of the warp)
+//     reaches is an error, as are mixed ones.
+//   * Every access to global memory is checked against the allocation it was
+//     made from: bounds and alignment.
+//   * Limits of a launch are enforced: 1024 threads, whole warps, 48 KiB of
+//     static shared memory, a grid of 2^31 - 1.
+//
+// An error stops the launch, which then returns 1 like a sticky CUDA error;
+// EmulatedDevice::TakeError tells what it was.
+// Thread: one launch at a time.
+#ifndef QS_KERNELS_CUDA_EMULATION_H_
+#define QS_KERNELS_CUDA_EMULATION_H_
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#define QS_KERNEL inline
+#define QS_UNROLL
+
+namespace qs::cuda {
+
+// The memory of the emulated device and the state of its launches.
+class EmulatedDevice {
+ public:
+  static EmulatedDevice& Get();
+
+  // Memory of exactly `bytes`, filled with 0xff, `misalign` bytes off a
+  // 256-byte border.
+  void* Allocate(int64_t bytes, int64_t misalign = 0);
+  void FreeAll();
+
+  void Seed(uint64_t seed) { seed_ = seed; }
+  uint64_t seed() const { return seed_; }
+  // The first error since the last call, empty when none.
+  std::string TakeError();
+  // Called by the checks; stops the running thread's launch.
+  [[noreturn]] void Fail(const std::string& what);
+  void RecordError(const std::string& what);
+
+  // Bytes from `address` to the end of its allocation, -1 when in none.
+  int64_t BytesFrom(const void* address) const;
+
+ private:
+  std::map<uintptr_t, std::pair<int64_t, std::unique_ptr<uint8_t[]>>> memory_;
+  std::string error_;
+  uint64_t seed_ = 1;
+};
+
+template <class T>
+class CheckedPointer {
+ public:
+  CheckedPointer(T* data, int64_t count) : data_(data), count_(count) {
+    if (count == 0) return;
+    const int64_t there = EmulatedDevice::Get().BytesFrom(data);
+    if (there < count * static_cast<int64_t>(sizeof(T))) {
+      EmulatedDevice::Get().Fail(
+          "a kernel was told of " + std::to_string(count) + " elements of " +
+          std::to_string(sizeof(T)) + " bytes, the allocation has " +
+          std::to_string(there) + " bytes");
+    }
+  }
+
+  std::remove_const_t<T> Get(int64_t i) const {
+    Check(i, 1, alignof(T));
+    std::remove_const_t<T> value;
+    std::memcpy(&value, data_ + i, sizeof(T));
+    return value;
+  }
+  template <class V>
+  void Set(int64_t i, V value) const {
+    Check(i, 1, alignof(T));
+    const T narrowed = static_cast<T>(value);
+    std::memcpy(const_cast<std::remove_const_t<T>*>(data_ + i), &narrowed,
+                sizeof(T));
+  }
+  template <class Vector>
+  Vector GetVector(int64_t i) const {
+    Check(i, sizeof(Vector) / sizeof(T), sizeof(Vector));
+    Vector value;
+    std::memcpy(&value, data_ + i, sizeof(Vector));
+    return value;
+  }
+  template <class Vector>
+  void SetVector(int64_t i, Vector value) const {
+    Check(i, sizeof(Vector) / sizeof(T), sizeof(Vector));
+    std::memcpy(const_cast<std::remove_const_t<T>*>(data_ + i), &value,
+                sizeof(Vector));
+  }
+  void AtomicMin(int64_t i, T value) const {
+    if (value < Get(i)) Set(i, value);
+  }
+
+ private:
+  void Check(int64_t i, int64_t n, size_t alignment) const {
+    if (i < 0 || i + n > count_) {
+      EmulatedDevice::Get().Fail("element " + std::to_string(i) + " + " +
+                                 std::to_string(n) + " of " +
+                                 std::to_string(count_));
+    }
+    if (reinterpret_cast<uintptr_t>(data_ + i) % alignment != 0) {
+      EmulatedDevice::Get().Fail("element " + std::to_string(i) +
+                                 " is not aligned to " +
+                                 std::to_string(alignment));
+    }
+  }
+
+  T* data_;
+  int64_t count_;
+};
+
+template <class T>
+using GlobalMemory = CheckedPointer<T>;
+
+class EmulatedBlock;
+
+// What a kernel gets as its thread.
+class EmulatedThread {
+ public:
+  EmulatedThread(EmulatedBlock& block, int index, int64_t block_index,
+                 int block_size, int64_t grid_size)
+      : block_(block),
+        index_(index),
+        block_index_(block_index),
+        block_size_(block_size),
+        grid_size_(grid_size) {}
+
+  int ThreadIndex() const { return index_; }
+  int64_t BlockIndex() const { return block_index_; }
+  int BlockSize() const { return block_size_; }
+  int64_t GridSize() const { return grid_size_; }
+  void Barrier();
+  template <class T>
+  T ShuffleXor(T value, int mask) {
+    static_assert(sizeof(T) <= 8);
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(T));
+    bits = ShuffleBits(bits, mask);
+    std::memcpy(&value, &bits, sizeof(T));
+    return value;
+  }
+  template <class T>
+  CheckedPointer<T> Global(T* data, int64_t count) const {
+    return CheckedPointer<T>(data, count);
+  }
+
+ private:
+  uint64_t ShuffleBits(uint64_t bits, int mask);
+
+  EmulatedBlock& block_;
+  const int index_;
+  const int64_t block_index_;
+  const int block_size_;
+  const int64_t grid_size_;
+};
+
+// Runs `body(thread, shared)` for every thread of every block; `shared_bytes`
+// of NaN-filled memory a block. Returns 0, or 1 after an error.
+int EmulateLaunch(
+    int64_t grid, int block, int64_t shared_bytes,
+    const std::function<void(EmulatedThread&, void* shared)>& body);
+
+}  // namespace qs::cuda
+
+#define QS_DEFINE_ENTRY(kernel, Shared)
+
+#define QS_LAUNCH(kernel, Shared, args, grid, block, stream)                   \
+  ((void)(stream), ::qs::cuda::EmulateLaunch(                                  \
+                       grid, block, sizeof(Shared),                            \
+                       [&](::qs::cuda::EmulatedThread& thread, void* shared) { \
+                         kernel(thread, *static_cast<Shared*>(shared), args);  \
+                       }))
+
+#endif  // QS_KERNELS_CUDA_EMULATION_H_

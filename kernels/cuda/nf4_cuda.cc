@@ -1,0 +1,55 @@
+// Nf4Ops on the launchers: the CUDA device's, or the emulation's in tests.
+// Tested by tests/kernels/nf4_cuda_test.cc.
+#include "kernels/cuda/nf4_cuda.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/nf4_check.h"
+
+namespace qs {
+namespace {
+
+absl::Status FromCuda(int code, const char* operation) {
+  if (code == 0) return absl::OkStatus();
+  const std::string text = absl::StrCat(operation, ": CUDA error ", code);
+  return code == cuda::kCudaInvalidValue ? absl::InvalidArgumentError(text)
+                                         : absl::InternalError(text);
+}
+
+cudaStream_t Native(Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native);
+}
+
+class Nf4Cuda final : public Nf4Ops {
+ public:
+  absl::Status Encode(const Nf4EncodeArgs& args, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNf4Encode(args));
+    return FromCuda(cuda::LaunchNf4Encode(args, Native(stream)), "Encode");
+  }
+  absl::Status Recode(const Nf4RecodeArgs& args, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
+    return FromCuda(cuda::LaunchNf4Recode(args, Native(stream)), "Recode");
+  }
+  absl::Status Decode(const Nf4DecodeArgs& args, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
+    return FromCuda(cuda::LaunchNf4Decode(args, Native(stream)), "Decode");
+  }
+  absl::Status NestedEncode(const NestedEncodeArgs& args,
+                            Stream& stream) override {
+    return FromCuda(cuda::LaunchNestedEncode(args, Native(stream)),
+                    "NestedEncode");
+  }
+  absl::Status NestedDecode(const NestedDecodeArgs& args,
+                            Stream& stream) override {
+    return FromCuda(cuda::LaunchNestedDecode(args, Native(stream)),
+                    "NestedDecode");
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Nf4Ops> NewNf4Cuda() { return std::make_unique<Nf4Cuda>(); }
+
+}  // namespace qs

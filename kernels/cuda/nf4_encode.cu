@@ -1,0 +1,383 @@
+// The NF4/FP4 encoder. Equations: kernels/nf4_math.h; layout:
+// kernels/nf4_ops.h; definition: kernels/reference/nf4_reference.cc, whose
+// bytes this gives.
+//
+// Blocks up to 256 without search: a thread holds one chunk of 8
+// elements of a block in registers, block_size / 8 lanes own a block, and a
+// thread has 64 bytes of loads in flight before the first use. Larger blocks
+// and the search: a half or whole warp owns a block and reads it once more for
+// each pass, from the cache. All accesses to global memory are 16 bytes wide
+// and coalesced where the caller's pointers are aligned.
+//
+// Limits: block sizes 32 to 4096, powers of two; any count below 2^62.
+// Source of the ranks by bins: kernels/cpu/nf4_simd.cc.
+// Tested by tests/kernels/nf4_cuda_test.cc.
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/nf4_device.h"
+#include "kernels/cuda/nf4_lane_scorer.h"
+
+namespace qs::cuda {
+namespace {
+
+using nf4::BlockScale;
+
+// Blocks up to this size fit the registers of one warp.
+constexpr int kMaxSmallBlock = kChunk * kWarpSize;
+
+// 64 bytes of loads a thread hide the latency of memory.
+template <class T>
+constexpr int kInFlight = 64 / (kChunk * static_cast<int>(sizeof(T)));
+
+using Counter = unsigned long long;  // what atomicMin takes
+
+template <class T, bool kFp4Value>
+struct EncodeParams {
+  using Element = T;
+  static constexpr bool kFp4 = kFp4Value;
+  const T* weight;
+  int64_t count;
+  int block_shift;  // log2 of the block size
+  Nf4Rule rule;
+  bool weight_vectors;  // 16-byte aligned
+  bool packed_vectors;  // 4-byte aligned
+  uint8_t* packed;
+  float* absmax;
+  Counter* first_non_finite;
+  BinTable table;
+};
+
+template <class T, bool kFp4Value, bool kSearch>
+struct WideParams : EncodeParams<T, kFp4Value> {
+  static constexpr int kLanes = kSearch ? kSearchLanes : kWarpSize;
+  BinTable midpoints;
+  RankTable midpoint_ranks;
+};
+
+struct ResetParams {
+  Counter* first_non_finite;
+};
+
+struct SearchShared {
+  SharedBins table;
+  SharedBins midpoints;
+  SharedLevels levels;
+  SharedTerms terms;
+};
+
+template <class T>
+struct EncodeMemory {
+  GlobalMemory<const T> weight;
+  GlobalMemory<uint8_t> packed;
+  GlobalMemory<float> absmax;
+  GlobalMemory<Counter> first_non_finite;
+};
+
+template <class Thread, class Params>
+QS_KERNEL EncodeMemory<typename Params::Element> MemoryOf(const Thread& t,
+                                                          const Params& a) {
+  return {t.Global(a.weight, a.count), t.Global(a.packed, (a.count + 1) / 2),
+          t.Global(a.absmax, BlockCount(a.count, a.block_shift)),
+          t.Global(a.first_non_finite, 1)};
+}
+
+// The largest value over `lanes` neighbours, a power of two. By all lanes.
+template <class Thread>
+QS_KERNEL uint32_t MaxOverLanes(Thread& t, uint32_t value, int lanes) {
+  for (int mask = 1; mask < lanes; mask *= 2) {
+    const uint32_t other = t.ShuffleXor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+template <class T, class Memory>
+QS_KERNEL void ReportNonFinite(const Memory& memory, const Chunk<T>& chunk,
+                               int64_t begin) {
+  QS_UNROLL
+  for (int j = 0; j < kChunk; ++j) {
+    if (!IsNonFinite(FloatBits(chunk.At(j)) & 0x7fffffffu)) continue;
+    memory.first_non_finite.AtomicMin(0, static_cast<Counter>(begin + j));
+    return;
+  }
+}
+
+// Codes of a chunk by the rule's own table.
+template <bool kFp4, class T>
+QS_KERNEL uint32_t EncodeChunk(const Ranker<kFp4>& ranker,
+                               const BlockScale& scale, uint32_t max_bits,
+                               const Chunk<T>& chunk) {
+  if (scale.zero) return 0;
+  // Where a subnormal float32 cannot matter for NF4, normalizing is a product;
+  // what it exceeds 1 by in rounding changes no rank.
+  if (!kFp4 && !scale.divide && BitsFloat(max_bits) >= nf4::kSearchMin) {
+    return PackCodes(chunk, [&](float w) {
+      return ranker.Code(ranker.Rank(w * scale.factor));
+    });
+  }
+  return PackCodes(chunk, [&](float w) {
+    return ranker.Code(ranker.Rank(nf4::Normalize(scale, w)));
+  });
+}
+
+// One chunk of a block that is in the registers of neighbouring lanes.
+template <class Thread, class Params, class Memory, bool kFp4, class T>
+QS_KERNEL void EncodeRegisters(Thread& t, const Params& a, const Memory& memory,
+                               const Ranker<kFp4>& ranker,
+                               const Chunk<T>& chunk, int64_t begin) {
+  const uint32_t own = chunk.MaxMagnitude();
+  const uint32_t top = MaxOverLanes(t, own, (1 << a.block_shift) / kChunk);
+  if (begin >= a.count) return;
+  if (IsNonFinite(own)) ReportNonFinite(memory, chunk, begin);
+  const int64_t block = begin >> a.block_shift;
+  const bool full = (block + 1) << a.block_shift <= a.count;
+  const BlockScale scale = nf4::MakeBlockScale(a.rule, BitsFloat(top), full);
+  if (block << a.block_shift == begin) memory.absmax.Set(block, scale.absmax);
+  StoreCodes(memory.packed, begin, a.count,
+             EncodeChunk(ranker, scale, top, chunk), a.packed_vectors);
+}
+
+template <class Thread, class Params>
+QS_KERNEL void EncodeKernel(Thread& t, SharedBins& shared, const Params& a) {
+  using T = typename Params::Element;
+  FillBins(t, a.table, shared);
+  t.Barrier();
+  const auto memory = MemoryOf(t, a);
+  const int lane = t.ThreadIndex() % kWarpSize;
+  const Ranker<Params::kFp4> ranker(shared, a.table, lane);
+  const int64_t stride = int64_t{t.BlockSize()} * kChunk;
+  const int64_t tile = stride * kInFlight<T>;
+  for (int64_t base = t.BlockIndex() * tile; base < a.count;
+       base += t.GridSize() * tile) {
+    const int64_t begin = base + t.ThreadIndex() * kChunk;
+    Chunk<T> chunks[kInFlight<T>];
+    QS_UNROLL
+    for (int u = 0; u < kInFlight<T>; ++u) {
+      chunks[u] = LoadChunk<T>(memory.weight, begin + u * stride, a.count,
+                               a.weight_vectors);
+    }
+    QS_UNROLL
+    for (int u = 0; u < kInFlight<T>; ++u) {
+      EncodeRegisters(t, a, memory, ranker, chunks[u], begin + u * stride);
+    }
+  }
+}
+
+// What a group of lanes knows of its block.
+struct WideBlock {
+  int64_t index;
+  int64_t begin;
+  int64_t end;
+  int64_t first_chunk;  // this lane's
+  int64_t step;         // to its next
+};
+
+// Stores the codes of this lane's chunks; `code(chunk)` gives a word.
+template <class Params, class Memory, class Code>
+QS_KERNEL void StoreBlock(const Params& a, const Memory& memory,
+                          const WideBlock& block, const Code& code) {
+  for (int64_t i = block.first_chunk; i < block.end; i += block.step) {
+    const auto chunk = LoadChunk<typename Params::Element>(
+        memory.weight, i, a.count, a.weight_vectors);
+    StoreCodes(memory.packed, i, a.count, code(chunk), a.packed_vectors);
+  }
+}
+
+// The largest magnitude of the block; reports what is not finite.
+template <class Thread, class Params, class Memory>
+QS_KERNEL uint32_t ScanBlock(Thread& t, const Params& a, const Memory& memory,
+                             const WideBlock& block) {
+  uint32_t top = 0;
+  for (int64_t i = block.first_chunk; i < block.end; i += block.step) {
+    const auto chunk = LoadChunk<typename Params::Element>(
+        memory.weight, i, a.count, a.weight_vectors);
+    const uint32_t own = chunk.MaxMagnitude();
+    if (IsNonFinite(own)) ReportNonFinite(memory, chunk, i);
+    top = own > top ? own : top;
+  }
+  return MaxOverLanes(t, top, Params::kLanes);
+}
+
+template <class Thread, class Params>
+QS_KERNEL WideBlock BlockOf(const Thread& t, const Params& a, int64_t index) {
+  const int64_t begin = index << a.block_shift;
+  const int64_t end = begin + (int64_t{1} << a.block_shift);
+  return {index, begin, end < a.count ? end : a.count,
+          begin + t.ThreadIndex() % Params::kLanes * kChunk,
+          int64_t{Params::kLanes} * kChunk};
+}
+
+// Codes one block by the rule, for a lane that owns chunks of it.
+template <class Params, class Memory, class Ranker>
+QS_KERNEL void EncodeBlock(const Params& a, const Memory& memory,
+                           const Ranker& ranker, const WideBlock& block,
+                           uint32_t top) {
+  const BlockScale scale = nf4::MakeBlockScale(
+      a.rule, BitsFloat(top),
+      block.end - block.begin == int64_t{1} << a.block_shift);
+  if (block.first_chunk == block.begin) {
+    memory.absmax.Set(block.index, scale.absmax);
+  }
+  StoreBlock(a, memory, block, [&](const auto& chunk) {
+    return EncodeChunk(ranker, scale, top, chunk);
+  });
+}
+
+// Codes one block by the absmax that the search found.
+template <class Params, class Memory, class Ranker>
+QS_KERNEL void EncodeFound(const Params& a, const Memory& memory,
+                           const Ranker& ranker, const WideBlock& block,
+                           float absmax) {
+  if (block.first_chunk == block.begin) memory.absmax.Set(block.index, absmax);
+  const float reciprocal = 1.0f / absmax;
+  StoreBlock(a, memory, block, [&](const auto& chunk) {
+    return PackCodes(chunk, [&](float w) {
+      return ranker.Code(ranker.Rank(ClampUnit(w * reciprocal)));
+    });
+  });
+}
+
+template <class Thread, class Params>
+QS_KERNEL void EncodeWideKernel(Thread& t, SharedBins& shared,
+                                const Params& a) {
+  FillBins(t, a.table, shared);
+  t.Barrier();
+  const auto memory = MemoryOf(t, a);
+  const int lane = t.ThreadIndex() % kWarpSize;
+  const Ranker<Params::kFp4> ranker(shared, a.table, lane);
+  const int64_t blocks = BlockCount(a.count, a.block_shift);
+  const int groups = t.BlockSize() / Params::kLanes;
+  for (int64_t base = t.BlockIndex() * groups; base < blocks;
+       base += t.GridSize() * groups) {
+    const WideBlock block =
+        BlockOf(t, a, base + t.ThreadIndex() / Params::kLanes);
+    const uint32_t top = ScanBlock(t, a, memory, block);
+    if (block.index < blocks) EncodeBlock(a, memory, ranker, block, top);
+  }
+}
+
+template <class Thread, class Params>
+QS_KERNEL void EncodeSearchKernel(Thread& t, SearchShared& shared,
+                                  const Params& a) {
+  FillBins(t, a.table, shared.table);
+  FillBins(t, a.midpoints, shared.midpoints);
+  FillLevels(t, a.midpoints.levels, shared.levels);
+  FillTerms(t, a.midpoint_ranks, shared.terms);
+  t.Barrier();
+  const auto memory = MemoryOf(t, a);
+  const int lane = t.ThreadIndex() % kWarpSize;
+  const Ranker<Params::kFp4> ranker(shared.table, a.table, lane);
+  const Ranker<Params::kFp4> midpoints(shared.midpoints, a.midpoints, lane);
+  const int64_t blocks = BlockCount(a.count, a.block_shift);
+  const int groups = t.BlockSize() / Params::kLanes;
+  for (int64_t base = t.BlockIndex() * groups; base < blocks;
+       base += t.GridSize() * groups) {
+    const WideBlock block =
+        BlockOf(t, a, base + t.ThreadIndex() / Params::kLanes);
+    const uint32_t top = ScanBlock(t, a, memory, block);
+    // A block without a search goes along with no elements.
+    const bool search = nf4::Searchable(BitsFloat(top));
+    const float max_abs = search ? BitsFloat(top) : 1.0f;
+    const LaneScorer scorer(t, memory.weight, midpoints, shared.levels,
+                            shared.terms, block.begin,
+                            search ? block.end : block.begin);
+    const float found = nf4::SearchAbsmax(max_abs, scorer);
+    if (block.index >= blocks) continue;
+    if (search && found != max_abs) {
+      EncodeFound(a, memory, midpoints, block, found);
+    } else {
+      EncodeBlock(a, memory, ranker, block, top);
+    }
+  }
+}
+
+template <class Thread>
+QS_KERNEL void ResetKernel(Thread& t, NoShared&, const ResetParams& a) {
+  const auto memory = t.Global(a.first_non_finite, 1);
+  if (t.ThreadIndex() == 0) memory.Set(0, ~Counter{0});
+}
+
+QS_DEFINE_ENTRY(EncodeKernel, SharedBins)
+QS_DEFINE_ENTRY(EncodeWideKernel, SharedBins)
+QS_DEFINE_ENTRY(EncodeSearchKernel, SearchShared)
+QS_DEFINE_ENTRY(ResetKernel, NoShared)
+
+template <class Params, class T>
+void SetParams(const Nf4EncodeArgs& args, Params& params) {
+  params.weight = static_cast<const T*>(args.weight.data);
+  params.count = args.weight.num_elements();
+  params.block_shift = Log2(args.block_size);
+  params.rule = args.rule;
+  params.weight_vectors = IsAligned(args.weight.data, sizeof(Words));
+  params.packed_vectors = IsAligned(args.packed, sizeof(uint32_t));
+  params.packed = args.packed;
+  params.absmax = args.absmax;
+  params.first_non_finite = reinterpret_cast<Counter*>(args.first_non_finite);
+  params.table = MakeBinTable(args.codebook, args.rule);
+}
+
+template <class T, bool kFp4>
+int EncodeSmall(const Nf4EncodeArgs& args, cudaStream_t stream) {
+  EncodeParams<T, kFp4> params;
+  SetParams<EncodeParams<T, kFp4>, T>(args, params);
+  const LaunchShape shape =
+      ShapeFor(CeilDiv(params.count, kChunk * kInFlight<T>));
+  return QS_LAUNCH(EncodeKernel, SharedBins, params, shape.grid, shape.block,
+                   stream);
+}
+
+template <class T, bool kFp4, bool kSearch>
+int EncodeWide(const Nf4EncodeArgs& args, cudaStream_t stream) {
+  using Params = WideParams<T, kFp4, kSearch>;
+  Params params;
+  SetParams<Params, T>(args, params);
+  params.midpoints = MakeBinTable(args.codebook, Nf4Rule::kCpu);
+  params.midpoint_ranks = MakeRankTable(args.codebook, Nf4Rule::kCpu);
+  const LaunchShape shape =
+      ShapeFor(BlockCount(params.count, params.block_shift) * Params::kLanes);
+  if constexpr (kSearch) {
+    return QS_LAUNCH(EncodeSearchKernel, SearchShared, params, shape.grid,
+                     shape.block, stream);
+  } else {
+    return QS_LAUNCH(EncodeWideKernel, SharedBins, params, shape.grid,
+                     shape.block, stream);
+  }
+}
+
+template <class T, bool kFp4>
+int EncodeTyped(const Nf4EncodeArgs& args, cudaStream_t stream) {
+  if (args.search == Nf4Search::kBestScale) {
+    return EncodeWide<T, kFp4, true>(args, stream);
+  }
+  return args.block_size <= kMaxSmallBlock
+             ? EncodeSmall<T, kFp4>(args, stream)
+             : EncodeWide<T, kFp4, false>(args, stream);
+}
+
+int Reset(int64_t* first_non_finite, cudaStream_t stream) {
+  const ResetParams params{reinterpret_cast<Counter*>(first_non_finite)};
+  return QS_LAUNCH(ResetKernel, NoShared, params, 1, kWarpSize, stream);
+}
+
+}  // namespace
+
+int LaunchNf4Encode(const Nf4EncodeArgs& args, cudaStream_t stream) {
+  if (!IsServable(args.weight, args.block_size) ||
+      !IsPointer(args.first_non_finite)) {
+    return kCudaInvalidValue;
+  }
+  const bool empty = args.weight.num_elements() == 0;
+  if (!empty && (!IsPointer(args.packed) || !IsPointer(args.absmax))) {
+    return kCudaInvalidValue;
+  }
+  const int code = Reset(args.first_non_finite, stream);
+  if (code != 0 || empty) return code;
+  return WithType(args.weight.dtype, [&](auto type) {
+    using T = decltype(type);
+    return args.codebook == Codebook::kFp4
+               ? EncodeTyped<T, true>(args, stream)
+               : EncodeTyped<T, false>(args, stream);
+  });
+}
+
+}  // namespace qs::cuda
