@@ -1,0 +1,88 @@
+// Tested by tests/quant/tensor_quantizer_test.cc.
+#include "quant/error_collector.h"
+
+#include <algorithm>
+
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+
+namespace qs {
+namespace {
+
+// Keeps the kMaxWorstGroups worst, worst first; the lower index wins a tie, and
+// groups are offered in ascending order.
+void Offer(const WorstGroup& group, std::vector<WorstGroup>* worst) {
+  if (worst->size() == kMaxWorstGroups &&
+      !(group.mean_squared_error > worst->back().mean_squared_error)) {
+    return;
+  }
+  if (worst->size() == kMaxWorstGroups) worst->pop_back();
+  const auto at = std::find_if(
+      worst->begin(), worst->end(), [&group](const WorstGroup& other) {
+        return group.mean_squared_error > other.mean_squared_error;
+      });
+  worst->insert(at, group);
+}
+
+}  // namespace
+
+absl::Status ErrorCollector::Measure(int64_t tile, const MeasuredPiece& piece,
+                                     Backend& backend) {
+  ErrorSums error;
+  ErrorSumsArgs args;
+  args.weight = piece.weight;
+  args.decoded = piece.decoded;
+  args.group_size = group_size_;
+  args.steps = piece.steps;
+  args.sums = &error;
+  args.group_squared_error = piece.group_errors;
+  QS_RETURN_IF_ERROR(backend.stats().Errors(args, backend.stream()));
+
+  ErrorSums rtn;
+  RtnSumsArgs rtn_args;
+  rtn_args.weight = piece.weight;
+  rtn_args.bits = bits_;
+  rtn_args.group_size = group_size_;
+  rtn_args.sums = &rtn;
+  QS_RETURN_IF_ERROR(backend.stats().RtnErrors(rtn_args, backend.stream()));
+
+  std::unique_ptr<Slot>& slot = slots_[static_cast<size_t>(tile)];
+  if (slot == nullptr) slot = std::make_unique<Slot>();
+  slot->error.Add(error);
+  slot->rtn.Add(rtn);
+  AddGroups(piece, slot.get());
+  return absl::OkStatus();
+}
+
+void ErrorCollector::AddGroups(const MeasuredPiece& piece, Slot* slot) const {
+  const int64_t n = piece.weight.num_elements();
+  const int64_t groups = CeilDiv(n, group_size_);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t count = std::min(group_size_, n - g * group_size_);
+    Offer({piece.first_group + g,
+           piece.group_errors[g] / static_cast<double>(count)},
+          &slot->worst);
+  }
+}
+
+void ErrorCollector::Fill(TensorReport* report) const {
+  report->has_error = true;
+  report->error = ErrorSums();
+  report->rtn = ErrorSums();
+  report->worst_groups.clear();
+  for (const std::unique_ptr<Slot>& slot : slots_) {
+    if (slot == nullptr) continue;
+    report->error.Add(slot->error);
+    report->rtn.Add(slot->rtn);
+    for (const WorstGroup& group : slot->worst) {
+      Offer(group, &report->worst_groups);
+    }
+  }
+}
+
+int64_t ErrorCollector::BytesPerTile() {
+  return static_cast<int64_t>(sizeof(Slot) +
+                              kMaxWorstGroups * sizeof(WorstGroup));
+}
+
+}  // namespace qs

@@ -1,0 +1,29 @@
+// The files of a checkpoint directory.
+#ifndef QS_QUANT_FORMATS_CHECKPOINT_FILES_H_
+#define QS_QUANT_FORMATS_CHECKPOINT_FILES_H_
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "quant/formats/checkpoint.h"
+
+namespace qs {
+
+// Names of the regular files that end in ".safetensors", in `directory` itself,
+// sorted. Errors: as PosixError.
+absl::StatusOr<std::vector<std::string>> ListSafetensors(
+    const std::string& directory);
+
+// Every regular file below `directory` that `taken` does not name, as
+// Checkpoint::side_files. Symbolic links to files count as files, those to
+// directories are not followed. `left_out`: as Checkpoint::left_out. Errors: as
+// PosixError; INVALID_ARGUMENT — more than 10000 of both.
+absl::StatusOr<std::vector<CheckpointSideFile>> ListSideFiles(
+    const std::string& directory, const std::set<std::string>& taken,
+    std::vector<CheckpointLeftOut>* left_out);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_FORMATS_CHECKPOINT_FILES_H_

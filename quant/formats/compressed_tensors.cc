@@ -1,0 +1,234 @@
+// Tested by tests/formats/compressed_tensors_test.cc and
+// tests/fuzz/safetensors_fuzz.cc.
+//
+// The decoder is written from the file format alone, without the kernels: it is
+// what their output is verified with.
+#include "quant/formats/compressed_tensors.h"
+
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+#include "quant/formats/stored_tensors.h"
+
+namespace qs {
+namespace {
+
+int64_t Words(int64_t count, int bits) { return CeilDiv(count * bits, 32); }
+
+int64_t NumGroups(const RtnSpec& spec, int64_t cols) {
+  return spec.group_size < 0 ? 1 : CeilDiv(cols, spec.group_size);
+}
+
+struct PackedTensors {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t groups = 0;
+  DType dtype = DType::kF32;
+  std::span<const uint8_t> words;
+  std::span<const uint8_t> scales;
+  std::span<const uint8_t> zero_point_words;  // empty when symmetric
+};
+
+absl::Status CheckSpec(const RtnSpec& spec) {
+  if (spec.bits < 1 || spec.bits > 8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bits: got ", spec.bits, ", allowed: 1 to 8"));
+  }
+  if (spec.group_size == 0 || spec.group_size < -1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "group_size: got ", spec.group_size, ", allowed: -1, 1 or more"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadShape(const StoredTensors& tensors, const std::string& name,
+                       PackedTensors* packed) {
+  QS_ASSIGN_OR_RETURN(const auto shape,
+                      StoredBytes(tensors, name + "_shape", DType::kI64, {2}));
+  packed->rows = LoadAt<int64_t>(shape, 0);
+  packed->cols = LoadAt<int64_t>(shape, 1);
+  const std::optional<int64_t> count =
+      CheckedNumElements(std::vector<int64_t>{packed->rows, packed->cols});
+  // Room for the bits, whose count is the largest number below.
+  if (!count || *count == 0 || !CheckedMul(*count, 8)) {
+    return StoredError(name + "_shape",
+                       absl::StrCat(packed->rows, ", ", packed->cols),
+                       "[out, in] of a tensor that fits memory");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PackedTensors> ReadPacked(const RtnSpec& spec,
+                                         const StoredTensors& tensors,
+                                         const std::string& name) {
+  PackedTensors packed;
+  QS_RETURN_IF_ERROR(ReadShape(tensors, name, &packed));
+  packed.groups = NumGroups(spec, packed.cols);
+  QS_ASSIGN_OR_RETURN(
+      packed.words, StoredBytes(tensors, name + "_packed", DType::kI32,
+                                {packed.rows, Words(packed.cols, spec.bits)}));
+  const std::string scale_name = name + "_scale";
+  QS_ASSIGN_OR_RETURN(const SafetensorsItem* scale,
+                      FindStored(tensors, scale_name));
+  if (!IsFloatWeight(scale->dtype)) {
+    return StoredError(scale_name, DTypeName(scale->dtype), "F32, F16, BF16");
+  }
+  packed.dtype = scale->dtype;
+  QS_ASSIGN_OR_RETURN(packed.scales,
+                      StoredBytes(tensors, scale_name, packed.dtype,
+                                  {packed.rows, packed.groups}));
+  const std::string zero_name = name + "_zero_point";
+  if (!spec.symmetric) {
+    QS_ASSIGN_OR_RETURN(
+        packed.zero_point_words,
+        StoredBytes(tensors, zero_name, DType::kI32,
+                    {Words(packed.rows, spec.bits), packed.groups}));
+  } else if (tensors.contains(zero_name)) {
+    return StoredError(zero_name, "a tensor", "none, the scheme is symmetric");
+  }
+  return packed;
+}
+
+float LoadFloat(std::span<const uint8_t> bytes, DType dtype, int64_t i) {
+  if (dtype == DType::kF32) return LoadAt<float>(bytes, i);
+  const auto half = LoadAt<uint16_t>(bytes, i);
+  return dtype == DType::kF16 ? F16ToFloat(half) : Bf16ToFloat(half);
+}
+
+// Value `i` of a bit stream whose words stand `stride` words apart, the first
+// at `first`; unsigned as stored, minus 2^(bits-1).
+int SignedCode(std::span<const uint8_t> words, int64_t first, int64_t stride,
+               int bits, int64_t i) {
+  int code = 0;
+  for (int b = 0; b < bits; ++b) {
+    const int64_t at = i * bits + b;
+    const auto word = LoadAt<uint32_t>(words, first + at / 32 * stride);
+    code |= static_cast<int>(word >> (at % 32) & 1u) << b;
+  }
+  return code - (1 << (bits - 1));
+}
+
+// The bits behind the last value of a stream of `count` values.
+bool HasStrayBits(std::span<const uint8_t> words, int64_t first, int64_t stride,
+                  int bits, int64_t count) {
+  const int64_t used = count * bits;
+  if (used % 32 == 0) return false;
+  return LoadAt<uint32_t>(words, first + used / 32 * stride) >> (used % 32) !=
+         0;
+}
+
+// They carry nothing, so a value there is damage that decoding cannot show.
+absl::Status CheckStrayBits(const RtnSpec& spec, const PackedTensors& p,
+                            const std::string& name) {
+  for (int64_t row = 0; row < p.rows; ++row) {
+    if (HasStrayBits(p.words, row * Words(p.cols, spec.bits), 1, spec.bits,
+                     p.cols)) {
+      return StoredError(name + "_packed",
+                         absl::StrCat("bits behind the codes of row ", row),
+                         "zeros there");
+    }
+  }
+  if (spec.symmetric) return absl::OkStatus();
+  for (int64_t group = 0; group < p.groups; ++group) {
+    if (HasStrayBits(p.zero_point_words, group, p.groups, spec.bits, p.rows)) {
+      return StoredError(
+          name + "_zero_point",
+          absl::StrCat("bits behind the zero points of group ", group),
+          "zeros there");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<DecodedWeight> DecodeCompressedTensors(
+    const RtnSpec& spec, const std::map<std::string, SafetensorsItem>& tensors,
+    const std::string& name) {
+  QS_RETURN_IF_ERROR(CheckSpec(spec));
+  QS_ASSIGN_OR_RETURN(const PackedTensors p, ReadPacked(spec, tensors, name));
+  QS_RETURN_IF_ERROR(CheckStrayBits(spec, p, name));
+  DecodedWeight decoded{p.dtype, {p.rows, p.cols}, {}};
+  QS_ASSIGN_OR_RETURN(decoded.data,
+                      Buffer::Allocate(p.rows * p.cols * DTypeBytes(p.dtype)));
+  const int64_t row_words = Words(p.cols, spec.bits);
+  const int64_t group_size = spec.group_size < 0 ? p.cols : spec.group_size;
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int64_t col = 0; col < p.cols; ++col) {
+      const int64_t group = col / group_size;
+      const int code = SignedCode(p.words, row * row_words, 1, spec.bits, col);
+      const int zero_point =
+          spec.symmetric
+              ? 0
+              : SignedCode(p.zero_point_words, group, p.groups, spec.bits, row);
+      const float scale = LoadFloat(p.scales, p.dtype, row * p.groups + group);
+      StoreFromFloat(decoded.data.data(), p.dtype, row * p.cols + col,
+                     static_cast<float>(code - zero_point) * scale);
+    }
+  }
+  return decoded;
+}
+
+absl::StatusOr<std::vector<OutputTensor>> CompressedTensors(
+    const RtnSpec& spec, const std::string& name, DType dtype, int64_t rows,
+    int64_t cols, AffinePieces pieces) {
+  if (!absl::EndsWith(name, ".weight")) {
+    return StoredError(name, "this name", "one that ends in .weight");
+  }
+  const int64_t groups = NumGroups(spec, cols);
+  const int64_t shape[2] = {rows, cols};
+  QS_ASSIGN_OR_RETURN(Buffer stored_shape, CopyToBuffer(shape, sizeof(shape)));
+  std::vector<OutputTensor> tensors;
+  tensors.push_back({name + "_packed",
+                     DType::kI32,
+                     {rows, Words(cols, spec.bits)},
+                     std::move(pieces.words)});
+  tensors.push_back(
+      {name + "_scale", dtype, {rows, groups}, std::move(pieces.scales)});
+  if (!spec.symmetric) {
+    tensors.push_back({name + "_zero_point",
+                       DType::kI32,
+                       {Words(rows, spec.bits), groups},
+                       std::move(pieces.zero_point_words)});
+  }
+  tensors.push_back(
+      {name + "_shape", DType::kI64, {2}, std::move(stored_shape)});
+  return tensors;
+}
+
+std::string CompressedTensorsConfigJson(
+    const RtnSpec& spec, const std::vector<std::string>& ignore) {
+  using Json = nlohmann::ordered_json;
+  const bool channel = spec.group_size < 0;
+  Json weights;
+  weights["actorder"] = nullptr;
+  weights["dynamic"] = false;
+  weights["group_size"] = channel ? Json(nullptr) : Json(spec.group_size);
+  weights["num_bits"] = spec.bits;
+  weights["strategy"] = channel ? "channel" : "group";
+  weights["symmetric"] = spec.symmetric;
+  weights["type"] = "int";
+  Json group;
+  group["input_activations"] = nullptr;
+  group["output_activations"] = nullptr;
+  group["targets"] = std::vector<std::string>{"Linear"};
+  group["weights"] = std::move(weights);
+  Json config;
+  config["config_groups"]["group_0"] = std::move(group);
+  config["format"] = "pack-quantized";
+  config["global_compression_ratio"] = nullptr;
+  config["ignore"] = ignore;
+  config["kv_cache_scheme"] = nullptr;
+  config["quant_method"] = "compressed-tensors";
+  config["quantization_status"] = "compressed";
+  return config.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+}  // namespace qs

@@ -1,0 +1,48 @@
+// The compressed-tensors `pack-quantized` file format: names, dtypes, shapes,
+// quantization_config, and the decoder used to verify. Facts:
+// packed_formats.md.
+#ifndef QS_QUANT_FORMATS_COMPRESSED_TENSORS_H_
+#define QS_QUANT_FORMATS_COMPRESSED_TENSORS_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "quant/formats/bitsandbytes.h"
+#include "quant/formats/safetensors.h"
+#include "quant/quant_spec.h"
+#include "quant/quantized_tensor.h"
+
+namespace qs {
+
+struct AffinePieces {
+  Buffer words;             // I32 [rows, CeilDiv(cols * bits, 32)]
+  Buffer scales;            // model dtype [rows, groups]
+  Buffer zero_point_words;  // I32 [CeilDiv(rows * bits, 32), groups] or empty
+};
+
+// weight_packed, weight_scale, [weight_zero_point,] weight_shape. `name` is the
+// weight's and must end in ".weight". Errors: INVALID_ARGUMENT — the name;
+// RESOURCE_EXHAUSTED — no memory.
+absl::StatusOr<std::vector<OutputTensor>> CompressedTensors(
+    const RtnSpec& spec, const std::string& name, DType dtype, int64_t rows,
+    int64_t cols, AffinePieces pieces);
+
+// Decodes a weight from its file's tensors alone. `spec` gives bits, group size
+// and symmetry (they stand in config.json, not in the file). Values are
+// (code - zero point) * scale, rounded once to the dtype of the scales. Errors:
+// INVALID_ARGUMENT — a piece is missing or does not fit.
+absl::StatusOr<DecodedWeight> DecodeCompressedTensors(
+    const RtnSpec& spec, const std::map<std::string, SafetensorsItem>& tensors,
+    const std::string& name);
+
+// `quantization_config` for config.json: one config group, exact module names
+// in `ignore`. `ignore` are modules without ".weight", checkpoint order.
+std::string CompressedTensorsConfigJson(const RtnSpec& spec,
+                                        const std::vector<std::string>& ignore);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_FORMATS_COMPRESSED_TENSORS_H_

@@ -1,0 +1,328 @@
+// Tested by tests/quant/tensor_quantizer_test.cc and
+// tests/quant/quality_test.cc.
+#include "quant/nf4_quantizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/bitsandbytes.h"
+
+namespace qs {
+namespace {
+
+// The longest text of a positive nested_offset is as long as this one's.
+constexpr float kLongestOffset = 0.00012345679f;
+
+// NF4's widest gap is 0.304, FP4's 0.333; the rest is room for the rounding of
+// the decoded value to its dtype.
+constexpr double kWidestHalfGap = 0.18;
+// Absolute rounding of decoded values among the subnormals of each dtype.
+constexpr double kF16Tiny = 0x1p-24;
+constexpr double kF32Tiny = 0x1p-126;
+// Above this bitsandbytes' CUDA rule has no normal reciprocal of absmax and
+// gives code 7 to everything.
+constexpr double kLargestChecked = 0x1p125;
+// Elements between two checked ones; odd, so that both nibbles and all
+// positions of a block get their turn.
+constexpr int64_t kCheckStride = 31;
+
+Partition MakePartition(const Nf4Spec& spec, DType dtype, int64_t n) {
+  return {.num_elements = n,
+          .tile_elements = kTileBytes / DTypeBytes(dtype),
+          .group_size = spec.block_size};
+}
+
+int64_t ScratchBytes(const Nf4Spec& spec, DType dtype, int64_t n) {
+  const int64_t slice = std::min(n, kSliceElements);
+  return Scratch::Padded(slice * DTypeBytes(dtype)) +
+         Scratch::Padded(CeilDiv(slice, spec.block_size) *
+                         static_cast<int64_t>(sizeof(double)));
+}
+
+class Nf4Quantizer final : public QuantizerBase {
+ public:
+  Nf4Quantizer(const QuantSpec& spec, TensorInfo info,
+               const QuantizeOptions& options, int64_t n)
+      : QuantizerBase(spec, info, options,
+                      MakePartition(*spec.nf4(), info.dtype, n)),
+        nf4_(*spec.nf4()),
+        num_blocks_(CeilDiv(n, nf4_.block_size)) {}
+
+  absl::Status AllocateAll() {
+    QS_RETURN_IF_ERROR(AllocateInput());
+    QS_ASSIGN_OR_RETURN(packed_,
+                        Buffer::Allocate((partition().num_elements + 1) / 2));
+    QS_ASSIGN_OR_RETURN(absmax_, AllocateFloats(num_blocks_));
+    return absl::OkStatus();
+  }
+
+ private:
+  // One slice and the places of its parts.
+  struct Slice {
+    int64_t tile = 0;
+    int64_t begin = 0;  // element
+    int64_t count = 0;
+    int64_t first_block = 0;
+    uint8_t* packed = nullptr;
+    float* absmax = nullptr;
+    MutableTensorView decoded;
+    double* group_errors = nullptr;
+  };
+
+  static absl::StatusOr<Buffer> AllocateFloats(int64_t count) {
+    return Buffer::Allocate(count * static_cast<int64_t>(sizeof(float)));
+  }
+
+  // Calls `body(const Slice&)` for the slices of [begin, end) in order.
+  template <typename Body>
+  absl::Status ForSlices(int64_t tile, int64_t begin, int64_t end, Body body);
+
+  absl::Status EncodeTile(int64_t tile, int64_t begin, int64_t end,
+                          Backend& backend) override;
+  absl::StatusOr<std::vector<OutputTensor>> Assemble(Backend& backend) override;
+
+  absl::Status EncodeSlice(const Slice& slice, Backend& backend);
+  absl::Status Encode(const Slice& slice, Backend& backend) const;
+  absl::Status Recode(const Slice& slice, Backend& backend) const;
+  absl::Status Decode(const Slice& slice, Backend& backend) const;
+  absl::Status Check(const Slice& slice) const;
+  absl::Status Measure(const Slice& slice, Backend& backend);
+  // Codes absmax, then leaves the decoded values in absmax_.
+  absl::Status NestAbsmax(Nf4Pieces* pieces, Backend& backend);
+  absl::Status RecodeAll(Backend& backend);
+  absl::Status FinishSlice(const Slice& slice, Backend& backend);
+  StreamedOutput streamed_output() const override {
+    if (assembles_from_input()) return {};
+    return {info().name, DType::kU8, {packed_.size(), 1}, packed_.bytes()};
+  }
+  int64_t streamed_bytes(int64_t tiles) const override {
+    return assembles_from_input() ? 0 : (ElementsOf(tiles) + 1) / 2;
+  }
+  bool best() const { return spec().profile == Profile::kBest; }
+  bool assembles_from_input() const override {
+    return Nf4AssemblesFromInput(spec(), options());
+  }
+
+  const Nf4Spec nf4_;
+  const int64_t num_blocks_;
+  Buffer packed_;
+  Buffer absmax_;  // F32
+};
+
+template <typename Body>
+absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
+                                     Body body) {
+  QS_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Allocate(ScratchBytes(
+                                           nf4_, info().dtype, end - begin)));
+  const int64_t most = std::min(end - begin, kSliceElements);
+  Slice slice;
+  slice.tile = tile;
+  slice.decoded.data = scratch.Take<uint8_t>(most * DTypeBytes(info().dtype));
+  slice.decoded.dtype = info().dtype;
+  slice.decoded.rows = 1;
+  slice.group_errors = scratch.Take<double>(CeilDiv(most, nf4_.block_size));
+  for (int64_t at = begin; at < end; at += kSliceElements) {
+    QS_RETURN_IF_ERROR(CheckCancelled());
+    slice.begin = at;
+    slice.count = std::min(kSliceElements, end - at);
+    slice.first_block = at / nf4_.block_size;
+    slice.packed = packed_.data() + at / 2;
+    slice.absmax = absmax_.As<float>() + slice.first_block;
+    slice.decoded.cols = slice.count;
+    QS_RETURN_IF_ERROR(body(std::as_const(slice)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Nf4Quantizer::EncodeTile(int64_t tile, int64_t begin, int64_t end,
+                                      Backend& backend) {
+  return ForSlices(tile, begin, end, [&](const Slice& slice) {
+    return EncodeSlice(slice, backend);
+  });
+}
+
+absl::Status Nf4Quantizer::EncodeSlice(const Slice& slice, Backend& backend) {
+  QS_RETURN_IF_ERROR(Encode(slice, backend));
+  QS_RETURN_IF_ERROR(Decode(slice, backend));
+  QS_RETURN_IF_ERROR(Check(slice));
+  const bool measure = options().error_report && !nf4_.double_quant;
+  return measure ? Measure(slice, backend) : absl::OkStatus();
+}
+
+absl::Status Nf4Quantizer::Encode(const Slice& slice, Backend& backend) const {
+  int64_t first_non_finite = -1;
+  Nf4EncodeArgs args;
+  args.weight = InputView(slice.begin, 1, slice.count);
+  args.block_size = nf4_.block_size;
+  args.codebook = nf4_.codebook;
+  args.rule = nf4_.rule;
+  args.search = best() ? Nf4Search::kBestScale : Nf4Search::kNone;
+  args.packed = slice.packed;
+  args.absmax = slice.absmax;
+  args.first_non_finite = &first_non_finite;
+  QS_RETURN_IF_ERROR(backend.nf4().Encode(args, backend.stream()));
+  return first_non_finite < 0 ? absl::OkStatus()
+                              : NonFiniteError(slice.begin + first_non_finite);
+}
+
+absl::Status Nf4Quantizer::Recode(const Slice& slice, Backend& backend) const {
+  Nf4RecodeArgs args;
+  args.weight = InputView(slice.begin, 1, slice.count);
+  args.block_size = nf4_.block_size;
+  args.codebook = nf4_.codebook;
+  args.absmax = slice.absmax;
+  args.packed = slice.packed;
+  return backend.nf4().Recode(args, backend.stream());
+}
+
+absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
+  Nf4DecodeArgs args;
+  args.packed = slice.packed;
+  args.absmax = slice.absmax;
+  args.block_size = nf4_.block_size;
+  args.codebook = nf4_.codebook;
+  args.weight = slice.decoded;
+  return backend.nf4().Decode(args, backend.stream());
+}
+
+absl::Status Nf4Quantizer::Check(const Slice& slice) const {
+  const TensorView weight = InputView(slice.begin, 1, slice.count);
+  const double tiny = weight.dtype == DType::kF16 ? kF16Tiny : kF32Tiny;
+  for (int64_t i = 0; i < slice.count; i += kCheckStride) {
+    // A decoded nested absmax may be negative: its codes are those of zero.
+    const double absmax =
+        std::max(0.0, static_cast<double>(slice.absmax[i / nf4_.block_size]));
+    const double w = LoadAsFloat(weight.data, weight.dtype, i);
+    const double v = LoadAsFloat(slice.decoded.data, weight.dtype, i);
+    const double allowed =
+        kWidestHalfGap * absmax + std::max(0.0, std::fabs(w) - absmax) + tiny;
+    if (!(std::fabs(w - v) <= allowed) && !(absmax > kLargestChecked)) {
+      return VerificationError(slice.begin + i);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Nf4Quantizer::Measure(const Slice& slice, Backend& backend) {
+  return errors().Measure(slice.tile,
+                          {.weight = InputView(slice.begin, 1, slice.count),
+                           .decoded = slice.decoded,
+                           .steps = slice.absmax,
+                           .first_group = slice.first_block,
+                           .group_errors = slice.group_errors},
+                          backend);
+}
+
+absl::StatusOr<std::vector<OutputTensor>> Nf4Quantizer::Assemble(
+    Backend& backend) {
+  Nf4Pieces pieces;
+  if (nf4_.double_quant) {
+    QS_RETURN_IF_ERROR(NestAbsmax(&pieces, backend));
+    QS_RETURN_IF_ERROR(RecodeAll(backend));
+    absmax_ = Buffer();
+  } else {
+    pieces.absmax = std::move(absmax_);
+  }
+  ReleaseInput();
+  pieces.packed = std::move(packed_);
+  return BitsandbytesTensors(nf4_, info().name, info().dtype, info().shape,
+                             std::move(pieces));
+}
+
+absl::Status Nf4Quantizer::NestAbsmax(Nf4Pieces* pieces, Backend& backend) {
+  QS_ASSIGN_OR_RETURN(pieces->absmax, Buffer::Allocate(num_blocks_));
+  QS_ASSIGN_OR_RETURN(pieces->nested_absmax,
+                      AllocateFloats(CeilDiv(num_blocks_, kNestedBlockSize)));
+  NestedEncodeArgs encode;
+  encode.absmax = absmax_.As<float>();
+  encode.num_blocks = num_blocks_;
+  // kCuda codes to the nearest level, kCpu looks a coarser table up.
+  encode.rule = best() ? Nf4Rule::kCuda : nf4_.rule;
+  encode.codes = pieces->absmax.data();
+  encode.nested_absmax = pieces->nested_absmax.As<float>();
+  encode.offset = &pieces->nested_offset;
+  QS_RETURN_IF_ERROR(backend.nf4().NestedEncode(encode, backend.stream()));
+
+  if (!std::isfinite(pieces->nested_offset)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor \"", info().name,
+        "\": got a mean absmax beyond F32, allowed with double_quant: finite"));
+  }
+
+  NestedDecodeArgs decode;
+  decode.codes = encode.codes;
+  decode.nested_absmax = encode.nested_absmax;
+  decode.offset = encode.offset;
+  decode.num_blocks = num_blocks_;
+  decode.absmax = absmax_.As<float>();
+  return backend.nf4().NestedDecode(decode, backend.stream());
+}
+
+absl::Status Nf4Quantizer::RecodeAll(Backend& backend) {
+  if (!assembles_from_input()) return absl::OkStatus();
+  for (int64_t tile = 0; tile < num_tiles(); ++tile) {
+    const int64_t begin = tile * partition().tile_elements;
+    const int64_t end =
+        std::min(begin + partition().tile_elements, partition().num_elements);
+    QS_RETURN_IF_ERROR(ForSlices(tile, begin, end, [&](const Slice& slice) {
+      return FinishSlice(slice, backend);
+    }));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Nf4Quantizer::FinishSlice(const Slice& slice, Backend& backend) {
+  if (best()) {
+    QS_RETURN_IF_ERROR(Recode(slice, backend));
+    QS_RETURN_IF_ERROR(Decode(slice, backend));
+    QS_RETURN_IF_ERROR(Check(slice));
+  } else {
+    QS_RETURN_IF_ERROR(Decode(slice, backend));
+  }
+  return options().error_report ? Measure(slice, backend) : absl::OkStatus();
+}
+
+}  // namespace
+
+bool Nf4AssemblesFromInput(const QuantSpec& spec,
+                           const QuantizeOptions& options) {
+  return spec.nf4()->double_quant &&
+         (spec.profile == Profile::kBest || options.error_report);
+}
+
+TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
+                     int64_t num_elements) {
+  const auto f32 = static_cast<int64_t>(sizeof(float));
+  const int64_t blocks = CeilDiv(num_elements, spec.block_size);
+  const int64_t packed = (num_elements + 1) / 2;
+  const auto json = static_cast<int64_t>(
+      QuantStateJson(spec, info.dtype, info.shape, kLongestOffset).size());
+  TensorSizes sizes;
+  sizes.output = packed + 16 * f32 + json;
+  if (spec.double_quant) {
+    sizes.output +=
+        blocks + CeilDiv(blocks, kNestedBlockSize) * f32 + 256 * f32;
+    sizes.extra = blocks * f32;
+  } else {
+    sizes.output += blocks * f32;
+  }
+  sizes.tile_input =
+      std::min(num_elements * DTypeBytes(info.dtype), kTileBytes);
+  sizes.tile_scratch = ScratchBytes(spec, info.dtype, num_elements);
+  return sizes;
+}
+
+absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewNf4Quantizer(
+    const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options,
+    int64_t num_elements) {
+  auto quantizer = std::make_unique<Nf4Quantizer>(spec, std::move(info),
+                                                  options, num_elements);
+  QS_RETURN_IF_ERROR(quantizer->AllocateAll());
+  return quantizer;
+}
+
+}  // namespace qs

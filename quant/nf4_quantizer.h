@@ -1,0 +1,38 @@
+// Nf4Quantizer: NF4 and FP4, plain or with nested absmax, to bitsandbytes.
+//
+// Plain: each slice is encoded, decoded again from its packed bytes, checked
+// and measured; Finish only names the parts. Nested: absmax is known only when
+// all tiles are done, so Finish codes it, chooses the codes again against the
+// decoded absmax (BEST) and measures what a reader will decode.
+//
+// Check: a decoded value lies within half the codebook's widest gap (times
+// absmax) of its weight, or at the end of the codebook when the weight lies
+// beyond absmax.
+#ifndef QS_QUANT_NF4_QUANTIZER_H_
+#define QS_QUANT_NF4_QUANTIZER_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "quant/quantizer_base.h"
+
+namespace qs {
+
+// REQUIRES (both): ValidateSpec and the tensor's own checks passed;
+// num_elements is the shape's product.
+TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
+                     int64_t num_elements);
+
+// Whether codes, or their errors, are made once all absmax are known.
+bool Nf4AssemblesFromInput(const QuantSpec& spec,
+                           const QuantizeOptions& options);
+
+// Errors: RESOURCE_EXHAUSTED.
+absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewNf4Quantizer(
+    const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options,
+    int64_t num_elements);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_NF4_QUANTIZER_H_

@@ -1,0 +1,161 @@
+// Tested by tests/quant/tensor_quantizer_test.cc.
+#include "quant/quantizer_base.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <new>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+
+namespace qs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+int64_t Partition::num_tiles() const {
+  return CeilDiv(num_elements, tile_elements);
+}
+
+absl::StatusOr<Scratch> Scratch::Allocate(int64_t bytes) {
+  Scratch scratch;
+  QS_ASSIGN_OR_RETURN(scratch.buffer_, Buffer::Allocate(bytes));
+  return scratch;
+}
+
+QuantizerBase::QuantizerBase(const QuantSpec& spec, TensorInfo info,
+                             const QuantizeOptions& options,
+                             const Partition& partition)
+    : spec_(spec),
+      info_(std::move(info)),
+      options_(options),
+      partition_(partition),
+      errors_(partition.group_size, SpecBits(spec)) {}
+
+int64_t QuantizerBase::input_bytes() const {
+  return partition_.num_elements * DTypeBytes(info_.dtype);
+}
+
+int64_t QuantizerBase::tile_input_end(int64_t tile) const {
+  const int64_t end = (tile + 1) * partition_.tile_elements;
+  return std::min(end, partition_.num_elements) * DTypeBytes(info_.dtype);
+}
+
+int64_t QuantizerBase::ElementsOf(int64_t tiles) const {
+  return std::min(tiles * partition_.tile_elements, partition_.num_elements);
+}
+
+absl::Status QuantizerBase::AllocateInput() {
+  if (!options_.tiled_input) {
+    QS_ASSIGN_OR_RETURN(input_, Buffer::Allocate(input_bytes()));
+  }
+  try {
+    if (options_.tiled_input) {
+      tile_inputs_.resize(static_cast<size_t>(num_tiles()));
+    }
+    tile_seconds_.resize(static_cast<size_t>(num_tiles()));
+    if (options_.error_report) errors_.SetNumTiles(num_tiles());
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot allocate the books of ", num_tiles(), " tiles"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint8_t*> QuantizerBase::BeginTileInput(int64_t tile) {
+  const int64_t begin = tile == 0 ? 0 : tile_input_end(tile - 1);
+  QS_ASSIGN_OR_RETURN(Buffer buffer,
+                      Buffer::Allocate(tile_input_end(tile) - begin));
+  Buffer& slot = tile_inputs_[static_cast<size_t>(tile)];
+  slot = std::move(buffer);
+  return slot.data();
+}
+
+void QuantizerBase::ReleaseInput() {
+  input_ = Buffer();
+  tile_inputs_.clear();
+}
+
+absl::Status QuantizerBase::RunTile(int64_t tile, Backend& backend) {
+  QS_RETURN_IF_ERROR(CheckCancelled());
+  const Clock::time_point start = Clock::now();
+  const int64_t begin = tile * partition_.tile_elements;
+  const int64_t end =
+      std::min(begin + partition_.tile_elements, partition_.num_elements);
+  const absl::Status status = EncodeTile(tile, begin, end, backend);
+  if (options_.tiled_input && !assembles_from_input()) {
+    tile_inputs_[static_cast<size_t>(tile)] = Buffer();
+  }
+  tile_seconds_[static_cast<size_t>(tile)] = SecondsSince(start);
+  return status;
+}
+
+absl::StatusOr<QuantizedTensor> QuantizerBase::Finish(Backend& backend) {
+  QS_RETURN_IF_ERROR(CheckCancelled());
+  const Clock::time_point start = Clock::now();
+  QuantizedTensor result;
+  QS_ASSIGN_OR_RETURN(result.tensors, Assemble(backend));
+  ReleaseInput();
+
+  TensorReport& report = result.report;
+  report.name = info_.name;
+  report.shape = info_.shape;
+  report.dtype = info_.dtype;
+  report.bytes_in = input_bytes();
+  for (const OutputTensor& tensor : result.tensors) {
+    report.bytes_out += tensor.data.size();
+  }
+  report.device = backend.description();
+  report.algorithm = SpecAlgorithm(spec_);
+  if (options_.error_report) errors_.Fill(&report);
+  report.quantize_seconds = std::accumulate(
+      tile_seconds_.begin(), tile_seconds_.end(), SecondsSince(start));
+  return result;
+}
+
+absl::Status QuantizerBase::CheckCancelled() const {
+  if (options_.cancelled != nullptr &&
+      options_.cancelled->load(std::memory_order_relaxed)) {
+    return absl::CancelledError(
+        absl::StrCat("tensor \"", info_.name, "\": cancelled"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status QuantizerBase::NonFiniteError(int64_t index) const {
+  const float value = LoadAsFloat(InputView(index, 1, 1).data, info_.dtype, 0);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensor \"", info_.name, "\": ", std::isnan(value) ? "NaN" : "Inf",
+      " at index ", index));
+}
+
+absl::Status QuantizerBase::VerificationError(int64_t index) const {
+  return absl::InternalError(
+      absl::StrCat("tensor \"", info_.name,
+                   "\": packed codes do not read back near index ", index));
+}
+
+TensorView QuantizerBase::InputView(int64_t begin, int64_t rows,
+                                    int64_t cols) const {
+  const uint8_t* base = input_.data();
+  int64_t first = 0;  // element at base
+  if (options_.tiled_input) {
+    const int64_t tile = begin / partition_.tile_elements;
+    base = tile_inputs_[static_cast<size_t>(tile)].data();
+    first = tile * partition_.tile_elements;
+  }
+  return {base + (begin - first) * DTypeBytes(info_.dtype), info_.dtype, rows,
+          cols};
+}
+
+}  // namespace qs

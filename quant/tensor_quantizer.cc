@@ -1,0 +1,134 @@
+// Tested by tests/quant/tensor_quantizer_test.cc.
+#include "quant/tensor_quantizer.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+#include "quant/error_collector.h"
+#include "quant/nf4_quantizer.h"
+#include "quant/rtn_quantizer.h"
+
+namespace qs {
+namespace {
+
+constexpr size_t kMaxDimensions = 8;
+// Keeps every product of sizes far from overflow; no machine holds more.
+constexpr int64_t kMaxTensorBytes = int64_t{1} << 42;
+// Tiles of one tensor that the memory estimate lets run at once.
+constexpr int64_t kEstimatedTilesRunning = 8;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+absl::Status BadTensor(const TensorInfo& info, const std::string& text) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor \"", info.name, "\": ", text));
+}
+
+absl::Status CheckShape(const TensorInfo& info) {
+  const std::string got =
+      absl::StrCat("got shape [", absl::StrJoin(info.shape, ", "), "], ");
+  const std::vector<int64_t>& shape = info.shape;
+  if (shape.empty() || shape.size() > kMaxDimensions) {
+    return BadTensor(info, absl::StrCat(got, "allowed 1 to ", kMaxDimensions,
+                                        " dimensions"));
+  }
+  if (*std::min_element(shape.begin(), shape.end()) < 1) {
+    return BadTensor(info, got + "allowed dimensions are at least 1");
+  }
+  const std::optional<int64_t> n = CheckedNumElements(shape);
+  if (!n || *n > kMaxTensorBytes / DTypeBytes(info.dtype)) {
+    return BadTensor(
+        info, absl::StrCat(got, "allowed at most ", kMaxTensorBytes, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+// Everything that can be wrong before memory is asked for.
+absl::Status CheckTensor(const QuantSpec& spec, const TensorInfo& info) {
+  QS_RETURN_IF_ERROR(ValidateSpec(spec));
+  if (!IsFloatWeight(info.dtype)) {
+    return BadTensor(info, absl::StrCat("got dtype ", DTypeName(info.dtype),
+                                        ", allowed F32, F16, BF16"));
+  }
+  QS_RETURN_IF_ERROR(CheckShape(info));
+  if (spec.format == OutputFormat::kCompressedTensors &&
+      !absl::EndsWith(info.name, ".weight")) {
+    return BadTensor(info,
+                     "allowed names end in \".weight\" in compressed-tensors");
+  }
+  const MatrixShape shape = AsMatrix(info.shape);
+  return ValidateSpecForShape(spec, info.name, shape.rows, shape.cols);
+}
+
+int64_t NumElements(const TensorInfo& info) {
+  return CheckedNumElements(info.shape).value_or(0);
+}
+
+TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info) {
+  if (const Nf4Spec* nf4 = spec.nf4()) {
+    return Nf4Sizes(*nf4, info, NumElements(info));
+  }
+  return RtnSizes(*spec.rtn(), info);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TensorQuantizer>> TensorQuantizer::Create(
+    const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options) {
+  QS_RETURN_IF_ERROR(CheckTensor(spec, info));
+  const int64_t n = NumElements(info);
+  if (spec.nf4() != nullptr) {
+    return NewNf4Quantizer(spec, std::move(info), options, n);
+  }
+  return NewRtnQuantizer(spec, std::move(info), options);
+}
+
+absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
+                                            const TensorInfo& info) {
+  return EstimateMemoryBytes(spec, info, QuantizeOptions(), 0);
+}
+
+absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
+                                            const TensorInfo& info,
+                                            const QuantizeOptions& options,
+                                            int64_t max_tiles) {
+  QS_RETURN_IF_ERROR(CheckTensor(spec, info));
+  const TensorSizes sizes = SizesOf(spec, info);
+  const int64_t input = NumElements(info) * DTypeBytes(info.dtype);
+  const int64_t tiles = CeilDiv(input, sizes.tile_input);
+  // Up to three large buffers are rounded up to whole huge pages.
+  const int64_t rounding = input >= kHugePage / 2 ? 3 * kHugePage : 0;
+  int64_t held = input;
+  if (options.tiled_input) {
+    const bool all =
+        spec.nf4() != nullptr && Nf4AssemblesFromInput(spec, options);
+    const int64_t each = sizes.tile_input >= kHugePage / 2
+                             ? CeilDiv(sizes.tile_input, kHugePage) * kHugePage
+                             : sizes.tile_input;
+    held = each * (all ? tiles : std::min(tiles, max_tiles));
+  }
+  return held + sizes.output + sizes.extra + rounding +
+         tiles * ErrorCollector::BytesPerTile() +
+         std::min(tiles, kEstimatedTilesRunning) * sizes.tile_scratch;
+}
+
+absl::StatusOr<int64_t> OutputBytes(const QuantSpec& spec,
+                                    const TensorInfo& info) {
+  QS_RETURN_IF_ERROR(CheckTensor(spec, info));
+  return SizesOf(spec, info).output;
+}
+
+MatrixShape AsMatrix(const std::vector<int64_t>& shape) {
+  if (shape.empty()) return {};
+  if (shape.size() == 1) return {1, shape[0]};
+  MatrixShape matrix{shape[0], 1};
+  for (size_t i = 1; i < shape.size(); ++i) matrix.cols *= shape[i];
+  return matrix;
+}
+
+}  // namespace qs

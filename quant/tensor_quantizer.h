@@ -1,0 +1,126 @@
+// TensorQuantizer: one tensor from raw bytes to packed bytes, in tiles, so that
+// work starts while the tensor still arrives and may run on several workers.
+//
+//   auto q = TensorQuantizer::Create(spec, {name, dtype, shape}, options);
+//   fill q->input() from the front; as soon as tile_input_end(i) bytes are
+//   there, RunTile(i, backend) may run, on any thread, tiles in any order;
+//   after all tiles: Finish(backend) once.
+//
+// With options.tiled_input there is no input(): each tile's bytes go to the
+// memory that BeginTileInput(i) gives, and most methods free it as soon as the
+// tile has run. A large tensor then never lies in memory as a whole, and its
+// pages are used again and again (fresh pages cost more than the quantizing).
+//
+// Tiles are a fixed partition of the tensor (whole blocks or rows, about
+// kTileBytes of input), so results do not depend on how bytes arrive or on who
+// runs a tile. Methods that need the whole tensor have one tile. Each tile is
+// unpacked again and compared with its codes before it counts as done.
+//
+// Memory: the input, or the tiles of it that exist at once, plus the packed
+// output plus a scratch of one tile per running tile; see EstimateMemoryBytes.
+// Thread: RunTile is thread-safe for distinct tiles; everything else from one
+// thread at a time, with happens-before to the tiles that the caller provides.
+#ifndef QS_QUANT_TENSOR_QUANTIZER_H_
+#define QS_QUANT_TENSOR_QUANTIZER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "quant/quant_spec.h"
+#include "quant/quantized_tensor.h"
+
+namespace qs {
+
+// What a Buffer rounds large sizes up to.
+constexpr int64_t kTileBytes = int64_t{2} << 20;
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kBF16;
+  std::vector<int64_t> shape;
+};
+
+struct QuantizeOptions {
+  bool error_report = true;
+  bool tiled_input = false;
+  // Set by the owner to stop: RunTile and Finish then return CANCELLED.
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
+// The first of Finish's output tensors while it grows: `data` is where its
+// bytes are, before and after Finish, as long as the quantizer and the result
+// live.
+struct StreamedOutput {
+  std::string name;
+  DType dtype = DType::kU8;
+  std::vector<int64_t> shape;
+  std::span<const uint8_t> data;  // empty: nothing is final before Finish
+};
+
+class TensorQuantizer {
+ public:
+  virtual ~TensorQuantizer() = default;
+
+  // Errors: INVALID_ARGUMENT — spec, dtype or shape (text names the tensor);
+  // RESOURCE_EXHAUSTED — no memory.
+  static absl::StatusOr<std::unique_ptr<TensorQuantizer>> Create(
+      const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options);
+
+  virtual const TensorInfo& info() const = 0;
+  // The whole input. REQUIRES: not tiled_input.
+  virtual uint8_t* input() = 0;
+  // Memory for the bytes of one tile, once for each. REQUIRES: tiled_input.
+  // Errors: RESOURCE_EXHAUSTED.
+  virtual absl::StatusOr<uint8_t*> BeginTileInput(int64_t tile) = 0;
+  virtual int64_t input_bytes() const = 0;
+  virtual int64_t num_tiles() const = 0;
+  // Ascending; the last one equals input_bytes().
+  virtual int64_t tile_input_end(int64_t tile) const = 0;
+
+  // Errors: INVALID_ARGUMENT 'tensor "NAME": NaN|Inf at index I' (the lowest
+  // index of this tile, counted in the tensor); CANCELLED; INTERNAL —
+  // verification failed, our bug.
+  virtual absl::Status RunTile(int64_t tile, Backend& backend) = 0;
+  // What can be sent before Finish. Call before the first tile runs.
+  virtual StreamedOutput streamed_output() const = 0;
+  // How many of its bytes are final once tiles [0, tiles) returned OK.
+  virtual int64_t streamed_bytes(int64_t tiles) const = 0;
+
+  // REQUIRES: every tile returned OK. Frees the input.
+  virtual absl::StatusOr<QuantizedTensor> Finish(Backend& backend) = 0;
+};
+
+// Upper bound of the bytes that a quantizer of this tensor holds at once.
+// INVALID_ARGUMENT like Create's.
+absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
+                                            const TensorInfo& info);
+
+// The same with `options`. With tiled_input the caller begins no tile while
+// `max_tiles` are begun and have not run.
+absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
+                                            const TensorInfo& info,
+                                            const QuantizeOptions& options,
+                                            int64_t max_tiles);
+
+// Exact bytes of all output tensors. With double_quant an upper bound, at most
+// 20 bytes above: nested_offset's text is as long as its digits.
+absl::StatusOr<int64_t> OutputBytes(const QuantSpec& spec,
+                                    const TensorInfo& info);
+
+// Matrix view of a shape: the last dimension is cols for 1 and 2 dimensions,
+// [d0, product of the rest] for more (convolutions).
+struct MatrixShape {
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+MatrixShape AsMatrix(const std::vector<int64_t>& shape);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_TENSOR_QUANTIZER_H_

@@ -1,0 +1,212 @@
+// TensorQuantizer when a kernel lies, fails, or the owner cancels.
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "quant/tensor_quantizer.h"
+#include "tests/quant/tensor_data.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs {
+namespace {
+
+using namespace testing;  // NOLINT
+
+const std::string kName = "a.weight";
+
+// What happens after a kernel has run; empty functions do nothing.
+struct Hooks {
+  std::function<absl::Status(const Nf4EncodeArgs&)> nf4_encoded;
+  std::function<void()> nested_encoded;
+  std::function<void(const Nf4RecodeArgs&)> recoded;
+  std::function<void(const PackRowsArgs&)> rows_packed;
+  std::function<void(const PackColumnsArgs&)> columns_packed;
+};
+
+class HookedNf4 final : public Nf4Ops {
+ public:
+  HookedNf4(Nf4Ops& ops, Hooks& hooks) : ops_(ops), hooks_(hooks) {}
+  absl::Status Encode(const Nf4EncodeArgs& a, Stream& s) override {
+    const absl::Status status = ops_.Encode(a, s);
+    return hooks_.nf4_encoded ? hooks_.nf4_encoded(a) : status;
+  }
+  absl::Status Recode(const Nf4RecodeArgs& a, Stream& s) override {
+    const absl::Status status = ops_.Recode(a, s);
+    if (hooks_.recoded) hooks_.recoded(a);
+    return status;
+  }
+  absl::Status Decode(const Nf4DecodeArgs& a, Stream& s) override {
+    return ops_.Decode(a, s);
+  }
+  absl::Status NestedEncode(const NestedEncodeArgs& a, Stream& s) override {
+    const absl::Status status = ops_.NestedEncode(a, s);
+    if (hooks_.nested_encoded) hooks_.nested_encoded();
+    return status;
+  }
+  absl::Status NestedDecode(const NestedDecodeArgs& a, Stream& s) override {
+    return ops_.NestedDecode(a, s);
+  }
+
+ private:
+  Nf4Ops& ops_;
+  Hooks& hooks_;
+};
+
+class HookedAffine final : public AffineOps {
+ public:
+  HookedAffine(AffineOps& ops, Hooks& hooks) : ops_(ops), hooks_(hooks) {}
+  absl::Status Encode(const AffineEncodeArgs& a, Stream& s) override {
+    return ops_.Encode(a, s);
+  }
+  absl::Status Decode(const AffineDecodeArgs& a, Stream& s) override {
+    return ops_.Decode(a, s);
+  }
+  absl::Status PackRows(const PackRowsArgs& a, Stream& s) override {
+    const absl::Status status = ops_.PackRows(a, s);
+    if (hooks_.rows_packed) hooks_.rows_packed(a);
+    return status;
+  }
+  absl::Status UnpackRows(const UnpackRowsArgs& a, Stream& s) override {
+    return ops_.UnpackRows(a, s);
+  }
+  absl::Status PackColumns(const PackColumnsArgs& a, Stream& s) override {
+    const absl::Status status = ops_.PackColumns(a, s);
+    if (hooks_.columns_packed) hooks_.columns_packed(a);
+    return status;
+  }
+  absl::Status UnpackColumns(const UnpackColumnsArgs& a, Stream& s) override {
+    return ops_.UnpackColumns(a, s);
+  }
+
+ private:
+  AffineOps& ops_;
+  Hooks& hooks_;
+};
+
+class HookedBackend final : public Backend {
+ public:
+  std::string name() const override { return "hooked"; }
+  std::string description() const override { return "hooked"; }
+  Stream& stream() override { return real_->stream(); }
+  Nf4Ops& nf4() override { return nf4_; }
+  AffineOps& affine() override { return affine_; }
+  StatsOps& stats() override { return real_->stats(); }
+
+  Hooks hooks;
+
+ private:
+  const std::unique_ptr<Backend> real_ = NewReferenceBackend();
+  HookedNf4 nf4_{real_->nf4(), hooks};
+  HookedAffine affine_{real_->affine(), hooks};
+};
+
+absl::Status FirstTile(const QuantSpec& spec, Backend& backend) {
+  const auto bytes = Gaussian(64 * 128, DType::kBF16, 21);
+  return MakeQuantizer(spec, {kName, DType::kBF16, {64, 128}}, bytes)
+      ->RunTile(0, backend);
+}
+
+TEST_CASE("a wrong byte of packed output never counts as done") {
+  HookedBackend backend;
+  const QuantSpec nf4 = PresetSpec("NF4", Profile::kReference);
+  const QuantSpec rtn = PresetSpec("W4A16", Profile::kBest);
+  const QuantSpec asymmetric = Rtn({4, 64, false}, Profile::kBest);
+  REQUIRE(FirstTile(nf4, backend).ok());
+  REQUIRE(FirstTile(rtn, backend).ok());
+  REQUIRE(FirstTile(asymmetric, backend).ok());
+
+  SECTION("swapped nibbles") {
+    backend.hooks.nf4_encoded = [](const Nf4EncodeArgs& a) {
+      for (int64_t i = 0; i < a.weight.num_elements() / 2; ++i) {
+        a.packed[i] = static_cast<uint8_t>(a.packed[i] << 4 | a.packed[i] >> 4);
+      }
+      return absl::OkStatus();
+    };
+    CHECK(absl::IsInternal(FirstTile(nf4, backend)));
+  }
+  SECTION("absmax of the neighbour block") {
+    backend.hooks.nf4_encoded = [](const Nf4EncodeArgs& a) {
+      for (int i = 0; i < 32; ++i) a.absmax[i] *= 2;
+      return absl::OkStatus();
+    };
+    CHECK(absl::IsInternal(FirstTile(nf4, backend)));
+  }
+  SECTION("one flipped bit of a word") {
+    backend.hooks.rows_packed = [](const PackRowsArgs& a) { a.words[77] ^= 8; };
+    CHECK(absl::IsInternal(FirstTile(rtn, backend)));
+  }
+  SECTION("one flipped bit of a zero point") {
+    backend.hooks.columns_packed = [](const PackColumnsArgs& a) {
+      a.words[3] ^= 1;
+    };
+    CHECK(absl::IsInternal(FirstTile(asymmetric, backend)));
+  }
+}
+
+TEST_CASE("a kernel's error comes through") {
+  HookedBackend backend;
+  backend.hooks.nf4_encoded = [](const Nf4EncodeArgs&) {
+    return absl::DataLossError("device gone");
+  };
+  const absl::Status status =
+      FirstTile(PresetSpec("NF4", Profile::kBest), backend);
+  CHECK(absl::IsDataLoss(status));
+  CHECK(std::string(status.message()) == "device gone");
+}
+
+TEST_CASE("a set flag stops the next tile and Finish") {
+  auto backend = NewCpuBackend(1);
+  constexpr int64_t kRows = 2 * kTileBytes / (1024 * 2);  // two tiles
+  const auto bytes = Gaussian(kRows * 1024, DType::kBF16, 22);
+  for (const std::string name : {"NF4", "NF4-dq", "W4A16"}) {
+    std::atomic<bool> cancelled{false};
+    QuantizeOptions options;
+    options.cancelled = &cancelled;
+    auto q =
+        MakeQuantizer(PresetSpec(name, Profile::kReference),
+                      {kName, DType::kBF16, {kRows, 1024}}, bytes, options);
+    REQUIRE(q->num_tiles() == 2);
+    REQUIRE(q->RunTile(0, *backend).ok());
+    cancelled = true;
+    CHECK(absl::IsCancelled(q->RunTile(1, *backend)));
+    cancelled = false;
+    REQUIRE(q->RunTile(1, *backend).ok());
+    cancelled = true;
+    CHECK(absl::IsCancelled(q->Finish(*backend).status()));
+  }
+}
+
+TEST_CASE("a flag set while a tile or Finish runs stops it at the next slice") {
+  HookedBackend backend;
+  std::atomic<bool> cancelled{false};
+  QuantizeOptions options;
+  options.cancelled = &cancelled;
+  const auto bytes = Gaussian(256 * 1024, DType::kBF16, 23);
+  const TensorInfo info{kName, DType::kBF16, {256, 1024}};
+  const QuantSpec spec = PresetSpec("NF4-dq", Profile::kBest);
+  int calls = 0;
+  SECTION("tile") {
+    backend.hooks.nf4_encoded = [&](const Nf4EncodeArgs& a) {
+      *a.first_non_finite = -1;
+      ++calls;
+      cancelled = true;
+      return absl::OkStatus();
+    };
+    auto q = MakeQuantizer(spec, info, bytes, options);
+    CHECK(absl::IsCancelled(q->RunTile(0, backend)));
+  }
+  SECTION("finish") {
+    auto q = MakeQuantizer(spec, info, bytes, options);
+    REQUIRE(q->RunTile(0, backend).ok());
+    backend.hooks.recoded = [&](const Nf4RecodeArgs&) {
+      ++calls;
+      cancelled = true;
+    };
+    CHECK(absl::IsCancelled(q->Finish(backend).status()));
+  }
+  CHECK(calls == 1);
+}
+
+}  // namespace
+}  // namespace qs

@@ -1,0 +1,371 @@
+// TensorQuantizer: tiles, order, direct kernel calls, errors, sizes.
+#include "quant/tensor_quantizer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/base/checked_math.h"
+#include "tests/quant/tensor_data.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs {
+namespace {
+
+using namespace testing;  // NOLINT
+
+constexpr Profile kBoth[] = {Profile::kReference, Profile::kBest};
+const std::string kName = "layers.0.up_proj.weight";
+
+TensorInfo Info(DType dtype, std::vector<int64_t> shape) {
+  return {kName, dtype, std::move(shape)};
+}
+
+// The specs that between them take every path.
+std::vector<QuantSpec> AllPaths(Profile profile) {
+  std::vector<QuantSpec> specs;
+  for (const Preset& preset : Presets()) {
+    specs.push_back(PresetSpec(preset.name, profile));
+  }
+  specs.push_back(
+      Rtn({.bits = 3, .group_size = 64, .symmetric = false}, profile));
+  return specs;
+}
+
+void RequireSame(const QuantizedTensor& a, const QuantizedTensor& b) {
+  REQUIRE(Parts(a) == Parts(b));
+  const ErrorSums& ea = a.report.error;
+  const ErrorSums& eb = b.report.error;
+  CHECK(ea.count == eb.count);
+  CHECK(ea.squared_error == eb.squared_error);
+  CHECK(ea.absolute_error == eb.absolute_error);
+  CHECK(ea.dot == eb.dot);
+  CHECK(ea.histogram == eb.histogram);
+  CHECK(a.report.rtn.squared_error == b.report.rtn.squared_error);
+  REQUIRE(a.report.worst_groups.size() == b.report.worst_groups.size());
+  for (size_t i = 0; i < a.report.worst_groups.size(); ++i) {
+    CHECK(a.report.worst_groups[i].group == b.report.worst_groups[i].group);
+  }
+}
+
+TEST_CASE("tiles cover the tensor once, in whole groups") {
+  for (const QuantSpec& spec : AllPaths(Profile::kBest)) {
+    for (DType dtype : {DType::kBF16, DType::kF32}) {
+      auto q = TensorQuantizer::Create(spec, Info(dtype, {1111, 1024}), {});
+      REQUIRE(q.ok());
+      int64_t last = 0;
+      for (int64_t tile = 0; tile < (*q)->num_tiles(); ++tile) {
+        const int64_t end = (*q)->tile_input_end(tile);
+        CHECK(end > last);
+        CHECK(end - last <= 2 * kTileBytes);
+        if (tile + 1 < (*q)->num_tiles()) {
+          CHECK(end % (1024 * DTypeBytes(dtype)) == 0);
+        }
+        last = end;
+      }
+      CHECK(last == 1111 * 1024 * DTypeBytes(dtype));
+    }
+  }
+}
+
+TEST_CASE("zero points of a tile end on a word border") {
+  const QuantSpec spec =
+      Rtn({.bits = 3, .group_size = 48, .symmetric = false}, Profile::kBest);
+  auto q = TensorQuantizer::Create(spec, Info(DType::kBF16, {1000, 2400}), {});
+  REQUIRE(q.ok());
+  REQUIRE((*q)->num_tiles() > 2);
+  for (int64_t tile = 0; tile + 1 < (*q)->num_tiles(); ++tile) {
+    CHECK((*q)->tile_input_end(tile) % (32 * 2400 * 2) == 0);
+  }
+}
+
+TEST_CASE("results do not depend on the order of tiles") {
+  auto backend = NewCpuBackend(1);
+  const TensorInfo info = Info(DType::kBF16, {1111, 1024});
+  const auto bytes = Gaussian(1111 * 1024, info.dtype, 7);
+  for (Profile profile : kBoth) {
+    for (const QuantSpec& spec : AllPaths(profile)) {
+      INFO(SpecAlgorithm(spec) << " bits " << SpecBits(spec));
+      const QuantizedTensor straight = Quantize(spec, info, bytes, *backend);
+      auto q = MakeQuantizer(spec, info, bytes);
+      std::vector<int64_t> order = TilesInOrder(*q);
+      std::reverse(order.begin(), order.end());
+      for (int64_t tile : order) REQUIRE(q->RunTile(tile, *backend).ok());
+      auto reversed = q->Finish(*backend);
+      REQUIRE(reversed.ok());
+      RequireSame(straight, *reversed);
+    }
+  }
+}
+
+TEST_CASE("results do not depend on the threads that run tiles") {
+  auto backend = NewCpuBackend(1);
+  const TensorInfo info = Info(DType::kBF16, {1111, 1024});
+  const auto bytes = Gaussian(1111 * 1024, info.dtype, 8);
+  for (const QuantSpec& spec : AllPaths(Profile::kReference)) {
+    INFO(SpecAlgorithm(spec) << " bits " << SpecBits(spec));
+    const QuantizedTensor alone = Quantize(spec, info, bytes, *backend);
+    auto q = MakeQuantizer(spec, info, bytes);
+    std::atomic<int64_t> next{0};
+    std::atomic<int> failed{0};
+    const auto work = [&] {
+      auto own = NewCpuBackend(2);
+      for (int64_t t = next++; t < q->num_tiles(); t = next++) {
+        if (!q->RunTile(t, *own).ok()) ++failed;
+      }
+    };
+    std::vector<std::thread> workers;
+    for (int i = 0; i < 3; ++i) workers.emplace_back(work);
+    for (std::thread& worker : workers) worker.join();
+    REQUIRE(failed == 0);
+    auto together = q->Finish(*backend);
+    REQUIRE(together.ok());
+    RequireSame(alone, *together);
+  }
+}
+
+TEST_CASE("every backend gives the same bytes") {
+  const TensorInfo info = Info(DType::kF16, {70, 384});
+  const auto bytes = Gaussian(70 * 384, info.dtype, 9);
+  const auto backends = AllBackends();
+  REQUIRE(backends.size() >= 2);
+  for (Profile profile : kBoth) {
+    for (const QuantSpec& spec : AllPaths(profile)) {
+      const auto first = Parts(Quantize(spec, info, bytes, *backends[0]));
+      for (size_t i = 1; i < backends.size(); ++i) {
+        INFO(SpecAlgorithm(spec) << " on " << backends[i]->name());
+        CHECK(Parts(Quantize(spec, info, bytes, *backends[i])) == first);
+      }
+    }
+  }
+}
+
+void CheckNf4AgainstKernel(int64_t count, Profile profile, Codebook codebook) {
+  INFO("count " << count << " best " << (profile == Profile::kBest));
+  const TensorInfo info = Info(DType::kBF16, {count});
+  const auto bytes = Gaussian(count, info.dtype, 11);
+  auto backend = NewCpuBackend(1);
+  Nf4Spec nf4;
+  nf4.codebook = codebook;
+  std::vector<uint8_t> packed(static_cast<size_t>((count + 1) / 2));
+  std::vector<float> absmax(static_cast<size_t>(CeilDiv(count, 64)));
+  int64_t bad = 0;
+  Nf4EncodeArgs args;
+  args.weight = {bytes.data(), info.dtype, 1, count};
+  args.codebook = codebook;
+  args.search =
+      profile == Profile::kBest ? Nf4Search::kBestScale : Nf4Search::kNone;
+  args.packed = packed.data();
+  args.absmax = absmax.data();
+  args.first_non_finite = &bad;
+  REQUIRE(backend->nf4().Encode(args, backend->stream()).ok());
+  REQUIRE(bad == -1);
+
+  const QuantizedTensor result =
+      Quantize(Nf4(nf4, profile), info, bytes, *backend);
+  auto parts = Parts(result);
+  CHECK(parts.at(kName) == packed);
+  const auto& stored = parts.at(kName + ".absmax");
+  REQUIRE(stored.size() == absmax.size() * sizeof(float));
+  CHECK(std::memcmp(stored.data(), absmax.data(), stored.size()) == 0);
+}
+
+TEST_CASE("nf4 in tiles equals one call on the whole tensor") {
+  for (Profile profile : kBoth) {
+    for (int64_t count : {1, 63, 65, 4097, 524288, 524289, 1200001}) {
+      CheckNf4AgainstKernel(count, profile, Codebook::kNf4);
+    }
+    CheckNf4AgainstKernel(70001, profile, Codebook::kFp4);
+  }
+}
+
+void CheckRtnAgainstKernels(const RtnSpec& rtn, int64_t rows, int64_t cols) {
+  INFO("bits " << rtn.bits << " group " << rtn.group_size << " rows " << rows);
+  const TensorInfo info = Info(DType::kBF16, {rows, cols});
+  const auto bytes = Gaussian(rows * cols, info.dtype, 12);
+  auto backend = NewCpuBackend(1);
+  const int64_t group = rtn.group_size == -1 ? cols : rtn.group_size;
+  const int64_t groups = cols / group;
+  std::vector<uint8_t> codes(static_cast<size_t>(rows * cols));
+  std::vector<uint8_t> scales(static_cast<size_t>(rows * groups * 2));
+  std::vector<uint8_t> zeros(static_cast<size_t>(rows * groups));
+  int64_t bad = 0;
+  AffineEncodeArgs args;
+  args.weight = {bytes.data(), info.dtype, rows, cols};
+  args.bits = rtn.bits;
+  args.group_size = group;
+  args.symmetric = rtn.symmetric;
+  args.search = AffineSearch::kBestRange;
+  args.codes = codes.data();
+  args.scales = scales.data();
+  args.zero_points = rtn.symmetric ? nullptr : zeros.data();
+  args.first_non_finite = &bad;
+  REQUIRE(backend->affine().Encode(args, backend->stream()).ok());
+
+  std::vector<uint32_t> words(
+      static_cast<size_t>(rows * CeilDiv(cols * rtn.bits, 32)));
+  REQUIRE(backend->affine()
+              .PackRows({codes.data(), rows, cols, rtn.bits, words.data()},
+                        backend->stream())
+              .ok());
+  std::vector<uint32_t> zero_words(
+      static_cast<size_t>(CeilDiv(rows * rtn.bits, 32) * groups));
+  REQUIRE(backend->affine()
+              .PackColumns(
+                  {zeros.data(), rows, groups, rtn.bits, zero_words.data()},
+                  backend->stream())
+              .ok());
+
+  auto parts = Parts(Quantize(Rtn(rtn, Profile::kBest), info, bytes, *backend));
+  const auto same = [&parts](const std::string& part, const void* want,
+                             size_t size) {
+    const auto& got = parts.at(kName + part);
+    return got.size() == size && std::memcmp(got.data(), want, size) == 0;
+  };
+  CHECK(same("_packed", words.data(), words.size() * 4));
+  CHECK(same("_scale", scales.data(), scales.size()));
+  CHECK(parts.count(kName + "_zero_point") == (rtn.symmetric ? 0 : 1));
+  if (!rtn.symmetric) {
+    CHECK(same("_zero_point", zero_words.data(), zero_words.size() * 4));
+  }
+}
+
+TEST_CASE("rtn in tiles equals one call on the whole tensor") {
+  CheckRtnAgainstKernels({4, 128, true}, 1111, 1024);
+  CheckRtnAgainstKernels({8, -1, true}, 700, 1000);
+  CheckRtnAgainstKernels({3, 32, false}, 1111, 1024);
+  CheckRtnAgainstKernels({5, -1, false}, 33, 37);
+  CheckRtnAgainstKernels({4, 1, false}, 1, 8);
+  CheckRtnAgainstKernels({2, 64, true}, 1, 640);
+}
+
+TEST_CASE("a convolution is a matrix [d0, rest]") {
+  const MatrixShape conv = AsMatrix({8, 3, 5, 5});
+  CHECK(conv.rows == 8);
+  CHECK(conv.cols == 75);
+  CHECK(AsMatrix({9}).rows == 1);
+  CHECK(AsMatrix({9}).cols == 9);
+  CHECK(AsMatrix({2, 9}).rows == 2);
+
+  auto backend = NewCpuBackend(1);
+  const auto bytes = Gaussian(8 * 75, DType::kF32, 13);
+  const QuantSpec spec = PresetSpec("W8A16", Profile::kBest);
+  const auto conv_parts =
+      Parts(Quantize(spec, Info(DType::kF32, {8, 3, 5, 5}), bytes, *backend));
+  const auto flat_parts =
+      Parts(Quantize(spec, Info(DType::kF32, {8, 75}), bytes, *backend));
+  CHECK(conv_parts.at(kName + "_packed") == flat_parts.at(kName + "_packed"));
+}
+
+TEST_CASE("a bad number is named by its index in the tensor") {
+  auto backend = NewCpuBackend(1);
+  const TensorInfo info = Info(DType::kF32, {600, 1024});
+  for (const QuantSpec& spec : AllPaths(Profile::kBest)) {
+    INFO(SpecAlgorithm(spec));
+    auto bytes = Gaussian(600 * 1024, info.dtype, 14);
+    StoreFromFloat(bytes.data(), info.dtype, 500001,
+                   std::numeric_limits<float>::quiet_NaN());
+    StoreFromFloat(bytes.data(), info.dtype, 500000,
+                   -std::numeric_limits<float>::infinity());
+    auto q = MakeQuantizer(spec, info, bytes);
+    int refused = 0;
+    for (int64_t tile = 0; tile < q->num_tiles(); ++tile) {
+      const absl::Status status = q->RunTile(tile, *backend);
+      if (status.ok()) continue;
+      ++refused;
+      CHECK(absl::IsInvalidArgument(status));
+      CHECK(std::string(status.message()) ==
+            "tensor \"" + kName + "\": Inf at index 500000");
+    }
+    CHECK(refused == 1);
+  }
+  auto bytes = Gaussian(1024, info.dtype, 14);
+  StoreFromFloat(bytes.data(), info.dtype, 1023,
+                 std::numeric_limits<float>::quiet_NaN());
+  auto q = MakeQuantizer(PresetSpec("NF4", Profile::kReference),
+                         Info(DType::kF32, {1024}), bytes);
+  CHECK(std::string(q->RunTile(0, *backend).message()) ==
+        "tensor \"" + kName + "\": NaN at index 1023");
+}
+
+TEST_CASE("extreme but finite weights pass the check") {
+  auto backend = NewCpuBackend(1);
+  const float top = std::numeric_limits<float>::max();
+  const float low = std::numeric_limits<float>::denorm_min();
+  for (float value :
+       {0.0f, -0.0f, low, 1e-38f, 1e-20f, 0x1p125f, 0x1p127f, top}) {
+    for (Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+      for (Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+        for (Profile profile : kBoth) {
+          Nf4Spec nf4;
+          nf4.rule = rule;
+          nf4.codebook = codebook;
+          std::vector<uint8_t> bytes = Gaussian(256, DType::kF32, 15, 1.0);
+          for (int64_t i = 0; i < 256; ++i) {
+            const float unit = LoadAsFloat(bytes.data(), DType::kF32, i) / 8;
+            StoreFromFloat(bytes.data(), DType::kF32, i, unit * value);
+          }
+          INFO("value " << value);
+          Quantize(Nf4(nf4, profile), Info(DType::kF32, {256}), bytes,
+                   *backend);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("nested absmax whose mean overflows is refused, not crashed on") {
+  auto backend = NewCpuBackend(1);
+  std::vector<uint8_t> bytes(4096 * 4);
+  for (int64_t i = 0; i < 4096; ++i) {
+    StoreFromFloat(bytes.data(), DType::kF32, i, i % 2 == 0 ? 3.4e38f : -3e38f);
+  }
+  auto q = MakeQuantizer(PresetSpec("NF4-dq", Profile::kReference),
+                         Info(DType::kF32, {4096}), bytes);
+  REQUIRE(q->RunTile(0, *backend).ok());
+  const auto result = q->Finish(*backend);
+  CHECK((result.ok() || absl::IsInvalidArgument(result.status())));
+}
+
+void RequireCreateRefused(const QuantSpec& spec, const TensorInfo& info,
+                          const std::string& words) {
+  const absl::Status status = TensorQuantizer::Create(spec, info, {}).status();
+  INFO(status.ToString());
+  CHECK(absl::IsInvalidArgument(status));
+  CHECK(std::string(status.message()).find(words) != std::string::npos);
+  CHECK(EstimateMemoryBytes(spec, info).status() == status);
+  CHECK(OutputBytes(spec, info).status() == status);
+}
+
+TEST_CASE("what Create refuses") {
+  const QuantSpec nf4 = PresetSpec("NF4", Profile::kBest);
+  const QuantSpec rtn = PresetSpec("W4A16", Profile::kBest);
+  RequireCreateRefused(nf4, Info(DType::kBF16, {}), "1 to 8 dimensions");
+  RequireCreateRefused(nf4, Info(DType::kBF16, {1, 1, 1, 1, 1, 1, 1, 1, 1}),
+                       "1 to 8 dimensions");
+  RequireCreateRefused(nf4, Info(DType::kBF16, {4, 0}), "at least 1");
+  RequireCreateRefused(nf4, Info(DType::kBF16, {4, -1}), "at least 1");
+  RequireCreateRefused(nf4, Info(DType::kI32, {4}), "got dtype I32");
+  RequireCreateRefused(nf4,
+                       Info(DType::kF32, {int64_t{1} << 40, int64_t{1} << 40}),
+                       "allowed at most");
+  RequireCreateRefused(rtn, Info(DType::kBF16, {8, 100}), "rtn.group_size");
+  RequireCreateRefused(rtn, {"w", DType::kBF16, {8, 128}}, ".weight");
+  QuantSpec bad = nf4;
+  bad.format = OutputFormat::kCompressedTensors;
+  RequireCreateRefused(bad, Info(DType::kBF16, {8}), "format:");
+}
+
+TEST_CASE("what cannot be allocated is RESOURCE_EXHAUSTED") {
+  const auto q =
+      TensorQuantizer::Create(PresetSpec("NF4", Profile::kBest),
+                              Info(DType::kBF16, {int64_t{1} << 41}), {});
+  CHECK((q.ok() || absl::IsResourceExhausted(q.status())));
+}
+
+}  // namespace
+}  // namespace qs
