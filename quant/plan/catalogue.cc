@@ -1,0 +1,160 @@
+// Tested by tests/quant/plan_test.cc.
+#include "quant/plan/catalogue.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
+#include "quant/plan/embedded.h"
+#include "quant/plan/plan.h"
+
+namespace qs {
+namespace {
+
+using Json = nlohmann::json;
+using Pairs = std::vector<std::pair<std::string, std::string>>;
+
+LinearRule RuleFrom(const Json& json) {
+  LinearRule rule;
+  rule.site = json.value("site", "");
+  rule.group = json.value("group", "");
+  rule.expert = json.value("expert", false);
+  const std::string parallel = json.value("parallel", "column");
+  if (parallel == "row") rule.parallel = Parallel::kRow;
+  if (parallel == "replicated") rule.parallel = Parallel::kReplicated;
+  return rule;
+}
+
+Architecture ArchitectureFrom(const Json& json, const Json& sets) {
+  using Strings = std::vector<std::string>;
+  Architecture out;
+  out.name = json.at("name");
+  out.model_types = json.value("model_types", Strings());
+  out.class_names = json.value("class_names", Strings());
+  out.by_shape = json.value("by_shape", false);
+  out.head = json.value("head", out.head);
+  if (json.contains("towers")) out.towers = json.at("towers").get<Strings>();
+  out.transformers_experts = json.value("transformers_experts", "");
+  out.transformers_bitsandbytes = json.value("transformers_bitsandbytes", "");
+  out.transformers_renames = json.value("transformers_renames", Pairs());
+  for (const std::string set : json.at("sets")) {
+    for (const auto& [path, rule] : sets.at(set).items()) {
+      out.linears[path] = RuleFrom(rule);
+    }
+  }
+  return out;
+}
+
+// The file is part of the program: its tests parse it, so nothing is checked.
+Catalogue Parse() {
+  const Json json = Json::parse(kCatalogueJson);
+  Catalogue out;
+  out.min_elements = json.at("min_elements");
+  json.at("kinds").get_to(out.kinds);
+  json.at("names").get_to(out.names);
+  json.at("name_parts").get_to(out.name_parts);
+  json.at("heads").get_to(out.heads);
+  json.at("tied_embeddings").get_to(out.tied_embeddings);
+  json.at("towers").get_to(out.towers);
+  for (const Json& entry : json.at("architectures")) {
+    out.architectures.push_back(ArchitectureFrom(entry, json.at("sets")));
+  }
+  return out;
+}
+
+bool Contains(const std::vector<std::string>& list, const std::string& text) {
+  return !text.empty() &&
+         std::find(list.begin(), list.end(), text) != list.end();
+}
+
+bool IsNumber(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return c >= '0' && c <= '9';
+  });
+}
+
+std::string_view LastComponent(std::string_view path) {
+  const size_t dot = path.rfind('.');
+  return dot == path.npos ? path : path.substr(dot + 1);
+}
+
+}  // namespace
+
+const Catalogue& TheCatalogue() {
+  static const auto* catalogue = new Catalogue(Parse());
+  return *catalogue;
+}
+
+const Architecture& FindArchitecture(const ConfigFacts& facts) {
+  const std::vector<Architecture>& all = TheCatalogue().architectures;
+  for (const Architecture& entry : all) {
+    if (Contains(entry.class_names, facts.class_name)) return entry;
+  }
+  for (const std::string& type : {facts.model_type, facts.text_model_type}) {
+    for (const Architecture& entry : all) {
+      if (Contains(entry.model_types, type)) return entry;
+    }
+  }
+  return all.back();
+}
+
+RuleMatch MatchRule(const Architecture& architecture, std::string_view module) {
+  std::string path;                               // with # for numbers
+  std::vector<std::pair<size_t, size_t>> starts;  // in module, in path
+  for (size_t at = 0; at <= module.size();) {
+    const size_t end = std::min(module.find('.', at), module.size());
+    const std::string_view part = module.substr(at, end - at);
+    if (at > 0) path += '.';
+    starts.emplace_back(at, path.size());
+    path += IsNumber(part) ? "#" : part;
+    at = end + 1;
+  }
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const auto [at, path_at] = starts[i];
+    const auto found = architecture.linears.find(path.substr(path_at));
+    if (found == architecture.linears.end()) continue;
+    const std::string_view block =
+        at == 0 ? std::string_view() : module.substr(0, at - 1);
+    // A linear of a known architecture stands in a numbered block.
+    if (!architecture.by_shape && !IsNumber(LastComponent(block))) continue;
+    return {&found->second, block, module.substr(at)};
+  }
+  return {};
+}
+
+std::string_view KindOfModule(std::string_view module) {
+  const Catalogue& catalogue = TheCatalogue();
+  const std::string_view last = LastComponent(module);
+  const size_t dot = module.rfind('.', module.size() - last.size() - 2);
+  const std::string_view last_two =
+      last.size() == module.size() || dot == module.npos
+          ? module
+          : module.substr(dot + 1);
+  for (const std::string_view name : {last_two, last}) {
+    const auto found = catalogue.names.find(std::string(name));
+    if (found != catalogue.names.end()) return found->second;
+  }
+  for (const auto& [part, kind] : catalogue.name_parts) {
+    if (last.find(part) != last.npos) return kind;
+  }
+  for (const std::string& head : catalogue.heads) {
+    if (GlobMatch(head, module)) return "head";
+  }
+  return "";
+}
+
+std::string TransformersName(const Architecture& architecture,
+                             std::string_view module) {
+  std::string name(module);
+  for (const auto& [from, to] : architecture.transformers_renames) {
+    if (from[0] != '^') {
+      name = absl::StrReplaceAll(name, {{from, to}});
+    } else if (absl::StartsWith(name, from.substr(1))) {
+      name = to + name.substr(from.size() - 1);
+    }
+  }
+  return name;
+}
+
+}  // namespace qs

@@ -1,0 +1,87 @@
+// The catalogue of architectures: catalogue.json as structures.
+//
+// Its fields: `names` (kind of a module by its last one or two components),
+// `name_parts` (kind by a part of the last component), `heads` and
+// `tied_embeddings` (globs on modules), `towers` (parts of a multimodal model
+// that stay as they are), `sets` (linears by their path below a block; `#`
+// stands for a number) and `architectures` (which model types use which sets,
+// and what transformers does to them: merged experts, renamed modules).
+#ifndef QS_QUANT_PLAN_CATALOGUE_H_
+#define QS_QUANT_PLAN_CATALOGUE_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "quant/plan/config_facts.h"
+
+namespace qs {
+
+// How a tensor-parallel engine splits a linear: rows of the weight (column
+// parallel), columns (row parallel), or not at all.
+enum class Parallel { kColumn, kRow, kReplicated };
+
+struct LinearRule {
+  std::string site;   // below the block; empty: the module itself
+  std::string group;  // fused group below the block; empty: alone
+  Parallel parallel = Parallel::kColumn;
+  bool expert = false;
+};
+
+struct Architecture {
+  std::string name;
+  std::vector<std::string> model_types;
+  std::vector<std::string> class_names;
+  // Linears may stand anywhere, and shape decides where no rule does.
+  bool by_shape = false;
+  std::unordered_map<std::string, LinearRule> linears;
+  std::optional<std::vector<std::string>> towers;  // none: the common ones
+  std::string head = "lm_head";  // module of the output head; "" without
+  // What transformers does with experts: "" keeps them, "merged" makes one 3-D
+  // parameter of them, "unpacked" makes linears of one 3-D parameter.
+  std::string transformers_experts;
+  std::string transformers_bitsandbytes;  // why it replaces no linear
+  // Checkpoint names to module names, in order; a leading ^ anchors.
+  std::vector<std::pair<std::string, std::string>> transformers_renames;
+};
+
+struct Catalogue {
+  int64_t min_elements = 0;
+  std::map<std::string, std::string> kinds;  // kind -> reason
+  std::unordered_map<std::string, std::string> names;
+  std::vector<std::pair<std::string, std::string>> name_parts;
+  std::vector<std::string> heads;
+  std::vector<std::string> tied_embeddings;
+  std::vector<std::string> towers;
+  std::vector<Architecture> architectures;  // the last one is the unknown
+};
+
+const Catalogue& TheCatalogue();
+
+// By _class_name, model_type, then text_config's model_type.
+const Architecture& FindArchitecture(const ConfigFacts& facts);
+
+// The longest end of a module path for which `architecture` has a rule.
+// `module` is split at a dot: `block` before it (maybe empty), `local` behind.
+struct RuleMatch {
+  const LinearRule* rule = nullptr;  // null: no linear of this architecture
+  std::string_view block;
+  std::string_view local;
+};
+RuleMatch MatchRule(const Architecture& architecture, std::string_view module);
+
+// "embedding", "norm", "head", "router", ...; empty: none of these.
+std::string_view KindOfModule(std::string_view module);
+
+// As transformers' module tree names it.
+std::string TransformersName(const Architecture& architecture,
+                             std::string_view module);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_PLAN_CATALOGUE_H_

@@ -1,0 +1,258 @@
+// Tested by tests/quant/plan_test.cc.
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+#include "quant/plan/draft.h"
+#include "quant/tensor_quantizer.h"
+
+namespace qs {
+namespace {
+
+using Reason = std::optional<std::string>;
+
+constexpr std::string_view kWeight = ".weight";
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+bool IsNf4(const Draft& draft) { return draft.request.spec.nf4() != nullptr; }
+
+// The rules of the target for this format; null without a target.
+const FormatRules* TargetRules(const Draft& draft) {
+  const EngineRules* rules = RulesOf(draft.request.engine);
+  return rules == nullptr ? nullptr : rules->Find(draft.request.spec.format);
+}
+
+bool InTower(const Draft& draft, std::string_view module) {
+  const Architecture& architecture = *draft.architecture;
+  if (!architecture.towers && !draft.config.has_towers) return false;
+  for (const std::string& part :
+       architecture.towers ? *architecture.towers : TheCatalogue().towers) {
+    if (absl::StrContains(absl::string_view(module.data(), module.size()),
+                          part)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+Reason Convolution(const Draft& draft, DraftTensor* item) {
+  const std::string shape = ShapeText(item->tensor->shape);
+  if (!IsNf4(draft)) {
+    return absl::StrCat("convolution ", shape,
+                        ": compressed-tensors packs 2-D weights");
+  }
+  const FormatRules* rules = TargetRules(draft);
+  if (rules != nullptr && rules->linear_modules_only) {
+    return absl::StrCat("convolution ", shape, ": ",
+                        RulesOf(draft.request.engine)->facts.name,
+                        " loads 4-bit weights into nn.Linear only");
+  }
+  item->is_conv = true;
+  return std::nullopt;
+}
+
+// Tensors of more or fewer than two dimensions, and names that are no weight's.
+Reason ByForm(const Draft& draft, DraftTensor* item) {
+  const PlanTensor& tensor = *item->tensor;
+  const std::string_view kind = KindOfModule(item->module);
+  const bool is_weight = tensor.name.ends_with(kWeight);
+  if (tensor.shape.size() < 2) {
+    if (is_weight && kind == "norm") return TheCatalogue().kinds.at("norm");
+    return tensor.shape.empty() ? "a scalar" : "1-D";
+  }
+  if (tensor.shape.size() == 3 && absl::StrContains(tensor.name, "experts")) {
+    item->is_stack = true;
+    return absl::StrCat("3-D expert stack ", ShapeText(tensor.shape),
+                        ": the format stores experts as one 2-D weight each");
+  }
+  if (!is_weight) return "no module's weight: the name does not end in .weight";
+  if (tensor.shape.size() == 2) return std::nullopt;
+  if (!kind.empty()) return TheCatalogue().kinds.at(std::string(kind));
+  return Convolution(draft, item);
+}
+
+std::string Below(std::string_view block, std::string_view local) {
+  return block.empty()
+             ? std::string(local)
+             : absl::StrCat(std::string(block), "/", std::string(local));
+}
+
+void SetRule(DraftTensor* item, const RuleMatch& match) {
+  item->rule = match.rule;
+  item->site = Below(match.block,
+                     match.rule->site.empty() ? match.local : match.rule->site);
+  if (!match.rule->group.empty()) {
+    item->group = Below(match.block, match.rule->group);
+  }
+}
+
+// A Conv1D (GPT-2) holds [in, out], so its bias has as many values as columns.
+Reason Transposed(const Draft& draft, const DraftTensor& item) {
+  const auto found =
+      draft.by_name.find(absl::StrCat(std::string(item.module), ".bias"));
+  if (found == draft.by_name.end()) return std::nullopt;
+  const std::vector<int64_t>& bias = draft.request.tensors[found->second].shape;
+  if (bias.size() != 1 || bias[0] == item.tensor->shape[0]) return std::nullopt;
+  return absl::StrCat("not stored [out, in]: shape ",
+                      ShapeText(item.tensor->shape), ", bias ",
+                      ShapeText(bias));
+}
+
+Reason ByShape(const Draft& draft, DraftTensor* item) {
+  const PlanTensor& tensor = *item->tensor;
+  const std::string_view kind = KindOfModule(item->module);
+  if (!kind.empty()) {
+    item->is_linear = kind != "embedding" && kind != "norm";
+    return TheCatalogue().kinds.at(std::string(kind));
+  }
+  item->is_linear = true;
+  if (draft.config.vocab_size > 0 &&
+      tensor.shape[0] == draft.config.vocab_size) {
+    return absl::StrCat("embedding or output head: ", ShapeText(tensor.shape),
+                        " with a vocabulary of ", draft.config.vocab_size);
+  }
+  if (Reason reason = Transposed(draft, *item)) return reason;
+  const RuleMatch match = MatchRule(*draft.architecture, item->module);
+  if (match.rule != nullptr) {
+    SetRule(item, match);
+  } else {
+    item->site = std::string(item->module);
+  }
+  return std::nullopt;
+}
+
+// Is this 2-D weight a linear?
+Reason ByName(const Draft& draft, DraftTensor* item) {
+  if (InTower(draft, item->module)) {
+    item->is_linear = KindOfModule(item->module) != "embedding";
+    return "vision or audio part of a multimodal model";
+  }
+  if (draft.architecture->by_shape) return ByShape(draft, item);
+  const RuleMatch match = MatchRule(*draft.architecture, item->module);
+  if (match.rule != nullptr) {
+    item->is_linear = true;
+    SetRule(item, match);
+    return std::nullopt;
+  }
+  const std::string_view kind = KindOfModule(item->module);
+  item->is_linear = kind != "embedding" && kind != "norm";
+  if (!kind.empty()) return TheCatalogue().kinds.at(std::string(kind));
+  return absl::StrCat("no linear of a block of ", draft.architecture->name);
+}
+
+Reason ByTarget(const Draft& draft, const DraftTensor& item) {
+  const FormatRules* rules = TargetRules(draft);
+  if (rules == nullptr) return std::nullopt;
+  const std::string title = RulesOf(draft.request.engine)->Title();
+  const Architecture& architecture = *draft.architecture;
+  if (rules->merges_experts && item.rule != nullptr && item.rule->expert &&
+      architecture.transformers_experts == "merged") {
+    return absl::StrCat("expert: ", title,
+                        " merges the experts of a layer into one 3-D "
+                        "parameter and loads no packed ones");
+  }
+  if (rules->merges_experts && IsNf4(draft) &&
+      !architecture.transformers_bitsandbytes.empty()) {
+    return architecture.transformers_bitsandbytes;
+  }
+  return std::nullopt;
+}
+
+bool MatchesAny(const std::vector<std::string>& globs,
+                const std::string& name) {
+  for (const std::string& glob : globs) {
+    if (GlobMatch(glob, name)) return true;
+  }
+  return false;
+}
+
+Reason ByGlobs(const Draft& draft, DraftTensor* item) {
+  const PlanRequest& request = draft.request;
+  const std::string& name = item->tensor->name;
+  const bool included =
+      request.include.empty() || MatchesAny(request.include, name);
+  if (included && !MatchesAny(request.exclude, name)) return std::nullopt;
+  item->left_out_by_glob = true;
+  return included ? "excluded" : "not included";
+}
+
+// Sizes that the method or the format cannot take.
+Reason BySize(Draft* draft, DraftTensor* item) {
+  const PlanTensor& tensor = *item->tensor;
+  const MatrixShape shape = AsMatrix(tensor.shape);
+  if (shape.rows * shape.cols < TheCatalogue().min_elements) {
+    return absl::StrCat("small: ", shape.rows * shape.cols,
+                        " weights, fewer than ", TheCatalogue().min_elements);
+  }
+  if (shape.rows == 1) return "one output row";
+  const RtnSpec* rtn = draft->request.spec.rtn();
+  if (rtn == nullptr || rtn->group_size < 0 ||
+      shape.cols % rtn->group_size == 0) {
+    return std::nullopt;
+  }
+  const std::string text =
+      absl::StrCat("group_size: got ", rtn->group_size,
+                   ", allowed -1 or a divisor of ", shape.cols, " columns");
+  draft->findings.Add(Severity::kWarning, "GROUP_SIZE", tensor.name,
+                      text + "; carried");
+  return text;
+}
+
+Reason ReasonToCarry(Draft* draft, DraftTensor* item) {
+  const PlanTensor& tensor = *item->tensor;
+  if (Reason reason = ByForm(*draft, item)) return reason;
+  if (tensor.shape.size() == 2) {
+    if (Reason reason = ByName(*draft, item)) return reason;
+  } else {
+    item->site = std::string(item->module);
+  }
+  if (!IsFloatWeight(tensor.dtype)) {
+    return absl::StrCat("dtype ", DTypeName(tensor.dtype),
+                        ": allowed are F32, F16 and BF16");
+  }
+  if (Reason reason = ByTarget(*draft, *item)) return reason;
+  if (Reason reason = ByGlobs(*draft, item)) return reason;
+  return BySize(draft, item);
+}
+
+absl::Status CheckInclude(const PlanRequest& request) {
+  if (request.include.empty()) return absl::OkStatus();
+  for (const PlanTensor& tensor : request.tensors) {
+    if (MatchesAny(request.include, tensor.name)) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "include: got ", QuoteForError(request.include.front()),
+      request.include.size() > 1 ? " and others" : "",
+      ", which matches none of ", request.tensors.size(), " tensor names"));
+}
+
+}  // namespace
+
+absl::Status Classify(Draft* draft) {
+  QS_RETURN_IF_ERROR(CheckInclude(draft->request));
+  for (size_t i = 0; i < draft->tensors.size(); ++i) {
+    PlanEntry& entry = draft->entry(i);
+    if (entry.action == TensorAction::kTied) continue;
+    DraftTensor& item = draft->tensors[i];
+    Reason reason = ReasonToCarry(draft, &item);
+    if (!reason && !entry.reason.empty()) reason = entry.reason;  // a tie
+    if (reason) {
+      entry.reason = *std::move(reason);
+      if (item.is_stack) {
+        draft->findings.Add(Severity::kWarning, "EXPERT_STACK", entry.name,
+                            entry.reason);
+      }
+      continue;
+    }
+    entry.action = TensorAction::kQuantize;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace qs

@@ -1,0 +1,77 @@
+// Tested by tests/quant/plan_rules_test.cc.
+#include "quant/plan/config_facts.h"
+
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+
+namespace qs {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const Json* Find(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found == object.end() || found->is_null() ? nullptr : &*found;
+}
+
+std::string StringAt(const Json& object, const char* key) {
+  const Json* value = Find(object, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>()
+                                                : "";
+}
+
+std::optional<DType> DTypeNamed(const std::string& name) {
+  if (name == "bfloat16") return DType::kBF16;
+  if (name == "float16") return DType::kF16;
+  if (name == "float32") return DType::kF32;
+  return std::nullopt;
+}
+
+// `facts` keeps what the outer object said already.
+void ReadSizes(const Json& object, ConfigFacts* facts) {
+  const Json* tie = Find(object, "tie_word_embeddings");
+  if (tie != nullptr && tie->is_boolean()) {
+    facts->tie_word_embeddings = facts->tie_word_embeddings || tie->get<bool>();
+  }
+  const Json* vocab = Find(object, "vocab_size");
+  if (facts->vocab_size == 0 && vocab != nullptr &&
+      vocab->is_number_integer()) {
+    facts->vocab_size = vocab->get<int64_t>();
+  }
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    if (!facts->dtype) facts->dtype = DTypeNamed(StringAt(object, key));
+  }
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const Json* quantized = Find(object, key);
+    if (facts->quantized_by || quantized == nullptr) continue;
+    const std::string method =
+        quantized->is_object() ? StringAt(*quantized, "quant_method") : "";
+    facts->quantized_by = method.empty() ? "a method without a name" : method;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<ConfigFacts> ReadConfigFacts(std::string_view text) {
+  ConfigFacts facts;
+  if (text.empty()) return facts;
+  QS_ASSIGN_OR_RETURN(const Json config, ParseJsonObject(text, "config.json"));
+  facts.model_type = StringAt(config, "model_type");
+  facts.class_name = StringAt(config, "_class_name");
+  ReadSizes(config, &facts);
+  // What the outer object says wins: a loader reads the tie there first.
+  const bool tie_stated = Find(config, "tie_word_embeddings") != nullptr;
+  const bool tie = facts.tie_word_embeddings;
+  for (const char* key : {"text_config", "vision_config", "audio_config"}) {
+    const Json* part = Find(config, key);
+    if (part == nullptr || !part->is_object()) continue;
+    facts.has_towers = true;
+    if (std::string_view(key) != "text_config") continue;
+    facts.text_model_type = StringAt(*part, "model_type");
+    ReadSizes(*part, &facts);
+  }
+  if (tie_stated) facts.tie_word_embeddings = tie;
+  return facts;
+}
+
+}  // namespace qs

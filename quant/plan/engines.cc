@@ -1,0 +1,92 @@
+// Tested by tests/quant/plan_lint_test.cc.
+#include "quant/plan/engines.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "quant/plan/embedded.h"
+
+namespace qs {
+namespace {
+
+using Json = nlohmann::json;
+
+Engine EngineNamed(const std::string& id) {
+  if (id == "vllm") return Engine::kVllm;
+  if (id == "transformers") return Engine::kTransformers;
+  return id == "bitsandbytes" ? Engine::kBitsandbytes : Engine::kNone;
+}
+
+FormatRules FormatFrom(const std::string& name, const Json& json) {
+  FormatRules out;
+  out.format = name == "bitsandbytes" ? OutputFormat::kBitsandbytes
+                                      : OutputFormat::kCompressedTensors;
+  out.fused_layers = json.value("fused_layers", false);
+  out.symmetric_only = json.value("symmetric_only", false);
+  out.linear_modules_only = json.value("linear_modules_only", false);
+  out.merges_experts = json.value("merges_experts", false);
+  out.linear4bit = json.value("linear4bit", false);
+  if (!json.contains("marlin")) return out;
+  const Json& marlin = json.at("marlin");
+  marlin.at("bits").get_to(out.marlin_bits);
+  marlin.at("group_sizes").get_to(out.marlin_group_sizes);
+  marlin.at("tiles").get_to(out.marlin_tiles);
+  return out;
+}
+
+// The file is part of the program: its tests parse it, so nothing is checked.
+std::vector<EngineRules> Parse() {
+  std::vector<EngineRules> out;
+  const Json json = Json::parse(kEnginesJson);
+  for (const Json& entry : json.at("engines")) {
+    EngineRules& rules = out.emplace_back();
+    rules.facts.engine = EngineNamed(entry.at("id"));
+    entry.at("name").get_to(rules.facts.name);
+    entry.at("version").get_to(rules.facts.version);
+    entry.at("read_on").get_to(rules.facts.read_on);
+    entry.at("accepts").get_to(rules.facts.accepts);
+    for (const auto& [name, format] : entry.at("formats").items()) {
+      rules.formats.push_back(FormatFrom(name, format));
+    }
+  }
+  return out;
+}
+
+std::vector<EngineFacts> FactsOf(const std::vector<EngineRules>& all) {
+  std::vector<EngineFacts> out;
+  for (const EngineRules& rules : all) out.push_back(rules.facts);
+  return out;
+}
+
+}  // namespace
+
+std::string EngineRules::Title() const {
+  return absl::StrCat(facts.name, " ", facts.version);
+}
+
+const FormatRules* EngineRules::Find(OutputFormat format) const {
+  for (const FormatRules& rules : formats) {
+    if (rules.format == format) return &rules;
+  }
+  return nullptr;
+}
+
+const std::vector<EngineRules>& AllEngineRules() {
+  static const auto* all = new std::vector<EngineRules>(Parse());
+  return *all;
+}
+
+const EngineRules* RulesOf(Engine engine) {
+  for (const EngineRules& rules : AllEngineRules()) {
+    if (engine != Engine::kNone && rules.facts.engine == engine) return &rules;
+  }
+  return nullptr;
+}
+
+const std::vector<EngineFacts>& EngineMatrix() {
+  static const auto* facts =
+      new std::vector<EngineFacts>(FactsOf(AllEngineRules()));
+  return *facts;
+}
+
+}  // namespace qs

@@ -1,0 +1,45 @@
+// engines.json as structures: what the lint and the classification ask of an
+// engine. EngineMatrix() in plan.h is the part for people.
+#ifndef QS_QUANT_PLAN_ENGINES_H_
+#define QS_QUANT_PLAN_ENGINES_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "quant/plan/plan.h"
+
+namespace qs {
+
+// One format as one engine loads it.
+struct FormatRules {
+  OutputFormat format = OutputFormat::kBitsandbytes;
+  bool fused_layers = false;  // q/k/v must agree
+  bool symmetric_only = false;
+  bool linear_modules_only = false;  // no convolutions
+  bool merges_experts = false;       // a layer's experts are one parameter
+  bool linear4bit = false;           // runs bitsandbytes' Linear4bit
+  // Fast kernels; empty: no rule.
+  std::vector<int> marlin_bits;
+  std::vector<int64_t> marlin_group_sizes;
+  std::vector<std::pair<int64_t, int64_t>> marlin_tiles;  // K, N multiples
+};
+
+struct EngineRules {
+  EngineFacts facts;
+  std::vector<FormatRules> formats;
+
+  // "vLLM 0.33.0"
+  std::string Title() const;
+  // Null: the engine does not load this format.
+  const FormatRules* Find(OutputFormat format) const;
+};
+
+const std::vector<EngineRules>& AllEngineRules();
+// Null for kNone.
+const EngineRules* RulesOf(Engine engine);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_PLAN_ENGINES_H_

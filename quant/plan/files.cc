@@ -1,0 +1,75 @@
+// Tested by tests/quant/plan_rules_test.cc.
+#include <algorithm>
+#include <unordered_set>
+
+#include "absl/strings/ascii.h"
+#include "quant/plan/draft.h"
+
+namespace qs {
+namespace {
+
+struct Ending {
+  std::string_view ending;
+  const char* reason;
+};
+
+constexpr char kPickle[] =
+    "may be a pickle, which runs code when read; never "
+    "read, never copied";
+constexpr char kOtherWeights[] =
+    "the source's weights in another format: they would not be quantized";
+
+constexpr Ending kSkipped[] = {
+    {".bin", kPickle},
+    {".pt", kPickle},
+    {".pth", kPickle},
+    {".ckpt", kPickle},
+    {".pkl", kPickle},
+    {".pickle", kPickle},
+    {".bin.index.json", "index of weights that are skipped"},
+    {".safetensors.index.json", "index of weights that are not in the plan"},
+    {".safetensors", "its tensors are not in the plan"},
+    {".h5", kOtherWeights},
+    {".msgpack", kOtherWeights},
+    {".onnx", kOtherWeights},
+    {".onnx_data", kOtherWeights},
+    {".gguf", kOtherWeights},
+    {".tflite", kOtherWeights},
+    {".ot", kOtherWeights},
+};
+
+PlanFile FileFor(const PlanInputFile& file,
+                 const std::unordered_set<std::string_view>& shards) {
+  if (shards.contains(file.path)) {
+    return {file.path, FileAction::kRewrite, "holds tensors of the plan"};
+  }
+  if (file.path == "config.json") {
+    return {file.path, FileAction::kRewrite, "gets quantization_config"};
+  }
+  if (file.path == "model.safetensors.index.json") {
+    return {file.path, FileAction::kRewrite, "index of the shards"};
+  }
+  const std::string lower = absl::AsciiStrToLower(file.path);
+  for (const Ending& skipped : kSkipped) {
+    if (lower.ends_with(skipped.ending)) {
+      return {file.path, FileAction::kSkip, skipped.reason};
+    }
+  }
+  return {file.path, FileAction::kCopy, ""};
+}
+
+}  // namespace
+
+std::vector<PlanFile> PlanFiles(const Draft& draft) {
+  std::unordered_set<std::string_view> shards;
+  for (const PlanTensor& tensor : draft.request.tensors) {
+    shards.insert(tensor.file);
+  }
+  std::vector<PlanFile> files;
+  for (const PlanInputFile& file : draft.request.files) {
+    files.push_back(FileFor(file, shards));
+  }
+  return files;
+}
+
+}  // namespace qs

@@ -1,0 +1,79 @@
+// Tested by tests/quant/plan_rules_test.cc.
+#include "absl/strings/str_cat.h"
+#include "quant/plan/draft.h"
+
+namespace qs {
+namespace {
+
+struct Group {
+  size_t members = 0;
+  size_t quantized = 0;
+  size_t carried = 0;  // the first one, rather one that a glob leaves out
+};
+
+std::unordered_map<std::string_view, Group> CollectGroups(const Draft& draft) {
+  std::unordered_map<std::string_view, Group> groups;
+  for (size_t i = 0; i < draft.tensors.size(); ++i) {
+    if (draft.tensors[i].group.empty()) continue;
+    Group& group = groups[draft.tensors[i].group];
+    ++group.members;
+    if (draft.Quantizes(i)) {
+      ++group.quantized;
+    } else if (group.members - group.quantized == 1 ||
+               (draft.tensors[i].left_out_by_glob &&
+                !draft.tensors[group.carried].left_out_by_glob)) {
+      group.carried = i;
+    }
+  }
+  return groups;
+}
+
+void CarryWithGroup(Draft* draft, size_t i, size_t cause) {
+  PlanEntry& entry = draft->entry(i);
+  const PlanEntry& other = draft->entry(cause);
+  entry.action = TensorAction::kCarry;
+  entry.reason = absl::StrCat("fused with ", other.name,
+                              ", which is carried: ", other.reason);
+}
+
+// A glob through a group is the caller's to mend when the target fuses it: a
+// wider choice than asked for would go unnoticed in a script.
+void ReportSplit(Draft* draft, size_t cause) {
+  const DraftTensor& item = draft->tensors[cause];
+  const bool is_error =
+      item.left_out_by_glob && draft->request.engine == Engine::kVllm;
+  draft->findings.Add(
+      is_error ? Severity::kError : Severity::kWarning, "GROUP_SPLIT",
+      draft->entry(cause).name,
+      absl::StrCat("group ", item.group,
+                   " is fused: all of it is quantized or none. This one is "
+                   "carried (",
+                   draft->entry(cause).reason, "), so the whole group is"));
+}
+
+}  // namespace
+
+void CompleteGroups(Draft* draft) {
+  const auto groups = CollectGroups(*draft);
+  const bool fused =
+      draft->request.spec.format == OutputFormat::kCompressedTensors;
+  // A group is reported where its first carried member stands.
+  for (size_t i = 0; i < draft->tensors.size(); ++i) {
+    DraftTensor& item = draft->tensors[i];
+    if (item.group.empty()) continue;
+    const Group& group = groups.at(item.group);
+    const bool split = group.quantized > 0 && group.quantized < group.members;
+    if (!fused || !split) continue;
+    if (i == group.carried) ReportSplit(draft, i);
+    if (draft->Quantizes(i)) CarryWithGroup(draft, i, group.carried);
+  }
+  for (size_t i = 0; i < draft->tensors.size(); ++i) {
+    DraftTensor& item = draft->tensors[i];
+    if (!draft->Quantizes(i)) continue;
+    draft->entry(i).site = item.site;
+    if (item.group.empty() || groups.at(item.group).members < 2) continue;
+    draft->entry(i).group = item.group;
+  }
+}
+
+}  // namespace qs

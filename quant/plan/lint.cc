@@ -1,0 +1,225 @@
+// Tested by tests/quant/plan_lint_test.cc.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "quant/plan/draft.h"
+
+namespace qs {
+namespace {
+
+// bitsandbytes' AVX-512 dequantize handles blocks up to this size.
+constexpr int64_t kAvx512MaxBlock = 1024;
+
+class Linter {
+ public:
+  Linter(const Draft& draft, const EngineRules& rules)
+      : draft_(draft), rules_(rules), title_(rules.Title()) {}
+
+  FindingList Run();
+
+ private:
+  void CheckScheme(const FormatRules& rules);
+  void CheckStacks();
+  void CheckTensor(const FormatRules& rules, size_t i);
+  void CheckModule(const FormatRules& rules, size_t i);
+  void CheckSplit(size_t i);
+  void CheckMarlin(const FormatRules& rules, size_t i);
+  void CheckLinear4bit(size_t i);
+  void CountFusedRows();
+
+  void Error(std::string_view rule, std::string_view tensor, std::string text) {
+    findings_.Add(Severity::kError, rule, tensor, std::move(text));
+  }
+  void Warn(std::string_view rule, std::string_view tensor, std::string text) {
+    findings_.Add(Severity::kWarning, rule, tensor, std::move(text));
+  }
+  int64_t tp() const { return draft_.request.tensor_parallel; }
+  Parallel ParallelOf(size_t i) const {
+    const LinearRule* rule = draft_.tensors[i].rule;
+    return rule == nullptr ? Parallel::kColumn : rule->parallel;
+  }
+  bool IsExpert(size_t i) const {
+    const LinearRule* rule = draft_.tensors[i].rule;
+    return rule != nullptr && rule->expert;
+  }
+  // Of the layer that the engine makes, on one rank.
+  int64_t RankCols(size_t i) const;
+  int64_t RankRows(size_t i) const;
+
+  const Draft& draft_;
+  const EngineRules& rules_;
+  const std::string title_;
+  FindingList findings_;
+  std::unordered_map<std::string_view, int64_t> fused_rows_;
+};
+
+FindingList Linter::Run() {
+  const QuantSpec& spec = draft_.request.spec;
+  const FormatRules* rules = rules_.Find(spec.format);
+  if (rules == nullptr) {
+    Error("FORMAT", "",
+          absl::StrCat(title_, " does not load ",
+                       spec.format == OutputFormat::kBitsandbytes
+                           ? "bitsandbytes 4-bit files (NF4, FP4)"
+                           : "compressed-tensors files"));
+    return findings_;
+  }
+  CheckScheme(*rules);
+  if (rules->merges_experts) CheckStacks();
+  CountFusedRows();
+  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+    if (draft_.Quantizes(i)) CheckTensor(*rules, i);
+  }
+  return findings_;
+}
+
+void Linter::CheckScheme(const FormatRules& rules) {
+  const RtnSpec* rtn = draft_.request.spec.rtn();
+  if (rtn == nullptr) return;
+  if (rules.symmetric_only && !rtn->symmetric) {
+    Error("ASYMMETRIC", "",
+          absl::StrCat(title_,
+                       " fails on the zero points of an asymmetric scheme; "
+                       "allowed is symmetric"));
+  }
+  const auto& bits = rules.marlin_bits;
+  if (bits.empty()) return;
+  const auto& groups = rules.marlin_group_sizes;
+  if (std::find(bits.begin(), bits.end(), rtn->bits) == bits.end()) {
+    Warn("MARLIN_BITS", "",
+         absl::StrCat("bits: got ", rtn->bits, "; the fast kernels of ", title_,
+                      " take ", absl::StrJoin(bits, ", ")));
+  }
+  if (std::find(groups.begin(), groups.end(), rtn->group_size) ==
+      groups.end()) {
+    Warn("MARLIN_GROUP_SIZE", "",
+         absl::StrCat("group_size: got ", rtn->group_size,
+                      "; the fast kernels of ", title_, " take ",
+                      absl::StrJoin(groups, ", ")));
+  }
+}
+
+void Linter::CheckStacks() {
+  if (draft_.architecture->transformers_experts != "unpacked") return;
+  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+    if (!draft_.tensors[i].is_stack) continue;
+    Error("EXPERT_STACK", draft_.entry(i).name,
+          absl::StrCat(title_, " makes one linear per expert of a quantized ",
+                       draft_.architecture->name,
+                       " and does not load experts as a 3-D tensor"));
+  }
+}
+
+void Linter::CheckTensor(const FormatRules& rules, size_t i) {
+  CheckModule(rules, i);
+  CheckSplit(i);
+  if (!rules.marlin_tiles.empty()) CheckMarlin(rules, i);
+  if (rules.linear4bit && !draft_.tensors[i].is_conv) CheckLinear4bit(i);
+}
+
+// What a target would have carried, quantized because there is no target.
+void Linter::CheckModule(const FormatRules& rules, size_t i) {
+  const std::string& name = draft_.entry(i).name;
+  if (rules.linear_modules_only && draft_.tensors[i].is_conv) {
+    Error("CONVOLUTION", name,
+          absl::StrCat(title_,
+                       " loads 4-bit weights into nn.Linear only, "
+                       "this is a convolution"));
+  }
+  if (!rules.merges_experts) return;
+  const Architecture& architecture = *draft_.architecture;
+  if (IsExpert(i) && architecture.transformers_experts == "merged") {
+    Error("EXPERTS", name,
+          absl::StrCat(title_,
+                       " merges the experts of a layer into one 3-D "
+                       "parameter and loads no packed ones"));
+  }
+  if (draft_.request.spec.nf4() != nullptr &&
+      !architecture.transformers_bitsandbytes.empty()) {
+    Error("MODULE_CLASS", name, architecture.transformers_bitsandbytes);
+  }
+}
+
+void Linter::CheckSplit(size_t i) {
+  if (tp() == 1 || ParallelOf(i) != Parallel::kRow) return;
+  const PlanEntry& entry = draft_.entry(i);
+  if (entry.cols % tp() != 0) {
+    return Error("TENSOR_PARALLEL", entry.name,
+                 absl::StrCat("K = ", entry.cols,
+                              " is split over ranks: got tensor_parallel ",
+                              tp(), ", allowed a divisor of ", entry.cols));
+  }
+  const RtnSpec* rtn = draft_.request.spec.rtn();
+  if (rtn == nullptr || rtn->group_size < 0) return;
+  const int64_t per_rank = entry.cols / tp();
+  if (per_rank % rtn->group_size == 0) return;
+  Error("GROUP_SIZE_PER_RANK", entry.name,
+        absl::StrCat("K per rank = ", entry.cols, " / ", tp(), " = ", per_rank,
+                     ": got group_size ", rtn->group_size,
+                     ", allowed a divisor of ", per_rank));
+}
+
+void Linter::CountFusedRows() {
+  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+    const PlanEntry& entry = draft_.entry(i);
+    if (!entry.group.empty() && draft_.Quantizes(i) && !IsExpert(i)) {
+      fused_rows_[entry.group] += entry.rows;
+    }
+  }
+}
+
+int64_t Linter::RankCols(size_t i) const {
+  const int64_t cols = draft_.entry(i).cols;
+  return ParallelOf(i) == Parallel::kRow ? cols / tp() : cols;
+}
+
+int64_t Linter::RankRows(size_t i) const {
+  const PlanEntry& entry = draft_.entry(i);
+  int64_t rows = entry.rows;
+  const auto fused = fused_rows_.find(entry.group);
+  if (fused != fused_rows_.end()) rows = fused->second;
+  // Gate and up of an expert are fused, down is alone.
+  if (IsExpert(i) && ParallelOf(i) == Parallel::kColumn) rows *= 2;
+  return ParallelOf(i) == Parallel::kColumn ? rows / tp() : rows;
+}
+
+void Linter::CheckMarlin(const FormatRules& rules, size_t i) {
+  const int64_t k = RankCols(i);
+  const int64_t n = RankRows(i);
+  for (const auto& [k_tile, n_tile] : rules.marlin_tiles) {
+    if (k % k_tile == 0 && n % n_tile == 0) return;
+  }
+  Warn("MARLIN_SHAPE", draft_.entry(i).name,
+       absl::StrCat("K = ", k, ", N = ", n, " per rank: ", title_,
+                    " pads and slows down; fast are K % 128 = 0 with N % 64 = "
+                    "0, or K % 64 = 0 with N % 128 = 0"));
+}
+
+void Linter::CheckLinear4bit(size_t i) {
+  const PlanEntry& entry = draft_.entry(i);
+  const int64_t block = draft_.request.spec.nf4()->block_size;
+  if (entry.cols % 16 == 0 && entry.cols % block != 0 &&
+      block <= kAvx512MaxBlock) {
+    return Warn(
+        "AVX512_DEQUANTIZE", entry.name,
+        absl::StrCat("in = ", entry.cols,
+                     " is a multiple of 16 but not of block_size ", block,
+                     ": bitsandbytes 0.50.2 dequantizes such a "
+                     "weight wrongly on an AVX-512 CPU"));
+  }
+  if (entry.cols % block == 0 && entry.rows % 32 == 0) return;
+  Warn("LINEAR4BIT_SHAPE", entry.name,
+       absl::StrCat("out = ", entry.rows, ", in = ", entry.cols,
+                    ": on an AVX512-BF16 CPU Linear4bit wants out % 32 = 0 and "
+                    "in % ",
+                    block, " = 0"));
+}
+
+}  // namespace
+
+FindingList Lint(const Draft& draft, const EngineRules& rules) {
+  return Linter(draft, rules).Run();
+}
+
+}  // namespace qs

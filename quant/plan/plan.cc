@@ -1,0 +1,143 @@
+// Tested by tests/quant/plan_test.cc and tests/quant/plan_rules_test.cc.
+#include "quant/plan/plan.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+#include "quant/plan/draft.h"
+#include "quant/tensor_quantizer.h"
+
+namespace qs {
+namespace {
+
+absl::StatusOr<int64_t> TensorBytes(const PlanTensor& tensor) {
+  const std::optional<int64_t> count = CheckedNumElements(tensor.shape);
+  const std::optional<int64_t> bytes =
+      count ? CheckedMul(*count, DTypeBytes(tensor.dtype)) : std::nullopt;
+  if (!bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", QuoteForError(tensor.name),
+                     ": shape: more bytes than 64 bits count"));
+  }
+  const int64_t range = tensor.end - tensor.begin;
+  if (range != 0 && range != *bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", QuoteForError(tensor.name), ": end - begin: got ", range,
+        ", allowed ", *bytes, " for its shape and dtype, or 0"));
+  }
+  return *bytes;
+}
+
+absl::Status AddTensor(Draft* draft, const PlanTensor& tensor) {
+  const size_t index = draft->tensors.size();
+  if (!draft->by_name.emplace(tensor.name, index).second) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", QuoteForError(tensor.name), ": got it twice, allowed once"));
+  }
+  PlanEntry& entry = draft->plan.entries.emplace_back();
+  QS_ASSIGN_OR_RETURN(entry.bytes_in, TensorBytes(tensor));
+  entry.name = tensor.name;
+  entry.bytes_out = entry.bytes_in;
+  const MatrixShape shape = AsMatrix(tensor.shape);
+  entry.rows = shape.rows;
+  entry.cols = shape.cols;
+  DraftTensor& item = draft->tensors.emplace_back();
+  item.tensor = &tensor;
+  item.module = tensor.name;
+  if (item.module.ends_with(".weight")) item.module.remove_suffix(7);
+  return absl::OkStatus();
+}
+
+absl::Status ReadInput(Draft* draft) {
+  const PlanRequest& request = draft->request;
+  QS_RETURN_IF_ERROR(ValidateSpec(request.spec));
+  if (request.tensor_parallel < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor_parallel: got ",
+                                                   request.tensor_parallel,
+                                                   ", allowed at least 1"));
+  }
+  QS_ASSIGN_OR_RETURN(draft->config, ReadConfigFacts(request.config_json));
+  draft->architecture = &FindArchitecture(draft->config);
+  draft->plan.architecture = draft->architecture->name;
+  draft->tensors.reserve(request.tensors.size());
+  draft->plan.entries.reserve(request.tensors.size());
+  draft->by_name.reserve(request.tensors.size());
+  for (const PlanTensor& tensor : request.tensors) {
+    QS_RETURN_IF_ERROR(AddTensor(draft, tensor));
+  }
+  return absl::OkStatus();
+}
+
+// An alias's bytes are counted once.
+bool SharesRange(const Draft& draft, size_t i) {
+  const PlanEntry& entry = draft.entry(i);
+  if (entry.action != TensorAction::kTied) return false;
+  const PlanTensor& tensor = *draft.tensors[i].tensor;
+  const PlanTensor& target =
+      draft.request.tensors[draft.by_name.at(entry.tied_to)];
+  return tensor.end > tensor.begin && tensor.begin == target.begin &&
+         tensor.file == target.file;
+}
+
+absl::Status CountBytes(Draft* draft) {
+  Plan& plan = draft->plan;
+  for (size_t i = 0; i < plan.entries.size(); ++i) {
+    PlanEntry& entry = plan.entries[i];
+    const PlanTensor& tensor = *draft->tensors[i].tensor;
+    if (entry.action == TensorAction::kQuantize) {
+      ++plan.tensors_quantized;
+      QS_ASSIGN_OR_RETURN(
+          entry.bytes_out,
+          OutputBytes(draft->request.spec,
+                      {tensor.name, tensor.dtype, tensor.shape}));
+    }
+    if (!SharesRange(*draft, i)) plan.bytes_in += entry.bytes_in;
+    plan.bytes_out += entry.bytes_out;
+  }
+  if (plan.tensors_quantized > 0) return absl::OkStatus();
+  draft->findings.Add(Severity::kError, "NOTHING_TO_QUANTIZE", "",
+                      "no tensor would be quantized; each entry says why");
+  return absl::OkStatus();
+}
+
+// The target's findings count as they are. Without a target those of every
+// engine that knows the format are warnings.
+void LintEngines(Draft* draft) {
+  Plan& plan = draft->plan;
+  const PlanRequest& request = draft->request;
+  for (const EngineRules& rules : AllEngineRules()) {
+    const FindingList findings = Lint(*draft, rules);
+    if (!findings.HasError() && plan.tensors_quantized > 0) {
+      plan.engines.push_back(rules.Title());
+    }
+    if (rules.facts.engine == request.engine) {
+      draft->findings.Append(findings, false);
+    } else if (request.engine == Engine::kNone &&
+               rules.Find(request.spec.format) != nullptr) {
+      draft->findings.Append(findings, true);
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
+  Draft draft(request);
+  QS_RETURN_IF_ERROR(ReadInput(&draft));
+  QS_RETURN_IF_ERROR(CheckSourceIsFloat(draft));
+  FindTies(&draft);
+  QS_RETURN_IF_ERROR(Classify(&draft));
+  CompleteGroups(&draft);
+  QS_RETURN_IF_ERROR(CountBytes(&draft));
+  LintEngines(&draft);
+  draft.plan.files = PlanFiles(draft);
+  draft.plan.quantization_config_json = OutputConfigJson(draft);
+  draft.plan.findings = draft.findings.Findings();
+  draft.plan.refused = draft.findings.HasError();
+  return std::move(draft.plan);
+}
+
+}  // namespace qs

@@ -1,0 +1,28 @@
+# The two data files are compiled in: a server needs no files beside its binary.
+foreach(data catalogue:kCatalogueJson engines:kEnginesJson)
+  string(REPLACE ":" ";" data "${data}")
+  list(GET data 0 name)
+  list(GET data 1 symbol)
+  set(input ${CMAKE_CURRENT_SOURCE_DIR}/plan/${name}.json)
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/plan_${name}_json.cc)
+  add_custom_command(OUTPUT ${output}
+    COMMAND ${CMAKE_COMMAND} -DINPUT=${input} -DOUTPUT=${output}
+      -DSYMBOL=${symbol} -P ${CMAKE_CURRENT_SOURCE_DIR}/plan/embed.cmake
+    DEPENDS ${input} ${CMAKE_CURRENT_SOURCE_DIR}/plan/embed.cmake
+    VERBATIM)
+  target_sources(qs_quant PRIVATE ${output})
+endforeach()
+target_sources(qs_quant PRIVATE
+  plan/catalogue.cc
+  plan/classify.cc
+  plan/config_facts.cc
+  plan/engines.cc
+  plan/files.cc
+  plan/findings.cc
+  plan/fused_groups.cc
+  plan/glob.cc
+  plan/lint.cc
+  plan/output_config.cc
+  plan/plan.cc
+  plan/source_check.cc
+  plan/ties.cc)

@@ -1,0 +1,144 @@
+// Plan: what happens to every tensor and file of a checkpoint, derived from
+// headers and config.json alone; no weight is read.
+//
+// The rules are data: quant/plan/catalogue.json (architectures: which modules
+// are linears, which read the same input, which the engines fuse, what is
+// skipped) and quant/plan/engines.json (what each engine loads, with the date
+// when its code was read). Both are compiled in; an architecture that the
+// catalogue does not know is planned by names and shapes.
+//
+// Never quantized: embeddings, output heads, norms, routers, 1-D and small
+// tensors, 3-D stacks of experts, towers of multimodal models, Conv1D modules.
+// Convolutions are, flattened to [out, rest], with NF4 and without a target;
+// transformers and bitsandbytes put 4-bit weights into nn.Linear only, so for
+// these targets they are carried. So are, for transformers, the experts of a
+// mixture: it merges them into one parameter.
+//
+// Fused groups (q, k, v; gate, up; the experts of a layer) get one scheme. In
+// compressed-tensors a group is quantized whole or not at all: when one member
+// cannot be, the others are carried with it and a finding GROUP_SPLIT says so.
+// When a glob splits a group the same happens with a warning, except for
+// Engine::kVllm, where it is an error: the caller named the target, so the
+// globs are to be mended and not silently widened. bitsandbytes files are
+// loaded module by module, so there globs are taken as they are.
+//
+// Findings: those of the target as its rules say; without a target those of
+// every engine that knows the format, as warnings. Equal ones are merged: the
+// first tensor is named, the text counts the others.
+#ifndef QS_QUANT_PLAN_PLAN_H_
+#define QS_QUANT_PLAN_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+#include "quant/quant_spec.h"
+
+namespace qs {
+
+enum class Engine { kNone, kVllm, kTransformers, kBitsandbytes };
+
+struct PlanTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  std::string file;
+  // Byte range in the file's data section; equal ranges of a file are ties.
+  // Both 0: unknown.
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+struct PlanInputFile {
+  std::string path;
+  int64_t size_bytes = 0;
+};
+
+struct PlanRequest {
+  std::vector<PlanTensor> tensors;
+  std::vector<PlanInputFile> files;  // every file of the checkpoint
+  std::string config_json;           // may be empty
+  QuantSpec spec;
+  Engine engine = Engine::kNone;
+  int tensor_parallel = 1;
+  std::vector<std::string> include;  // globs (* ? [..]) on tensor names
+  std::vector<std::string> exclude;  // wins over include
+};
+
+enum class TensorAction { kQuantize, kCarry, kTied };
+enum class FileAction { kCopy, kRewrite, kSkip };
+enum class Severity { kWarning, kError };
+
+struct PlanEntry {
+  std::string name;
+  TensorAction action = TensorAction::kCarry;
+  std::string reason;  // why not quantized; empty when it is
+  // Tensors that read the same input: "model.layers.0/self_attn.qkv", block and
+  // place in it. Empty when carried.
+  std::string site;
+  std::string group;  // fused group; empty when alone
+  std::string tied_to;
+  int64_t bytes_in = 0;
+  int64_t bytes_out = 0;  // 0 when tied; with double_quant an upper bound
+  int64_t rows = 0;       // AsMatrix of the shape
+  int64_t cols = 0;
+};
+
+struct PlanFile {
+  std::string path;
+  FileAction action = FileAction::kCopy;
+  std::string reason;
+};
+
+struct Finding {
+  Severity severity = Severity::kWarning;
+  std::string tensor;  // empty: the whole checkpoint
+  std::string rule;    // UPPER_SNAKE
+  std::string text;    // got and allowed
+};
+
+struct Plan {
+  std::string architecture;
+  std::vector<PlanEntry> entries;  // input order
+  std::vector<PlanFile> files;
+  std::vector<Finding> findings;
+  bool refused = false;  // a finding of severity kError
+  int64_t tensors_quantized = 0;
+  int64_t bytes_in = 0;
+  int64_t bytes_out = 0;
+  // The linears that are not quantized are named in it (`ignore`,
+  // `llm_int8_skip_modules`), the output head always, also as transformers
+  // renames them. Empty when nothing is quantized.
+  std::string quantization_config_json;
+  // Whose rules the result breaks none of: "vLLM 0.33.0". That an engine has
+  // the architecture at all is not known here.
+  std::vector<std::string> engines;
+};
+
+// Time is linear in the tensors, times the length of the globs. A plan that
+// quantizes nothing is refused by a finding. Thread-safe.
+//
+// Errors: INVALID_ARGUMENT — spec; duplicate tensor; a byte range that does not
+// fit shape and dtype; config.json no object (text begins with "config.json");
+// include matches no name. FAILED_PRECONDITION — the source is quantized
+// already (text says by what).
+absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
+
+struct EngineFacts {
+  Engine engine = Engine::kNone;
+  std::string name;
+  std::string version;
+  std::string read_on;
+  std::vector<std::string> accepts;
+};
+const std::vector<EngineFacts>& EngineMatrix();
+
+// Shell-like glob: * (also across dots), ?, [abc], [a-z], [!a].
+bool GlobMatch(std::string_view pattern, std::string_view text);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_PLAN_PLAN_H_

@@ -1,0 +1,162 @@
+// The engines' rules, as findings.
+#include <string>
+
+#include "tests/quant/plan_request.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs {
+namespace {
+
+using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
+
+const std::string kDown = "model.layers.0.mlp.down_proj.weight";
+
+std::vector<Finding> Errors(const Plan& plan) {
+  std::vector<Finding> errors;
+  for (const Finding& finding : plan.findings) {
+    if (finding.severity == Severity::kError) errors.push_back(finding);
+  }
+  CHECK(plan.refused == !errors.empty());
+  return errors;
+}
+
+TEST_CASE("The matrix names its engines, versions and dates") {
+  const std::vector<EngineFacts>& engines = EngineMatrix();
+  REQUIRE(engines.size() == 3);
+  const Engine order[] = {Engine::kVllm, Engine::kTransformers,
+                          Engine::kBitsandbytes};
+  for (size_t i = 0; i < engines.size(); ++i) {
+    CHECK(engines[i].engine == order[i]);
+    CHECK_FALSE(engines[i].name.empty());
+    CHECK_FALSE(engines[i].version.empty());
+    CHECK(engines[i].read_on.size() == 7);  // YYYY-MM
+    CHECK_FALSE(engines[i].accepts.empty());
+  }
+}
+
+TEST_CASE("A format that the target does not load is an error") {
+  const Plan nf4 = PlanOf(SmallLlama("NF4", Engine::kVllm));
+  REQUIRE(Errors(nf4).size() == 1);
+  CHECK(Errors(nf4)[0].rule == "FORMAT");
+  CHECK_THAT(Errors(nf4)[0].text, Contains("vLLM 0.33.0 does not load"));
+  const Plan w4 = PlanOf(SmallLlama("W4A16", Engine::kBitsandbytes));
+  REQUIRE(Errors(w4).size() == 1);
+  CHECK(Errors(w4)[0].rule == "FORMAT");
+}
+
+TEST_CASE("Asymmetric schemes are for vLLM") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
+  request.spec.method = RtnSpec{.symmetric = false};
+  CHECK(Errors(PlanOf(request)).empty());
+  CHECK(PlanOf(request).engines == std::vector<std::string>{"vLLM 0.33.0"});
+  request.engine = Engine::kTransformers;
+  REQUIRE(Errors(PlanOf(request)).size() == 1);
+  CHECK(Errors(PlanOf(request))[0].rule == "ASYMMETRIC");
+  request.engine = Engine::kNone;
+  const Plan plan = PlanOf(request);
+  CHECK(Errors(plan).empty());
+  CHECK(FindingsOf(plan, "ASYMMETRIC").size() == 1);
+}
+
+TEST_CASE("Row-parallel layers: the group size divides K of a rank") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm, 512, 1024);
+  const std::string o = "model.layers.0.self_attn.o_proj.weight";
+  SECTION("1024 / 4 = 256 and 512 / 4 = 128") {
+    request.tensor_parallel = 4;
+    CHECK(Errors(PlanOf(request)).empty());
+  }
+  SECTION("1024 / 8 = 128, 512 / 8 = 64") {
+    request.tensor_parallel = 8;
+    const auto errors = Errors(PlanOf(request));
+    REQUIRE(errors.size() == 1);
+    CHECK(errors[0].rule == "GROUP_SIZE_PER_RANK");
+    CHECK(errors[0].tensor == o);
+    CHECK_THAT(errors[0].text, Contains("512 / 8 = 64: got group_size 128"));
+  }
+  SECTION("whole rows need no group") {
+    request.spec = FindPreset("W8A16")->spec;
+    request.tensor_parallel = 8;
+    CHECK(Errors(PlanOf(request)).empty());
+  }
+  SECTION("K that the ranks do not divide") {
+    request.spec = FindPreset("W8A16")->spec;
+    request.tensor_parallel = 3;
+    const auto errors = Errors(PlanOf(request));
+    REQUIRE(errors.size() == 2);
+    CHECK(errors[0].rule == "TENSOR_PARALLEL");
+    CHECK(errors[0].tensor == o);
+    CHECK(errors[1].tensor == kDown);
+  }
+}
+
+TEST_CASE("A group size that does not divide K carries the weight") {
+  const Plan plan = PlanOf(SmallLlama("W4A16", Engine::kVllm, 256, 320));
+  CHECK(Errors(plan).empty());
+  CHECK(EntryOf(plan, kDown).reason ==
+        "group_size: got 128, allowed -1 or a divisor of 320 columns");
+  REQUIRE(FindingsOf(plan, "GROUP_SIZE").size() == 1);
+  CHECK(FindingsOf(plan, "GROUP_SIZE")[0].tensor == kDown);
+}
+
+TEST_CASE("What Marlin is not fast with is a warning") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
+  CHECK(PlanOf(request).findings.empty());
+  SECTION("bits") {
+    for (const int bits : {2, 3, 5, 6, 7}) {
+      request.spec.method = RtnSpec{.bits = bits};
+      CHECK(FindingsOf(PlanOf(request), "MARLIN_BITS").size() == 1);
+    }
+    request.spec.method = RtnSpec{.bits = 8};
+    CHECK(FindingsOf(PlanOf(request), "MARLIN_BITS").empty());
+  }
+  SECTION("group size") {
+    for (const int64_t size : {16, 256}) {
+      request.spec.method = RtnSpec{.group_size = size};
+      CHECK(FindingsOf(PlanOf(request), "MARLIN_GROUP_SIZE").size() == 1);
+    }
+    for (const int64_t size : {-1, 32, 64, 128}) {
+      request.spec.method = RtnSpec{.group_size = size};
+      CHECK(FindingsOf(PlanOf(request), "MARLIN_GROUP_SIZE").empty());
+    }
+  }
+  SECTION("shapes, of the fused layer on a rank") {
+    // q, k, v: N = 3 * 256 / 8 = 96; gate, up: N = 2 * 512 / 8 = 128.
+    request.spec.method = RtnSpec{.group_size = 32};
+    request.tensor_parallel = 8;
+    const auto found = FindingsOf(PlanOf(request), "MARLIN_SHAPE");
+    REQUIRE(found.size() == 2);
+    CHECK(found[0].tensor == "model.layers.0.self_attn.q_proj.weight");
+    CHECK_THAT(found[0].text, Contains("K = 256, N = 96 per rank"));
+    CHECK_THAT(found[0].text, EndsWith("(and 2 more tensors)"));
+    CHECK(found[1].tensor == "model.layers.0.self_attn.o_proj.weight");
+    CHECK_THAT(found[1].text, Contains("K = 32, N = 256 per rank"));
+  }
+}
+
+TEST_CASE("Shapes that bitsandbytes computes wrongly are warned of") {
+  // 272 = 16 * 17.
+  const Plan plan = PlanOf(SmallLlama("NF4", Engine::kTransformers, 256, 272));
+  CHECK_FALSE(plan.refused);
+  const auto found = FindingsOf(plan, "AVX512_DEQUANTIZE");
+  REQUIRE(found.size() == 1);
+  CHECK(found[0].tensor == kDown);
+  // 272 rows are no multiple of 32.
+  CHECK(FindingsOf(plan, "LINEAR4BIT_SHAPE").size() == 1);
+  PlanRequest request = SmallLlama("NF4", Engine::kTransformers, 256, 272);
+  request.spec.method = Nf4Spec{.block_size = 2048};
+  CHECK(FindingsOf(PlanOf(request), "AVX512_DEQUANTIZE").empty());
+}
+
+TEST_CASE("Good plans name the engines that load them") {
+  using Strings = std::vector<std::string>;
+  CHECK(PlanOf(SmallLlama("NF4", Engine::kNone)).engines ==
+        Strings{"transformers 5.23.0", "bitsandbytes 0.50.2"});
+  CHECK(PlanOf(SmallLlama("W4A16", Engine::kNone)).engines ==
+        Strings{"vLLM 0.33.0", "transformers 5.23.0"});
+  CHECK(PlanOf(SmallLlama("NF4", Engine::kVllm)).engines ==
+        Strings{"transformers 5.23.0", "bitsandbytes 0.50.2"});
+}
+
+}  // namespace
+}  // namespace qs
