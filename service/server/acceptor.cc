@@ -1,0 +1,138 @@
+// Tested by tests/service/acceptor_test.cc and server_test.cc.
+#include "service/server/acceptor.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "service/server/log.h"
+
+namespace qs {
+namespace {
+
+int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
+double Now() {
+  const std::chrono::duration<double> now =
+      std::chrono::steady_clock::now().time_since_epoch();
+  return now.count();
+}
+
+}  // namespace
+
+int64_t RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<int64_t>(limit.rlim_cur);
+}
+
+Acceptor::Acceptor(Listener listener, int64_t max_connections,
+                   NewConnection new_connection)
+    : listener_(std::move(listener)),
+      max_connections_(max_connections),
+      new_connection_(std::move(new_connection)),
+      spare_fd_(OpenSpare()),
+      wake_fd_(eventfd(0, EFD_CLOEXEC)) {}
+
+void Acceptor::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+void Acceptor::Stop() {
+  if (thread_.joinable()) {
+    const uint64_t one = 1;
+    // The counter cannot overflow, so the write cannot fail.
+    (void)!write(wake_fd_, &one, sizeof one);
+    thread_.join();
+  }
+  for (const int fd : std::exchange(listener_.fds, {})) close(fd);
+  for (int* fd : {&spare_fd_, &wake_fd_}) {
+    if (*fd >= 0) close(std::exchange(*fd, -1));
+  }
+}
+
+void Acceptor::Run() {
+  std::vector<pollfd> polled{{wake_fd_, POLLIN, 0}};
+  for (const int fd : listener_.fds) polled.push_back({fd, POLLIN, 0});
+  while (true) {
+    if (poll(polled.data(), polled.size(), -1) < 0) continue;  // EINTR
+    if (polled[0].revents != 0) return;
+    for (size_t i = 1; i < polled.size(); ++i) {
+      // One each in turn, so that a stop is seen under a flood.
+      if (polled[i].revents != 0) AcceptOne(polled[i].fd);
+    }
+  }
+}
+
+bool Acceptor::AcceptOne(int listener_fd) {
+  const int fd =
+      accept4(listener_fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0) {
+    Admit(listener_fd, fd);
+    return true;
+  }
+  if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+      errno == ENOMEM) {
+    ShedOne(listener_fd);
+  }
+  return false;
+}
+
+void Acceptor::Admit(int listener_fd, int fd) {
+  if (static_cast<int64_t>(open_.size()) >= max_connections_ && AtCap()) {
+    close(fd);
+    if (Now() - last_warning_ > 1) {
+      last_warning_ = Now();
+      Log(LogLevel::kWarning, "connection_refused",
+          {{"reason", "max-connections"}, {"allowed", max_connections_}});
+    }
+    return;
+  }
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  struct stat info {};
+  if (fstat(fd, &info) == 0) open_[fd] = info.st_ino;
+  new_connection_(listener_fd, fd);
+}
+
+bool Acceptor::AtCap() {
+  for (auto it = open_.begin(); it != open_.end();) {
+    struct stat info {};
+    const bool same = fstat(it->first, &info) == 0 && S_ISSOCK(info.st_mode) &&
+                      info.st_ino == it->second;
+    it = same ? std::next(it) : open_.erase(it);
+  }
+  return static_cast<int64_t>(open_.size()) >= max_connections_;
+}
+
+void Acceptor::ShedOne(int listener_fd) {
+  const int error = errno;
+  if (spare_fd_ >= 0) close(std::exchange(spare_fd_, -1));
+  const int fd = accept4(listener_fd, nullptr, nullptr, SOCK_CLOEXEC);
+  if (fd >= 0) close(fd);
+  spare_fd_ = OpenSpare();
+  if (Now() - last_warning_ > 1) {
+    last_warning_ = Now();
+    Log(LogLevel::kWarning, "connection_refused",
+        {{"reason", std::strerror(error)}});
+  }
+  // Somebody else took the spare: wait rather than spin.
+  if (fd < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
+}  // namespace qs

@@ -1,0 +1,66 @@
+// Acceptor: the accept loop, with a cap on open connections.
+//
+// gRPC 1.51's own loop never accepts again after accept() once failed with
+// EMFILE (CVE-2023-4785), and has no cap. This one hands sockets over and goes
+// on whatever happens: out of descriptors it closes the newest connection with
+// a descriptor that it keeps for this.
+// Thread: Start once; Stop once, from any thread.
+#ifndef QS_SERVICE_SERVER_ACCEPTOR_H_
+#define QS_SERVICE_SERVER_ACCEPTOR_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <thread>
+
+#include "service/server/listen_address.h"
+
+namespace qs {
+
+// Sets the soft limit of open descriptors to the hard one; returns it.
+int64_t RaiseDescriptorLimit();
+
+class Acceptor {
+ public:
+  // Owns the socket from then on. Called on the acceptor's thread.
+  using NewConnection = std::function<void(int listener_fd, int fd)>;
+
+  // Owns the listener's descriptors.
+  Acceptor(Listener listener, int64_t max_connections,
+           NewConnection new_connection);
+  ~Acceptor() { Stop(); }
+  Acceptor(const Acceptor&) = delete;
+  Acceptor& operator=(const Acceptor&) = delete;
+
+  void Start();
+  // Accepts nothing more, and closes the listening sockets.
+  void Stop();
+
+  int port() const { return listener_.port; }
+
+ private:
+  void Run();
+  // One connection; false when none is waiting.
+  bool AcceptOne(int listener_fd);
+  void Admit(int listener_fd, int fd);
+  // Makes room for one accept() and closes what it gave.
+  void ShedOne(int listener_fd);
+  bool AtCap();
+
+  Listener listener_;
+  const int64_t max_connections_;
+  const NewConnection new_connection_;
+  // Handed-over sockets by descriptor, with the inode that tells whether the
+  // descriptor is still that socket; looked through when the cap seems reached.
+  std::map<int, ino_t> open_;
+  int spare_fd_ = -1;
+  int wake_fd_ = -1;
+  double last_warning_ = -1e9;
+  std::thread thread_;
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_SERVER_ACCEPTOR_H_

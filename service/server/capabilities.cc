@@ -1,0 +1,81 @@
+// Tested by tests/service/server_test.cc.
+#include "service/server/capabilities.h"
+
+#include "absl/strings/str_cat.h"
+#include "quant/plan/plan.h"
+#include "quant/quant_spec.h"
+#include "service/server/proto_convert.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+void AddMethods(v1::Capabilities* out) {
+  v1::MethodInfo* nf4 = out->add_methods();
+  nf4->set_name("nf4");
+  nf4->add_bits(4);
+  for (const int64_t size : kNf4BlockSizes) nf4->add_block_sizes(size);
+  nf4->add_formats(v1::BITSANDBYTES);
+  v1::MethodInfo* rtn = out->add_methods();
+  rtn->set_name("rtn");
+  for (int bits = kMinRtnBits; bits <= kMaxRtnBits; ++bits) rtn->add_bits(bits);
+  rtn->add_formats(v1::COMPRESSED_TENSORS);
+}
+
+void AddPresets(v1::Capabilities* out) {
+  for (const Preset& preset : Presets()) {
+    v1::PresetInfo* info = out->add_presets();
+    info->set_name(preset.name);
+    info->set_description(preset.description);
+    *info->mutable_config() = SpecToProto(preset.spec);
+  }
+}
+
+void AddEngines(v1::Capabilities* out) {
+  for (const EngineFacts& facts : EngineMatrix()) {
+    v1::EngineInfo* engine = out->add_engines();
+    engine->set_name(facts.name);
+    engine->set_version(facts.version);
+    engine->set_read_on(facts.read_on);
+    for (const std::string& what : facts.accepts) engine->add_accepts(what);
+  }
+}
+
+}  // namespace
+
+v1::Limits LimitsOf(const ServerOptions& options) {
+  v1::Limits limits;
+  limits.set_max_message_bytes(kMaxMessageBytes);
+  limits.set_recommended_chunk_bytes(kRecommendedChunkBytes);
+  limits.set_max_chunk_bytes(kMaxChunkBytes);
+  limits.set_max_tensor_bytes(options.max_tensor_bytes);
+  limits.set_max_open_tensors(options.max_open_tensors);
+  limits.set_max_streams(options.max_streams);
+  limits.set_max_plan_tensors(options.max_plan_tensors);
+  limits.set_memory_budget_bytes(options.memory_budget);
+  return limits;
+}
+
+v1::Capabilities MakeCapabilities(const ServerOptions& options,
+                                  const std::string& device) {
+  v1::Capabilities out;
+  out.set_version(kServerVersion);
+  out.set_api_version(kApiVersion);
+  AddMethods(&out);
+  AddPresets(&out);
+  *out.mutable_limits() = LimitsOf(options);
+  for (int i = 0; i < options.workers.partitions; ++i) {
+    v1::DeviceInfo* info = out.add_devices();
+    info->set_name(absl::StrCat("cpu:", i));
+    info->set_description(device);
+    info->set_threads(options.workers.threads);
+  }
+  AddEngines(&out);
+  out.set_cuda(
+      "no CUDA worker in this version; the CUDA kernels were run by emulation "
+      "only, no device has verified them");
+  return out;
+}
+
+}  // namespace qs

@@ -1,0 +1,17 @@
+// The gRPC settings of every quantd server: message limits, flow control,
+// keepalive. In one place so that the benchmark's empty server has the same.
+#ifndef QS_SERVICE_SERVER_CHANNEL_ARGUMENTS_H_
+#define QS_SERVICE_SERVER_CHANNEL_ARGUMENTS_H_
+
+#include <grpcpp/server_builder.h>
+
+#include "service/server/options.h"
+
+namespace qs {
+
+void SetChannelArguments(const ServerOptions& options,
+                         grpc::ServerBuilder* builder);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_SERVER_CHANNEL_ARGUMENTS_H_

@@ -1,0 +1,248 @@
+// Tested by tests/service/options_test.cc.
+#include "service/server/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "service/server/listen_address.h"
+#include "service/server/machine.h"
+
+namespace qs {
+namespace {
+
+constexpr int kMaxWorkers = 1024;
+
+absl::StatusOr<int> ParseCount(const std::string& whole,
+                               std::string_view text) {
+  int value = 0;
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 1 ||
+      value > kMaxWorkers) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "workers: got \"", whole, "\", allowed N or NxT (or cpu:NxT), N and T ",
+        "from 1 to ", kMaxWorkers));
+  }
+  return value;
+}
+
+// CLI11's own number checks name neither the option nor the unit well enough.
+CLI::Validator InRange(double low, double high) {
+  return CLI::Range(low, high);
+}
+
+void AddAddress(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Address and encryption";
+  app->add_option("--listen", o->listen,
+                  "HOST:PORT or [HOST]:PORT to accept on; port 0 takes a free "
+                  "one. Not loopback: needs TLS or --insecure")
+      ->group(group);
+  app->add_option("--port-file", o->port_file,
+                  "File that gets the bound port once the server answers")
+      ->group(group);
+  app->add_option("--tls-cert", o->tls_cert, "PEM file: certificate chain")
+      ->group(group);
+  app->add_option("--tls-key", o->tls_key, "PEM file: its private key")
+      ->group(group);
+  app->add_option("--tls-client-ca", o->tls_client_ca,
+                  "PEM file: clients must show a certificate signed by it")
+      ->group(group);
+  app->add_flag("--insecure", o->insecure,
+                "Plaintext on an address that is not loopback")
+      ->group(group);
+}
+
+void AddConnections(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Connections";
+  app->add_option("--max-connections", o->max_connections,
+                  "Connections open at once; one more is closed at once")
+      ->check(InRange(1, 1 << 20))
+      ->group(group);
+  app->add_option("--max-connection-age", o->max_connection_age,
+                  "Seconds, then the client is told to reconnect while its "
+                  "streams go on; 0: never")
+      ->check(InRange(0, 1e9))
+      ->group(group);
+  app->add_option("--max-connection-idle", o->max_connection_idle,
+                  "Seconds without a call until a connection is closed; 0: "
+                  "never")
+      ->check(InRange(0, 1e9))
+      ->group(group);
+  app->add_flag("--bdp-probe", o->bdp_probe,
+                "Let windows grow with the round trip: faster for distant "
+                "clients, up to 64 MiB more memory a stream")
+      ->group(group);
+  app->add_flag("--tcp-read-chunks", o->tcp_read_chunks,
+                "gRPC's reads in small pieces: slower, a little less memory")
+      ->group(group);
+}
+
+void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
+  const std::string group = "Work and memory";
+  app->add_option("--workers", *workers,
+                  "Partitions that quantize at once, as N or NxT: N of them "
+                  "on T threads each")
+      ->group(group);
+  app->add_option("--memory-budget", o->memory_budget,
+                  "Bytes for tensors in flight; streams wait for it. KiB, MiB "
+                  "and GiB are understood")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(InRange(1 << 20, 1e15))
+      ->group(group);
+  app->add_option("--max-tensor-bytes", o->max_tensor_bytes,
+                  "Bytes of one input tensor; larger ones are refused")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(InRange(1, 1e15))
+      ->group(group);
+  app->add_option("--max-streams", o->max_streams,
+                  "Quantize streams at once; one more is refused")
+      ->check(InRange(1, 100000))
+      ->group(group);
+  app->add_option("--max-open-tensors", o->max_open_tensors,
+                  "Tensors of one stream that are begun and not complete")
+      ->check(InRange(1, 100000))
+      ->group(group);
+  app->add_option("--max-plans", o->max_plans,
+                  "PlanCheckpoint calls at once; one more is refused")
+      ->check(InRange(1, 100000))
+      ->group(group);
+  app->add_option("--max-plan-tensors", o->max_plan_tensors,
+                  "Tensors of one plan")
+      ->check(InRange(1, 1e8))
+      ->group(group);
+  app->add_option("--max-plan-bytes", o->max_plan_bytes,
+                  "Bytes of one plan's requests")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(InRange(1, 1e12))
+      ->group(group);
+}
+
+void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Time and logs";
+  app->add_option("--stream-idle-timeout", o->stream_idle_timeout,
+                  "Seconds without progress by the client until its stream is "
+                  "ended")
+      ->check(InRange(0.1, 1e9))
+      ->group(group);
+  app->add_option("--drain-timeout", o->drain_timeout,
+                  "Seconds that running streams may go on after SIGTERM")
+      ->check(InRange(0, 1e9))
+      ->group(group);
+  app->add_option("--log-level", o->log_level,
+                  "debug, info, warning, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->group(group);
+}
+
+// "--listen" shows the text that makes an equal value again.
+CommandLine Print(std::string text) {
+  CommandLine out;
+  out.out = std::move(text);
+  return out;
+}
+
+CommandLine Refuse(std::string text) {
+  CommandLine out;
+  out.exit_code = 2;
+  out.error = absl::StrCat("quantd: ", text, "\n");
+  return out;
+}
+
+}  // namespace
+
+ServerOptions DefaultOptions() {
+  ServerOptions options;
+  options.workers.partitions = UsableCpus();
+  options.memory_budget =
+      std::min(options.memory_budget, UsableMemoryBytes() / 2);
+  return options;
+}
+
+absl::StatusOr<WorkerLayout> ParseWorkers(const std::string& text) {
+  std::string_view rest = text;
+  if (rest.substr(0, 4) == "cpu:") rest.remove_prefix(4);
+  WorkerLayout workers;
+  const size_t by = rest.find('x');
+  QS_ASSIGN_OR_RETURN(workers.partitions, ParseCount(text, rest.substr(0, by)));
+  if (by != std::string_view::npos) {
+    QS_ASSIGN_OR_RETURN(workers.threads, ParseCount(text, rest.substr(by + 1)));
+  }
+  return workers;
+}
+
+std::string FormatWorkers(const WorkerLayout& workers) {
+  if (workers.threads == 1) return absl::StrCat(workers.partitions);
+  return absl::StrCat(workers.partitions, "x", workers.threads);
+}
+
+absl::Status ValidateOptions(const ServerOptions& options) {
+  QS_ASSIGN_OR_RETURN(const ListenAddress address,
+                      ParseListenAddress(options.listen));
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError(
+        "tls-cert and tls-key: got one of them, allowed both or none");
+  }
+  if (!options.tls_client_ca.empty() && !options.tls()) {
+    return absl::InvalidArgumentError(
+        "tls-client-ca: got it without tls-cert and tls-key");
+  }
+  if (options.insecure && options.tls()) {
+    return absl::InvalidArgumentError(
+        "insecure: got it together with TLS, allowed one of them");
+  }
+  if (!address.loopback() && !options.tls() && !options.insecure) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "listen: got ", options.listen,
+        ", which is not loopback; allowed with tls-cert and tls-key, or with "
+        "insecure"));
+  }
+  return absl::OkStatus();
+}
+
+CommandLine ParseCommandLine(const std::vector<std::string>& args) {
+  CommandLine out;
+  out.options = DefaultOptions();
+  std::string workers = FormatWorkers(out.options.workers);
+  bool check_config = false;
+  CLI::App app("quantd: quantizes weights over gRPC", "quantd");
+  app.option_defaults()->always_capture_default();
+  app.set_version_flag("--version", std::string("quantd ") + kServerVersion);
+  CLI::Option* config = app.set_config(
+      "--config", "", "File with the same options (TOML or INI)");
+  CLI::Option* check =
+      app.add_flag("--check-config", check_config,
+                   "Print every option in force, in the form that --config "
+                   "reads, and end");
+  config->configurable(false);
+  check->configurable(false);
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  AddAddress(&app, &out.options);
+  AddConnections(&app, &out.options);
+  AddWork(&app, &out.options, &workers);
+  AddTimeAndLogs(&app, &out.options);
+  try {
+    std::vector<std::string> reversed(args.rbegin(), args.rend());
+    app.parse(std::move(reversed));
+  } catch (const CLI::ParseError& e) {
+    std::ostringstream text;
+    std::ostringstream error;
+    if (app.exit(e, text, error) == 0) return Print(text.str());
+    return Refuse(absl::StrCat(e.what(), " (see quantd --help)"));
+  }
+  absl::StatusOr<WorkerLayout> layout = ParseWorkers(workers);
+  if (!layout.ok()) return Refuse(std::string(layout.status().message()));
+  out.options.workers = *layout;
+  const absl::Status valid = ValidateOptions(out.options);
+  if (!valid.ok()) return Refuse(std::string(valid.message()));
+  if (check_config) return Print(app.config_to_str(true, true));
+  out.serve = true;
+  return out;
+}
+
+}  // namespace qs

@@ -1,0 +1,96 @@
+// ServerOptions: every limit and setting of quantd, in one place, with its
+// default, its unit and its effect; and the command line and config file that
+// set them. The same texts are in --help.
+#ifndef QS_SERVICE_SERVER_OPTIONS_H_
+#define QS_SERVICE_SERVER_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace qs {
+
+// Fixed by the protocol, not options.
+constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
+constexpr int64_t kRecommendedChunkBytes = int64_t{1} << 20;
+constexpr int64_t kMaxChunkBytes = int64_t{2} << 20;
+constexpr char kServerVersion[] = "0.1.0";
+constexpr char kApiVersion[] = "quant.v1";
+
+// `partitions` tensors parts are quantized at once, each on `threads` threads.
+struct WorkerLayout {
+  int partitions = 1;
+  int threads = 1;
+  bool operator==(const WorkerLayout&) const = default;
+};
+
+struct ServerOptions {
+  // --- address and encryption
+  // HOST:PORT or [HOST]:PORT; port 0 takes a free one. An address that is not
+  // loopback needs TLS or `insecure`.
+  std::string listen = "127.0.0.1:50051";
+  std::string port_file;      // gets the bound port as text; empty: none
+  std::string tls_cert;       // PEM file: certificate chain
+  std::string tls_key;        // PEM file: its private key
+  std::string tls_client_ca;  // PEM file: clients must show a certificate
+  bool insecure = false;      // plaintext on any address
+
+  // --- connections
+  int64_t max_connections = 2048;    // open at once; more are closed at once
+  double max_connection_age = 1800;  // seconds, then GOAWAY; streams go on; 0:
+                                     // never
+  double max_connection_idle = 900;  // seconds without a call; 0: never
+  bool bdp_probe = false;  // larger windows for distant clients, more memory
+  bool tcp_read_chunks = false;  // gRPC's chunked reads; off is faster
+
+  // --- work and memory
+  WorkerLayout workers;  // default: one a core, one thread each
+  int64_t memory_budget = int64_t{4} << 30;      // bytes for tensors in flight
+  int64_t max_tensor_bytes = int64_t{16} << 30;  // of one input tensor
+  int64_t max_streams = 64;           // Quantize streams on the whole server
+  int64_t max_open_tensors = 64;      // a stream, begun and not complete
+  int64_t max_plans = 8;              // PlanCheckpoint calls at once
+  int64_t max_plan_tensors = 200000;  // of one plan
+  int64_t max_plan_bytes = int64_t{64} << 20;  // of one plan's requests
+
+  // --- time, seconds
+  double stream_idle_timeout = 60;  // a stream without progress is ended
+  double drain_timeout = 25;  // after SIGTERM; then running calls are cancelled
+
+  // --- logs
+  std::string log_level = "info";  // debug, info, warning, error, off
+
+  bool tls() const { return !tls_cert.empty(); }
+};
+
+// The defaults of this machine: workers from the CPUs and memory_budget from
+// the memory that this process may use (affinity and cgroup limits counted).
+ServerOptions DefaultOptions();
+
+// "4", "cpu:4", "4x2" or "cpu:4x2".
+absl::StatusOr<WorkerLayout> ParseWorkers(const std::string& text);
+std::string FormatWorkers(const WorkerLayout& workers);
+
+// What the fields cannot say alone: TLS files come together, plaintext stays
+// on loopback. Errors: INVALID_ARGUMENT "option: got, allowed".
+absl::Status ValidateOptions(const ServerOptions& options);
+
+// What main is to do: serve with `options`, or print and return.
+struct CommandLine {
+  ServerOptions options;
+  bool serve = false;
+  int exit_code = 0;  // when not to serve: 0, or 2 for a wrong option
+  std::string out;    // for standard output: help, version, config
+  std::string error;  // for standard error
+};
+
+// `args` without the program's name. Flags win over the file of --config (TOML
+// or INI: max-streams = 8), which wins over the defaults.
+CommandLine ParseCommandLine(const std::vector<std::string>& args);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_SERVER_OPTIONS_H_

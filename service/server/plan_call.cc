@@ -1,0 +1,147 @@
+// Tested by tests/service/plan_call_test.cc.
+#include "service/server/plan_call.h"
+
+#include <grpcpp/server_context.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "service/server/error.h"
+#include "service/server/grpc_status.h"
+#include "service/server/log.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+using Clock = std::chrono::steady_clock;
+
+class PlanCall final : public PlanReactor {
+ public:
+  static PlanCall* New(PlanContext& plans, QuantizeContext& context,
+                       grpc::CallbackServerContext* call) {
+    const auto made = std::make_shared<PlanCall>(plans, context, call);
+    made->self_ = made;
+    return made.get();
+  }
+
+  PlanCall(PlanContext& plans, QuantizeContext& context,
+           grpc::CallbackServerContext* call)
+      : plans_(plans),
+        context_(context),
+        peer_(call->peer()),
+        input_(plans.limits),
+        lane_(context.pool().NewLane()) {
+    const absl::Status admitted = Admit(++plans_.calls);
+    if (admitted.ok()) {
+      StartRead(&request_);
+    } else {
+      End(admitted);
+    }
+  }
+
+  void OnReadDone(bool ok) override {
+    const absl::Status status = ok ? input_.Add(request_) : input_.Complete();
+    if (!status.ok()) return End(status);
+    if (ok) return StartRead(&request_);
+    {
+      absl::MutexLock lock(&mutex_);
+      planning_ = !ended_;
+      if (!planning_) return;
+    }
+    context_.pool().Submit(lane_,
+                           [self = self_](Backend&) { self->MakeResponses(); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(absl::CancelledError("cancelled"));
+    WriteNext();
+  }
+
+  void OnCancel() override { End(absl::CancelledError("cancelled")); }
+
+  void OnDone() override {
+    const std::chrono::duration<double> elapsed = Clock::now() - started_;
+    int64_t bytes = input_.bytes();
+    for (size_t i = 0; i < next_; ++i) {
+      bytes += static_cast<int64_t>(responses_[i].ByteSizeLong());
+    }
+    LogRpc("PlanCheckpoint", peer_, end_status_, bytes, elapsed.count());
+    --plans_.calls;
+    const std::shared_ptr<PlanCall> last = std::move(self_);
+  }
+
+ private:
+  absl::Status Admit(int64_t calls) const {
+    if (context_.draining()) return DrainingError();
+    if (calls <= plans_.max_calls) return absl::OkStatus();
+    return RetryableError(
+        absl::StatusCode::kResourceExhausted, "TOO_MANY_PLANS",
+        absl::StrCat("plans: got ", calls, ", allowed ", plans_.max_calls),
+        {{"allowed", absl::StrCat(plans_.max_calls)}});
+  }
+
+  // On a worker.
+  void MakeResponses() {
+    const absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
+    if (plan.ok()) responses_ = PlanToProto(*plan, input_.request().spec);
+    {
+      absl::MutexLock lock(&mutex_);
+      planning_ = false;
+      if (!plan.ok() && !ended_) {
+        ended_ = true;
+        end_status_ = plan.status();
+      }
+      if (ended_) return Finish(ToGrpcStatus(end_status_));
+    }
+    WriteNext();
+  }
+
+  void WriteNext() {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    if (next_ < responses_.size()) return StartWrite(&responses_[next_++]);
+    ended_ = true;
+    Finish(grpc::Status::OK);
+  }
+
+  void End(const absl::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    ended_ = true;
+    end_status_ = status;
+    if (!planning_) Finish(ToGrpcStatus(status));
+  }
+
+  // gRPC's hold on this; a queued or running plan has one of its own.
+  std::shared_ptr<PlanCall> self_;
+  PlanContext& plans_;
+  QuantizeContext& context_;
+  const std::string peer_;
+  const Clock::time_point started_ = Clock::now();
+  v1::PlanCheckpointRequest request_;
+  PlanInput input_;
+  const std::shared_ptr<WorkerPool::Lane> lane_;
+  std::vector<v1::PlanCheckpointResponse> responses_;
+  size_t next_ = 0;
+
+  absl::Mutex mutex_;
+  bool planning_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status end_status_;
+};
+
+}  // namespace
+
+PlanReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
+                            grpc::CallbackServerContext* call) {
+  return PlanCall::New(plans, context, call);
+}
+
+}  // namespace qs

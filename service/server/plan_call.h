@@ -1,0 +1,32 @@
+// PlanCall: one PlanCheckpoint call. Requests are collected in reactions; the
+// plan itself, up to a second for the largest, is made on a worker.
+#ifndef QS_SERVICE_SERVER_PLAN_CALL_H_
+#define QS_SERVICE_SERVER_PLAN_CALL_H_
+
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+
+#include "quant/v1/quantization.pb.h"
+#include "service/server/plan_convert.h"
+#include "service/stream/quantize_context.h"
+
+namespace qs {
+
+struct PlanContext {
+  PlanLimits limits;
+  int64_t max_calls = 0;
+  std::atomic<int64_t> calls{0};  // that are open
+};
+
+using PlanReactor = grpc::ServerBidiReactor<quant::v1::PlanCheckpointRequest,
+                                            quant::v1::PlanCheckpointResponse>;
+
+// The reactor for one call; gRPC drives it from now on. Errors end the call:
+// DRAINING, TOO_MANY_PLANS and those of PlanInput and MakePlan.
+PlanReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
+                            grpc::CallbackServerContext* call);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_SERVER_PLAN_CALL_H_

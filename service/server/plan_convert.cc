@@ -1,0 +1,253 @@
+// Tested by tests/service/plan_call_test.cc.
+#include "service/server/plan_convert.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "service/server/error.h"
+#include "service/server/proto_convert.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+constexpr size_t kMessageBytes = size_t{256} << 10;
+constexpr int kMaxTensorParallel = 4096;
+constexpr int kMaxDimensions = 64;
+
+absl::StatusOr<Engine> EngineFromProto(v1::Engine engine) {
+  switch (engine) {
+    case v1::ENGINE_UNSPECIFIED:
+      return Engine::kNone;
+    case v1::VLLM:
+      return Engine::kVllm;
+    case v1::TRANSFORMERS:
+      return Engine::kTransformers;
+    case v1::ENGINE_BITSANDBYTES:
+      return Engine::kBitsandbytes;
+    default:
+      return BadFieldError(
+          "config.target.engine",
+          absl::StrCat("got enum number ", static_cast<int>(engine),
+                       ", allowed 0 to 3"));
+  }
+}
+
+v1::PlanEntry::Action ActionToProto(TensorAction action) {
+  switch (action) {
+    case TensorAction::kQuantize:
+      return v1::PlanEntry::QUANTIZE;
+    case TensorAction::kCarry:
+      return v1::PlanEntry::CARRY;
+    case TensorAction::kTied:
+      return v1::PlanEntry::TIED;
+  }
+  return v1::PlanEntry::ACTION_UNSPECIFIED;
+}
+
+v1::PlanFile::Action ActionToProto(FileAction action) {
+  switch (action) {
+    case FileAction::kCopy:
+      return v1::PlanFile::COPY;
+    case FileAction::kRewrite:
+      return v1::PlanFile::REWRITE;
+    case FileAction::kSkip:
+      return v1::PlanFile::SKIP;
+  }
+  return v1::PlanFile::ACTION_UNSPECIFIED;
+}
+
+void ToProto(const PlanEntry& entry, v1::PlanEntry* out) {
+  out->set_name(entry.name);
+  out->set_action(ActionToProto(entry.action));
+  out->set_reason(entry.reason);
+  out->set_site(entry.site);
+  out->set_group(entry.group);
+  out->set_tied_to(entry.tied_to);
+  out->set_bytes_in(entry.bytes_in);
+  out->set_bytes_out(entry.bytes_out);
+  out->set_rows(entry.rows);
+  out->set_cols(entry.cols);
+}
+
+void ToProto(const PlanFile& file, v1::PlanFile* out) {
+  out->set_path(file.path);
+  out->set_action(ActionToProto(file.action));
+  out->set_reason(file.reason);
+}
+
+void ToProto(const Finding& finding, v1::Finding* out) {
+  out->set_severity(finding.severity == Severity::kError
+                        ? v1::Finding::ERROR
+                        : v1::Finding::WARNING);
+  out->set_tensor(finding.tensor);
+  out->set_rule(finding.rule);
+  out->set_text(finding.text);
+}
+
+v1::PlanEntry* AddTo(v1::PlanCheckpointResponse* response, const PlanEntry&) {
+  return response->mutable_entries()->add_entries();
+}
+v1::PlanFile* AddTo(v1::PlanCheckpointResponse* response, const PlanFile&) {
+  return response->mutable_files()->add_files();
+}
+v1::Finding* AddTo(v1::PlanCheckpointResponse* response, const Finding&) {
+  return response->mutable_findings()->add_findings();
+}
+
+template <typename Item>
+void Append(const std::vector<Item>& items,
+            std::vector<v1::PlanCheckpointResponse>* out) {
+  size_t room = 0;
+  for (const Item& item : items) {
+    if (room == 0) {
+      out->emplace_back();
+      room = kMessageBytes;
+    }
+    auto* added = AddTo(&out->back(), item);
+    ToProto(item, added);
+    room -= std::min(room, added->ByteSizeLong());
+  }
+}
+
+v1::PlanCheckpointResponse SummaryOf(const Plan& plan, const QuantSpec& spec) {
+  v1::PlanCheckpointResponse response;
+  v1::PlanSummary* summary = response.mutable_summary();
+  summary->set_architecture(plan.architecture);
+  summary->set_tensors(static_cast<int64_t>(plan.entries.size()));
+  summary->set_tensors_quantized(plan.tensors_quantized);
+  summary->set_bytes_in(plan.bytes_in);
+  summary->set_bytes_out(plan.bytes_out);
+  summary->set_refused(plan.refused);
+  summary->set_quantization_config_json(plan.quantization_config_json);
+  *summary->mutable_resolved() = SpecToProto(spec);
+  for (const std::string& engine : plan.engines) summary->add_engines(engine);
+  return response;
+}
+
+}  // namespace
+
+absl::Status PlanInput::Add(const v1::PlanCheckpointRequest& request) {
+  bytes_ += static_cast<int64_t>(request.ByteSizeLong());
+  if (bytes_ > limits_.max_bytes) {
+    return RpcError(absl::StatusCode::kResourceExhausted, "PLAN_TOO_LARGE",
+                    absl::StrCat("requests: got more than ", limits_.max_bytes,
+                                 " bytes, which are allowed"),
+                    {{"allowed", absl::StrCat(limits_.max_bytes)}});
+  }
+  if (request.message_case() == v1::PlanCheckpointRequest::kConfig) {
+    return AddConfig(request.config());
+  }
+  if (!has_config_) {
+    return BadFieldError("config", "the first message must be config");
+  }
+  switch (request.message_case()) {
+    case v1::PlanCheckpointRequest::kTensors:
+      return AddTensors(request.tensors());
+    case v1::PlanCheckpointRequest::kFiles:
+      return AddFiles(request.files());
+    default:
+      return BadFieldError("message", "got none, allowed tensors or files");
+  }
+}
+
+absl::Status PlanInput::AddConfig(const v1::PlanConfig& config) {
+  if (has_config_) return BadFieldError("config", "got it twice, allowed once");
+  has_config_ = true;
+  QS_ASSIGN_OR_RETURN(request_.spec, SpecFromProto(config.quantization(),
+                                                   "config.quantization"));
+  QS_ASSIGN_OR_RETURN(request_.engine,
+                      EngineFromProto(config.target().engine()));
+  if (config.target().has_tensor_parallel()) {
+    request_.tensor_parallel = config.target().tensor_parallel();
+  }
+  if (request_.tensor_parallel < 1 ||
+      request_.tensor_parallel > kMaxTensorParallel) {
+    return BadFieldError("config.target.tensor_parallel",
+                         absl::StrCat("got ", request_.tensor_parallel,
+                                      ", allowed 1 to ", kMaxTensorParallel));
+  }
+  request_.config_json = config.config_json();
+  request_.include = {config.include().begin(), config.include().end()};
+  request_.exclude = {config.exclude().begin(), config.exclude().end()};
+  return absl::OkStatus();
+}
+
+absl::Status PlanInput::AddTensors(const v1::TensorHeaders& headers) {
+  const int64_t total =
+      static_cast<int64_t>(request_.tensors.size()) + headers.tensors_size();
+  if (total > limits_.max_tensors) {
+    return RpcError(
+        absl::StatusCode::kResourceExhausted, "PLAN_TOO_LARGE",
+        absl::StrCat("tensors: got ", total, ", allowed ", limits_.max_tensors),
+        {{"allowed", absl::StrCat(limits_.max_tensors)}});
+  }
+  for (const v1::TensorHeader& header : headers.tensors()) {
+    const std::optional<DType> dtype = DTypeFromProto(header.dtype());
+    if (!dtype || header.shape_size() > kMaxDimensions || header.begin() < 0 ||
+        header.end() < header.begin() ||
+        std::any_of(header.shape().begin(), header.shape().end(),
+                    [](int64_t d) { return d < 0; })) {
+      return BadFieldError(
+          "tensors",
+          absl::StrCat("tensor \"", header.name(),
+                       "\": needs a dtype, at most ", kMaxDimensions,
+                       " dimensions of at least 0, and 0 <= begin <= end"));
+    }
+    request_.tensors.push_back({header.name(),
+                                *dtype,
+                                {header.shape().begin(), header.shape().end()},
+                                header.file(),
+                                header.begin(),
+                                header.end()});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanInput::AddFiles(const v1::FileList& files) {
+  for (const v1::CheckpointFile& file : files.files()) {
+    request_.files.push_back({file.path(), file.size_bytes()});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanInput::Complete() const {
+  if (has_config_) return absl::OkStatus();
+  return BadFieldError("config", "the stream ended without it");
+}
+
+absl::StatusOr<Plan> PlanWithReasons(const PlanRequest& request) {
+  absl::StatusOr<Plan> plan = MakePlan(request);
+  if (plan.ok()) return plan;
+  const absl::Status& status = plan.status();
+  if (status.code() == absl::StatusCode::kFailedPrecondition) {
+    return WithReason(status, "SOURCE_QUANTIZED");
+  }
+  if (status.code() != absl::StatusCode::kInvalidArgument) return status;
+  const absl::string_view text = status.message();
+  if (absl::StartsWith(text, "config.json")) {
+    return WithReason(status, "BAD_CONFIG_JSON");
+  }
+  if (absl::StrContains(text, "twice") ||
+      absl::StrContains(text, "duplicate")) {
+    return WithReason(status, "DUPLICATE_TENSOR");
+  }
+  return WithReason(status, "BAD_FIELD");
+}
+
+std::vector<v1::PlanCheckpointResponse> PlanToProto(const Plan& plan,
+                                                    const QuantSpec& spec) {
+  std::vector<v1::PlanCheckpointResponse> out;
+  Append(plan.entries, &out);
+  Append(plan.files, &out);
+  Append(plan.findings, &out);
+  out.push_back(SummaryOf(plan, spec));
+  return out;
+}
+
+}  // namespace qs

@@ -1,0 +1,27 @@
+// Tested by tests/service/server_test.cc.
+#include "service/server/quantize_service.h"
+
+#include "service/stream/quantize_reactor.h"
+
+namespace qs {
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>*
+QuantizeServiceImpl::Quantize(grpc::CallbackServerContext* call) {
+  return NewQuantizeReactor(context_, call);
+}
+
+PlanReactor* QuantizeServiceImpl::PlanCheckpoint(
+    grpc::CallbackServerContext* call) {
+  return NewPlanReactor(plans_, context_, call);
+}
+
+grpc::ServerUnaryReactor* QuantizeServiceImpl::GetCapabilities(
+    grpc::CallbackServerContext* call, const quant::v1::GetCapabilitiesRequest*,
+    quant::v1::Capabilities* response) {
+  *response = capabilities_;
+  grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace qs

@@ -1,0 +1,44 @@
+// QuantizeServiceImpl: the RPCs of quant.v1.QuantizeService, each handed to the
+// class that implements it. Nothing here blocks.
+#ifndef QS_SERVICE_SERVER_QUANTIZE_SERVICE_H_
+#define QS_SERVICE_SERVER_QUANTIZE_SERVICE_H_
+
+#include "quant/v1/quantization.grpc.pb.h"
+#include "service/server/plan_call.h"
+#include "service/stream/quantize_context.h"
+
+namespace qs {
+
+// Quantize through raw byte buffers, the rest through messages.
+using QuantizeServiceBase =
+    quant::v1::QuantizeService::WithRawCallbackMethod_Quantize<
+        quant::v1::QuantizeService::WithCallbackMethod_PlanCheckpoint<
+            quant::v1::QuantizeService::WithCallbackMethod_GetCapabilities<
+                quant::v1::QuantizeService::Service>>>;
+
+class QuantizeServiceImpl final : public QuantizeServiceBase {
+ public:
+  // The contexts outlive the gRPC server.
+  QuantizeServiceImpl(QuantizeContext& context, PlanContext& plans,
+                      quant::v1::Capabilities capabilities)
+      : context_(context),
+        plans_(plans),
+        capabilities_(std::move(capabilities)) {}
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Quantize(
+      grpc::CallbackServerContext* call) override;
+  PlanReactor* PlanCheckpoint(grpc::CallbackServerContext* call) override;
+  grpc::ServerUnaryReactor* GetCapabilities(
+      grpc::CallbackServerContext* call,
+      const quant::v1::GetCapabilitiesRequest* request,
+      quant::v1::Capabilities* response) override;
+
+ private:
+  QuantizeContext& context_;
+  PlanContext& plans_;
+  const quant::v1::Capabilities capabilities_;
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_SERVER_QUANTIZE_SERVICE_H_

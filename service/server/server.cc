@@ -1,0 +1,194 @@
+// Tested by tests/service/server_test.cc.
+#include "service/server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <malloc.h>
+
+#include <chrono>
+#include <climits>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
+#include "kernels/base/status_macros.h"
+#include "service/server/acceptor.h"
+#include "service/server/capabilities.h"
+#include "service/server/channel_arguments.h"
+#include "service/server/log.h"
+#include "service/server/quantize_service.h"
+#include "service/server/self_ping.h"
+#include "service/server/tls.h"
+
+namespace qs {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+constexpr milliseconds kPollInterval{50};
+// How long a stream that is ended may take to get its last message out.
+constexpr milliseconds kEndGrace{500};
+// How long Shutdown waits for calls that were told to end.
+constexpr milliseconds kShutdownGrace{2000};
+
+QuantizeContextOptions ContextOptions(const ServerOptions& options) {
+  QuantizeContextOptions out;
+  out.limits = LimitsOf(options);
+  out.stream_idle_timeout = absl::Seconds(options.stream_idle_timeout);
+  out.workers = options.workers.partitions;
+  out.make_backend = [threads = options.workers.threads] {
+    return NewCpuBackend(threads);
+  };
+  return out;
+}
+
+// Written aside and renamed, so that a reader never sees half a number.
+absl::Status WritePortFile(const std::string& path, int port) {
+  const std::string aside = path + ".new";
+  std::ofstream out(aside);
+  out << port << "\n";
+  out.close();
+  if (out && std::rename(aside.c_str(), path.c_str()) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(
+      absl::StrCat("port-file: cannot write \"", path, "\""));
+}
+
+}  // namespace
+
+class Server::Impl {
+ public:
+  explicit Impl(const ServerOptions& options)
+      : options_(options),
+        context_(ContextOptions(options)),
+        plans_{{options.max_plan_tensors, options.max_plan_bytes},
+               options.max_plans},
+        service_(context_, plans_,
+                 MakeCapabilities(
+                     options,
+                     NewCpuBackend(options.workers.threads)->description())) {}
+
+  ~Impl() { Stop(); }
+
+  absl::Status Start() {
+    QS_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(options_));
+    QS_ASSIGN_OR_RETURN(const ListenAddress address,
+                        ParseListenAddress(options_.listen));
+    QS_ASSIGN_OR_RETURN(Listener listener, Listen(address));
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    SetChannelArguments(options_, &builder);
+    handoff_ = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        credentials);
+    builder.RegisterService(&service_);
+    acceptor_.emplace(
+        std::move(listener), options_.max_connections,
+        [this](int listener_fd, int fd) { HandOver(listener_fd, fd); });
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr) return absl::InternalError("gRPC did not start");
+    SetServing("liveness", true);
+    SetServing("readiness", true);
+    ping_.emplace(server_.get());
+    acceptor_->Start();
+    if (options_.port_file.empty()) return absl::OkStatus();
+    return WritePortFile(options_.port_file, acceptor_->port());
+  }
+
+  void Drain(const std::function<bool()>& hurry) {
+    SetServing("readiness", false);
+    SetServing("", false);
+    context_.StartDraining();
+    const std::chrono::duration<double> grace(options_.drain_timeout);
+    WaitForStreams(
+        steady_clock::now() + std::chrono::duration_cast<milliseconds>(grace),
+        hurry);
+    Log(LogLevel::kInfo, "drained",
+        {{"streams_left", context_.live_streams()}});
+    Stop();
+  }
+
+  int port() const { return acceptor_->port(); }
+  QuantizeContext& context() { return context_; }
+
+ private:
+  void HandOver(int listener_fd, int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters
+        connection;
+    connection.listener_fd = listener_fd;
+    connection.fd = fd;
+    handoff_->HandleNewConnection(&connection);
+  }
+
+  void WaitForStreams(steady_clock::time_point end,
+                      const std::function<bool()>& hurry) {
+    while (context_.live_streams() > 0 && !hurry() &&
+           steady_clock::now() < end) {
+      std::this_thread::sleep_for(kPollInterval);
+    }
+  }
+
+  void SetServing(const std::string& name, bool serving) {
+    server_->GetHealthCheckService()->SetServingStatus(name, serving);
+  }
+
+  void Stop() {
+    if (acceptor_) acceptor_->Stop();
+    ping_.reset();
+    if (server_ == nullptr) return;
+    context_.StartDraining();
+    context_.EndAll();
+    WaitForStreams(steady_clock::now() + kEndGrace, [] { return false; });
+    context_.CancelAll();
+    server_->Shutdown(system_clock::now() + kShutdownGrace);
+    server_->Wait();
+    server_.reset();
+  }
+
+  const ServerOptions options_;
+  QuantizeContext context_;
+  PlanContext plans_;
+  QuantizeServiceImpl service_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;
+  std::optional<Acceptor> acceptor_;
+  std::unique_ptr<grpc::Server> server_;
+  std::optional<SelfPing> ping_;
+};
+
+void Server::PrepareProcess(bool tcp_read_chunks) {
+  // Memory that was touched once stays: returning and faulting it again costs
+  // more than the transfer.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  mallopt(M_TOP_PAD, 64 << 20);
+  if (!tcp_read_chunks) setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks", 0);
+  std::signal(SIGPIPE, SIG_IGN);
+  RaiseDescriptorLimit();
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(
+    const ServerOptions& options) {
+  QS_RETURN_IF_ERROR(ValidateOptions(options));
+  auto impl = std::make_unique<Impl>(options);
+  QS_RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() = default;
+
+int Server::port() const { return impl_->port(); }
+QuantizeContext& Server::context() { return impl_->context(); }
+void Server::Drain(const std::function<bool()>& hurry) { impl_->Drain(hurry); }
+
+}  // namespace qs

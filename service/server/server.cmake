@@ -1,0 +1,28 @@
+# Everything of the server but main, so that tests and benchmarks run it in
+# their own process.
+add_library(qs_service STATIC
+  server/acceptor.cc
+  server/capabilities.cc
+  server/channel_arguments.cc
+  server/error.cc
+  server/grpc_status.cc
+  server/listen_address.cc
+  server/log.cc
+  server/machine.cc
+  server/options.cc
+  server/plan_call.cc
+  server/plan_convert.cc
+  server/proto_convert.cc
+  server/quantize_service.cc
+  server/self_ping.cc
+  server/server.cc
+  server/tls.cc)
+target_link_libraries(qs_service
+  PUBLIC qs_quant qs_proto_grpc absl::synchronization absl::time
+  PRIVATE gRPC::grpc++_reflection spdlog::spdlog OpenSSL::Crypto
+    nlohmann_json::nlohmann_json)
+include(stream/stream.cmake)
+
+add_executable(quantd server/main.cc)
+target_link_libraries(quantd PRIVATE qs_service)
+install(TARGETS quantd RUNTIME DESTINATION bin)

@@ -1,0 +1,111 @@
+// Tested by tests/service/quantize_stream_test.cc.
+#include "service/stream/quantize_reactor.h"
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/slice.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "service/server/grpc_status.h"
+#include "service/server/log.h"
+#include "service/stream/quantize_session.h"
+
+namespace qs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void DropOwner(void* owner) {
+  delete static_cast<std::shared_ptr<const void>*>(owner);
+}
+
+// The payload is not copied: the slice keeps its owner until it is sent.
+grpc::ByteBuffer ToByteBuffer(OutMessage message) {
+  std::vector<grpc::Slice> slices;
+  slices.emplace_back(message.head);
+  if (!message.payload.empty()) {
+    slices.emplace_back(const_cast<uint8_t*>(message.payload.data()),
+                        message.payload.size(), DropOwner,
+                        new std::shared_ptr<const void>(message.owner));
+  }
+  return grpc::ByteBuffer(slices.data(), slices.size());
+}
+
+class QuantizeReactor final
+    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+      private SessionTransport {
+ public:
+  QuantizeReactor(QuantizeContext& context, grpc::CallbackServerContext* call)
+      : call_(call), peer_(call->peer()) {
+    session_ = QuantizeSession::Start(context, *this);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      return call_->IsCancelled() ? session_->OnCancel()
+                                  : session_->OnReadEnd();
+    }
+    bytes_ += static_cast<int64_t>(in_.Length());
+    // Not members: the next message may come while this one is taken in.
+    std::vector<grpc::Slice> slices;
+    if (!in_.Dump(&slices).ok()) return session_->OnCancel();
+    std::vector<ByteSpan> spans;
+    spans.reserve(slices.size());
+    for (const grpc::Slice& slice : slices) {
+      if (slice.size() > 0) spans.emplace_back(slice.begin(), slice.size());
+    }
+    in_.Clear();
+    session_->OnRequest(spans);
+  }
+
+  void OnWriteDone(bool ok) override {
+    out_.Clear();
+    session_->OnWriteDone(ok);
+  }
+
+  void OnCancel() override { session_->OnCancel(); }
+
+  void OnDone() override {
+    const std::chrono::duration<double> elapsed = Clock::now() - started_;
+    LogRpc("Quantize", peer_, status_, bytes_, elapsed.count());
+    delete this;
+  }
+
+ private:
+  void StartRead() override { ServerBidiReactor::StartRead(&in_); }
+
+  void StartWrite(OutMessage message) override {
+    out_ = ToByteBuffer(std::move(message));
+    bytes_ += static_cast<int64_t>(out_.Length());
+    ServerBidiReactor::StartWrite(&out_);
+  }
+
+  void Abort(const absl::Status&) override { call_->TryCancel(); }
+
+  void Finish(const absl::Status& status) override {
+    status_ = status;
+    ServerBidiReactor::Finish(ToGrpcStatus(status));
+  }
+
+  grpc::CallbackServerContext* const call_;
+  const std::string peer_;
+  const Clock::time_point started_ = Clock::now();
+  std::shared_ptr<QuantizeSession> session_;
+  grpc::ByteBuffer in_;
+  grpc::ByteBuffer out_;
+  std::atomic<int64_t> bytes_{0};
+  absl::Status status_;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* NewQuantizeReactor(
+    QuantizeContext& context, grpc::CallbackServerContext* call) {
+  return new QuantizeReactor(context, call);
+}
+
+}  // namespace qs

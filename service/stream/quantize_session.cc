@@ -1,0 +1,374 @@
+// Tested by tests/service/quantize_stream_test.cc.
+#include "service/stream/quantize_session.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "service/server/error.h"
+
+namespace qs {
+namespace {
+
+// A stream does not read on while so many of its tiles wait for a worker: more
+// would only be memory, and the queue stays bounded.
+constexpr int64_t kMaxTilesQueued = TensorJob::kMaxTilesQueued;
+
+// Which of our errors a tile's or Finish's status is.
+absl::Status ComputeError(const absl::Status& status) {
+  const std::string text(status.message());
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return RpcError(status.code(), "NON_FINITE_INPUT", text);
+    case absl::StatusCode::kResourceExhausted:
+      return RetryableError(status.code(), "MEMORY_BUDGET", text);
+    case absl::StatusCode::kCancelled:
+      return status;
+    default:
+      return absl::InternalError(text);
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<QuantizeSession> QuantizeSession::Start(
+    QuantizeContext& context, SessionTransport& transport) {
+  const std::shared_ptr<QuantizeSession> session(
+      new QuantizeSession(context, transport));
+  const absl::Status admitted = context.Admit(session);
+  session->admitted_ = admitted.ok();
+  if (admitted.ok()) {
+    session->ContinueReading();
+  } else {
+    session->End(admitted);
+  }
+  return session;
+}
+
+QuantizeSession::QuantizeSession(QuantizeContext& context,
+                                 SessionTransport& transport)
+    : context_(context),
+      transport_(transport),
+      tiles_(context.pool().NewLane()),
+      emits_(context.pool().NewLane()),
+      input_(*this, context.limits(), context.budget(), cancelled_) {}
+
+QuantizeSession::~QuantizeSession() {
+  if (admitted_) context_.Remove(this);
+}
+
+// ------------------------------------------------------------------- reading
+
+void QuantizeSession::OnRequest(std::span<const ByteSpan> slices) {
+  {
+    absl::MutexLock lock(&mutex_);
+    reading_ = false;
+  }
+  absl::Status status;
+  bool reads_on = false;
+  {
+    absl::MutexLock lock(&input_mutex_);
+    if (cancelled_) return;
+    const bool parsed = ParseRequest(slices, &request_);
+    // The next message may travel while this one is copied: it is taken in
+    // after this one, by the lock. A chunk never parks the stream.
+    reads_on = parsed && request_.is_chunk && ReadAhead();
+    status = parsed ? input_.OnRequest(request_)
+                    : RpcError(absl::StatusCode::kInvalidArgument,
+                               "MALFORMED_MESSAGE",
+                               "message: bytes that are no QuantizeRequest");
+    if (status.ok() && input_.parked()) return;
+  }
+  if (!status.ok()) return End(status);
+  if (!reads_on) ContinueReading();
+}
+
+bool QuantizeSession::ReadAhead() {
+  absl::MutexLock lock(&mutex_);
+  if (ended_ || tiles_queued_ >= kMaxTilesQueued) return false;
+  reading_ = true;
+  read_since_ = Clock::now();
+  transport_.StartRead();
+  return true;
+}
+
+void QuantizeSession::OnReadEnd() {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&input_mutex_);
+    if (cancelled_) return;
+    status = input_.OnHalfClose();
+  }
+  if (!status.ok()) return End(status);
+  {
+    absl::MutexLock lock(&mutex_);
+    reading_ = false;
+    half_closed_ = true;
+    QueueSummaryIfDone();
+  }
+  Pump();
+}
+
+void QuantizeSession::ContinueReading() {
+  absl::MutexLock lock(&mutex_);
+  if (ended_) return;
+  read_held_ = tiles_queued_ >= kMaxTilesQueued;
+  if (read_held_) return;
+  reading_ = true;
+  read_since_ = Clock::now();
+  transport_.StartRead();
+}
+
+ByteBudget::Granted QuantizeSession::WhenRoom() {
+  return [weak = weak_from_this()](Reservation reservation) {
+    if (const auto session = weak.lock()) {
+      session->OnRoom(std::move(reservation));
+    }
+  };
+}
+
+void QuantizeSession::OnRoom(Reservation reservation) {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&input_mutex_);
+    // An ended stream has left the line; the bytes go to the next one.
+    if (cancelled_) return;
+    status = input_.OnRoom(std::move(reservation));
+  }
+  if (!status.ok()) return End(status);
+  ContinueReading();
+}
+
+void QuantizeSession::Accepted(const quant::v1::QuantizationConfig& resolved,
+                               bool with_digest) {
+  // Before the first tensor, so nobody emits yet.
+  if (!with_digest) output_.LeaveOutDigest();
+  quant::v1::QuantizeResponse response;
+  *response.mutable_accepted()->mutable_resolved() = resolved;
+  *response.mutable_accepted()->mutable_limits() = context_.limits();
+  Send({EncodeResponse(response), nullptr});
+}
+
+void QuantizeSession::TensorBegun() {
+  absl::MutexLock lock(&mutex_);
+  ++tensors_pending_;
+}
+
+// ----------------------------------------------------------------- computing
+
+void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job, int64_t tile) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    ++tiles_queued_;
+  }
+  context_.pool().Submit(
+      tiles_, [self = shared_from_this(), job = std::move(job),
+               tile](Backend& backend) { self->RunTile(job, tile, backend); });
+}
+
+void QuantizeSession::RunTile(const std::shared_ptr<TensorJob>& job,
+                              int64_t tile, Backend& backend) {
+  if (cancelled_) return;
+  const TensorJob::Outcome outcome = job->RunTile(tile, backend);
+  if (!outcome.error.ok()) return End(ComputeError(outcome.error));
+  if (outcome.frame_due) Emit({job});
+  if (outcome.all_done) FinishTensor(job, backend);
+  TileLeft();
+}
+
+void QuantizeSession::TileLeft() {
+  absl::MutexLock lock(&mutex_);
+  --tiles_queued_;
+  read_since_ = Clock::now();
+  if (ended_ || !read_held_ || tiles_queued_ > kMaxTilesQueued / 2) return;
+  read_held_ = false;
+  reading_ = true;
+  transport_.StartRead();
+}
+
+void QuantizeSession::FinishTensor(const std::shared_ptr<TensorJob>& job,
+                                   Backend& backend) {
+  const absl::Status status = job->Finish(backend);
+  if (!status.ok()) return End(ComputeError(status));
+  Emit({job, /*finished=*/true});
+}
+
+void QuantizeSession::Emit(Emission emission) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    to_emit_.push_back(std::move(emission));
+    if (to_emit_.size() > 1) return;  // somebody emits
+  }
+  SubmitEmit();
+}
+
+void QuantizeSession::SubmitEmit() {
+  context_.pool().Submit(
+      emits_, [self = shared_from_this()](Backend&) { self->EmitNext(); });
+}
+
+// One frame a task, so that streams take turns and a cancelled one stops.
+void QuantizeSession::EmitNext() {
+  Emission emission;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    emission = to_emit_.front();
+  }
+  StreamOutput::Step step;
+  bool sends = true;
+  if (emission.finished) {
+    step = output_.Next(emission.job);
+  } else if (auto frame = output_.Early(emission.job)) {
+    step.message = *std::move(frame);
+  } else {
+    sends = false;
+  }
+  bool more = true;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    if (sends) {
+      to_write_.push_back({std::move(step.message),
+                           step.report ? std::move(emission.job) : nullptr});
+    }
+    if (step.report || !sends) {
+      to_emit_.pop_front();
+      more = !to_emit_.empty();
+    }
+    if (step.report) {
+      --tensors_pending_;
+      QueueSummaryIfDone();
+    }
+  }
+  if (more) SubmitEmit();
+  Pump();
+}
+
+// ------------------------------------------------------------------- writing
+
+void QuantizeSession::QueueSummaryIfDone() {
+  if (!half_closed_ || tensors_pending_ > 0 || summary_queued_ || ended_) {
+    return;
+  }
+  summary_queued_ = true;
+  const std::chrono::duration<double> elapsed = Clock::now() - started_;
+  to_write_.push_back({output_.Summary(elapsed.count()), nullptr});
+}
+
+void QuantizeSession::Send(Outgoing outgoing) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    to_write_.push_back(std::move(outgoing));
+  }
+  Pump();
+}
+
+void QuantizeSession::Pump() {
+  OutMessage message;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (writing_ || ended_) return;
+    if (to_write_.empty()) {
+      if (!summary_queued_) return;
+      ended_ = true;
+      return FinishIfIdle();
+    }
+    message = std::move(to_write_.front().message);
+    writing_done_with_ = std::move(to_write_.front().done_with);
+    to_write_.pop_front();
+    writing_ = true;
+    write_since_ = Clock::now();
+  }
+  transport_.StartWrite(std::move(message));
+}
+
+void QuantizeSession::OnWriteDone(bool ok) {
+  std::shared_ptr<TensorJob> done_with;  // dropped without the lock
+  {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    done_with = std::move(writing_done_with_);
+    read_since_ = Clock::now();
+    FinishIfIdle();
+  }
+  done_with.reset();
+  if (!ok) return OnCancel();
+  Pump();
+}
+
+// -------------------------------------------------------------------- ending
+
+void QuantizeSession::OnCancel() { End(absl::CancelledError("cancelled")); }
+
+void QuantizeSession::End(const absl::Status& status) {
+  // Freed without the locks, since that may wake other streams.
+  std::deque<Emission> to_emit;
+  std::deque<Outgoing> to_write;
+  StreamInput::Jobs jobs;
+  std::optional<ByteBudget::Ticket> ticket;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return;
+    ended_ = true;
+    cancelled_ = true;
+    end_status_ = status;
+    to_emit.swap(to_emit_);
+    to_write.swap(to_write_);
+    FinishIfIdle();
+  }
+  {
+    absl::MutexLock lock(&input_mutex_);
+    jobs = input_.TakeJobs();
+    ticket = input_.TakeTicket();
+  }
+  if (ticket) context_.budget().Abandon(*ticket);
+  context_.pool().Drop(tiles_);
+  context_.pool().Drop(emits_);
+}
+
+void QuantizeSession::FinishIfIdle() {
+  // A write in flight completes first: gRPC allows no Finish beside it.
+  if (!ended_ || finished_ || writing_ || aborting_) return;
+  finished_ = true;
+  transport_.Finish(end_status_);
+}
+
+void QuantizeSession::Abort(const absl::Status& status) {
+  End(status);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finished_ || aborting_) return;
+    aborting_ = true;
+  }
+  transport_.Abort(status);
+  absl::MutexLock lock(&mutex_);
+  aborting_ = false;
+  FinishIfIdle();
+}
+
+bool QuantizeSession::StalledAt(Clock::time_point now) const {
+  const auto limit = absl::ToChronoNanoseconds(context_.stream_idle_timeout());
+  if (finished_) return false;
+  if (writing_) return now - write_since_ > limit;
+  const bool only_reading = reading_ && !ended_ && tiles_queued_ == 0 &&
+                            to_emit_.empty() && to_write_.empty();
+  return only_reading && now - read_since_ > limit;
+}
+
+void QuantizeSession::EndIfStalled(Clock::time_point now) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!StalledAt(now)) return;
+  }
+  Abort(RpcError(
+      absl::StatusCode::kDeadlineExceeded, "STREAM_STALLED",
+      absl::StrCat("stream: the client neither sent nor took a message for ",
+                   absl::FormatDuration(context_.stream_idle_timeout()))));
+}
+
+}  // namespace qs

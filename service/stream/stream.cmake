@@ -1,0 +1,15 @@
+find_library(QS_ISAL isal REQUIRED)
+
+target_sources(qs_service PRIVATE
+  stream/byte_budget.cc
+  stream/crc32c.cc
+  stream/digest.cc
+  stream/quantize_context.cc
+  stream/quantize_reactor.cc
+  stream/quantize_session.cc
+  stream/stream_input.cc
+  stream/stream_output.cc
+  stream/tensor_job.cc
+  stream/wire.cc
+  stream/worker_pool.cc)
+target_link_libraries(qs_service PUBLIC OpenSSL::Crypto ${QS_ISAL})

@@ -1,0 +1,101 @@
+// StreamInput: the request side of one Quantize stream — which message may
+// come when, what it must contain, and where a chunk's bytes go. Every error
+// that the .proto lists for a request is made here.
+//
+// Knows no transport and starts no work: its host is told what became due.
+// Thread: one caller at a time.
+#ifndef QS_SERVICE_STREAM_STREAM_INPUT_H_
+#define QS_SERVICE_STREAM_STREAM_INPUT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "quant/quant_spec.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/tensor_job.h"
+#include "service/stream/wire.h"
+
+namespace qs {
+
+class StreamInput {
+ public:
+  using Jobs = std::map<int64_t, std::shared_ptr<TensorJob>>;
+
+  // Called from within On*; must not call back into the StreamInput.
+  class Host {
+   public:
+    virtual ~Host() = default;
+    // The config is good; `resolved` has every default filled in.
+    virtual void Accepted(const quant::v1::QuantizationConfig& resolved,
+                          bool with_digest) = 0;
+    virtual void TensorBegun() = 0;
+    virtual void TileDue(std::shared_ptr<TensorJob> job, int64_t tile) = 0;
+    // What to call when memory is free for a parked tensor: it leads to
+    // OnRoom, not from within On*.
+    virtual ByteBudget::Granted WhenRoom() = 0;
+  };
+
+  // `cancelled` stops the jobs; all must outlive the StreamInput, and
+  // `cancelled` the jobs.
+  StreamInput(Host& host, const quant::v1::Limits& limits, ByteBudget& budget,
+              const std::atomic<bool>& cancelled)
+      : host_(host), limits_(limits), budget_(budget), cancelled_(cancelled) {}
+
+  // All return the error that ends the stream. After one, or while parked(),
+  // no further call but TakeJobs and TakeTicket.
+  absl::Status OnRequest(const ParsedRequest& request);
+  absl::Status OnHalfClose() const;
+  // The parked tensor's memory.
+  absl::Status OnRoom(Reservation reservation);
+
+  // A tensor waits for memory: read nothing until OnRoom was called.
+  bool parked() const { return parked_.has_value(); }
+
+  // For the stream's end: what is held, handed over so that the caller can
+  // free it without its locks.
+  Jobs TakeJobs();
+  // The place in the budget's line, or nullopt.
+  std::optional<ByteBudget::Ticket> TakeTicket();
+
+ private:
+  struct Parked {
+    int64_t handle;
+    TensorInfo info;
+    ByteBudget::Ticket ticket = 0;
+  };
+
+  absl::Status OnConfig(const quant::v1::QuantizeConfig& config);
+  absl::Status OnTensor(const quant::v1::TensorBegin& begin);
+  absl::Status OnChunk(const ChunkView& chunk);
+  absl::Status OnChunkMessage(const quant::v1::Chunk& message);
+
+  absl::Status CheckBegin(const quant::v1::TensorBegin& begin) const;
+  // Bytes to reserve, or why the tensor is refused.
+  absl::StatusOr<int64_t> RoomFor(const TensorInfo& info) const;
+  absl::Status Reserve(int64_t bytes, int64_t handle, TensorInfo info);
+  QuantizeOptions JobOptions() const;
+  absl::Status Open(int64_t handle, TensorInfo info, Reservation reservation);
+
+  absl::StatusOr<TensorJob*> FindOpen(int64_t handle) const;
+  // The checks that data and float_values share.
+  absl::Status CheckRoomInTensor(const TensorJob& job, int64_t bytes) const;
+  absl::Status Advance(TensorJob* job, bool last);
+
+  Host& host_;
+  const quant::v1::Limits& limits_;
+  ByteBudget& budget_;
+  const std::atomic<bool>& cancelled_;
+  std::optional<QuantSpec> spec_;
+  bool error_report_ = true;
+  Jobs open_;  // by handle: begun and not completely received
+  std::optional<Parked> parked_;
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_STREAM_STREAM_INPUT_H_

@@ -1,0 +1,127 @@
+// TensorJob: one tensor of a Quantize stream from its begin message until its
+// last frame is written, with the memory it was allowed.
+//
+// The reader fills it from the front; tiles become due as their bytes are
+// there; workers run them; the worker that completes the last one also calls
+// Finish. Whole frames of the first output are sent while later tiles run. The
+// three parts touch different members.
+// Thread: Fill* and NextDueTile from the reader; RunTile from any worker; the
+// sender is one at a time.
+#ifndef QS_SERVICE_STREAM_TENSOR_JOB_H_
+#define QS_SERVICE_STREAM_TENSOR_JOB_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "quant/tensor_quantizer.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/wire.h"
+
+namespace qs {
+
+class TensorJob {
+ public:
+  // Tiles of one tensor that are begun and have not run: the stream's queue
+  // (kMaxTilesQueued) and what two more messages begin.
+  static constexpr int64_t kMaxTilesQueued = 32;
+  static constexpr int64_t kMaxTilesHeld = kMaxTilesQueued + 8;
+  // Memory beside what the quantizer's estimate counts: names, tables, queue
+  // entries. Bounds the number of small tensors in flight.
+  static constexpr int64_t kOverhead = 16 << 10;
+  // Data bytes of one frame, but for the last of an output tensor.
+  static constexpr int64_t kFrameBytes = int64_t{1} << 20;
+
+  // Errors: TensorQuantizer::Create's.
+  static absl::StatusOr<std::shared_ptr<TensorJob>> Create(
+      int64_t handle, const QuantSpec& spec, TensorInfo info,
+      const QuantizeOptions& options, Reservation reservation);
+
+  int64_t handle() const { return handle_; }
+  const TensorInfo& info() const { return quantizer_->info(); }
+
+  // --- the reader's part
+  int64_t received() const { return received_; }
+  int64_t missing() const { return quantizer_->input_bytes() - received_; }
+  // REQUIRES: no more bytes than missing(). Errors: RESOURCE_EXHAUSTED.
+  absl::Status Fill(std::span<const ByteSpan> pieces);
+  // Values converted to the tensor's dtype; the same limit and errors.
+  absl::Status FillFloats(std::span<const float> values);
+  // The client has marked its last chunk; the last tile waits for it.
+  void Complete() { complete_ = true; }
+  bool complete() const { return complete_; }
+  // Each tile once, in order, as soon as it may run.
+  std::optional<int64_t> NextDueTile();
+
+  // --- the workers' part
+  struct Outcome {
+    bool all_done = false;  // true for one caller: every tile is done, all OK
+    // True for one caller until StreamedBytes said that there is no more: a
+    // frame of the first output can be sent.
+    bool frame_due = false;
+    absl::Status error;  // for one caller: the tensor's first bad tile
+  };
+  // An error waits until all lower tiles are done, so that the one that is
+  // reported is the lowest, whoever ran first.
+  Outcome RunTile(int64_t tile, Backend& backend);
+  // REQUIRES: all_done was returned. Keeps only the output's bytes reserved,
+  // and the result.
+  absl::Status Finish(Backend& backend);
+
+  // --- the sender's part
+  // The first output from its front; see StreamedBytes.
+  const StreamedOutput& streamed() const { return streamed_; }
+  // How much of it is final. `sent` of it are sent; when what is left is no
+  // whole frame, the next Outcome with a frame says frame_due again.
+  int64_t StreamedBytes(int64_t sent);
+  // After Finish.
+  const QuantizedTensor& result() const { return result_; }
+
+  // What of the tensor is sent: StreamOutput's.
+  struct Cursor {
+    size_t output = 0;
+    int64_t offset = 0;  // in that output
+  };
+  Cursor cursor;
+
+ private:
+  TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
+            Reservation reservation);
+  absl::Status Append(ByteSpan bytes);
+  int64_t StreamedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Outcome Record(int64_t tile, absl::Status status);
+
+  // First member: destroyed, and so given back, after the memory is free.
+  Reservation reservation_;
+  const int64_t handle_;
+  const std::unique_ptr<TensorQuantizer> quantizer_;
+  const StreamedOutput streamed_;
+  const int64_t num_tiles_;
+  QuantizedTensor result_;
+
+  int64_t received_ = 0;
+  uint8_t* fill_ = nullptr;  // where the next byte goes
+  int64_t fill_end_ = 0;     // of the tile that is being filled
+  int64_t fill_tile_ = 0;    // the next one
+  int64_t next_tile_ = 0;
+  bool complete_ = false;
+
+  absl::Mutex mutex_;
+  std::vector<bool> done_ ABSL_GUARDED_BY(mutex_);
+  int64_t first_open_ ABSL_GUARDED_BY(mutex_) = 0;  // all below are done
+  int64_t failed_tile_ ABSL_GUARDED_BY(mutex_);     // num_tiles_: none
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  bool reported_ ABSL_GUARDED_BY(mutex_) = false;
+  bool frame_due_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t frames_end_ ABSL_GUARDED_BY(mutex_) = 0;  // sent, as far as is known
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_STREAM_TENSOR_JOB_H_

@@ -1,0 +1,73 @@
+// WorkerPool: the threads that compute. One thread a partition, each owning one
+// backend; tasks come in lanes, one lane a stream, and workers take one task
+// from each lane in turn, so that a stream with much to do does not hold up
+// the others.
+//
+// The pool does not bound a lane: its owner does (a stream stops reading while
+// its lane is long), so the whole queue is bounded by streams times that.
+// Thread: thread-safe.
+#ifndef QS_SERVICE_STREAM_WORKER_POOL_H_
+#define QS_SERVICE_STREAM_WORKER_POOL_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "kernels/backend.h"
+
+namespace qs {
+
+class WorkerPool {
+ public:
+  using Task = std::function<void(Backend&)>;
+
+  // First in, first out, among the tasks of one stream; several may run at
+  // once. Made by NewLane; guarded by the pool's lock.
+  class Lane {
+   private:
+    friend class WorkerPool;
+    std::deque<Task> tasks;
+    bool in_turn = false;  // the lane stands in the pool's ring
+  };
+
+  // `make_backend` runs once on each worker's own thread.
+  WorkerPool(int workers,
+             std::function<std::unique_ptr<Backend>()> make_backend);
+  // Waits for the running tasks and drops the queued ones.
+  ~WorkerPool();
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+
+  std::shared_ptr<Lane> NewLane() const { return std::make_shared<Lane>(); }
+  // After the pool's destruction began, the task is dropped.
+  void Submit(const std::shared_ptr<Lane>& lane, Task task);
+  // Drops the lane's queued tasks; running ones go on. Returns how many.
+  int64_t Drop(const std::shared_ptr<Lane>& lane);
+
+  int64_t queued() const;
+  int64_t running() const;
+  int workers() const { return static_cast<int>(threads_.size()); }
+
+ private:
+  void Work(const std::function<std::unique_ptr<Backend>()>& make_backend);
+  bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !ring_.empty();
+  }
+  Task TakeTask() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  mutable absl::Mutex mutex_;
+  std::deque<std::shared_ptr<Lane>> ring_ ABSL_GUARDED_BY(mutex_);
+  int64_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_STREAM_WORKER_POOL_H_
