@@ -6,6 +6,7 @@ target_link_libraries(qs_catch_main PUBLIC Catch2::Catch2)
 target_compile_definitions(qs_catch_main PUBLIC
   QS_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data"
   QS_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+include(testing/tsan_absl_mutex.cmake)
 
 # The tests worth a run under ThreadSanitizer: those labelled tsan.
 add_custom_target(tsan_tests)

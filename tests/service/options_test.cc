@@ -1,0 +1,305 @@
+// Options: every flag, the config file, what is refused; addresses and the
+// machine's limits.
+#include "service/server/options.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "service/server/listen_address.h"
+#include "service/server/machine.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs {
+namespace {
+
+using Args = std::vector<std::string>;
+
+ServerOptions Parsed(const Args& args) {
+  const CommandLine command = ParseCommandLine(args);
+  INFO(command.error);
+  REQUIRE(command.serve);
+  REQUIRE(command.exit_code == 0);
+  return command.options;
+}
+
+std::string Refused(const Args& args) {
+  const CommandLine command = ParseCommandLine(args);
+  REQUIRE_FALSE(command.serve);
+  REQUIRE(command.exit_code == 2);
+  REQUIRE(command.out.empty());
+  return command.error;
+}
+
+// A file that is there as long as the object.
+class TextFile {
+ public:
+  explicit TextFile(const std::string& text) {
+    char name[] = "/tmp/options_test.XXXXXX";
+    close(mkstemp(name));
+    path_ = name;
+    std::ofstream(path_) << text;
+  }
+  ~TextFile() { std::remove(path_.c_str()); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST_CASE("without flags the defaults of this machine", "[options]") {
+  const ServerOptions options = Parsed({});
+  REQUIRE(options.listen == "127.0.0.1:50051");
+  REQUIRE(options.workers == WorkerLayout{UsableCpus(), 1});
+  REQUIRE(options.memory_budget <= int64_t{4} << 30);
+  REQUIRE(options.memory_budget <= UsableMemoryBytes() / 2);
+  REQUIRE(options.stream_idle_timeout == 60);
+  REQUIRE_FALSE(options.tls());
+}
+
+TEST_CASE("every flag sets its option", "[options]") {
+  const ServerOptions o = Parsed({"--listen",
+                                  "[::1]:7",
+                                  "--port-file",
+                                  "p",
+                                  "--max-connections",
+                                  "11",
+                                  "--max-connection-age",
+                                  "12.5",
+                                  "--max-connection-idle",
+                                  "13",
+                                  "--bdp-probe",
+                                  "--tcp-read-chunks",
+                                  "--workers",
+                                  "3x2",
+                                  "--memory-budget",
+                                  "64MiB",
+                                  "--max-tensor-bytes",
+                                  "2GiB",
+                                  "--max-streams",
+                                  "5",
+                                  "--max-open-tensors",
+                                  "6",
+                                  "--max-plans",
+                                  "7",
+                                  "--max-plan-tensors",
+                                  "8",
+                                  "--max-plan-bytes",
+                                  "9KiB",
+                                  "--stream-idle-timeout",
+                                  "1.5",
+                                  "--drain-timeout",
+                                  "0.25",
+                                  "--log-level",
+                                  "debug"});
+  REQUIRE(o.listen == "[::1]:7");
+  REQUIRE(o.port_file == "p");
+  REQUIRE(o.max_connections == 11);
+  REQUIRE(o.max_connection_age == 12.5);
+  REQUIRE(o.max_connection_idle == 13);
+  REQUIRE(o.bdp_probe);
+  REQUIRE(o.tcp_read_chunks);
+  REQUIRE(o.workers == WorkerLayout{3, 2});
+  REQUIRE(o.memory_budget == int64_t{64} << 20);
+  REQUIRE(o.max_tensor_bytes == int64_t{2} << 30);
+  REQUIRE(o.max_streams == 5);
+  REQUIRE(o.max_open_tensors == 6);
+  REQUIRE(o.max_plans == 7);
+  REQUIRE(o.max_plan_tensors == 8);
+  REQUIRE(o.max_plan_bytes == 9 << 10);
+  REQUIRE(o.stream_idle_timeout == 1.5);
+  REQUIRE(o.drain_timeout == 0.25);
+  REQUIRE(o.log_level == "debug");
+  const ServerOptions tls =
+      Parsed({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"});
+  REQUIRE(tls.tls_cert == "c");
+  REQUIRE(tls.tls_key == "k");
+  REQUIRE(tls.tls_client_ca == "a");
+  REQUIRE(Parsed({"--insecure"}).insecure);
+}
+
+TEST_CASE("wrong values are refused by name", "[options]") {
+  const std::vector<std::pair<Args, std::string>> cases = {
+      {{"--max-streams", "0"}, "--max-streams"},
+      {{"--max-streams", "x"}, "--max-streams"},
+      {{"--max-connections", "-1"}, "--max-connections"},
+      {{"--memory-budget", "12 parsecs"}, "--memory-budget"},
+      {{"--memory-budget", "1"}, "--memory-budget"},
+      {{"--stream-idle-timeout", "0"}, "--stream-idle-timeout"},
+      {{"--drain-timeout", "-1"}, "--drain-timeout"},
+      {{"--log-level", "loud"}, "--log-level"},
+      {{"--workers", "0"}, "workers: got \"0\""},
+      {{"--workers", "2x"}, "workers: got \"2x\""},
+      {{"--workers", "gpu:1"}, "workers: got \"gpu:1\""},
+      {{"--listen", "nowhere"}, "listen: got \"nowhere\""},
+      {{"--no-such-flag"}, "--no-such-flag"},
+      {{"surplus"}, "surplus"},
+  };
+  for (const auto& [args, text] : cases) {
+    const std::string error = Refused(args);
+    INFO(error);
+    REQUIRE(error.find(text) != std::string::npos);
+    REQUIRE(error.find("quantd: ") == 0);
+  }
+}
+
+TEST_CASE("plaintext stays on loopback", "[options]") {
+  for (const char* address :
+       {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "128.0.0.1:1"}) {
+    INFO(address);
+    const std::string error = Refused({"--listen", address});
+    REQUIRE(error.find("not loopback") != std::string::npos);
+    REQUIRE(error.find(address) != std::string::npos);
+    Parsed({"--listen", address, "--insecure"});
+    Parsed({"--listen", address, "--tls-cert", "c", "--tls-key", "k"});
+  }
+  for (const char* address :
+       {"127.0.0.1:1", "127.9.8.7:1", "[::1]:1", "localhost:1"}) {
+    Parsed({"--listen", address});
+  }
+}
+
+TEST_CASE("TLS options come together", "[options]") {
+  REQUIRE(Refused({"--tls-cert", "c"}).find("tls-cert and tls-key") !=
+          std::string::npos);
+  REQUIRE(Refused({"--tls-key", "k"}).find("tls-cert and tls-key") !=
+          std::string::npos);
+  REQUIRE(Refused({"--tls-client-ca", "a"}).find("tls-client-ca") !=
+          std::string::npos);
+  REQUIRE(Refused({"--tls-cert", "c", "--tls-key", "k", "--insecure"})
+              .find("insecure") != std::string::npos);
+}
+
+TEST_CASE("a config file has the flags' names, and flags win", "[options]") {
+  const TextFile file(
+      "max-streams = 8\nmemory-budget = \"32MiB\"\nworkers = \"2x3\"\n"
+      "bdp-probe = true\nlisten = \"127.0.0.1:9\"\n");
+  const ServerOptions options =
+      Parsed({"--config", file.path(), "--listen", "127.0.0.1:10"});
+  REQUIRE(options.max_streams == 8);
+  REQUIRE(options.memory_budget == 32 << 20);
+  REQUIRE(options.workers == WorkerLayout{2, 3});
+  REQUIRE(options.bdp_probe);
+  REQUIRE(options.listen == "127.0.0.1:10");
+}
+
+TEST_CASE("a wrong config file is refused", "[options]") {
+  const TextFile unknown("max-streems = 8\n");
+  REQUIRE(Refused({"--config", unknown.path()}).find("max-streems") !=
+          std::string::npos);
+  const TextFile illegal("max-streams = 0\n");
+  REQUIRE(Refused({"--config", illegal.path()}).find("max-streams") !=
+          std::string::npos);
+  const TextFile open("listen = \"0.0.0.0:1\"\n");
+  REQUIRE(Refused({"--config", open.path()}).find("not loopback") !=
+          std::string::npos);
+  REQUIRE(Refused({"--config", "/nonexistent/quantd.toml"})
+              .find("/nonexistent/quantd.toml") != std::string::npos);
+}
+
+TEST_CASE("--check-config prints what --config reads", "[options]") {
+  const Args args = {"--listen",        "127.0.0.1:12", "--workers",     "3x2",
+                     "--memory-budget", "100MiB",       "--max-streams", "9",
+                     "--drain-timeout", "1.25",         "--bdp-probe"};
+  Args check = args;
+  check.push_back("--check-config");
+  const CommandLine printed = ParseCommandLine(check);
+  INFO(printed.error);
+  REQUIRE_FALSE(printed.serve);
+  REQUIRE(printed.exit_code == 0);
+  INFO(printed.out);
+  const TextFile file(printed.out);
+  const ServerOptions direct = Parsed(args);
+  const ServerOptions read = Parsed({"--config", file.path()});
+  REQUIRE(read.listen == direct.listen);
+  REQUIRE(read.workers == direct.workers);
+  REQUIRE(read.memory_budget == direct.memory_budget);
+  REQUIRE(read.max_streams == direct.max_streams);
+  REQUIRE(read.drain_timeout == direct.drain_timeout);
+  REQUIRE(read.bdp_probe);
+  REQUIRE(read.max_plan_bytes == direct.max_plan_bytes);
+  REQUIRE(read.tls_cert == direct.tls_cert);
+  // Wrong options are found, too.
+  Refused({"--check-config", "--listen", "0.0.0.0:1"});
+}
+
+TEST_CASE("--help has every option with its default, --version the version",
+          "[options]") {
+  const CommandLine help = ParseCommandLine({"--help"});
+  REQUIRE(help.exit_code == 0);
+  REQUIRE_FALSE(help.serve);
+  for (const char* flag : {"--listen",
+                           "--port-file",
+                           "--tls-cert",
+                           "--tls-key",
+                           "--tls-client-ca",
+                           "--insecure",
+                           "--max-connections",
+                           "--max-connection-age",
+                           "--max-connection-idle",
+                           "--bdp-probe",
+                           "--tcp-read-chunks",
+                           "--workers",
+                           "--memory-budget",
+                           "--max-tensor-bytes",
+                           "--max-streams",
+                           "--max-open-tensors",
+                           "--max-plans",
+                           "--max-plan-tensors",
+                           "--max-plan-bytes",
+                           "--stream-idle-timeout",
+                           "--drain-timeout",
+                           "--log-level",
+                           "--config",
+                           "--check-config"}) {
+    INFO(flag);
+    REQUIRE(help.out.find(flag) != std::string::npos);
+  }
+  REQUIRE(help.out.find("127.0.0.1:50051") != std::string::npos);
+  const CommandLine version = ParseCommandLine({"--version"});
+  REQUIRE(version.out == std::string("quantd ") + kServerVersion + "\n");
+}
+
+TEST_CASE("worker layouts", "[options]") {
+  REQUIRE(*ParseWorkers("4") == WorkerLayout{4, 1});
+  REQUIRE(*ParseWorkers("cpu:4") == WorkerLayout{4, 1});
+  REQUIRE(*ParseWorkers("cpu:4x2") == WorkerLayout{4, 2});
+  REQUIRE(FormatWorkers({4, 1}) == "4");
+  REQUIRE(FormatWorkers({4, 2}) == "4x2");
+  for (const char* text : {"", "x", "x2", "2x0", "1025", "-1", "2 ", "2x2x2"}) {
+    INFO(text);
+    REQUIRE_FALSE(ParseWorkers(text).ok());
+  }
+}
+
+TEST_CASE("listen addresses", "[options]") {
+  const auto v6 = ParseListenAddress("[fe80::1]:65535");
+  REQUIRE(v6.ok());
+  REQUIRE(v6->host == "fe80::1");
+  REQUIRE(v6->port == 65535);
+  for (const char* text : {"", ":1", "host", "host:", "host:x", "host:65536",
+                           "host:-1", "::1:5", "[::1]", "[]:1", "[host]:1"}) {
+    INFO(text);
+    REQUIRE(ParseListenAddress(text).status().code() ==
+            absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_CASE("cgroup limits", "[options]") {
+  REQUIRE(CpusFromCgroup("150000 100000") == 2);
+  REQUIRE(CpusFromCgroup("100000 100000") == 1);
+  REQUIRE(CpusFromCgroup("max 100000") == 0);
+  REQUIRE(CpusFromCgroup("-1 100000") == 0);
+  REQUIRE(CpusFromCgroup("") == 0);
+  REQUIRE(BytesFromCgroup("1073741824") == 1 << 30);
+  REQUIRE(BytesFromCgroup("max") == 0);
+  REQUIRE(BytesFromCgroup("9223372036854771712") == 0);
+  REQUIRE(UsableCpus() >= 1);
+  REQUIRE(UsableMemoryBytes() >= int64_t{256} << 20);
+}
+
+}  // namespace
+}  // namespace qs

@@ -1,0 +1,227 @@
+// PlanCheckpoint over a real connection.
+#include "service/server/plan_call.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "service/server/error.h"
+#include "tests/service/quantize_client.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+namespace {
+
+using PlanRequests = std::vector<v1::PlanCheckpointRequest>;
+
+struct PlanAnswers {
+  std::vector<v1::PlanEntry> entries;
+  std::vector<v1::PlanFile> files;
+  std::vector<v1::Finding> findings;
+  std::vector<v1::PlanSummary> summaries;
+  int messages = 0;
+  absl::Status status;
+};
+
+v1::PlanCheckpointRequest PlanConfigRequest(const std::string& preset) {
+  v1::PlanCheckpointRequest request;
+  request.mutable_config()->mutable_quantization()->set_preset(preset);
+  return request;
+}
+
+v1::TensorHeader* AddTensor(v1::PlanCheckpointRequest* request,
+                            const std::string& name, int64_t rows,
+                            int64_t cols) {
+  const int64_t begin = request->tensors().tensors_size() == 0
+                            ? 0
+                            : request->tensors().tensors().rbegin()->end();
+  v1::TensorHeader* tensor = request->mutable_tensors()->add_tensors();
+  tensor->set_name(name);
+  tensor->set_dtype(v1::BF16);
+  tensor->add_shape(rows);
+  tensor->add_shape(cols);
+  tensor->set_file("model.safetensors");
+  tensor->set_begin(begin);
+  tensor->set_end(begin + rows * cols * 2);
+  return tensor;
+}
+
+PlanAnswers Plan(const InProcessServer& server, const PlanRequests& requests) {
+  const auto stub = v1::QuantizeService::NewStub(server.NewChannel());
+  grpc::ClientContext context;
+  context.set_deadline(In(absl::Seconds(30)));
+  const auto stream = stub->PlanCheckpoint(&context);
+  for (const auto& request : requests) {
+    if (!stream->Write(request)) break;
+  }
+  stream->WritesDone();
+  PlanAnswers out;
+  v1::PlanCheckpointResponse response;
+  while (stream->Read(&response)) {
+    ++out.messages;
+    REQUIRE(out.summaries.empty());  // it comes last
+    for (auto& e : response.entries().entries()) out.entries.push_back(e);
+    for (auto& f : response.files().files()) out.files.push_back(f);
+    for (auto& f : response.findings().findings()) out.findings.push_back(f);
+    if (response.has_summary()) out.summaries.push_back(response.summary());
+  }
+  out.status = FromGrpcStatus(stream->Finish());
+  return out;
+}
+
+void RequirePlanError(const InProcessServer& server,
+                      const PlanRequests& requests, absl::StatusCode code,
+                      const std::string& reason, const std::string& text) {
+  const PlanAnswers answers = Plan(server, requests);
+  INFO(answers.status);
+  REQUIRE(answers.status.code() == code);
+  REQUIRE(ErrorReason(answers.status) == reason);
+  REQUIRE(std::string(answers.status.message()).find(text) !=
+          std::string::npos);
+}
+
+TEST_CASE("every tensor and file has its place in the plan", "[plan_call]") {
+  InProcessServer server;
+  v1::PlanCheckpointRequest tensors;
+  AddTensor(&tensors, "model.layers.0.mlp.up_proj.weight", 256, 128);
+  AddTensor(&tensors, "model.layers.0.mlp.gate_proj.weight", 256, 128);
+  v1::PlanCheckpointRequest files;
+  for (const char* path : {"model.safetensors", "config.json", "README.md"}) {
+    files.mutable_files()->add_files()->set_path(path);
+  }
+  // Split freely: a second message of tensors after the files.
+  v1::PlanCheckpointRequest more;
+  AddTensor(&more, "model.layers.0.mlp.down_proj.weight", 128, 256);
+  more.mutable_tensors()->mutable_tensors(0)->set_file("other.safetensors");
+  const PlanAnswers answers =
+      Plan(server, {PlanConfigRequest("NF4"), tensors, files, more});
+  INFO(answers.status);
+  REQUIRE(answers.status.ok());
+  REQUIRE(answers.entries.size() == 3);
+  REQUIRE(answers.entries[0].name() == "model.layers.0.mlp.up_proj.weight");
+  REQUIRE(answers.entries[0].action() == v1::PlanEntry::QUANTIZE);
+  REQUIRE(answers.entries[2].rows() == 128);
+  REQUIRE(answers.files.size() == 3);
+  REQUIRE(answers.summaries.size() == 1);
+  REQUIRE(answers.summaries[0].tensors() == 3);
+  REQUIRE(answers.summaries[0].resolved().nf4().block_size() == 64);
+  REQUIRE_FALSE(answers.summaries[0].quantization_config_json().empty());
+}
+
+TEST_CASE("a large plan comes in several messages, in order", "[plan_call]") {
+  InProcessServer server;
+  PlanRequests requests = {PlanConfigRequest("NF4")};
+  constexpr int kTensors = 10000;
+  for (int i = 0; i < kTensors; ++i) {
+    if (i % 1000 == 0) requests.emplace_back();
+    AddTensor(&requests.back(),
+              absl::StrCat("model.layers.", i, ".mlp.up_proj.weight"), 128,
+              128);
+    requests.back().mutable_tensors()->mutable_tensors(i % 1000)->set_file(
+        absl::StrCat("f", i, ".safetensors"));
+  }
+  const PlanAnswers answers = Plan(server, requests);
+  INFO(answers.status);
+  REQUIRE(answers.status.ok());
+  REQUIRE(answers.messages > 3);
+  REQUIRE(answers.entries.size() == kTensors);
+  REQUIRE(answers.entries[4321].name() ==
+          "model.layers.4321.mlp.up_proj.weight");
+}
+
+TEST_CASE("errors of the requests", "[plan_call]") {
+  ServerOptions options = TestServerOptions();
+  options.max_plan_tensors = 3;
+  options.max_plan_bytes = 10000;
+  InProcessServer server(options);
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  const auto config = PlanConfigRequest("NF4");
+  v1::PlanCheckpointRequest tensor;
+  AddTensor(&tensor, "a.weight", 64, 64);
+
+  RequirePlanError(server, {}, invalid, "BAD_FIELD", "ended without it");
+  RequirePlanError(server, {tensor}, invalid, "BAD_FIELD", "first message");
+  RequirePlanError(server, {config, config}, invalid, "BAD_FIELD", "twice");
+  RequirePlanError(server, {config, {}}, invalid, "BAD_FIELD", "got none");
+  RequirePlanError(server, {PlanConfigRequest("NF5")}, invalid, "BAD_FIELD",
+                   "config.quantization.preset");
+  v1::PlanCheckpointRequest parallel = config;
+  parallel.mutable_config()->mutable_target()->set_tensor_parallel(0);
+  RequirePlanError(server, {parallel}, invalid, "BAD_FIELD",
+                   "config.target.tensor_parallel: got 0");
+  v1::PlanCheckpointRequest engine = config;
+  engine.mutable_config()->mutable_target()->set_engine(
+      static_cast<v1::Engine>(9));
+  RequirePlanError(server, {engine}, invalid, "BAD_FIELD",
+                   "config.target.engine");
+  v1::PlanCheckpointRequest range = tensor;
+  range.mutable_tensors()->mutable_tensors(0)->set_end(-1);
+  RequirePlanError(server, {config, range}, invalid, "BAD_FIELD",
+                   "tensor \"a.weight\"");
+  RequirePlanError(server, {config, tensor, tensor}, invalid,
+                   "DUPLICATE_TENSOR", "a.weight");
+  v1::PlanCheckpointRequest json = config;
+  json.mutable_config()->set_config_json("[1, 2");
+  RequirePlanError(server, {json, tensor}, invalid, "BAD_CONFIG_JSON",
+                   "config.json");
+  v1::PlanCheckpointRequest four;
+  for (const char* name : {"a", "b", "c", "d"}) AddTensor(&four, name, 64, 64);
+  RequirePlanError(server, {config, four}, absl::StatusCode::kResourceExhausted,
+                   "PLAN_TOO_LARGE", "got 4, allowed 3");
+  v1::PlanCheckpointRequest large = config;
+  large.mutable_config()->set_config_json(std::string(10001, ' '));
+  RequirePlanError(server, {large}, absl::StatusCode::kResourceExhausted,
+                   "PLAN_TOO_LARGE", "10000");
+}
+
+TEST_CASE("a quantized source is refused", "[plan_call]") {
+  InProcessServer server;
+  v1::PlanCheckpointRequest config = PlanConfigRequest("NF4");
+  config.mutable_config()->set_config_json(
+      "{\"model_type\":\"llama\",\"quantization_config\":"
+      "{\"quant_method\":\"gptq\"}}");
+  v1::PlanCheckpointRequest tensor;
+  AddTensor(&tensor, "model.layers.0.mlp.up_proj.weight", 64, 64);
+  RequirePlanError(server, {config, tensor},
+                   absl::StatusCode::kFailedPrecondition, "SOURCE_QUANTIZED",
+                   "gptq");
+}
+
+TEST_CASE(
+    "no more plans at once than allowed; a cancelled one counts no "
+    "more",
+    "[plan_call]") {
+  ServerOptions options = TestServerOptions();
+  options.max_plans = 1;
+  InProcessServer server(options);
+  const auto stub = v1::QuantizeService::NewStub(server.NewChannel());
+  {
+    grpc::ClientContext context;
+    const auto open = stub->PlanCheckpoint(&context);
+    REQUIRE(open->Write(PlanConfigRequest("NF4")));
+    REQUIRE(Eventually([&] {
+      const PlanAnswers second = Plan(server, {PlanConfigRequest("NF4")});
+      return ErrorReason(second.status) == "TOO_MANY_PLANS" &&
+             second.status.code() == absl::StatusCode::kResourceExhausted;
+    }));
+    context.TryCancel();
+    v1::PlanCheckpointResponse response;
+    REQUIRE_FALSE(open->Read(&response));
+    REQUIRE(open->Finish().error_code() == grpc::StatusCode::CANCELLED);
+  }
+  v1::PlanCheckpointRequest tensor;
+  AddTensor(&tensor, "model.layers.0.mlp.up_proj.weight", 64, 64);
+  REQUIRE(Eventually([&] {
+    return Plan(server, {PlanConfigRequest("NF4"), tensor}).status.ok();
+  }));
+}
+
+TEST_CASE("no plan while the server drains", "[plan_call]") {
+  InProcessServer server;
+  server.context().StartDraining();
+  RequirePlanError(server, {PlanConfigRequest("NF4")},
+                   absl::StatusCode::kUnavailable, "DRAINING", "shutting");
+}
+
+}  // namespace
+}  // namespace qs::testing

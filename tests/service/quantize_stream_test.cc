@@ -1,0 +1,213 @@
+// Quantize over a real connection: results, errors with details, deadlines,
+// clients that go away or stall, memory.
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "service/server/error.h"
+#include "tests/service/quantize_client.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+namespace {
+
+bool Idle(QuantizeContext& context) {
+  return context.live_streams() == 0 && context.budget().reserved() == 0 &&
+         context.pool().queued() + context.pool().running() == 0;
+}
+
+TEST_CASE("tensors come back as the quantizer makes them", "[stream]") {
+  ServerOptions options = TestServerOptions();
+  options.workers.partitions = GENERATE(1, 4);
+  InProcessServer server(options);
+  for (const std::string preset : {"NF4", "NF4-dq", "FP4", "W4A16", "W8A16"}) {
+    INFO(preset);
+    const std::vector<TestWeight> weights = {
+        TestWeight(1, "a.weight", 8, 128, 1),
+        TestWeight(2, "b.weight", 1500, 1024, 2),
+        TestWeight(3, "c.weight", 700, 1024, 3)};
+    Requests requests = {Config(preset, false, v1::BEST)};
+    for (const TestWeight& weight : weights) {
+      weight.AppendTo(&requests, 1 << 20);
+    }
+    const Answers answers = Exchange(server.NewChannel(), requests);
+    INFO(answers.status << " " << answers.problem);
+    REQUIRE(answers.status.ok());
+    REQUIRE(answers.problem.empty());
+    for (const TestWeight& weight : weights) {
+      RequireSameAsDirect(answers, PresetSpec(preset, Profile::kBest), weight);
+    }
+    REQUIRE(answers.summary->tensors() == 3);
+    REQUIRE(answers.summary->digest().rfind("sha256:", 0) == 0);
+  }
+  REQUIRE(Eventually([&] { return Idle(server.context()); }));
+}
+
+TEST_CASE("an error arrives with its details", "[stream]") {
+  InProcessServer server;
+  const Answers answers = Exchange(
+      server.NewChannel(), {Config("NF4"), Begin(1, "w", v1::BF16, {4, 0})});
+  REQUIRE(answers.status.code() == absl::StatusCode::kInvalidArgument);
+  REQUIRE(answers.status.message() ==
+          "tensor.shape: got a dimension of 0, allowed at least 1");
+  REQUIRE(ErrorReason(answers.status) == "BAD_FIELD");
+  REQUIRE(answers.accepted);
+}
+
+TEST_CASE("a message above 4 MiB is refused", "[stream]") {
+  InProcessServer server;
+  QuantizeCall call(server.NewChannel());
+  REQUIRE(call.Write(Config("NF4")));
+  REQUIRE(call.Write(Begin(1, "w", v1::BF16, {4 << 20})));
+  call.Write(Data(1, 0, std::string((4 << 20) + 1, '\0'), false));
+  const Answers& answers = call.Finish();
+  INFO(answers.status);
+  REQUIRE(answers.status.code() == absl::StatusCode::kResourceExhausted);
+  REQUIRE(Eventually([&] { return Idle(server.context()); }));
+}
+
+TEST_CASE("a client that is gone frees worker and memory within a second",
+          "[stream]") {
+  InProcessServer server;
+  const TestWeight weight(1, "a.weight", 20000, 1024, 4);
+  Requests requests = {Config("NF4", false, v1::BEST)};
+  weight.AppendTo(&requests, 1 << 20);
+  for (const size_t sent : {size_t{2}, size_t{12}, requests.size()}) {
+    INFO("after " << sent << " messages");
+    {
+      QuantizeCall call(server.NewChannel());
+      for (size_t i = 0; i < sent; ++i) REQUIRE(call.Write(requests[i]));
+      REQUIRE(
+          Eventually([&] { return server.context().budget().reserved() > 0; }));
+      call.context.TryCancel();
+    }
+    REQUIRE(
+        Eventually([&] { return Idle(server.context()); }, absl::Seconds(1)));
+  }
+}
+
+TEST_CASE("a deadline ends the stream on both sides", "[stream]") {
+  InProcessServer server;
+  const TestWeight weight(1, "a.weight", 4096, 1024, 5);
+  QuantizeCall call(server.NewChannel(), absl::Milliseconds(700));
+  REQUIRE(call.Write(Config("NF4")));
+  REQUIRE(call.Write(weight.BeginRequest()));
+  REQUIRE(call.Write(weight.ChunkAt(0, 1 << 20)));
+  REQUIRE(call.Finish().status.code() == absl::StatusCode::kDeadlineExceeded);
+  REQUIRE(Eventually([&] { return Idle(server.context()); }, absl::Seconds(1)));
+}
+
+TEST_CASE("a stream without progress is ended with its reason", "[stream]") {
+  ServerOptions options = TestServerOptions();
+  options.stream_idle_timeout = 0.2;
+  InProcessServer server(options);
+  QuantizeCall call(server.NewChannel());
+  REQUIRE(call.Write(Config("NF4")));
+  const Answers& answers = call.Finish();
+  REQUIRE(answers.status.code() == absl::StatusCode::kDeadlineExceeded);
+  REQUIRE(ErrorReason(answers.status) == "STREAM_STALLED");
+}
+
+// Sends tensors and reads nothing until `Finish`.
+struct StalledReader {
+  explicit StalledReader(const InProcessServer& server)
+      : call(server.NewChannel()) {
+    Requests requests = {Config("NF4")};
+    const TestWeight weight(1, "a.weight", 4096, 1024, 6);
+    for (int i = 0; i < 3; ++i) weight.AppendTo(&requests, 1 << 20);
+    REQUIRE(call.WriteAll(requests));
+    call.stream->WritesDone();
+  }
+  QuantizeCall call;
+};
+
+TEST_CASE("two stalled readers, and health still answers", "[stream]") {
+  InProcessServer server;
+  StalledReader first(server);
+  StalledReader second(server);
+  REQUIRE(Eventually([&] {
+    return server.context().pool().queued() +
+               server.context().pool().running() ==
+           0;
+  }));
+  REQUIRE(server.context().budget().reserved() > 0);  // results wait
+  for (int i = 0; i < 20; ++i) {
+    HealthStatus health;
+    REQUIRE(
+        CheckHealth(server.NewChannel(), "readiness", &health, absl::Seconds(1))
+            .ok());
+    REQUIRE(health.status() == HealthStatus::SERVING);
+  }
+  REQUIRE(first.call.Finish().status.ok());
+  REQUIRE(second.call.Finish().status.ok());
+  REQUIRE(first.call.answers.reports.size() == 3);
+}
+
+TEST_CASE("a reader that stays stalled is cut off", "[stream]") {
+  ServerOptions options = TestServerOptions();
+  options.stream_idle_timeout = 0.3;
+  InProcessServer server(options);
+  StalledReader reader(server);
+  REQUIRE(
+      Eventually([&] { return Idle(server.context()); }, absl::Seconds(10)));
+  REQUIRE_FALSE(reader.call.Finish().status.ok());
+}
+
+TEST_CASE("eight streams at once stay below the budget", "[stream]") {
+  ServerOptions options = TestServerOptions();
+  const TestWeight sample(1, "w.weight", 2048, 1024, 0);
+  const int64_t need = *EstimateMemoryBytes(
+      PresetSpec("NF4", Profile::kReference), sample.info);  // and more
+  options.memory_budget = 3 * need;
+  InProcessServer server(options);
+  std::atomic<bool> done{false};
+  std::atomic<int> succeeded{0};
+  int64_t most = 0;
+  std::thread watcher([&] {
+    while (!done) {
+      most = std::max(most, server.context().budget().reserved());
+      std::this_thread::yield();
+    }
+  });
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.emplace_back([&server, &succeeded, i] {
+      const TestWeight weight(1, "w.weight", 2048, 1024,
+                              static_cast<uint32_t>(i));
+      Requests requests = {Config("NF4")};
+      for (int round = 0; round < 3; ++round) {
+        weight.AppendTo(&requests, 1 << 20);
+      }
+      const Answers answers = Exchange(server.NewChannel(), requests);
+      if (answers.status.ok() && answers.reports.size() == 3) ++succeeded;
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  done = true;
+  watcher.join();
+  REQUIRE(succeeded == 8);
+  REQUIRE(most <= options.memory_budget);
+  REQUIRE(most > need);
+  REQUIRE(Eventually([&] { return Idle(server.context()); }));
+}
+
+TEST_CASE("one stream more than allowed is refused", "[stream]") {
+  ServerOptions options = TestServerOptions();
+  options.max_streams = 1;
+  InProcessServer server(options);
+  QuantizeCall first(server.NewChannel());
+  REQUIRE(first.Write(Config("NF4")));
+  REQUIRE(first.ReadOne());
+  const Answers second = Exchange(server.NewChannel(), {Config("NF4")});
+  REQUIRE(second.status.code() == absl::StatusCode::kResourceExhausted);
+  REQUIRE(ErrorReason(second.status) == "TOO_MANY_STREAMS");
+  first.stream->WritesDone();
+  REQUIRE(first.Finish().status.ok());
+  REQUIRE(Eventually([&] {
+    return Exchange(server.NewChannel(), {Config("NF4")}).status.ok();
+  }));
+}
+
+}  // namespace
+}  // namespace qs::testing

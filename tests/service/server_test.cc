@@ -1,0 +1,243 @@
+// The server around its streams: capabilities, health, reflection, drain,
+// addresses.
+#include "service/server/server.h"
+
+#include <grpcpp/generic/generic_stub.h>
+
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "service/server/error.h"
+#include "tests/service/quantize_client.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+namespace {
+
+TEST_CASE("capabilities show methods, presets and every limit", "[server]") {
+  ServerOptions options = TestServerOptions();
+  options.max_streams = 5;
+  options.max_open_tensors = 6;
+  options.max_tensor_bytes = 7 << 20;
+  options.max_plan_tensors = 8;
+  InProcessServer server(options);
+  grpc::ClientContext context;
+  v1::Capabilities got;
+  REQUIRE(v1::QuantizeService::NewStub(server.NewChannel())
+              ->GetCapabilities(&context, {}, &got)
+              .ok());
+  REQUIRE(got.version() == kServerVersion);
+  REQUIRE(got.api_version() == "quant.v1");
+  REQUIRE(got.methods_size() == 2);
+  REQUIRE(got.methods(0).name() == "nf4");
+  REQUIRE(got.methods(0).block_sizes_size() == 8);
+  REQUIRE(got.methods(1).bits_size() == 7);
+  std::set<std::string> presets;
+  for (const v1::PresetInfo& preset : got.presets()) {
+    presets.insert(preset.name());
+  }
+  REQUIRE(presets ==
+          std::set<std::string>{"NF4", "NF4-dq", "FP4", "W4A16", "W8A16"});
+  REQUIRE(got.limits().max_message_bytes() == 4 << 20);
+  REQUIRE(got.limits().recommended_chunk_bytes() == 1 << 20);
+  REQUIRE(got.limits().max_chunk_bytes() == 2 << 20);
+  REQUIRE(got.limits().max_streams() == 5);
+  REQUIRE(got.limits().max_open_tensors() == 6);
+  REQUIRE(got.limits().max_tensor_bytes() == 7 << 20);
+  REQUIRE(got.limits().max_plan_tensors() == 8);
+  REQUIRE(got.limits().memory_budget_bytes() == options.memory_budget);
+  REQUIRE(got.devices_size() == 2);
+  REQUIRE(got.devices(1).name() == "cpu:1");
+  REQUIRE_FALSE(got.cuda().empty());
+}
+
+TEST_CASE("health knows its three services", "[server]") {
+  InProcessServer server;
+  for (const char* service : {"", "liveness", "readiness"}) {
+    INFO(service);
+    HealthStatus health;
+    REQUIRE(CheckHealth(server.NewChannel(), service, &health).ok());
+    REQUIRE(health.status() == HealthStatus::SERVING);
+  }
+  HealthStatus health;
+  REQUIRE(CheckHealth(server.NewChannel(), "other", &health).error_code() ==
+          grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_CASE("the first call after a pause is not late", "[server]") {
+  InProcessServer server;
+  const auto channel = server.NewChannel();
+  HealthStatus health;
+  REQUIRE(CheckHealth(channel, "", &health).ok());
+  // Without the self-ping about half of these take more than 20 ms.
+  int late = 0;
+  for (int i = 0; i < 4; ++i) {
+    absl::SleepFor(absl::Milliseconds(1100));
+    const absl::Time start = absl::Now();
+    REQUIRE(CheckHealth(channel, "", &health).ok());
+    late += absl::Now() - start > absl::Milliseconds(20);
+  }
+  REQUIRE(late <= 1);
+}
+
+// One request and answer of server reflection, as bytes: Debian ships no
+// headers for it.
+std::string Reflect(const InProcessServer& server, const std::string& request) {
+  grpc::GenericStub stub(server.NewChannel());
+  grpc::ClientContext context;
+  context.set_deadline(In(absl::Seconds(10)));
+  grpc::CompletionQueue queue;
+  const grpc::Slice slice(request);
+  const grpc::ByteBuffer sent(&slice, 1);
+  const auto call = stub.PrepareUnaryCall(
+      &context,
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", sent,
+      &queue);
+  call->StartCall();
+  grpc::ByteBuffer received;
+  grpc::Status status;
+  call->Finish(&received, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  REQUIRE(queue.Next(&tag, &ok));
+  INFO(status.error_message());
+  REQUIRE(status.ok());
+  std::vector<grpc::Slice> slices;
+  REQUIRE(received.Dump(&slices).ok());
+  std::string text;
+  for (const grpc::Slice& piece : slices) {
+    text.append(reinterpret_cast<const char*>(piece.begin()), piece.size());
+  }
+  return text;
+}
+
+TEST_CASE("reflection lists the services and finds error details", "[server]") {
+  InProcessServer server;
+  // ServerReflectionRequest: list_services = 7, file_containing_symbol = 4.
+  const std::string list = Reflect(server, std::string("\x3a\x00", 2));
+  for (const char* service :
+       {"quant.v1.QuantizeService", "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection"}) {
+    INFO(service);
+    REQUIRE(list.find(service) != std::string::npos);
+  }
+  const std::vector<std::pair<std::string, std::string>> files = {
+      {"quant.v1.QuantizeRequest", "quant/v1/quantization.proto"},
+      {"google.rpc.ErrorInfo", "google/rpc/error_details.proto"}};
+  for (const auto& [symbol, file] : files) {
+    INFO(symbol);
+    const std::string answer = Reflect(
+        server,
+        "\x22" + std::string(1, static_cast<char>(symbol.size())) + symbol);
+    REQUIRE(answer.find(file) != std::string::npos);
+  }
+}
+
+// Health/Watch of one service.
+struct Watch {
+  Watch(const InProcessServer& server, const std::string& service)
+      : stub(grpc::health::v1::Health::NewStub(server.NewChannel())) {
+    context.set_deadline(In(absl::Seconds(20)));
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service(service);
+    reader = stub->Watch(&context, request);
+  }
+  HealthStatus::ServingStatus Next() {
+    HealthStatus response;
+    REQUIRE(reader->Read(&response));
+    return response.status();
+  }
+  grpc::ClientContext context;
+  std::unique_ptr<HealthStub> stub;
+  std::unique_ptr<grpc::ClientReader<HealthStatus>> reader;
+};
+
+TEST_CASE("the drain: running streams finish, new ones are refused",
+          "[server]") {
+  InProcessServer server;
+  Watch watch(server, "readiness");
+  REQUIRE(watch.Next() == HealthStatus::SERVING);
+  Watch unknown(server, "other");
+  REQUIRE(unknown.Next() == HealthStatus::SERVICE_UNKNOWN);
+  const TestWeight weight(1, "a.weight", 2048, 1024, 7);
+  QuantizeCall running(server.NewChannel());
+  REQUIRE(running.Write(Config("NF4")));
+  REQUIRE(running.ReadOne());
+  std::thread drain([&] { server.server().Drain(); });
+  REQUIRE(watch.Next() == HealthStatus::NOT_SERVING);
+
+  HealthStatus health;
+  REQUIRE(CheckHealth(server.NewChannel(), "liveness", &health).ok());
+  REQUIRE(health.status() == HealthStatus::SERVING);
+  REQUIRE(CheckHealth(server.NewChannel(), "", &health).ok());
+  REQUIRE(health.status() == HealthStatus::NOT_SERVING);
+  REQUIRE(Eventually([&] { return server.context().draining(); }));
+  const Answers late = Exchange(server.NewChannel(), {Config("NF4")});
+  REQUIRE(late.status.code() == absl::StatusCode::kUnavailable);
+  REQUIRE(ErrorReason(late.status) == "DRAINING");
+
+  Requests requests;
+  weight.AppendTo(&requests, 1 << 20);
+  REQUIRE(running.WriteAll(requests));
+  running.stream->WritesDone();
+  const Answers& answers = running.Finish();
+  INFO(answers.status);
+  REQUIRE(answers.status.ok());
+  RequireSameAsDirect(answers, PresetSpec("NF4", Profile::kReference), weight);
+  drain.join();
+}
+
+TEST_CASE("the drain's time ends what is left", "[server]") {
+  ServerOptions options = TestServerOptions();
+  options.drain_timeout = 0.3;
+  InProcessServer server(options);
+  QuantizeCall call(server.NewChannel());
+  REQUIRE(call.Write(Config("NF4")));
+  REQUIRE(call.ReadOne());
+  const absl::Time start = absl::Now();
+  std::thread drain([&] { server.server().Drain(); });
+  const Answers& answers = call.Finish();
+  drain.join();
+  REQUIRE(ErrorReason(answers.status) == "DRAINING");
+  REQUIRE(absl::Now() - start < absl::Seconds(5));
+}
+
+TEST_CASE("a second signal ends the drain", "[server]") {
+  ServerOptions options = TestServerOptions();
+  options.drain_timeout = 1000;
+  InProcessServer server(options);
+  QuantizeCall call(server.NewChannel());
+  REQUIRE(call.Write(Config("NF4")));
+  REQUIRE(call.ReadOne());
+  server.server().Drain([] { return true; });
+  REQUIRE(ErrorReason(call.Finish().status) == "DRAINING");
+}
+
+TEST_CASE("a port in use is an error, as is a port file nobody can write",
+          "[server]") {
+  InProcessServer server;
+  ServerOptions options = TestServerOptions();
+  options.listen = "127.0.0.1:" + std::to_string(server.port());
+  REQUIRE(Server::Start(options).status().code() ==
+          absl::StatusCode::kUnavailable);
+  options = TestServerOptions();
+  options.port_file = "/nonexistent/port";
+  const absl::Status status = Server::Start(options).status();
+  REQUIRE(status.code() == absl::StatusCode::kInternal);
+  REQUIRE(std::string(status.message()).find("/nonexistent/port") !=
+          std::string::npos);
+}
+
+TEST_CASE("both families of localhost are served", "[server]") {
+  ServerOptions options = TestServerOptions();
+  options.listen = "localhost:0";
+  InProcessServer server(options);
+  HealthStatus health;
+  REQUIRE(CheckHealth(server.NewChannel(), "", &health).ok());
+}
+
+}  // namespace
+}  // namespace qs::testing

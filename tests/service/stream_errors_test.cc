@@ -1,0 +1,349 @@
+// Every error of a Quantize stream's requests: code, reason, text, and nothing
+// left behind.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "service/server/error.h"
+#include "tests/service/session_driver.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+namespace {
+
+using absl::StatusCode;
+
+struct Case {
+  std::string name;
+  Requests requests;
+  StatusCode code;
+  std::string reason;
+  std::string text;  // part of the message
+};
+
+v1::QuantizeRequest Chunk(int64_t handle, int64_t offset, size_t bytes,
+                          bool last) {
+  return Data(handle, offset, std::string(bytes, '\0'), last);
+}
+
+v1::QuantizeRequest Floats(int64_t handle, int count) {
+  v1::QuantizeRequest request;
+  request.mutable_chunk()->set_handle(handle);
+  for (int i = 0; i < count; ++i) request.mutable_chunk()->add_float_values(1);
+  return request;
+}
+
+v1::QuantizeRequest Method(
+    const std::function<void(v1::QuantizationConfig*)>& f) {
+  v1::QuantizeRequest request;
+  f(request.mutable_config()->mutable_quantization());
+  return request;
+}
+
+std::vector<Case> ConfigCases() {
+  const auto config = Config("NF4");
+  const auto tensor = Begin(1, "w", v1::BF16, {4, 8});
+  const auto invalid = StatusCode::kInvalidArgument;
+  return {
+      {"half-close before config", {}, invalid, "CONFIG_MISSING", "config"},
+      {"tensor before config", {tensor}, invalid, "CONFIG_MISSING", "first"},
+      {"chunk before config",
+       {Chunk(1, 0, 4, false)},
+       invalid,
+       "CONFIG_MISSING",
+       "first"},
+      {"config twice", {config, config}, invalid, "CONFIG_TWICE", "second"},
+      {"config with an open tensor",
+       {config, tensor, config},
+       invalid,
+       "CONFIG_TWICE",
+       "second"},
+      {"empty config",
+       {Method([](auto*) {})},
+       invalid,
+       "BAD_FIELD",
+       "config.quantization: got neither preset nor method"},
+      {"unknown preset",
+       {Config("NF5")},
+       invalid,
+       "BAD_FIELD",
+       "config.quantization.preset: got \"NF5\", allowed NF4"},
+      {"illegal block size",
+       {Method([](auto* c) { c->mutable_nf4()->set_block_size(100); })},
+       invalid,
+       "BAD_FIELD",
+       "config.quantization.nf4.block_size: got 100"},
+      {"illegal bits",
+       {Method([](auto* c) { c->mutable_rtn()->set_bits(9); })},
+       invalid,
+       "BAD_FIELD",
+       "config.quantization.rtn.bits: got 9"},
+      {"empty message",
+       {config, v1::QuantizeRequest()},
+       invalid,
+       "BAD_FIELD",
+       "message: got none"},
+  };
+}
+
+std::vector<Case> TensorCases() {
+  const auto config = Config("NF4");
+  const auto invalid = StatusCode::kInvalidArgument;
+  const auto tensor = [](std::string name, v1::DataType dtype,
+                         std::vector<int64_t> shape) {
+    return Begin(1, name, dtype, shape);
+  };
+  return {
+      {"no dtype",
+       {config, tensor("w", v1::DATA_TYPE_UNSPECIFIED, {8})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.dtype: got DATA_TYPE_UNSPECIFIED"},
+      {"integer dtype",
+       {config, tensor("w", v1::I32, {8})},
+       invalid,
+       "BAD_FIELD",
+       "allowed F32, F16, BF16"},
+      {"unknown dtype",
+       {config, tensor("w", static_cast<v1::DataType>(77), {8})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.dtype"},
+      {"no name",
+       {config, tensor("", v1::F32, {8})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.name: got 0 bytes"},
+      {"long name",
+       {config, tensor(std::string(513, 'n'), v1::F32, {8})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.name: got 513 bytes"},
+      {"no dimension",
+       {config, tensor("w", v1::F32, {})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.shape: got 0 dimensions"},
+      {"nine dimensions",
+       {config, tensor("w", v1::F32, std::vector<int64_t>(9, 1))},
+       invalid,
+       "BAD_FIELD",
+       "tensor.shape: got 9 dimensions"},
+      {"zero dimension",
+       {config, tensor("w", v1::F32, {4, 0})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.shape: got a dimension of 0"},
+      {"negative dimension",
+       {config, tensor("w", v1::F32, {-4, 4})},
+       invalid,
+       "BAD_FIELD",
+       "tensor.shape: got a dimension of -4"},
+      {"product overflow",
+       {config, tensor("w", v1::F32, {int64_t{1} << 40, int64_t{1} << 40})},
+       invalid,
+       "SHAPE_OVERFLOW",
+       "tensor \"w\""},
+      {"byte overflow",
+       {config, tensor("w", v1::F32, {int64_t{1} << 61})},
+       invalid,
+       "SHAPE_OVERFLOW",
+       "tensor \"w\""},
+      {"above the limit",
+       {config, tensor("w", v1::BF16, {(int64_t{32} << 20) + 1})},
+       invalid,
+       "TENSOR_TOO_LARGE",
+       "allowed 67108864"},
+      {"group does not divide",
+       {Config("W4A16"), tensor("w.weight", v1::BF16, {4, 100})},
+       invalid,
+       "BAD_FIELD",
+       "rtn.group_size"},
+      {"handle in use",
+       {config, tensor("w", v1::F32, {8}), tensor("v", v1::F32, {8})},
+       invalid,
+       "HANDLE_IN_USE",
+       "tensor.handle: 1"},
+      {"too many open tensors",
+       {config, Begin(1, "a", v1::F32, {8}), Begin(2, "b", v1::F32, {8}),
+        Begin(3, "c", v1::F32, {8}), Begin(4, "d", v1::F32, {8}),
+        Begin(5, "e", v1::F32, {8})},
+       invalid,
+       "BAD_FIELD",
+       "got 5 open tensors, allowed 4"},
+  };
+}
+
+std::vector<Case> ChunkCases() {
+  const auto config = Config("NF4");
+  const auto tensor = Begin(1, "w", v1::BF16, {4, 8});  // 64 bytes
+  const auto invalid = StatusCode::kInvalidArgument;
+  v1::QuantizeRequest bad_crc = Chunk(1, 0, 64, true);
+  bad_crc.mutable_chunk()->set_crc32c(1);
+  v1::QuantizeRequest both = Floats(1, 2);
+  both.mutable_chunk()->set_data("x");
+  v1::QuantizeRequest late_floats = Floats(1, 2);
+  late_floats.mutable_chunk()->set_offset(8);
+  std::string infinite(64, '\0');
+  infinite[20] = '\x80';
+  infinite[21] = '\x7f';
+  return {
+      {"unknown handle",
+       {config, Chunk(1, 0, 4, false)},
+       invalid,
+       "HANDLE_UNKNOWN",
+       "chunk.handle: 1"},
+      {"another handle",
+       {config, tensor, Chunk(2, 0, 4, false)},
+       invalid,
+       "HANDLE_UNKNOWN",
+       "chunk.handle: 2"},
+      {"handle of a complete tensor",
+       {config, tensor, Chunk(1, 0, 64, true), Chunk(1, 64, 0, true)},
+       invalid,
+       "HANDLE_UNKNOWN",
+       "chunk.handle: 1"},
+      {"typed values, unknown handle",
+       {config, Floats(3, 1)},
+       invalid,
+       "HANDLE_UNKNOWN",
+       "chunk.handle: 3"},
+      {"too many bytes",
+       {config, tensor, Chunk(1, 0, 65, true)},
+       invalid,
+       "TOO_MANY_BYTES",
+       "got 65 bytes, allowed 64"},
+      {"too many bytes, later",
+       {config, tensor, Chunk(1, 0, 60, false), Chunk(1, 60, 5, true)},
+       invalid,
+       "TOO_MANY_BYTES",
+       "allowed 4 more at offset 60"},
+      {"too many typed values",
+       {config, tensor, Floats(1, 33)},
+       invalid,
+       "TOO_MANY_BYTES",
+       "got 66 bytes"},
+      {"too few bytes",
+       {config, tensor, Chunk(1, 0, 63, true)},
+       invalid,
+       "TOO_FEW_BYTES",
+       "last came 1 bytes early"},
+      {"half-close with an open tensor",
+       {config, tensor, Chunk(1, 0, 10, false)},
+       invalid,
+       "TOO_FEW_BYTES",
+       "54 bytes"},
+      {"half-close without the last mark",
+       {config, tensor, Chunk(1, 0, 64, false)},
+       invalid,
+       "TOO_FEW_BYTES",
+       "marked last"},
+      {"a gap",
+       {config, tensor, Chunk(1, 0, 10, false), Chunk(1, 12, 4, false)},
+       StatusCode::kFailedPrecondition,
+       "OFFSET_GAP",
+       "got 12, expected 10"},
+      {"an overlap",
+       {config, tensor, Chunk(1, 0, 10, false), Chunk(1, 8, 4, false)},
+       StatusCode::kFailedPrecondition,
+       "OFFSET_GAP",
+       "got 8, expected 10"},
+      {"a negative offset",
+       {config, tensor, Chunk(1, -1, 4, false)},
+       StatusCode::kFailedPrecondition,
+       "OFFSET_GAP",
+       "got -1, expected 0"},
+      {"typed values, wrong offset",
+       {config, tensor, late_floats},
+       StatusCode::kFailedPrecondition,
+       "OFFSET_GAP",
+       "got 8, expected 0"},
+      {"chunk too large",
+       {config, Begin(1, "w", v1::BF16, {2 << 20}),
+        Chunk(1, 0, (2 << 20) + 1, false)},
+       invalid,
+       "CHUNK_TOO_LARGE",
+       "allowed 2097152"},
+      {"CRC wrong",
+       {config, tensor, bad_crc},
+       StatusCode::kAborted,
+       "CHUNK_CRC_MISMATCH",
+       "got 1, the data gives"},
+      {"data and typed values",
+       {config, tensor, both},
+       invalid,
+       "BAD_FIELD",
+       "chunk.float_values"},
+      {"infinite",
+       {config, tensor, Data(1, 0, infinite, true)},
+       invalid,
+       "NON_FINITE_INPUT",
+       "tensor \"w\": Inf at index 10"},
+  };
+}
+
+void RequireError(QuantizeContext& context, const Case& c) {
+  INFO(c.name);
+  {
+    SessionDriver stream(context);
+    const Answers& answers = stream.Run(c.requests);
+    INFO(answers.status);
+    REQUIRE(answers.problem.empty());
+    REQUIRE(answers.status.code() == c.code);
+    REQUIRE(ErrorReason(answers.status) == c.reason);
+    REQUIRE(std::string(answers.status.message()).find(c.text) !=
+            std::string::npos);
+    REQUIRE_FALSE(answers.summary);
+  }
+  REQUIRE(WaitFor([&] {
+    return context.budget().reserved() == 0 && context.live_streams() == 0;
+  }));
+}
+
+TEST_CASE("errors of the config", "[stream_errors]") {
+  QuantizeContext context(TestContextOptions());
+  for (const Case& c : ConfigCases()) RequireError(context, c);
+}
+
+TEST_CASE("errors of a tensor's begin", "[stream_errors]") {
+  QuantizeContext context(TestContextOptions());
+  for (const Case& c : TensorCases()) RequireError(context, c);
+}
+
+TEST_CASE("errors of chunks", "[stream_errors]") {
+  QuantizeContext context(TestContextOptions());
+  for (const Case& c : ChunkCases()) RequireError(context, c);
+}
+
+TEST_CASE("a tensor that needs more than the budget is refused",
+          "[stream_errors]") {
+  QuantizeContext context(TestContextOptions(1, int64_t{8} << 20));
+  RequireError(context, {"budget",
+                         {Config("NF4"), Begin(1, "w", v1::BF16, {8 << 20})},
+                         StatusCode::kInvalidArgument,
+                         "TENSOR_TOO_LARGE",
+                         "allowed 8388608"});
+}
+
+TEST_CASE("bytes that are no request", "[stream_errors]") {
+  QuantizeContext context(TestContextOptions());
+  SessionDriver stream(context);
+  REQUIRE(stream.Send(Config("NF4")));
+  REQUIRE(stream.Send("\xff\xff\xff garbage"));
+  const Answers& answers = stream.Finish();
+  REQUIRE(answers.status.code() == StatusCode::kInvalidArgument);
+  REQUIRE(ErrorReason(answers.status) == "MALFORMED_MESSAGE");
+}
+
+TEST_CASE("metadata says where to go on", "[stream_errors]") {
+  QuantizeContext context(TestContextOptions());
+  SessionDriver stream(context);
+  const Answers& answers =
+      stream.Run({Config("NF4"), Begin(5, "w", v1::BF16, {4, 8}),
+                  Chunk(5, 0, 10, false), Chunk(5, 20, 10, false)});
+  REQUIRE(ErrorMetadataValue(answers.status, "handle") == "5");
+  REQUIRE(ErrorMetadataValue(answers.status, "expected_offset") == "10");
+}
+
+}  // namespace
+}  // namespace qs::testing

@@ -1,0 +1,66 @@
+// A quantd in the test's own process, on a free loopback port, and connections
+// to it: calls go through a real socket.
+#ifndef QS_TESTS_TESTING_IN_PROCESS_SERVER_H_
+#define QS_TESTS_TESTING_IN_PROCESS_SERVER_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "service/server/log.h"
+#include "service/server/server.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+
+// Small, quiet and quick to notice things.
+inline ServerOptions TestServerOptions() {
+  ServerOptions options;
+  options.listen = "127.0.0.1:0";
+  options.workers = {2, 1};
+  options.memory_budget = int64_t{256} << 20;
+  options.drain_timeout = 5;
+  return options;
+}
+
+// A connection of its own each time.
+inline std::shared_ptr<grpc::Channel> Connect(
+    int port, const std::shared_ptr<grpc::ChannelCredentials>& credentials =
+                  grpc::InsecureChannelCredentials()) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port),
+                                   credentials, arguments);
+}
+
+inline std::chrono::system_clock::time_point In(absl::Duration time) {
+  return absl::ToChronoTime(absl::Now() + time);
+}
+
+class InProcessServer {
+ public:
+  explicit InProcessServer(const ServerOptions& options = TestServerOptions()) {
+    REQUIRE(SetLogLevel("off").ok());
+    auto started = Server::Start(options);
+    INFO(started.status().ToString());
+    REQUIRE(started.ok());
+    server_ = *std::move(started);
+  }
+
+  Server& server() { return *server_; }
+  QuantizeContext& context() { return server_->context(); }
+  int port() const { return server_->port(); }
+  std::shared_ptr<grpc::Channel> NewChannel() const { return Connect(port()); }
+
+ private:
+  std::unique_ptr<Server> server_;
+};
+
+}  // namespace qs::testing
+
+#endif  // QS_TESTS_TESTING_IN_PROCESS_SERVER_H_
