@@ -1,0 +1,141 @@
+// Tested by tests/e2e/quantctl_test.py.
+#include "service/cli/checkpoint_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/posix_file.h"
+#include "quant/formats/safetensors.h"
+#include "service/cli/commands.h"
+#include "service/cli/exit_code.h"
+
+namespace qs::cli {
+namespace {
+
+namespace fs = std::filesystem;
+namespace v1 = quant::v1;
+
+constexpr char kIndexName[] = "model.safetensors.index.json";
+constexpr char kConfigName[] = "config.json";
+
+absl::Status CopySynced(const std::string& from, const std::string& to) {
+  std::error_code error;
+  fs::create_directories(fs::path(to).parent_path(), error);
+  if (!error) fs::copy_file(from, to, error);
+  if (error) return OutputError(PosixError(error.value(), "copy to", to));
+  UniqueFd fd(open(to.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.get() < 0 || fsync(fd.get()) != 0) {
+    return OutputError(PosixError(errno, "sync", to));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(const Checkpoint& checkpoint,
+                                   const PlanAnswer& plan,
+                                   const std::string& directory,
+                                   const std::string& file_name)
+    : checkpoint_(checkpoint),
+      plan_(plan),
+      directory_(directory),
+      file_name_(file_name) {}
+
+std::map<std::string, std::string> CheckpointWriter::MetadataOf(
+    int shard) const {
+  std::map<std::string, std::string> metadata =
+      checkpoint_.shards()[static_cast<size_t>(shard)].header().metadata;
+  metadata.try_emplace("format", "pt");
+  // Without config.json nothing else says how the codes are to be read.
+  const std::string& config = plan_.summary.quantization_config_json();
+  if (checkpoint_.config_json().empty() && !config.empty()) {
+    metadata["quantization_config"] = config;
+  }
+  return metadata;
+}
+
+absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
+  const SafetensorsFile& input =
+      checkpoint_.shards()[static_cast<size_t>(shard)];
+  std::vector<SafetensorsItem> items;
+  for (size_t i = 0; i < checkpoint_.tensors().size(); ++i) {
+    const CheckpointTensor& tensor = checkpoint_.tensors()[i];
+    if (tensor.shard != shard ||
+        plan_.entries[i].action() != v1::PlanEntry::CARRY) {
+      continue;
+    }
+    items.push_back({tensor.entry.name, tensor.entry.dtype, tensor.entry.shape,
+                     input.Data(tensor.entry)});
+  }
+  std::span<const uint8_t> spilled;
+  if (arrived.spill != nullptr) {
+    QS_ASSIGN_OR_RETURN(spilled, arrived.spill->Map());
+  }
+  for (SpilledTensor& output : arrived.outputs) {
+    items.push_back({std::move(output.name), output.dtype,
+                     std::move(output.shape),
+                     spilled.subspan(static_cast<size_t>(output.offset),
+                                     static_cast<size_t>(output.bytes))});
+  }
+  const std::string name =
+      file_name_.empty() ? checkpoint_.shard_name(shard) : file_name_;
+  for (const SafetensorsItem& item : items) {
+    data_bytes_ += static_cast<int64_t>(item.data.size());
+    if (!weight_map_.emplace(item.name, name).second) {
+      return UnexpectedError(absl::StrCat("output tensor ", item.name,
+                                          ": got it twice, allowed once"));
+    }
+  }
+  QS_RETURN_IF_ERROR(OutputError(WriteSafetensors(
+      directory_ + "/" + name, std::move(items), MetadataOf(shard))));
+  return InputError(input.CheckUnchanged());
+}
+
+absl::Status CheckpointWriter::WriteRest() const {
+  if (!checkpoint_.is_directory()) return absl::OkStatus();
+  if (checkpoint_.has_index()) {
+    QS_RETURN_IF_ERROR(
+        WriteTextFile(directory_ + "/" + kIndexName,
+                      SafetensorsIndexJson(weight_map_, data_bytes_)));
+  }
+  std::string config = checkpoint_.config_json();
+  const std::string& added = plan_.summary.quantization_config_json();
+  if (!config.empty() && !added.empty()) {
+    absl::StatusOr<std::string> merged = WithQuantizationConfig(config, added);
+    if (!merged.ok()) return InputError(merged.status());
+    config = *std::move(merged);
+  }
+  if (!config.empty()) {
+    QS_RETURN_IF_ERROR(WriteTextFile(directory_ + "/" + kConfigName, config));
+  }
+  return WriteSideFiles();
+}
+
+// By the names that were found here: a path from the server is never opened.
+absl::Status CheckpointWriter::WriteSideFiles() const {
+  std::map<std::string, v1::PlanFile::Action> actions;
+  for (const v1::PlanFile& file : plan_.files) {
+    actions[file.path()] = file.action();
+  }
+  for (const CheckpointSideFile& file : checkpoint_.side_files()) {
+    const v1::PlanFile::Action action = actions[file.path];
+    if (action == v1::PlanFile::SKIP) continue;
+    if (action != v1::PlanFile::COPY) {
+      return UnexpectedError(absl::StrCat("plan: got no action for file ",
+                                          file.path, ", allowed COPY or SKIP"));
+    }
+    QS_RETURN_IF_ERROR(CopySynced(checkpoint_.path() + "/" + file.path,
+                                  directory_ + "/" + file.path));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace qs::cli

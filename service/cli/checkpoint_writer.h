@@ -1,0 +1,47 @@
+// CheckpointWriter: the files of the output checkpoint, which mirror those of
+// the input.
+#ifndef QS_SERVICE_CLI_CHECKPOINT_WRITER_H_
+#define QS_SERVICE_CLI_CHECKPOINT_WRITER_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "quant/formats/checkpoint.h"
+#include "service/cli/plan_client.h"
+#include "service/cli/work_board.h"
+
+namespace qs::cli {
+
+// Thread: one caller at a time. Errors: kOutput; kBadInput — a file changed
+// while it was read; kUnexpected — the plan leaves a file out.
+class CheckpointWriter {
+ public:
+  // `file_name`: of a single file, empty for a directory. All outlive it.
+  CheckpointWriter(const Checkpoint& checkpoint, const PlanAnswer& plan,
+                   const std::string& directory, const std::string& file_name);
+
+  // The shard's carried tensors, byte for byte, and what arrived for it.
+  absl::Status WriteShard(int shard, WorkBoard::Shard arrived);
+  // Index, config.json and side files; after the last shard.
+  absl::Status WriteRest() const;
+
+  int64_t data_bytes() const { return data_bytes_; }
+
+ private:
+  std::map<std::string, std::string> MetadataOf(int shard) const;
+  absl::Status WriteSideFiles() const;
+
+  const Checkpoint& checkpoint_;
+  const PlanAnswer& plan_;
+  const std::string directory_;
+  const std::string file_name_;
+  std::map<std::string, std::string> weight_map_;  // tensor to shard name
+  int64_t data_bytes_ = 0;
+};
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_CHECKPOINT_WRITER_H_

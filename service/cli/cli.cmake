@@ -1,0 +1,33 @@
+# Everything of quantctl but main, so that tests run it in their own process.
+add_library(qs_cli STATIC
+  cli/arguments.cc
+  cli/channel.cc
+  cli/checkpoint_writer.cc
+  cli/config_arguments.cc
+  cli/exit_code.cc
+  cli/html_charts.cc
+  cli/html_report.cc
+  cli/info_commands.cc
+  cli/output_staging.cc
+  cli/plan_client.cc
+  cli/progress.cc
+  cli/proto_json.cc
+  cli/quantize_command.cc
+  cli/report_json.cc
+  cli/report_table.cc
+  cli/run_control.cc
+  cli/run_report.cc
+  cli/signal_watcher.cc
+  cli/spill_file.cc
+  cli/stream_client.cc
+  cli/svg.cc
+  cli/tensor_sink.cc
+  cli/text_table.cc
+  cli/work_board.cc)
+target_link_libraries(qs_cli
+  PUBLIC qs_options qs_service
+  PRIVATE nlohmann_json::nlohmann_json)
+
+add_executable(quantctl cli/main.cc)
+target_link_libraries(quantctl PRIVATE qs_cli)
+install(TARGETS quantctl RUNTIME DESTINATION bin)

@@ -1,0 +1,35 @@
+// The commands of quantctl. Each prints results to `out`, messages to `error`.
+#ifndef QS_SERVICE_CLI_COMMANDS_H_
+#define QS_SERVICE_CLI_COMMANDS_H_
+
+#include <ostream>
+
+#include "absl/status/status.h"
+#include "service/cli/arguments.h"
+
+namespace qs::cli {
+
+struct Console {
+  std::ostream& out;
+  std::ostream& error;
+  int columns = 0;  // of a terminal that `error` is; 0: it is none
+};
+
+// Call it before the process has other threads (see SignalWatcher). After an
+// error or a signal nothing is left of the output, except that a complete
+// output stays when only the --json file could not be written.
+absl::Status RunQuantize(const Arguments& arguments, const Console& console);
+
+absl::Status RunPlan(const Arguments& arguments, const Console& console);
+absl::Status RunReportCommand(const Arguments& arguments,
+                              const Console& console);
+absl::Status RunCapabilities(const Arguments& arguments,
+                             const Console& console);
+absl::Status RunHealth(const Arguments& arguments, const Console& console);
+
+// Writes a file complete or not at all. Errors: kOutput.
+absl::Status WriteTextFile(const std::string& path, const std::string& text);
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_COMMANDS_H_

@@ -1,0 +1,74 @@
+// Tested by tests/e2e/quantctl_test.py.
+// quantctl: the client program of quantd. Exit codes: see exit_code.h.
+#include <malloc.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "service/cli/arguments.h"
+#include "service/cli/commands.h"
+#include "service/cli/exit_code.h"
+
+namespace qs::cli {
+namespace {
+
+// Of the terminal that standard error is; 0 when it is none.
+int ErrorColumns() {
+  if (isatty(STDERR_FILENO) != 1) return 0;
+  winsize size = {};
+  const bool known =
+      ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return known ? size.ws_col : 80;
+}
+
+// Memory that was touched once stays: returning and faulting it again costs
+// more than the transfer of a chunk.
+void PrepareProcess() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  mallopt(M_TOP_PAD, 16 << 20);
+  setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks", 0);
+}
+
+absl::Status Run(const Arguments& arguments, const Console& console) {
+  switch (arguments.command) {
+    case Command::kQuantize:
+      return RunQuantize(arguments, console);
+    case Command::kPlan:
+      return RunPlan(arguments, console);
+    case Command::kReport:
+      return RunReportCommand(arguments, console);
+    case Command::kCapabilities:
+      return RunCapabilities(arguments, console);
+    case Command::kHealth:
+      return RunHealth(arguments, console);
+  }
+  return UnexpectedError("command: got an unknown one");
+}
+
+int Main(const std::vector<std::string>& args) {
+  const ParsedArguments parsed = ParseArguments(args);
+  std::cout << parsed.out;
+  std::cerr << parsed.error;
+  if (!parsed.arguments) return parsed.exit_code;
+  const Console console = {std::cout, std::cerr, ErrorColumns()};
+  const absl::Status status = Run(*parsed.arguments, console);
+  std::cout.flush();
+  if (!status.ok()) {
+    std::cerr << "quantctl: " << std::string(status.message()) << "\n";
+  }
+  return static_cast<int>(ExitCodeOf(status));
+}
+
+}  // namespace
+}  // namespace qs::cli
+
+int main(int argc, char** argv) {
+  qs::cli::PrepareProcess();
+  return qs::cli::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,60 @@
+// OutputStaging: output under a temporary name beside its place, which it takes
+// when it is complete. Whatever happens before that leaves nothing behind.
+#ifndef QS_SERVICE_CLI_OUTPUT_STAGING_H_
+#define QS_SERVICE_CLI_OUTPUT_STAGING_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace qs::cli {
+
+struct OutputTarget {
+  std::string path;  // absolute; what a symbolic link named
+  bool is_directory = false;
+  bool overwrite = false;
+};
+
+// Where output for `input` may go, before anything is written. Errors: kUsage —
+// a file for a directory, or a directory for a file; kOutput — it exists
+// without `overwrite`, its directory does not exist or is not writable, it lies
+// in the input, or it may not be replaced: it holds the input, or is a
+// directory that is no checkpoint.
+absl::StatusOr<OutputTarget> ResolveOutput(const std::string& output,
+                                           const std::string& input,
+                                           bool overwrite);
+
+// kOutput when a file cannot be made there, or would replace `input` or
+// `output`. One in `output` will be possible.
+absl::Status CheckFileTarget(const std::string& file, const std::string& input,
+                             const OutputTarget& output);
+
+class OutputStaging {
+ public:
+  // Errors: kOutput.
+  static absl::StatusOr<std::unique_ptr<OutputStaging>> Create(
+      const OutputTarget& target);
+  ~OutputStaging();
+  OutputStaging(const OutputStaging&) = delete;
+  OutputStaging& operator=(const OutputStaging&) = delete;
+
+  // For the files of the output; a single file goes in under its own name.
+  const std::string& directory() const { return directory_; }
+
+  // Syncs and renames: to `target.path` afterwards everything is there, or
+  // nothing changed. Errors: kOutput.
+  absl::Status Publish();
+
+ private:
+  OutputStaging(const OutputTarget& target, const std::string& directory)
+      : target_(target), directory_(directory) {}
+
+  const OutputTarget target_;
+  const std::string directory_;
+};
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_OUTPUT_STAGING_H_

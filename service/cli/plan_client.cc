@@ -1,0 +1,265 @@
+// Tested by tests/e2e/quantctl_test.py and tests/cli/report_test.cc.
+#include "service/cli/plan_client.h"
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "quant/v1/quantization.grpc.pb.h"
+#include "service/cli/channel.h"
+#include "service/cli/exit_code.h"
+#include "service/server/proto_convert.h"
+
+namespace qs::cli {
+namespace {
+
+namespace v1 = quant::v1;
+using Stream = grpc::ClientReaderWriter<v1::PlanCheckpointRequest,
+                                        v1::PlanCheckpointResponse>;
+
+constexpr size_t kMessageBytes = size_t{512} << 10;
+
+v1::PlanCheckpointRequest ConfigMessage(
+    const ConfigArguments& config, const v1::QuantizationConfig& quantization,
+    const Checkpoint& checkpoint) {
+  v1::PlanCheckpointRequest request;
+  v1::PlanConfig* out = request.mutable_config();
+  *out->mutable_quantization() = quantization;
+  *out->mutable_target() = TargetOf(config);
+  out->set_config_json(checkpoint.config_json());
+  for (const std::string& glob : config.include) out->add_include(glob);
+  for (const std::string& glob : config.exclude) out->add_exclude(glob);
+  return request;
+}
+
+void SetHeader(const CheckpointTensor& tensor, const std::string& file,
+               v1::TensorHeader* out) {
+  out->set_name(tensor.entry.name);
+  out->set_dtype(DTypeToProto(tensor.entry.dtype));
+  out->mutable_shape()->Add(tensor.entry.shape.begin(),
+                            tensor.entry.shape.end());
+  out->set_file(file);
+  out->set_begin(tensor.entry.begin);
+  out->set_end(tensor.entry.end);
+}
+
+int64_t SizeOf(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  return error ? 0 : static_cast<int64_t>(size);
+}
+
+std::vector<CheckpointSideFile> AllFiles(const Checkpoint& checkpoint) {
+  std::vector<CheckpointSideFile> files;
+  for (size_t i = 0; i < checkpoint.shards().size(); ++i) {
+    files.push_back({checkpoint.shard_name(static_cast<int>(i)),
+                     SizeOf(checkpoint.shards()[i].path())});
+  }
+  if (checkpoint.has_index()) {
+    const std::string name = "model.safetensors.index.json";
+    files.push_back({name, SizeOf(checkpoint.path() + "/" + name)});
+  }
+  if (!checkpoint.config_json().empty()) {
+    files.push_back(
+        {"config.json", static_cast<int64_t>(checkpoint.config_json().size())});
+  }
+  files.insert(files.end(), checkpoint.side_files().begin(),
+               checkpoint.side_files().end());
+  return files;
+}
+
+// Collects items until a message is large enough.
+class Sender {
+ public:
+  explicit Sender(Stream& stream) : stream_(stream) {}
+
+  bool Send(const v1::PlanCheckpointRequest& request) {
+    return stream_.Write(request);
+  }
+  bool AddTensor(const CheckpointTensor& tensor, const std::string& file) {
+    v1::TensorHeader* added = pending_.mutable_tensors()->add_tensors();
+    SetHeader(tensor, file, added);
+    return Added(added->ByteSizeLong());
+  }
+  bool AddFile(const CheckpointSideFile& file) {
+    v1::CheckpointFile* added = pending_.mutable_files()->add_files();
+    added->set_path(file.path);
+    added->set_size_bytes(file.size_bytes);
+    return Added(added->ByteSizeLong());
+  }
+  bool Flush() {
+    const bool ok = bytes_ == 0 || stream_.Write(pending_);
+    pending_.Clear();
+    bytes_ = 0;
+    return ok;
+  }
+
+ private:
+  bool Added(size_t bytes) {
+    bytes_ += bytes;
+    return bytes_ < kMessageBytes || Flush();
+  }
+
+  Stream& stream_;
+  v1::PlanCheckpointRequest pending_;
+  size_t bytes_ = 0;
+};
+
+// False: the server ended the call; Finish says why.
+bool SendAll(Stream& stream, const v1::PlanCheckpointRequest& config,
+             const Checkpoint& checkpoint) {
+  Sender sender(stream);
+  if (!sender.Send(config)) return false;
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    if (!sender.AddTensor(tensor, checkpoint.shard_name(tensor.shard))) {
+      return false;
+    }
+  }
+  if (!sender.Flush()) return false;
+  for (const CheckpointSideFile& file : AllFiles(checkpoint)) {
+    if (!sender.AddFile(file)) return false;
+  }
+  return sender.Flush() && stream.WritesDone();
+}
+
+template <typename Item>
+void MoveAll(google::protobuf::RepeatedPtrField<Item>* from,
+             std::vector<Item>* to) {
+  for (Item& item : *from) to->push_back(std::move(item));
+}
+
+PlanAnswer ReadAll(Stream& stream) {
+  PlanAnswer answer;
+  v1::PlanCheckpointResponse response;
+  while (stream.Read(&response)) {
+    switch (response.message_case()) {
+      case v1::PlanCheckpointResponse::kEntries:
+        MoveAll(response.mutable_entries()->mutable_entries(), &answer.entries);
+        break;
+      case v1::PlanCheckpointResponse::kFiles:
+        MoveAll(response.mutable_files()->mutable_files(), &answer.files);
+        break;
+      case v1::PlanCheckpointResponse::kFindings:
+        MoveAll(response.mutable_findings()->mutable_findings(),
+                &answer.findings);
+        break;
+      case v1::PlanCheckpointResponse::kSummary:
+        answer.summary = response.summary();
+        break;
+      case v1::PlanCheckpointResponse::MESSAGE_NOT_SET:
+        break;
+    }
+  }
+  return answer;
+}
+
+// What is no file cannot be in the server's plan, but is not to be forgotten.
+void AddLeftOut(const Checkpoint& checkpoint, PlanAnswer* plan) {
+  for (const CheckpointLeftOut& path : checkpoint.left_out()) {
+    v1::PlanFile& file = plan->files.emplace_back();
+    file.set_path(path.path);
+    file.set_action(v1::PlanFile::SKIP);
+    file.set_reason(path.reason);
+  }
+}
+
+absl::Status CheckFits(const PlanAnswer& answer, const Checkpoint& checkpoint) {
+  const auto& tensors = checkpoint.tensors();
+  if (answer.entries.size() != tensors.size()) {
+    return UnexpectedError(absl::StrCat("plan: got ", answer.entries.size(),
+                                        " entries, allowed ", tensors.size()));
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (answer.entries[i].name() != tensors[i].entry.name) {
+      return UnexpectedError(absl::StrCat("plan: got an entry for ",
+                                          answer.entries[i].name(),
+                                          ", allowed ", tensors[i].entry.name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The server's own meaning of a preset, changed as the flags say.
+absl::StatusOr<v1::QuantizationConfig> FetchChangedPreset(
+    v1::QuantizeService::Stub& stub, const ServerArguments& server,
+    const ConfigArguments& config, RunControl& control) {
+  grpc::ClientContext context;
+  RunControl::Call call(control, context);
+  v1::Capabilities answer;
+  const grpc::Status end =
+      stub.GetCapabilities(&context, v1::GetCapabilitiesRequest(), &answer);
+  if (control.failed()) return control.status();
+  if (!end.ok()) return FromServer(end, server.address);
+  std::vector<std::string> names;
+  for (const v1::PresetInfo& preset : answer.presets()) {
+    if (preset.name() == config.preset) {
+      return WithExitCode(ChangedPreset(config, preset.config()),
+                          ExitCode::kUsage);
+    }
+    names.push_back(preset.name());
+  }
+  return UsageError(absl::StrCat("--preset: got ", config.preset, ", allowed ",
+                                 absl::StrJoin(names, ", ")));
+}
+
+absl::StatusOr<PlanAnswer> FetchPlanOnce(
+    v1::QuantizeService::Stub& stub, const ServerArguments& server,
+    const v1::PlanCheckpointRequest& config, const Checkpoint& checkpoint,
+    RunControl& control) {
+  grpc::ClientContext context;
+  RunControl::Call call(control, context);
+  const std::unique_ptr<Stream> stream = stub.PlanCheckpoint(&context);
+  SendAll(*stream, config, checkpoint);
+  PlanAnswer answer = ReadAll(*stream);
+  const grpc::Status end = stream->Finish();
+  if (control.failed()) return control.status();
+  if (!end.ok()) return FromServer(end, server.address);
+  QS_RETURN_IF_ERROR(CheckFits(answer, checkpoint));
+  AddLeftOut(checkpoint, &answer);
+  return answer;
+}
+
+}  // namespace
+
+absl::StatusOr<PlanAnswer> FetchPlan(const ServerArguments& server,
+                                     const ConfigArguments& config,
+                                     const Checkpoint& checkpoint,
+                                     RunControl& control) {
+  QS_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                      MakeChannel(server));
+  const auto stub = v1::QuantizeService::NewStub(channel);
+  v1::QuantizationConfig quantization = QuantizationOf(config);
+  if (ChangesPreset(config)) {
+    QS_ASSIGN_OR_RETURN(quantization,
+                        FetchChangedPreset(*stub, server, config, control));
+  }
+  const v1::PlanCheckpointRequest request =
+      ConfigMessage(config, quantization, checkpoint);
+  for (int retries = 0;; ++retries) {
+    absl::StatusOr<PlanAnswer> answer =
+        FetchPlanOnce(*stub, server, request, checkpoint, control);
+    if (!IsBusy(answer.status()) || retries == kMaxBusyRetries ||
+        !control.Sleep(RetryDelay(retries))) {
+      return answer;
+    }
+  }
+}
+
+absl::Status CheckNotRefused(const PlanAnswer& plan) {
+  if (!plan.summary.refused()) return absl::OkStatus();
+  std::string text = "refused by the plan, nothing was sent or written:";
+  for (const v1::Finding& finding : plan.findings) {
+    if (finding.severity() != v1::Finding::ERROR) continue;
+    absl::StrAppend(&text, "\n  ", finding.rule(),
+                    finding.tensor().empty() ? "" : " ", finding.tensor(), ": ",
+                    finding.text());
+  }
+  return WithExitCode(absl::FailedPreconditionError(text), ExitCode::kRefused);
+}
+
+}  // namespace qs::cli

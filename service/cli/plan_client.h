@@ -1,0 +1,36 @@
+// The plan of a checkpoint, asked from the server by headers and config.json.
+#ifndef QS_SERVICE_CLI_PLAN_CLIENT_H_
+#define QS_SERVICE_CLI_PLAN_CLIENT_H_
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/formats/checkpoint.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/cli/arguments.h"
+#include "service/cli/run_control.h"
+
+namespace qs::cli {
+
+// What PlanCheckpoint answered, put together.
+struct PlanAnswer {
+  std::vector<quant::v1::PlanEntry> entries;  // as Checkpoint::tensors()
+  std::vector<quant::v1::PlanFile> files;
+  std::vector<quant::v1::Finding> findings;
+  quant::v1::PlanSummary summary;
+};
+
+// Errors: FromServer's; kUnexpected — the answer does not fit the checkpoint.
+// A refused plan is no error here.
+absl::StatusOr<PlanAnswer> FetchPlan(const ServerArguments& server,
+                                     const ConfigArguments& config,
+                                     const Checkpoint& checkpoint,
+                                     RunControl& control);
+
+// kRefused with every ERROR finding, when there is one.
+absl::Status CheckNotRefused(const PlanAnswer& plan);
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_PLAN_CLIENT_H_

@@ -1,0 +1,172 @@
+// Tested by tests/cli/report_test.cc.
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+#include "service/cli/arguments.h"
+#include "service/cli/exit_code.h"
+#include "service/cli/proto_json.h"
+#include "service/cli/run_report.h"
+
+namespace qs::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr char kSchema[] = "quantd.report/1";
+// A report of 200000 tensors.
+constexpr JsonLimits kLimits = {.max_bytes = int64_t{1} << 30,
+                                .max_depth = 16,
+                                .max_values = int64_t{64} << 20};
+
+template <typename Message>
+Json ArrayOf(const std::vector<Message>& messages) {
+  Json array = Json::array();
+  for (const Message& message : messages) {
+    array.push_back(MessageToJson(message));
+  }
+  return array;
+}
+
+Json PlanJson(const PlanAnswer& plan) {
+  return {{"summary", MessageToJson(plan.summary)},
+          {"findings", ArrayOf(plan.findings)},
+          {"entries", ArrayOf(plan.entries)},
+          {"files", ArrayOf(plan.files)}};
+}
+
+Json TotalsJson(const RunTotals& totals) {
+  quant::v1::TensorReport figures;  // for its rule on infinite figures
+  figures.set_mse_ratio_to_rtn(totals.mse_ratio_to_rtn);
+  return {{"tensors", totals.tensors},
+          {"weights", totals.weights},
+          {"bytes_in", totals.bytes_in},
+          {"bytes_out", totals.bytes_out},
+          {"bits_per_weight", totals.bits_per_weight},
+          {"error", MessageToJson(totals.error)},
+          {"rtn", MessageToJson(totals.rtn)},
+          {"mse_ratio_to_rtn", MessageToJson(figures)["mse_ratio_to_rtn"]},
+          {"histogram", totals.histogram}};
+}
+
+std::string Dump(const Json& json) {
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+const Json& At(const Json& json, const char* key) {
+  static const Json kNothing;
+  const auto found = json.find(key);
+  return found == json.end() ? kNothing : *found;
+}
+
+absl::Status Wrong(const std::string& where, const Json& got,
+                   const std::string& allowed) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "report: ", where, ": got ", JsonForError(got), ", allowed ", allowed));
+}
+
+template <typename Message>
+absl::Status ReadArray(const Json& json, const std::string& where,
+                       std::vector<Message>* out) {
+  if (!json.is_array()) return Wrong(where, json, "an array");
+  for (size_t i = 0; i < json.size(); ++i) {
+    out->emplace_back();
+    QS_RETURN_IF_ERROR(MessageFromJson(
+        json[i], absl::StrCat(where, "[", i, "]"), &out->back()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadPlan(const Json& json, PlanAnswer* plan) {
+  if (!json.is_object()) return Wrong("plan", json, "an object");
+  QS_RETURN_IF_ERROR(
+      MessageFromJson(At(json, "summary"), "plan.summary", &plan->summary));
+  QS_RETURN_IF_ERROR(
+      ReadArray(At(json, "findings"), "plan.findings", &plan->findings));
+  QS_RETURN_IF_ERROR(
+      ReadArray(At(json, "entries"), "plan.entries", &plan->entries));
+  return ReadArray(At(json, "files"), "plan.files", &plan->files);
+}
+
+absl::Status ReadText(const Json& json, const std::string& where,
+                      std::string* out) {
+  if (!json.is_string()) return Wrong(where, json, "a string");
+  *out = json.get<std::string>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadSide(const Json& json, const std::string& where,
+                      std::string* path, int64_t* bytes) {
+  if (!json.is_object()) return Wrong(where, json, "an object");
+  QS_RETURN_IF_ERROR(ReadText(At(json, "path"), where + ".path", path));
+  const Json& data = At(json, "data_bytes");
+  if (!data.is_number_integer()) {
+    return Wrong(where + ".data_bytes", data, "an integer");
+  }
+  *bytes = data.get<int64_t>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadReport(const Json& json, RunReport* report) {
+  const Json& schema = At(json, "schema");
+  if (schema != kSchema) {
+    return Wrong("schema", schema, QuoteForError(kSchema));
+  }
+  QS_RETURN_IF_ERROR(
+      ReadText(At(json, "created"), "created", &report->created));
+  QS_RETURN_IF_ERROR(ReadText(At(json, "server"), "server", &report->server));
+  QS_RETURN_IF_ERROR(ReadSide(At(json, "input"), "input", &report->input_path,
+                              &report->input_bytes));
+  QS_RETURN_IF_ERROR(ReadSide(At(json, "output"), "output",
+                              &report->output_path, &report->output_bytes));
+  QS_RETURN_IF_ERROR(
+      MessageFromJson(At(json, "target"), "target", &report->target));
+  const Json& streams = At(json, "streams");
+  if (!streams.is_number_integer()) {
+    return Wrong("streams", streams, "an integer");
+  }
+  report->streams = streams.get<int>();
+  const Json& seconds = At(json, "seconds");
+  if (!seconds.is_number()) return Wrong("seconds", seconds, "a number");
+  report->seconds = seconds.get<double>();
+  QS_RETURN_IF_ERROR(ReadPlan(At(json, "plan"), &report->plan));
+  return ReadArray(At(json, "tensors"), "tensors", &report->tensors);
+}
+
+}  // namespace
+
+std::string ReportToJson(const RunReport& report) {
+  Json json;
+  json["schema"] = kSchema;
+  json["created"] = report.created;
+  json["quantctl"] = kVersion;
+  json["server"] = report.server;
+  json["input"] = {{"path", report.input_path},
+                   {"data_bytes", report.input_bytes}};
+  json["output"] = {{"path", report.output_path},
+                    {"data_bytes", report.output_bytes}};
+  json["target"] = MessageToJson(report.target);
+  json["streams"] = report.streams;
+  json["seconds"] = report.seconds;
+  json["plan"] = PlanJson(report.plan);
+  json["summary"] = TotalsJson(TotalsOf(report));
+  json["tensors"] = ArrayOf(report.tensors);
+  return Dump(json);
+}
+
+absl::StatusOr<RunReport> ReportFromJson(std::string_view text) {
+  absl::StatusOr<Json> json = ParseJsonObject(text, "report", kLimits);
+  if (!json.ok()) return InputError(json.status());
+  RunReport report;
+  const absl::Status status = ReadReport(*json, &report);
+  if (!status.ok()) return InputError(status);
+  return report;
+}
+
+std::string PlanToJson(const PlanAnswer& plan) {
+  return Dump({{"schema", "quantd.plan/1"}, {"plan", PlanJson(plan)}});
+}
+
+}  // namespace qs::cli

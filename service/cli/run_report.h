@@ -1,0 +1,81 @@
+// RunReport: everything that is known about one run of `quantctl quantize`, and
+// its three forms: JSON, a table, a page.
+//
+// The JSON ("schema": "quantd.report/1"): created, quantctl, server, input
+// {path, data_bytes}, output {path, data_bytes}, target, streams, seconds;
+// `plan` {summary, entries, files, findings}; `summary` {tensors, weights,
+// bytes_in, bytes_out, bits_per_weight, error, rtn, mse_ratio_to_rtn,
+// histogram}; `tensors`. plan, target and tensors hold the messages of the
+// .proto under its field names: PlanEntry, PlanFile, Finding, PlanSummary,
+// Target, TensorReport, ErrorStats. Integers are numbers; a figure that is
+// infinite (the SQNR without any error) is null. Fields may be added under the
+// same schema name; readers leave unknown ones aside.
+#ifndef QS_SERVICE_CLI_RUN_REPORT_H_
+#define QS_SERVICE_CLI_RUN_REPORT_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/cli/plan_client.h"
+
+namespace qs::cli {
+
+struct RunReport {
+  std::string created;  // RFC 3339
+  std::string server;
+  std::string input_path;
+  std::string output_path;
+  int64_t input_bytes = 0;  // of tensors
+  int64_t output_bytes = 0;
+  quant::v1::Target target;
+  int streams = 0;
+  double seconds = 0;
+  PlanAnswer plan;
+  std::vector<quant::v1::TensorReport> tensors;  // checkpoint order
+};
+
+// Over all tensors that have error statistics, weight by weight; sizes over
+// all. The SQNR leaves out tensors without any error: their energy is unknown.
+struct RunTotals {
+  int64_t tensors = 0;
+  int64_t weights = 0;
+  int64_t bytes_in = 0;
+  int64_t bytes_out = 0;
+  double bits_per_weight = 0;
+  quant::v1::ErrorStats error;
+  quant::v1::ErrorStats rtn;
+  double mse_ratio_to_rtn = 0;
+  std::vector<int64_t> histogram;
+};
+RunTotals TotalsOf(const RunReport& report);
+
+// How often plan entries have an action.
+struct PlanCounts {
+  int64_t quantized = 0;
+  int64_t carried = 0;
+  int64_t tied = 0;
+  int64_t carried_bytes = 0;
+};
+PlanCounts CountsOf(const PlanAnswer& plan);
+
+std::string ReportToJson(const RunReport& report);
+// Errors: kBadInput — not JSON, another schema, or a field of a wrong type.
+absl::StatusOr<RunReport> ReportFromJson(std::string_view text);
+
+// "schema": "quantd.plan/1" with the report's `plan`.
+std::string PlanToJson(const PlanAnswer& plan);
+
+std::string ReportTable(const RunReport& report);
+std::string PlanTable(const PlanAnswer& plan);
+
+// One page that needs nothing else: styles and charts are inline, there is no
+// script. Follows the reader's light or dark theme.
+std::string ReportHtml(const RunReport& report);
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_RUN_REPORT_H_

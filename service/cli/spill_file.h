@@ -1,0 +1,47 @@
+// SpillFile: where the packed tensors of one output shard wait, in the order in
+// which they arrive, until all are there and the shard can be written in the
+// order of its format. It has no name, so nothing of it is left behind.
+#ifndef QS_SERVICE_CLI_SPILL_FILE_H_
+#define QS_SERVICE_CLI_SPILL_FILE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/formats/posix_file.h"
+
+namespace qs::cli {
+
+// Thread: thread-safe but for Map.
+class SpillFile {
+ public:
+  // Errors: kOutput.
+  static absl::StatusOr<std::unique_ptr<SpillFile>> Create(
+      const std::string& directory);
+  ~SpillFile();
+  SpillFile(const SpillFile&) = delete;
+  SpillFile& operator=(const SpillFile&) = delete;
+
+  // Where `bytes` of nobody else may be written.
+  int64_t Reserve(int64_t bytes) { return size_.fetch_add(bytes); }
+  // Errors: kOutput.
+  absl::Status Write(int64_t offset, std::span<const uint8_t> data) const;
+  // Everything, once it was written; lives as long as this. Errors: kOutput.
+  absl::StatusOr<std::span<const uint8_t>> Map();
+
+ private:
+  explicit SpillFile(UniqueFd fd) : fd_(std::move(fd)) {}
+
+  UniqueFd fd_;
+  std::atomic<int64_t> size_ = 0;
+  void* mapping_ = nullptr;
+  size_t mapped_bytes_ = 0;
+};
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_SPILL_FILE_H_

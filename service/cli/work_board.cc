@@ -1,0 +1,104 @@
+// Tested by tests/cli/work_board_test.cc.
+#include "service/cli/work_board.h"
+
+#include <utility>
+
+#include "absl/time/time.h"
+#include "kernels/base/status_macros.h"
+
+namespace qs::cli {
+
+WorkBoard::WorkBoard(const Checkpoint& checkpoint,
+                     const std::vector<bool>& quantize,
+                     const std::string& directory)
+    : checkpoint_(checkpoint),
+      directory_(directory),
+      missing_(checkpoint.shards().size()),
+      shards_(checkpoint.shards().size()) {
+  for (size_t i = 0; i < quantize.size(); ++i) {
+    if (!quantize[i]) continue;
+    to_send_.push_back(i);
+    ++missing_[static_cast<size_t>(checkpoint.tensors()[i].shard)];
+  }
+  for (size_t i = 0; i < missing_.size(); ++i) {
+    if (missing_[i] == 0) ready_.push_back(static_cast<int>(i));
+  }
+}
+
+std::optional<size_t> WorkBoard::NextTensor() {
+  absl::MutexLock lock(&mutex_);
+  if (to_send_.empty()) return std::nullopt;
+  const size_t tensor = to_send_.front();
+  to_send_.pop_front();
+  return tensor;
+}
+
+void WorkBoard::GiveBack(const std::vector<size_t>& tensors) {
+  absl::MutexLock lock(&mutex_);
+  // In front: their shards were begun first.
+  to_send_.insert(to_send_.begin(), tensors.begin(), tensors.end());
+}
+
+bool WorkBoard::HasTensors() const {
+  absl::MutexLock lock(&mutex_);
+  return !to_send_.empty();
+}
+
+void WorkBoard::AddStream(int change) {
+  absl::MutexLock lock(&mutex_);
+  streams_ += change;
+}
+
+int WorkBoard::streams() const {
+  absl::MutexLock lock(&mutex_);
+  return streams_;
+}
+
+absl::StatusOr<SpillFile*> WorkBoard::SpillOf(int shard) {
+  absl::MutexLock lock(&mutex_);
+  std::unique_ptr<SpillFile>& spill = shards_[static_cast<size_t>(shard)].spill;
+  if (spill == nullptr) {
+    QS_ASSIGN_OR_RETURN(spill, SpillFile::Create(directory_));
+  }
+  return spill.get();
+}
+
+void WorkBoard::Complete(size_t tensor,
+                         const std::vector<SpilledTensor>& outputs,
+                         const quant::v1::TensorReport& report) {
+  const int shard = checkpoint_.tensors()[tensor].shard;
+  absl::MutexLock lock(&mutex_);
+  std::vector<SpilledTensor>& all = shards_[static_cast<size_t>(shard)].outputs;
+  all.insert(all.end(), outputs.begin(), outputs.end());
+  reports_[tensor] = report;
+  if (--missing_[static_cast<size_t>(shard)] == 0) ready_.push_back(shard);
+}
+
+std::optional<int> WorkBoard::NextShard(const RunControl& control) {
+  absl::MutexLock lock(&mutex_);
+  if (handed_out_ == shards_.size()) return std::nullopt;
+  while (!control.failed()) {
+    if (mutex_.AwaitWithTimeout(absl::Condition(this, &WorkBoard::ShardReady),
+                                absl::Milliseconds(100))) {
+      const int shard = ready_.front();
+      ready_.pop_front();
+      ++handed_out_;
+      return shard;
+    }
+  }
+  return std::nullopt;
+}
+
+WorkBoard::Shard WorkBoard::TakeShard(int shard) {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(shards_[static_cast<size_t>(shard)], Shard());
+}
+
+std::vector<quant::v1::TensorReport> WorkBoard::Reports() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<quant::v1::TensorReport> reports;
+  for (const auto& [tensor, report] : reports_) reports.push_back(report);
+  return reports;
+}
+
+}  // namespace qs::cli

@@ -1,0 +1,82 @@
+// WorkBoard: which tensors are to be sent, which have arrived, and which output
+// shards are complete and can be written.
+#ifndef QS_SERVICE_CLI_WORK_BOARD_H_
+#define QS_SERVICE_CLI_WORK_BOARD_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "quant/formats/checkpoint.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/cli/run_control.h"
+#include "service/cli/spill_file.h"
+#include "service/cli/tensor_sink.h"
+
+namespace qs::cli {
+
+// Tensors are named by their index in Checkpoint::tensors().
+// Thread: thread-safe.
+class WorkBoard {
+ public:
+  // `quantize[i]`: tensor i is to be sent. Spill files go to `directory`.
+  WorkBoard(const Checkpoint& checkpoint, const std::vector<bool>& quantize,
+            const std::string& directory);
+
+  // A tensor for the caller to send; none: nothing is left to begin.
+  std::optional<size_t> NextTensor();
+  // Tensors that the caller took and that did not complete.
+  void GiveBack(const std::vector<size_t>& tensors);
+  bool HasTensors() const;
+
+  // Streams that the server took in and that go on.
+  void AddStream(int change);
+  int streams() const;
+
+  // The spill file of a shard with tensors to come. Errors: kOutput.
+  absl::StatusOr<SpillFile*> SpillOf(int shard);
+  // Once for a tensor.
+  void Complete(size_t tensor, const std::vector<SpilledTensor>& outputs,
+                const quant::v1::TensorReport& report);
+
+  // A shard whose tensors have all arrived, each once, waiting for one; none:
+  // there is no more, or the run failed.
+  std::optional<int> NextShard(const RunControl& control);
+  // What arrived for it.
+  struct Shard {
+    std::unique_ptr<SpillFile> spill;    // null when nothing was to come
+    std::vector<SpilledTensor> outputs;  // in the order of completion
+  };
+  Shard TakeShard(int shard);
+
+  // In checkpoint order.
+  std::vector<quant::v1::TensorReport> Reports() const;
+
+ private:
+  bool ShardReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !ready_.empty();
+  }
+
+  const Checkpoint& checkpoint_;
+  const std::string directory_;
+  mutable absl::Mutex mutex_;
+  std::deque<size_t> to_send_ ABSL_GUARDED_BY(mutex_);
+  int streams_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // tensors, by shard
+  std::vector<Shard> shards_ ABSL_GUARDED_BY(mutex_);
+  std::deque<int> ready_ ABSL_GUARDED_BY(mutex_);
+  size_t handed_out_ ABSL_GUARDED_BY(mutex_) = 0;  // shards
+  std::map<size_t, quant::v1::TensorReport> reports_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_WORK_BOARD_H_

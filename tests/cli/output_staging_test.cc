@@ -1,0 +1,178 @@
+#include "service/cli/output_staging.h"
+
+#include <filesystem>
+#include <string>
+
+#include "service/cli/exit_code.h"
+#include "tests/cli/temporary_directory.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// in/ with a shard, single.safetensors beside it.
+struct Inputs {
+  Inputs() {
+    fs::create_directory(dir / "in");
+    WriteAll(dir / "in/model.safetensors", "weights");
+    WriteAll(dir / "single.safetensors", "weights");
+  }
+  absl::StatusOr<OutputTarget> Resolve(const std::string& out, bool overwrite,
+                                       const std::string& in = "in") const {
+    return ResolveOutput(dir / out, dir / in, overwrite);
+  }
+  TemporaryDirectory dir;
+};
+
+TEST_CASE("a directory appears complete under its name") {
+  const Inputs inputs;
+  const auto target = inputs.Resolve("out/", false);
+  INFO(target.status().ToString());
+  REQUIRE(target.ok());
+  CHECK(target->path == inputs.dir / "out");
+  auto staging = OutputStaging::Create(*target);
+  REQUIRE(staging.ok());
+  fs::create_directory((*staging)->directory() + "/sub");
+  WriteAll((*staging)->directory() + "/sub/file", "data");
+  CHECK_FALSE(fs::exists(inputs.dir / "out"));
+  REQUIRE((*staging)->Publish().ok());
+  staging->reset();
+  CHECK(ReadAll(inputs.dir / "out/sub/file") == "data");
+  CHECK(inputs.dir.Names().size() == 3);
+}
+
+TEST_CASE("without publish nothing is left") {
+  const Inputs inputs;
+  const auto target = inputs.Resolve("out", false);
+  REQUIRE(target.ok());
+  {
+    const auto staging = OutputStaging::Create(*target);
+    REQUIRE(staging.ok());
+    WriteAll((*staging)->directory() + "/file", "data");
+    CHECK(inputs.dir.Names().size() == 3);
+  }
+  CHECK(inputs.dir.Names().size() == 2);
+}
+
+TEST_CASE("overwrite replaces a checkpoint as a whole") {
+  const Inputs inputs;
+  fs::create_directory(inputs.dir / "out");
+  WriteAll(inputs.dir / "out/old.safetensors", "old");
+  CHECK(ExitCodeOf(inputs.Resolve("out", false).status()) == ExitCode::kOutput);
+  const auto target = inputs.Resolve("out", true);
+  INFO(target.status().ToString());
+  REQUIRE(target.ok());
+  {
+    const auto staging = OutputStaging::Create(*target);
+    REQUIRE(staging.ok());
+    WriteAll((*staging)->directory() + "/new.safetensors", "new");
+    REQUIRE((*staging)->Publish().ok());
+  }
+  CHECK(ReadAll(inputs.dir / "out/new.safetensors") == "new");
+  CHECK_FALSE(fs::exists(inputs.dir / "out/old.safetensors"));
+  CHECK(inputs.dir.Names().size() == 3);
+}
+
+TEST_CASE("a name that appeared meanwhile is not replaced") {
+  const Inputs inputs;
+  const auto target = inputs.Resolve("out", false);
+  REQUIRE(target.ok());
+  const auto staging = OutputStaging::Create(*target);
+  REQUIRE(staging.ok());
+  fs::create_directory(inputs.dir / "out");
+  CHECK(ExitCodeOf((*staging)->Publish()) == ExitCode::kOutput);
+}
+
+TEST_CASE("a link to a directory keeps pointing at what replaces it") {
+  const Inputs inputs;
+  fs::create_directory(inputs.dir / "real");
+  WriteAll(inputs.dir / "real/old.safetensors", "old");
+  fs::create_directory_symlink("real", inputs.dir / "out");
+  const auto target = inputs.Resolve("out", true);
+  INFO(target.status().ToString());
+  REQUIRE(target.ok());
+  {
+    const auto staging = OutputStaging::Create(*target);
+    REQUIRE(staging.ok());
+    WriteAll((*staging)->directory() + "/new.safetensors", "new");
+    REQUIRE((*staging)->Publish().ok());
+  }
+  CHECK(fs::is_symlink(inputs.dir / "out"));
+  CHECK(ReadAll(inputs.dir / "out/new.safetensors") == "new");
+  CHECK_FALSE(fs::exists(inputs.dir / "real/old.safetensors"));
+  CHECK(inputs.dir.Names().size() == 4);
+}
+
+TEST_CASE("a single file") {
+  const Inputs inputs;
+  const auto target =
+      inputs.Resolve("q.safetensors", false, "single.safetensors");
+  INFO(target.status().ToString());
+  REQUIRE(target.ok());
+  CHECK_FALSE(target->is_directory);
+  {
+    const auto staging = OutputStaging::Create(*target);
+    REQUIRE(staging.ok());
+    WriteAll((*staging)->directory() + "/q.safetensors", "packed");
+    REQUIRE((*staging)->Publish().ok());
+  }
+  CHECK(ReadAll(inputs.dir / "q.safetensors") == "packed");
+  CHECK(inputs.dir.Names().size() == 3);
+}
+
+TEST_CASE("refused places") {
+  const Inputs inputs;
+  fs::create_directory(inputs.dir / "photos");
+  WriteAll(inputs.dir / "photos/cat.jpg", "cat");
+  auto exit_code = [&inputs](const char* out, bool overwrite,
+                             const char* in = "in") {
+    const auto target = inputs.Resolve(out, overwrite, in);
+    INFO(out << ": " << target.status().ToString());
+    return ExitCodeOf(target.status());
+  };
+  CHECK(exit_code("in", true) == ExitCode::kOutput);       // the input itself
+  CHECK(exit_code(".", true) == ExitCode::kOutput);        // holds the input
+  CHECK(exit_code("photos", true) == ExitCode::kOutput);   // no checkpoint
+  CHECK(exit_code("no/out", false) == ExitCode::kOutput);  // no parent
+  CHECK(exit_code("single.safetensors/out", false) == ExitCode::kOutput);
+  CHECK(exit_code("q.safetensors", false) == ExitCode::kUsage);
+  CHECK(exit_code("out", false, "single.safetensors") == ExitCode::kUsage);
+  CHECK(exit_code("single.safetensors", true, "single.safetensors") ==
+        ExitCode::kOutput);
+  CHECK(exit_code("in/out", false) == ExitCode::kOutput);  // in the input
+  fs::create_directory_symlink(inputs.dir / "in", inputs.dir / "link");
+  CHECK(exit_code("link", true) == ExitCode::kOutput);  // the input itself
+  CHECK(exit_code("link/out", false) == ExitCode::kOutput);
+  CHECK(exit_code("in2", false) == ExitCode::kOk);  // only begins like it
+  CHECK(ReadAll(inputs.dir / "photos/cat.jpg") == "cat");
+}
+
+TEST_CASE("a report file may go into the output or where one can write") {
+  const Inputs inputs;
+  const auto target = inputs.Resolve("out", false);
+  REQUIRE(target.ok());
+  auto exit_code = [&](const char* file, const OutputTarget& output,
+                       const char* in = "in") {
+    INFO(file);
+    return ExitCodeOf(
+        CheckFileTarget(inputs.dir / file, inputs.dir / in, output));
+  };
+  CHECK(exit_code("report.json", *target) == ExitCode::kOk);
+  CHECK(exit_code("out/report.json", *target) == ExitCode::kOk);
+  CHECK(exit_code("no/report.json", *target) == ExitCode::kOutput);
+  CHECK(exit_code("in", *target) == ExitCode::kOutput);
+  CHECK(exit_code("out", *target) == ExitCode::kOutput);
+  // What a slip of the hand would have destroyed.
+  const auto file =
+      inputs.Resolve("q.safetensors", false, "single.safetensors");
+  REQUIRE(file.ok());
+  CHECK(exit_code("single.safetensors", *file, "single.safetensors") ==
+        ExitCode::kOutput);
+  CHECK(exit_code("q.safetensors", *file, "single.safetensors") ==
+        ExitCode::kOutput);
+}
+
+}  // namespace
+}  // namespace qs::cli

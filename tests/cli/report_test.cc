@@ -1,0 +1,361 @@
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "service/cli/exit_code.h"
+#include "service/cli/html_charts.h"
+#include "service/cli/progress.h"
+#include "service/cli/proto_json.h"
+#include "service/cli/run_report.h"
+#include "service/cli/text_table.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cli {
+namespace {
+
+namespace v1 = quant::v1;
+using Json = nlohmann::json;
+
+constexpr char kHostile[] = "a.layers.0.<script>\"'&.weight";
+
+void SetStats(double mse, double relative, v1::ErrorStats* stats) {
+  stats->set_count(1024);
+  stats->set_mean_squared_error(mse);
+  stats->set_mean_absolute_error(mse / 2);
+  stats->set_max_absolute_error(mse * 3);
+  stats->set_relative_frobenius_error(relative);
+  stats->set_sqnr_db(mse > 0 ? 20 : std::numeric_limits<double>::infinity());
+  stats->set_cosine_similarity(0.99);
+}
+
+v1::TensorReport MakeTensor(const std::string& name, double mse, double rtn) {
+  v1::TensorReport tensor;
+  tensor.set_handle(1);
+  tensor.set_name(name);
+  tensor.add_shape(32);
+  tensor.add_shape(32);
+  tensor.set_dtype(v1::BF16);
+  SetStats(mse, mse > 0 ? 0.1 : 0, tensor.mutable_error());
+  SetStats(rtn, 0.12, tensor.mutable_rtn());
+  tensor.set_mse_ratio_to_rtn(mse / rtn);
+  tensor.set_bytes_in(2048);
+  tensor.set_bytes_out(576);
+  tensor.set_bits_per_weight(4.5);
+  v1::WorstGroup* worst = tensor.add_worst_groups();
+  worst->set_group(7);
+  worst->set_mean_squared_error(0.25);
+  for (const int64_t count : {600, 400, 24}) {
+    tensor.mutable_histogram()->add_counts(count);
+  }
+  tensor.set_device("cpu:0");
+  tensor.set_algorithm("nf4-best/1");
+  tensor.add_output_tensors(name);
+  return tensor;
+}
+
+RunReport MakeReport() {
+  RunReport report;
+  report.created = "2025-11-24T10:00:00Z";
+  report.server = "127.0.0.1:50051";
+  report.input_path = "in";
+  report.output_path = "/tmp/out";
+  report.input_bytes = 10000;
+  report.output_bytes = 4000;
+  report.target.set_engine(v1::VLLM);
+  report.target.set_tensor_parallel(2);
+  report.streams = 2;
+  report.seconds = 1.5;
+  report.tensors = {MakeTensor("model.layers.0.a.weight", 2e-4, 3e-4),
+                    MakeTensor(kHostile, 0, 1e-4)};
+  for (const v1::TensorReport& tensor : report.tensors) {
+    v1::PlanEntry& entry = report.plan.entries.emplace_back();
+    entry.set_name(tensor.name());
+    entry.set_action(v1::PlanEntry::QUANTIZE);
+    entry.set_bytes_in(2048);
+    entry.set_bytes_out(576);
+    entry.set_site("model.layers.0/x");
+  }
+  v1::PlanEntry& carried = report.plan.entries.emplace_back();
+  carried.set_name("norm.weight");
+  carried.set_action(v1::PlanEntry::CARRY);
+  carried.set_reason("1 dimension");
+  carried.set_bytes_in(5904);
+  v1::PlanFile& file = report.plan.files.emplace_back();
+  file.set_path("tokenizer.json");
+  file.set_action(v1::PlanFile::COPY);
+  v1::Finding& finding = report.plan.findings.emplace_back();
+  finding.set_severity(v1::Finding::WARNING);
+  finding.set_rule("SLOW_KERNEL");
+  finding.set_text("got 7, allowed 8");
+  report.plan.summary.set_architecture("llama");
+  report.plan.summary.set_bytes_in(10000);
+  report.plan.summary.set_bytes_out(4000);
+  report.plan.summary.add_engines("vLLM 0.33");
+  report.plan.summary.mutable_resolved()->mutable_nf4()->set_block_size(64);
+  return report;
+}
+
+bool Has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST_CASE("JSON goes out and comes back unchanged") {
+  const RunReport report = MakeReport();
+  const std::string text = ReportToJson(report);
+  const absl::StatusOr<RunReport> back = ReportFromJson(text);
+  INFO(back.status().ToString());
+  REQUIRE(back.ok());
+  CHECK(ReportToJson(*back) == text);
+  REQUIRE(back->tensors.size() == 2);
+  CHECK(back->tensors[0].SerializeAsString() ==
+        report.tensors[0].SerializeAsString());
+  CHECK(std::isinf(back->tensors[1].error().sqnr_db()));
+  CHECK(back->plan.entries[2].reason() == "1 dimension");
+}
+
+TEST_CASE("the JSON schema") {
+  const Json json = Json::parse(ReportToJson(MakeReport()));
+  CHECK(json["schema"] == "quantd.report/1");
+  CHECK(json["input"]["data_bytes"] == 10000);
+  CHECK(json["target"]["engine"] == "VLLM");
+  CHECK(json["plan"]["entries"][2]["action"] == "CARRY");
+  CHECK(json["plan"]["findings"][0]["severity"] == "WARNING");
+  CHECK(json["plan"]["summary"]["resolved"]["nf4"]["block_size"] == 64);
+  const Json& tensor = json["tensors"][0];
+  CHECK(tensor["shape"] == Json::array({32, 32}));
+  CHECK(tensor["dtype"] == "BF16");
+  CHECK(tensor["error"]["mean_squared_error"] == 2e-4);
+  CHECK(tensor["worst_groups"][0]["group"] == 7);
+  CHECK(tensor["histogram"]["counts"] == Json::array({600, 400, 24}));
+  CHECK(json["tensors"][1]["error"]["sqnr_db"].is_null());
+  CHECK(json["summary"]["tensors"] == 2);
+  CHECK(json["summary"]["bits_per_weight"] == 4.5);
+  CHECK(json["summary"]["histogram"] == Json::array({1200, 800, 48}));
+}
+
+TEST_CASE("a report that is none is bad input") {
+  Json json = Json::parse(ReportToJson(MakeReport()));
+  auto says = [](const std::string& text, const std::string& part) {
+    const absl::Status status = ReportFromJson(text).status();
+    INFO(status.ToString());
+    return ExitCodeOf(status) == ExitCode::kBadInput &&
+           Has(std::string(status.message()), part);
+  };
+  CHECK(says("not json", "report"));
+  CHECK(says("{}", "schema"));
+  Json other = json;
+  other["schema"] = "quantd.report/2";
+  CHECK(says(other.dump(), "quantd.report/1"));
+  other = json;
+  other["tensors"][1]["shape"] = "x";
+  CHECK(says(other.dump(), "tensors[1].shape"));
+  other = json;
+  other["plan"]["entries"][0]["action"] = "EAT";
+  CHECK(says(other.dump(), "plan.entries[0].action"));
+  other = json;
+  other["streams"] = 1.5;
+  CHECK(says(other.dump(), "streams"));
+  other = json;
+  other.erase("plan");
+  CHECK(says(other.dump(), "plan"));
+  other = json;
+  other["tensors"][0]["later"] = 1;  // unknown keys are left aside
+  CHECK(ReportFromJson(other.dump()).ok());
+}
+
+TEST_CASE("totals weigh tensors by their weights") {
+  const RunTotals totals = TotalsOf(MakeReport());
+  CHECK(totals.weights == 2048);
+  CHECK(totals.bytes_out == 1152);
+  CHECK(totals.error.mean_squared_error() == Approx(1e-4));
+  CHECK(totals.rtn.mean_squared_error() == Approx(2e-4));
+  CHECK(totals.mse_ratio_to_rtn == Approx(0.5));
+  // Only the first tensor has an error: its energy is mse n / 0.1^2.
+  CHECK(totals.error.sqnr_db() == Approx(20));
+  CHECK(totals.error.max_absolute_error() == Approx(6e-4));
+  CHECK(TotalsOf(RunReport()).mse_ratio_to_rtn == 1);
+}
+
+TEST_CASE("the table has a line for every tensor and a total") {
+  const std::string table = ReportTable(MakeReport());
+  INFO(table);
+  CHECK(Has(table, "model.layers.0.a.weight"));
+  CHECK(Has(table, "32x32"));
+  CHECK(Has(table, "2.000e-04"));
+  CHECK(Has(table, "0.667"));
+  CHECK(Has(table, "inf"));
+  CHECK(Has(table, "total: 2 tensors"));
+  CHECK(Has(table, "10.0 kB -> 4.00 kB (40.0%)"));
+  CHECK(Has(table, "1 tensors carried (5.90 kB)"));
+  CHECK(Has(table, "\nloads in: vLLM 0.33\n"));
+}
+
+TEST_CASE("tensors without statistics show dashes") {
+  RunReport report = MakeReport();
+  for (v1::TensorReport& tensor : report.tensors) {
+    tensor.clear_error();
+    tensor.clear_rtn();
+    tensor.clear_histogram();
+  }
+  CHECK(Has(ReportTable(report), " -"));
+  const std::string html = ReportHtml(report);
+  CHECK_FALSE(Has(html, "Histogram of"));
+  CHECK_FALSE(Has(html, "nan"));
+}
+
+TEST_CASE("the plan's table names actions, reasons, files and findings") {
+  RunReport report = MakeReport();
+  v1::PlanEntry& tied = report.plan.entries.emplace_back();
+  tied.set_name("lm_head.weight");
+  tied.set_action(v1::PlanEntry::TIED);
+  tied.set_tied_to("embed.weight");
+  report.plan.summary.set_refused(true);
+  const std::string table = PlanTable(report.plan);
+  INFO(table);
+  CHECK(Has(table, "to embed.weight"));
+  CHECK(Has(table, "1 dimension"));
+  CHECK(Has(table, "tokenizer.json"));
+  CHECK(Has(table, "warning SLOW_KERNEL: got 7, allowed 8"));
+  CHECK(Has(table, "2 to quantize, 1 carried, 1 tied"));
+  CHECK(Has(table, "loads in: vLLM 0.33"));
+  CHECK(Has(table, "refused"));
+}
+
+TEST_CASE("a refused plan lists its errors only") {
+  PlanAnswer plan = MakeReport().plan;
+  CHECK(CheckNotRefused(plan).ok());
+  v1::Finding& error = plan.findings.emplace_back();
+  error.set_severity(v1::Finding::ERROR);
+  error.set_rule("NO_LOADER");
+  error.set_text("got x");
+  plan.summary.set_refused(true);
+  const absl::Status status = CheckNotRefused(plan);
+  CHECK(ExitCodeOf(status) == ExitCode::kRefused);
+  CHECK(Has(std::string(status.message()), "NO_LOADER: got x"));
+  CHECK_FALSE(Has(std::string(status.message()), "SLOW_KERNEL"));
+}
+
+TEST_CASE("the page is self-contained and escapes what it shows") {
+  const std::string html = ReportHtml(MakeReport());
+  CHECK(Has(html, "<!doctype html>"));
+  CHECK(Has(html, "prefers-color-scheme: dark"));
+  CHECK_FALSE(Has(html, "<script"));
+  CHECK_FALSE(Has(html, "http"));
+  CHECK(Has(html, "&lt;script&gt;&quot;&#39;&amp;"));
+  for (const char* chart : {"Relative error of every tensor",
+                            "Histogram of the error", "Size before"}) {
+    INFO(chart);
+    CHECK(Has(html, chart));
+  }
+  CHECK_FALSE(Has(html, "\"nan"));
+  CHECK_FALSE(Has(html, "\"inf"));
+  CHECK_FALSE(Has(html, "\"-inf"));
+}
+
+size_t CountOf(const std::string& text, const std::string& part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string::npos;
+       at = text.find(part, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+TEST_CASE("a chart of many tensors keeps dots in place and labels apart") {
+  RunReport report;
+  for (int layer = 0; layer < 80; ++layer) {
+    for (const char* part : {"q", "k", "v", "o"}) {
+      report.tensors.push_back(MakeTensor(
+          absl::StrCat("model.layers.", layer, ".", part), 1e-4, 2e-4));
+    }
+  }
+  const std::string chart = ErrorChart(report);
+  CHECK(CountOf(chart, "<circle") == 2 * 320);
+  CHECK(Has(chart, "class=\"dense\""));
+  const size_t labels =
+      CountOf(chart, ">75</text>") + CountOf(chart, ">76</text>") +
+      CountOf(chart, ">77</text>") + CountOf(chart, ">78</text>") +
+      CountOf(chart, ">79</text>");
+  CHECK(labels == 1);  // every fifth
+  report.tensors[7].mutable_error()->set_relative_frobenius_error(
+      std::numeric_limits<double>::infinity());
+  CHECK_FALSE(Has(ErrorChart(report), "\"inf"));
+}
+
+TEST_CASE("a histogram is drawn as far as errors reach") {
+  RunReport report;
+  RunTotals totals;
+  totals.histogram.assign(32, 0);
+  totals.histogram[0] = 90000;
+  totals.histogram[3] = 9990;
+  totals.histogram[31] = 10;  // one in ten thousand
+  const std::string chart = HistogramChart(report, totals);
+  CHECK(CountOf(chart, "<rect") == 8);
+  CHECK(Has(chart, ">0.25</text>"));
+  CHECK_FALSE(Has(chart, ">1</text>"));
+  CHECK(Has(chart, "0.219 to more: 0.010%"));
+  totals.histogram[31] = 10000;
+  CHECK(CountOf(HistogramChart(report, totals), "<rect") == 32);
+  totals.histogram.assign(3, 1);
+  CHECK(CountOf(HistogramChart(report, totals), "<rect") == 3);
+  CHECK(HistogramChart(report, RunTotals()).empty());
+}
+
+TEST_CASE("charts of a single perfect tensor and of none stay finite") {
+  RunReport report = MakeReport();
+  report.tensors = {MakeTensor("w", 0, 1e-9)};
+  report.tensors[0].mutable_rtn()->set_relative_frobenius_error(0);
+  CHECK_FALSE(Has(ErrorChart(report), "nan"));
+  report.tensors.clear();
+  CHECK(ErrorChart(report).empty());
+  CHECK_FALSE(Has(ReportHtml(report), "nan"));
+}
+
+TEST_CASE("numbers as people read them") {
+  CHECK(FormatBytes(0) == "0 B");
+  CHECK(FormatBytes(999) == "999 B");
+  CHECK(FormatBytes(1000) == "1.00 kB");
+  CHECK(FormatBytes(8393216) == "8.39 MB");
+  CHECK(FormatBytes(999'999) == "1.00 MB");
+  CHECK(FormatBytes(16'000'000'000) == "16.0 GB");
+  CHECK(FormatError(0) == "0");
+  CHECK(FormatShape(std::vector<int64_t>{3}) == "3");
+}
+
+TEST_CASE("progress") {
+  ProgressState state = {.bytes = 0,
+                         .total_bytes = 2'000'000,
+                         .tensors = 0,
+                         .total_tensors = 4,
+                         .seconds = 0};
+  CHECK(ProgressLine(state) == "  0%  0/4 tensors  0 B of 2.00 MB");
+  state.bytes = 1'000'000;
+  state.tensors = 2;
+  state.seconds = 5;
+  CHECK(ProgressBar(state, 120) ==
+        "[============>           ]  50%  2/4 tensors  1.00 MB of 2.00 MB  "
+        "200 kB/s  0:05 left");
+  CHECK(ProgressBar(state, 80) ==
+        "[=========>        ]  50%  2/4 tensors  1.00 MB of 2.00 MB  200 kB/s  "
+        "0:05 left");
+  for (int columns = 1; columns <= 200; ++columns) {
+    CHECK(ProgressBar(state, columns).size() < static_cast<size_t>(columns));
+  }
+  CHECK(ProgressBar(state, 20) == " 50%  2/4 tensors  ");
+  state.bytes = state.total_bytes;
+  CHECK(Has(ProgressBar(state, 120), "========================] 100%"));
+}
+
+TEST_CASE("a note does not end up in the bar's line") {
+  std::ostringstream out;
+  Progress progress(out, 0, 10, 1);
+  progress.Note("trying again");
+  progress.Finish();
+  CHECK(out.str() == "trying again\n");
+}
+
+}  // namespace
+}  // namespace qs::cli

@@ -1,0 +1,87 @@
+#include "service/cli/work_board.h"
+
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "service/cli/exit_code.h"
+#include "tests/cli/temporary_directory.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cli {
+namespace {
+
+// The tiny-llama checkpoint: two shards; every second tensor is selected.
+struct Fixture {
+  Fixture() : checkpoint(Checkpoint::Open(QS_TEST_DATA "/tiny-llama")) {}
+  std::vector<bool> Every(size_t step) const {
+    std::vector<bool> selected(checkpoint->tensors().size());
+    for (size_t i = 0; i < selected.size(); i += step) selected[i] = true;
+    return selected;
+  }
+  TemporaryDirectory dir;
+  absl::StatusOr<Checkpoint> checkpoint;
+  RunControl control;
+};
+
+TEST_CASE("a shard is ready when its last tensor completes") {
+  Fixture f;
+  REQUIRE(f.checkpoint.ok());
+  WorkBoard board(*f.checkpoint, f.Every(2), f.dir.path());
+  std::vector<size_t> taken;
+  while (const auto tensor = board.NextTensor()) taken.push_back(*tensor);
+  REQUIRE(taken.size() == (f.checkpoint->tensors().size() + 1) / 2);
+  CHECK_FALSE(board.HasTensors());
+  board.GiveBack({taken[1], taken[2]});
+  CHECK(board.HasTensors());
+  CHECK(board.NextTensor() == taken[1]);
+  CHECK(board.NextTensor() == taken[2]);
+
+  // Completed in reverse by another thread, so the second shard is first.
+  std::jthread streams([&] {
+    for (auto it = taken.rbegin(); it != taken.rend(); ++it) {
+      quant::v1::TensorReport report;
+      report.set_name(f.checkpoint->tensors()[*it].entry.name);
+      board.Complete(*it, {{report.name(), DType::kU8, {1}, 0, 1}}, report);
+    }
+  });
+  CHECK(board.NextShard(f.control) == 1);
+  CHECK(board.NextShard(f.control) == 0);
+  CHECK(board.NextShard(f.control) == std::nullopt);
+  const WorkBoard::Shard first = board.TakeShard(0);
+  const WorkBoard::Shard second = board.TakeShard(1);
+  CHECK(first.outputs.size() + second.outputs.size() == taken.size());
+  const auto reports = board.Reports();
+  REQUIRE(reports.size() == taken.size());
+  for (size_t i = 0; i < taken.size(); ++i) {
+    CHECK(reports[i].name() == f.checkpoint->tensors()[taken[i]].entry.name);
+  }
+}
+
+TEST_CASE("shards without work are ready at once") {
+  Fixture f;
+  REQUIRE(f.checkpoint.ok());
+  const std::vector<bool> none(f.checkpoint->tensors().size());
+  WorkBoard board(*f.checkpoint, none, f.dir.path());
+  CHECK_FALSE(board.HasTensors());
+  CHECK(board.NextShard(f.control) == 0);
+  CHECK(board.TakeShard(0).spill == nullptr);
+  CHECK(board.NextShard(f.control) == 1);
+  CHECK(board.NextShard(f.control) == std::nullopt);
+}
+
+TEST_CASE("a failure ends the wait, and the first one is kept") {
+  Fixture f;
+  REQUIRE(f.checkpoint.ok());
+  WorkBoard board(*f.checkpoint, f.Every(1), f.dir.path());
+  std::jthread other([&] {
+    f.control.Fail(UsageError("first"));
+    f.control.Fail(UnexpectedError("second"));
+  });
+  CHECK(board.NextShard(f.control) == std::nullopt);
+  CHECK_FALSE(f.control.Sleep(absl::Minutes(5)));
+  CHECK(f.control.status().message() == "first");
+}
+
+}  // namespace
+}  // namespace qs::cli

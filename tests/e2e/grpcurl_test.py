@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Types every grpcurl line of the README against a real server.
+
+    grpcurl_test.py BIN_DIR
+
+grpcurl comes from PATH, or is built once through Go's module proxy. Without
+grpcurl and Go the test is skipped (exit code 77), and says so.
+"""
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VERSION = "v1.9.3"
+SKIPPED = 77
+
+
+def find_grpcurl():
+    found = shutil.which("grpcurl")
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME",
+                                        pathlib.Path.home() / ".cache"))
+    built = cache / "quantd" / "bin" / "grpcurl"
+    if found or built.exists():
+        return found or str(built)
+    if not shutil.which("go"):
+        return None
+    built.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["go", "install", f"github.com/fullstorydev/grpcurl/cmd/grpcurl@{VERSION}"],
+        env={**os.environ, "GOBIN": str(built.parent)}, check=True)
+    return str(built)
+
+
+def readme_commands():
+    """Indented blocks that start with grpcurl; a deeper indent continues one."""
+    text = (ROOT / "README.md").read_text()
+    return [m.group(0) for m in
+            re.finditer(r"^    grpcurl .*(?:\n      .*)*", text, re.M)]
+
+
+def json_values(text):
+    decoder, values, at = json.JSONDecoder(), [], 0
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        value, at = decoder.raw_decode(text, at)
+        values.append(value)
+    return values
+
+
+def field(message, snake_name):
+    """A field, by the name that the server's reflection gives grpcurl."""
+    words = snake_name.split("_")
+    camel = words[0] + "".join(w.capitalize() for w in words[1:])
+    return message[snake_name] if snake_name in message else message[camel]
+
+
+def check_quantize(output):
+    values = json_values(output)
+    kinds = [next(iter(v)) for v in values]
+    assert kinds[0] == "accepted" and kinds[-1] == "summary", kinds
+    assert "report" in kinds, kinds
+    frames = {v["frame"]["tensor"]: v["frame"] for v in values if "frame" in v}
+    assert set(frames) == {"w", "w.absmax", "w.quant_map",
+                           "w.quant_state.bitsandbytes__nf4"}, set(frames)
+    assert frames["w"]["dtype"] == "U8" and frames["w"]["shape"] == ["2", "1"]
+    report = next(v["report"] for v in values if "report" in v)
+    assert report["error"]["count"] == "4", report
+
+
+def main():
+    binaries = pathlib.Path(sys.argv[1])
+    grpcurl = find_grpcurl()
+    if grpcurl is None:
+        print("skipped: neither grpcurl nor Go is installed")
+        return SKIPPED
+    commands = readme_commands()
+    assert len(commands) >= 4, commands
+    with tempfile.TemporaryDirectory() as work:
+        port_file = pathlib.Path(work) / "port"
+        server = subprocess.Popen(
+            [binaries / "quantd", "--listen", "127.0.0.1:0", "--port-file",
+             port_file], stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 20
+            while not (port_file.exists() and port_file.read_text().strip()):
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            port = port_file.read_text().strip()
+            for command in commands:
+                typed = command.replace("127.0.0.1:50051", f"127.0.0.1:{port}")
+                typed = typed.replace("grpcurl", grpcurl, 1)
+                done = subprocess.run(["bash", "-c", typed], text=True,
+                                      capture_output=True, timeout=60)
+                assert done.returncode == 0, (typed, done.stdout, done.stderr)
+                if "/Quantize" in command:
+                    check_quantize(done.stdout)
+                elif "Health/Check" in command:
+                    assert '"SERVING"' in done.stdout, done.stdout
+                elif "GetCapabilities" in command:
+                    limits = json.loads(done.stdout)["limits"]
+                    assert field(limits, "max_message_bytes") == "4194304"
+                else:
+                    assert "quant.v1.QuantizeService" in done.stdout
+        finally:
+            server.terminate()
+            assert server.wait(timeout=40) == 0, "the server did not exit 0"
+    print(f"{len(commands)} lines of the README typed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
