@@ -1,0 +1,62 @@
+#include "tests/bench/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+namespace qs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(const std::function<void()>& body) {
+  const Clock::time_point start = Clock::now();
+  body();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::vector<double> SortedRuns(int runs, const std::function<void()>& body) {
+  body();  // first touch of memory, table set-up
+  std::vector<double> seconds;
+  for (int i = 0; i < runs; ++i) seconds.push_back(Seconds(body));
+  std::sort(seconds.begin(), seconds.end());
+  return seconds;
+}
+
+// What one thread moves: bytes read plus bytes written by a large memcpy.
+double CopyBytesPerSecond() {
+  static const double rate = [] {
+    constexpr size_t kBytes = size_t{128} << 20;
+    std::vector<char> from(kBytes, 1);
+    std::vector<char> to(kBytes, 2);
+    const std::vector<double> runs = SortedRuns(5, [&] {
+      std::memcpy(to.data(), from.data(), kBytes);
+      from[0] = to[kBytes - 1];  // keeps the copy
+    });
+    return 2.0 * kBytes / runs.front();
+  }();
+  return rate;
+}
+
+}  // namespace
+
+double Bench::Row(const std::string& name, int64_t weights, int64_t bytes,
+                  const std::function<void()>& body) {
+  if (name.find(filter_) == std::string::npos) return 0;
+  const std::vector<double> runs = SortedRuns(runs_, body);
+  const double median = runs[runs.size() / 2];
+  const double n = static_cast<double>(weights);
+  std::printf(
+      "{\"name\":\"%s\",\"weights\":%lld,\"ns_per_weight\":%.4f,"
+      "\"best_ns_per_weight\":%.4f,\"gb_per_s\":%.2f,\"copy_gb_per_s\":%.2f,"
+      "\"runs\":%d}\n",
+      name.c_str(), static_cast<long long>(weights), median / n * 1e9,
+      runs.front() / n * 1e9, static_cast<double>(bytes) / median / 1e9,
+      CopyBytesPerSecond() / 1e9, runs_);
+  std::fflush(stdout);
+  return median;
+}
+
+}  // namespace qs

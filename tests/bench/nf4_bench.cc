@@ -1,0 +1,102 @@
+// NF4 and FP4 on 16.8 M bf16 weights (4096 x 4096), one thread, every SIMD
+// target of the machine.
+#include <random>
+#include <string>
+#include <thread>
+
+#include "kernels/backend.h"
+#include "kernels/base/buffer.h"
+#include "tests/bench/bench.h"
+
+namespace qs {
+namespace {
+
+constexpr int64_t kWeights = int64_t{4096} * 4096;
+constexpr int64_t kBlock = 64;
+constexpr int64_t kBlocks = kWeights / kBlock;
+
+struct Data {
+  Buffer weight = *Buffer::Allocate(kWeights * 2);
+  Buffer decoded = *Buffer::Allocate(kWeights * 2);
+  Buffer packed = *Buffer::Allocate(kWeights / 2);
+  Buffer absmax = *Buffer::Allocate(kBlocks * 4);
+  Buffer codes = *Buffer::Allocate(kBlocks);
+  Buffer nested = *Buffer::Allocate(kBlocks / kNestedBlockSize * 4);
+
+  Data() {
+    std::mt19937 random(1);
+    std::normal_distribution<float> gauss(0.0f, 0.02f);
+    for (int64_t i = 0; i < kWeights; ++i) {
+      weight.As<uint16_t>()[i] = FloatToBf16(gauss(random));
+    }
+  }
+  TensorView View() const { return {weight.data(), DType::kBF16, 4096, 4096}; }
+};
+
+void Encode(Backend& backend, Data& data, Codebook codebook, Nf4Search search) {
+  int64_t first_non_finite = -1;
+  (void)backend.nf4().Encode(
+      {data.View(), kBlock, codebook, Nf4Rule::kCuda, search,
+       data.packed.data(), data.absmax.As<float>(), &first_non_finite},
+      backend.stream());
+}
+
+// Double quantization as a whole: absmax to 8 bits and back, then the codes
+// chosen again against the decoded absmax.
+void Nest(Backend& backend, Data& data) {
+  float offset = 0;
+  (void)backend.nf4().NestedEncode(
+      {data.absmax.As<float>(), kBlocks, Nf4Rule::kCuda, data.codes.data(),
+       data.nested.As<float>(), &offset},
+      backend.stream());
+}
+
+void Recode(Backend& backend, Data& data) {
+  (void)backend.nf4().Recode({data.View(), kBlock, Codebook::kNf4,
+                              data.absmax.As<float>(), data.packed.data()},
+                             backend.stream());
+}
+
+void Decode(Backend& backend, Data& data) {
+  (void)backend.nf4().Decode({data.packed.data(),
+                              data.absmax.As<float>(),
+                              kBlock,
+                              Codebook::kNf4,
+                              {data.decoded.data(), DType::kBF16, 4096, 4096}},
+                             backend.stream());
+}
+
+void Rows(Bench& bench, Backend& backend, Data& data,
+          const std::string& where) {
+  constexpr int64_t kEncodeBytes = kWeights * 2 + kWeights / 2 + kBlocks * 4;
+  const auto row = [&](const char* name, int64_t bytes, auto body) {
+    bench.Row("nf4/" + where + "/" + name, kWeights, bytes, body);
+  };
+  row("encode_reference", kEncodeBytes,
+      [&] { Encode(backend, data, Codebook::kNf4, Nf4Search::kNone); });
+  row("encode_fp4", kEncodeBytes,
+      [&] { Encode(backend, data, Codebook::kFp4, Nf4Search::kNone); });
+  row("encode_best", kEncodeBytes,
+      [&] { Encode(backend, data, Codebook::kNf4, Nf4Search::kBestScale); });
+  row("decode", kEncodeBytes, [&] { Decode(backend, data); });
+  row("recode", kEncodeBytes, [&] { Recode(backend, data); });
+  row("nested_encode", kBlocks * 5, [&] { Nest(backend, data); });
+}
+
+}  // namespace
+
+void BenchNf4(Bench& bench) {
+  Data data;
+  for (const std::string& target : SimdTargets()) {
+    if (!ForceSimdTargetForTest(target).ok()) continue;
+    const auto backend = NewCpuBackend(1);
+    Rows(bench, *backend, data, target + "x1");
+  }
+  (void)ForceSimdTargetForTest("");
+  const int threads = static_cast<int>(std::thread::hardware_concurrency());
+  const auto backend = NewCpuBackend(threads);
+  Rows(bench, *backend, data,
+       SimdTargets().front() + "x" + std::to_string(threads));
+}
+
+}  // namespace qs

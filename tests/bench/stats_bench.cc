@@ -1,0 +1,96 @@
+// Error statistics of 16.8 M bf16 weights (4096 x 4096) against their own
+// 4-bit rounding, groups of 128, one thread, every SIMD target of the machine.
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/buffer.h"
+#include "tests/bench/bench.h"
+
+namespace qs {
+namespace {
+
+constexpr int64_t kSide = 4096;
+constexpr int64_t kWeights = kSide * kSide;
+constexpr int64_t kGroup = 128;
+constexpr int64_t kGroups = kWeights / kGroup;
+
+struct Data {
+  Buffer weight = *Buffer::Allocate(kWeights * 2);
+  Buffer decoded = *Buffer::Allocate(kWeights * 2);
+  std::vector<float> steps = std::vector<float>(kGroups);
+  std::vector<double> group_errors = std::vector<double>(kGroups);
+
+  Data() {
+    std::mt19937 random(1);
+    std::normal_distribution<float> gauss(0.0f, 0.02f);
+    for (int64_t i = 0; i < kWeights; ++i) {
+      weight.As<uint16_t>()[i] = FloatToBf16(gauss(random));
+    }
+    const auto backend = NewCpuBackend(1);
+    Buffer codes = *Buffer::Allocate(kWeights);
+    Buffer scales = *Buffer::Allocate(kGroups * 2);
+    int64_t first_non_finite = -1;
+    (void)backend->affine().Encode(
+        {View(weight), 4, kGroup, true, AffineSearch::kMinMax, codes.data(),
+         scales.data(), nullptr, &first_non_finite},
+        backend->stream());
+    (void)backend->affine().Decode(
+        {codes.data(),
+         scales.data(),
+         nullptr,
+         4,
+         kGroup,
+         {decoded.data(), DType::kBF16, kSide, kSide}},
+        backend->stream());
+    for (int64_t g = 0; g < kGroups; ++g) {
+      steps[static_cast<size_t>(g)] =
+          LoadAsFloat(scales.data(), DType::kBF16, g);
+    }
+  }
+  static TensorView View(const Buffer& buffer) {
+    return {buffer.data(), DType::kBF16, kSide, kSide};
+  }
+};
+
+void Rows(Bench& bench, Backend& backend, Data& data,
+          const std::string& where) {
+  const TensorView weight = Data::View(data.weight);
+  const TensorView decoded = Data::View(data.decoded);
+  ErrorSums sums;
+  bench.Row("stats/" + where + "/errors", kWeights, kWeights * 4, [&] {
+    (void)backend.stats().Errors({weight, decoded, kGroup, data.steps.data(),
+                                  &sums, data.group_errors.data()},
+                                 backend.stream());
+  });
+  bench.Row(
+      "stats/" + where + "/errors_no_histogram", kWeights, kWeights * 4, [&] {
+        (void)backend.stats().Errors(
+            {weight, decoded, kGroup, nullptr, &sums, data.group_errors.data()},
+            backend.stream());
+      });
+  bench.Row("stats/" + where + "/rtn_errors", kWeights, kWeights * 2, [&] {
+    (void)backend.stats().RtnErrors({weight, 4, kGroup, &sums},
+                                    backend.stream());
+  });
+}
+
+}  // namespace
+
+void BenchStats(Bench& bench) {
+  Data data;
+  for (const std::string& target : SimdTargets()) {
+    if (!ForceSimdTargetForTest(target).ok()) continue;
+    const auto backend = NewCpuBackend(1);
+    Rows(bench, *backend, data, target + "x1");
+  }
+  (void)ForceSimdTargetForTest("");
+  const int threads = static_cast<int>(std::thread::hardware_concurrency());
+  const auto backend = NewCpuBackend(threads);
+  Rows(bench, *backend, data,
+       SimdTargets().front() + "x" + std::to_string(threads));
+}
+
+}  // namespace qs
