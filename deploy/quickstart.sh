@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# From a clean clone to two quantized checkpoints: installs what is missing,
+# builds a release, starts quantd on 127.0.0.1:50051, quantizes the checkpoint
+# in tests/data/tiny-llama to NF4 and to W4A16, and stops the server again.
+# Output goes to build/quickstart. Set QUANTD_PORT for another port.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+port=${QUANTD_PORT:-50051}
+server=127.0.0.1:$port
+bin=build/release/bin
+out=build/quickstart
+model=tests/data/tiny-llama
+
+step() { printf '\n== %s\n' "$*"; }
+
+fail() {
+  printf 'quickstart: %s\n' "$*" >&2
+  exit 1
+}
+
+build() {
+  mkdir -p build
+  cmake --preset release >build/quickstart-configure.log 2>&1 || {
+    cat build/quickstart-configure.log >&2
+    fail "cmake could not configure the build"
+  }
+  cmake --build --preset release --target quantd quantctl
+}
+
+# Waits for the port file, which this server writes once it answers: a health
+# check alone could be answered by another one on the same port.
+start_server() {
+  mkdir -p "$out"
+  rm -f "$out/port"
+  "$bin/quantd" --listen "$server" --port-file "$out/port" 2>"$out/quantd.log" &
+  pid=$!
+  trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null || true' EXIT
+  for _ in $(seq 200); do
+    [ -s "$out/port" ] && return
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.05
+  done
+  cat "$out/quantd.log" >&2
+  fail "quantd did not start on $server; QUANTD_PORT=N takes another port"
+}
+
+quantize() { # preset, target
+  local to=$out/tiny-llama-$1
+  "$bin/quantctl" quantize "$model" -o "$to" --preset "$1" --target "$2" \
+    --server "$server" --overwrite --json "$to.json"
+  "$bin/quantctl" report "$to.json" --html "$to.html" >/dev/null
+}
+
+step "packages"
+deploy/install-deps.sh
+
+step "build (release)"
+build
+
+step "start quantd"
+start_server
+"$bin/quantctl" health --server "$server"
+
+step "NF4, bitsandbytes format, for transformers"
+quantize NF4 transformers
+
+step "W4A16, compressed-tensors format, for vLLM"
+quantize W4A16 vllm
+
+cat <<TXT
+
+== results
+$PWD/$out/tiny-llama-NF4
+    transformers with bitsandbytes:
+    python3 -c 'from transformers import AutoModelForCausalLM as M; print(M.from_pretrained("$out/tiny-llama-NF4"))'
+$PWD/$out/tiny-llama-W4A16
+    vLLM, and transformers with compressed-tensors:
+    vllm serve $out/tiny-llama-W4A16
+The reports as pages for a browser:
+    $PWD/$out/tiny-llama-NF4.html
+    $PWD/$out/tiny-llama-W4A16.html
+
+== next
+The server of this script is stopped now. Start your own, in another terminal:
+    $bin/quantd --listen $server
+Your own checkpoint, first what would happen to it, then the work:
+    $bin/quantctl plan DIRECTORY --preset W4A16 --target vllm --server $server
+    $bin/quantctl quantize DIRECTORY -o DIRECTORY-W4A16 --preset W4A16 \\
+      --target vllm --server $server
+The same by hand with grpcurl, for a tensor of four numbers:
+    grpcurl -plaintext -d '{"config":{"quantization":{"preset":"NF4"}}}
+      {"tensor":{"handle":1,"name":"w","dtype":"F32","shape":[1,4]}}
+      {"chunk":{"handle":1,"floatValues":[0.1,-0.2,0.3,0.4],"last":true}}' \\
+      $server quant.v1.QuantizeService/Quantize
+What the server can do:
+    grpcurl -plaintext $server quant.v1.QuantizeService/GetCapabilities
+TXT

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds, and runs every test.
+# QS_SLOW=1 adds sanitizer builds, fuzzing and the real engines (CI does).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+slow=${QS_SLOW:-0}
+jobs=$(nproc)
+# Objects are shared between clones and between builds that differ only in
+# where they lie.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=time_macros
+
+step() { printf '\n== %s (%s)\n' "$*" "$(date +%T)"; }
+
+build() { # preset, extra cmake arguments...
+  local preset=$1
+  shift
+  cmake --preset "$preset" "$@" >"build/configure-$preset.log" 2>&1 || {
+    cat "build/configure-$preset.log" >&2
+    return 1
+  }
+  cmake --build --preset "$preset" -j "$jobs" -- --quiet
+}
+
+mkdir -p build
+step "packages"
+deploy/install-deps.sh --tests
+if [ "$slow" = 1 ]; then
+  step "CUDA compiler"
+  deploy/install-cuda.sh build/cuda
+fi
+
+if [ "$slow" = 1 ]; then
+  step "address and undefined-behaviour sanitizers"
+  build asan
+  ctest --preset asan -j "$jobs" --no-tests=error
+  step "thread sanitizer"
+  build tsan
+  # gRPC is not instrumented: what uses it is excluded by label.
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+    ctest --preset tsan -j "$jobs" --no-tests=error
+  step "fuzzing"
+  build fuzz
+  ctest --test-dir build/fuzz -L fuzz --output-on-failure --no-tests=error
+fi
+
+step "release"
+cuda=()
+[ -x build/cuda/bin/nvcc ] && cuda=("-DCMAKE_CUDA_COMPILER=$PWD/build/cuda/bin/nvcc")
+build release -DQS_INTEROP="$slow" "${cuda[@]}"
+step "tests"
+ctest --preset release -j "$jobs" --no-tests=error
