@@ -18,7 +18,8 @@
 //      sum(w w), compared without its lowest three bits.
 //   2. a1 = (C / S) m. From a1 one step of alternating least squares: for the
 //      levels L of t = w * (1 / a1), a2 = sum(w L) / sum(L L).
-//   3. a2 replaces m if it lies in [m / 4, 4 m] and its squared error,
+//   3. a2 replaces m if it lies in [m / 4, 4 m], is not above both m and 2^15
+//      (decoded F16 values stay finite), and its squared error,
 //      sum (w - L a2)^2 with the levels of t = w * (1 / a2), is below that of
 //      m. Otherwise the block is coded as kNone would.
 // t is clamped to [-1, 1]. Sums of 2 and 3: element i adds to partial sum
@@ -235,7 +236,8 @@ class ScalarScorer {
 
 // What step 3 allows.
 QS_HD bool InSearchRange(float max_abs, float fitted) {
-  return fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f;
+  return fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f &&
+         (fitted <= max_abs || fitted <= 0x1p15f);
 }
 
 // The search, for any scorer. No early return: on a device all threads of a

@@ -50,7 +50,8 @@ struct ErrorSumsArgs {
 
 // Round-to-nearest yardstick: the sums of symmetric absmax quantization at
 // `bits` and groups of `group_size` of the flat run, nothing written:
-// scale = absmax / (2^(bits-1) - 0.5), code = clamp(rne(w / scale)).
+// scale = absmax / (2^(bits-1) - 0.5), code = clamp(rne(w * fl(1 / scale))); a
+// scale below the normal numbers gives zeros.
 struct RtnSumsArgs {
   TensorView weight;
   int bits = 4;

@@ -47,16 +47,19 @@ struct Stored {
 
 // Decoded values of round to nearest.
 struct Rounded {
-  float scale, half;
+  float scale, half, inv_scale;
+
+  Rounded(float s, float h)
+      : scale(s), half(h), inv_scale(s >= 0x1p-126f ? 1.0f / s : 0.0f) {}
 
   HWY_INLINE VF At(int64_t, VF x) const {
     const VF s = hn::Set(DF(), scale);
-    const VF t = hn::Max(hn::Div(x, s), hn::Set(DF(), -half));
+    const VF t =
+        hn::Max(hn::Mul(x, hn::Set(DF(), inv_scale)), hn::Set(DF(), -half));
     return hn::Mul(hn::Round(hn::Min(t, hn::Set(DF(), half - 1))), s);
   }
   float One(int64_t, float w) const {
-    if (!(scale > 0)) return 0;
-    return std::nearbyint(std::clamp(w / scale, -half, half - 1)) * scale;
+    return std::nearbyint(std::clamp(w * inv_scale, -half, half - 1)) * scale;
   }
   template <class T>
   Rounded Padded(int64_t, int64_t, T (&)[16]) const {
@@ -286,8 +289,7 @@ void AddRtnTyped(const RtnSumsArgs& args, int64_t begin, int64_t end,
   VF max = hn::Zero(DF());
   for (int64_t i = begin; i < end;) {
     const int64_t group_end = std::min(end, i + args.group_size);
-    const Rounded rounded = {MaxAbs(w + i, group_end - i) / (half - 0.5f),
-                             half};
+    const Rounded rounded(MaxAbs(w + i, group_end - i) / (half - 0.5f), half);
     for (; i < group_end; i += std::min(kSegment, group_end - i)) {
       SumSegment(w + i, std::min(kSegment, group_end - i), rounded, NoBinner(),
                  &max)

@@ -89,7 +89,8 @@ class BlockSearch {
       }
     }
     const float fitted = Fit(ratio * max_abs);
-    const bool sane = fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f;
+    const bool sane = fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f &&
+                      (fitted <= max_abs || fitted <= 32768.0f);
     return sane && Error(fitted) < Error(max_abs) ? fitted : max_abs;
   }
 

@@ -73,10 +73,10 @@ class StatsReference final : public StatsOps {
       ErrorSums group;
       for (int64_t i = begin; i < end; ++i) {
         const float w = LoadAsFloat(weight.data, weight.dtype, i);
-        // A scale that rounds to zero leaves nothing but zeros.
+        // A scale below the normal numbers leaves nothing but zeros.
+        const float inv_scale = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;
         const float code =
-            scale > 0 ? std::nearbyint(std::clamp(w / scale, -half, half - 1))
-                      : 0.0f;
+            std::nearbyint(std::clamp(w * inv_scale, -half, half - 1));
         AddOne(w, code * scale, &group);
       }
       args.sums->Add(group);

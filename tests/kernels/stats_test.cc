@@ -184,7 +184,8 @@ TEST_CASE("the yardstick agrees with long double on every SIMD target") {
       const float scale = absmax / (half - 0.5f);
       for (int64_t i = begin; i < end; ++i) {
         const float w = c.weight.at(i);
-        const float code = scale > 0 ? std::rint(w / scale) : 0;
+        const float inv_scale = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;
+        const float code = std::rint(w * inv_scale);
         Add(w, std::clamp(code, -half, half - 1) * scale, &want);
       }
     }
