@@ -3,6 +3,7 @@
 #include "quant/nf4_quantizer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -17,15 +18,14 @@ namespace {
 // The longest text of a positive nested_offset is as long as this one's.
 constexpr float kLongestOffset = 0.00012345679f;
 
-// NF4's widest gap is 0.304, FP4's 0.333; the rest is room for the rounding of
-// the decoded value to its dtype.
-constexpr double kWidestHalfGap = 0.18;
-// Absolute rounding of decoded values among the subnormals of each dtype.
-constexpr double kF16Tiny = 0x1p-24;
-constexpr double kF32Tiny = 0x1p-126;
+// NF4's widest gap is 0.304, FP4's 0.333; the rest is room for rounding.
+constexpr float kWidestHalfGap = 0.18f;
+// Absolute rounding among the subnormals of each dtype.
+constexpr float kF16Tiny = 0x1p-24f;
+constexpr float kF32Tiny = 0x1p-126f;
 // Above this bitsandbytes' CUDA rule has no normal reciprocal of absmax and
 // gives code 7 to everything.
-constexpr double kLargestChecked = 0x1p125;
+constexpr float kLargestChecked = 0x1p125f;
 // Elements between two checked ones; odd, so that both nibbles and all
 // positions of a block get their turn.
 constexpr int64_t kCheckStride = 31;
@@ -54,8 +54,9 @@ class Nf4Quantizer final : public QuantizerBase {
 
   absl::Status AllocateAll() {
     QS_RETURN_IF_ERROR(AllocateInput());
-    QS_ASSIGN_OR_RETURN(packed_,
-                        Buffer::Allocate((partition().num_elements + 1) / 2));
+    if (!streams()) {
+      QS_ASSIGN_OR_RETURN(packed_, Buffer::Allocate(packed_bytes()));
+    }
     QS_ASSIGN_OR_RETURN(absmax_, AllocateFloats(num_blocks_));
     return absl::OkStatus();
   }
@@ -77,9 +78,11 @@ class Nf4Quantizer final : public QuantizerBase {
     return Buffer::Allocate(count * static_cast<int64_t>(sizeof(float)));
   }
 
-  // Calls `body(const Slice&)` for the slices of [begin, end) in order.
+  // Calls `body(const Slice&)` for the slices of [begin, end) in order; their
+  // codes go to `packed` and on.
   template <typename Body>
-  absl::Status ForSlices(int64_t tile, int64_t begin, int64_t end, Body body);
+  absl::Status ForSlices(int64_t tile, int64_t begin, int64_t end,
+                         uint8_t* packed, Body body);
 
   absl::Status EncodeTile(int64_t tile, int64_t begin, int64_t end,
                           Backend& backend) override;
@@ -90,18 +93,19 @@ class Nf4Quantizer final : public QuantizerBase {
   absl::Status Recode(const Slice& slice, Backend& backend) const;
   absl::Status Decode(const Slice& slice, Backend& backend) const;
   absl::Status Check(const Slice& slice) const;
+  // The first of the checked elements that does not read back, or -1.
+  template <typename T, typename Load>
+  int64_t FindBadCode(const Slice& slice, const T* weight, Load load) const;
   absl::Status Measure(const Slice& slice, Backend& backend);
   // Codes absmax, then leaves the decoded values in absmax_.
   absl::Status NestAbsmax(Nf4Pieces* pieces, Backend& backend);
   absl::Status RecodeAll(Backend& backend);
   absl::Status FinishSlice(const Slice& slice, Backend& backend);
   StreamedOutput streamed_output() const override {
-    if (assembles_from_input()) return {};
-    return {info().name, DType::kU8, {packed_.size(), 1}, packed_.bytes()};
+    if (!streams()) return {};
+    return {info().name, DType::kU8, {packed_bytes(), 1}, packed_bytes()};
   }
-  int64_t streamed_bytes(int64_t tiles) const override {
-    return assembles_from_input() ? 0 : (ElementsOf(tiles) + 1) / 2;
-  }
+  int64_t packed_bytes() const { return (partition().num_elements + 1) / 2; }
   bool best() const { return spec().profile == Profile::kBest; }
   bool assembles_from_input() const override {
     return Nf4AssemblesFromInput(spec(), options());
@@ -115,7 +119,7 @@ class Nf4Quantizer final : public QuantizerBase {
 
 template <typename Body>
 absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
-                                     Body body) {
+                                     uint8_t* packed, Body body) {
   QS_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Allocate(ScratchBytes(
                                            nf4_, info().dtype, end - begin)));
   const int64_t most = std::min(end - begin, kSliceElements);
@@ -130,7 +134,7 @@ absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
     slice.begin = at;
     slice.count = std::min(kSliceElements, end - at);
     slice.first_block = at / nf4_.block_size;
-    slice.packed = packed_.data() + at / 2;
+    slice.packed = packed + (at - begin) / 2;
     slice.absmax = absmax_.As<float>() + slice.first_block;
     slice.decoded.cols = slice.count;
     QS_RETURN_IF_ERROR(body(std::as_const(slice)));
@@ -140,17 +144,21 @@ absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
 
 absl::Status Nf4Quantizer::EncodeTile(int64_t tile, int64_t begin, int64_t end,
                                       Backend& backend) {
-  return ForSlices(tile, begin, end, [&](const Slice& slice) {
+  uint8_t* packed = packed_.data() + begin / 2;
+  if (streams()) {
+    QS_ASSIGN_OR_RETURN(packed, BeginTileOutput(tile, (end - begin + 1) / 2));
+  }
+  return ForSlices(tile, begin, end, packed, [&](const Slice& slice) {
     return EncodeSlice(slice, backend);
   });
 }
 
 absl::Status Nf4Quantizer::EncodeSlice(const Slice& slice, Backend& backend) {
   QS_RETURN_IF_ERROR(Encode(slice, backend));
-  QS_RETURN_IF_ERROR(Decode(slice, backend));
   QS_RETURN_IF_ERROR(Check(slice));
-  const bool measure = options().error_report && !nf4_.double_quant;
-  return measure ? Measure(slice, backend) : absl::OkStatus();
+  if (!options().error_report || nf4_.double_quant) return absl::OkStatus();
+  QS_RETURN_IF_ERROR(Decode(slice, backend));
+  return Measure(slice, backend);
 }
 
 absl::Status Nf4Quantizer::Encode(const Slice& slice, Backend& backend) const {
@@ -189,22 +197,46 @@ absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
   return backend.nf4().Decode(args, backend.stream());
 }
 
+// Reads codes back by a decoder of its own.
 absl::Status Nf4Quantizer::Check(const Slice& slice) const {
   const TensorView weight = InputView(slice.begin, 1, slice.count);
-  const double tiny = weight.dtype == DType::kF16 ? kF16Tiny : kF32Tiny;
+  int64_t bad = -1;
+  switch (weight.dtype) {
+    case DType::kF32:
+      bad = FindBadCode(slice, static_cast<const float*>(weight.data),
+                        [](float w) { return w; });
+      break;
+    case DType::kF16:
+      bad = FindBadCode(slice, static_cast<const uint16_t*>(weight.data),
+                        F16ToFloat);
+      break;
+    default:
+      bad = FindBadCode(slice, static_cast<const uint16_t*>(weight.data),
+                        Bf16ToFloat);
+  }
+  return bad < 0 ? absl::OkStatus() : VerificationError(slice.begin + bad);
+}
+
+template <typename T, typename Load>
+int64_t Nf4Quantizer::FindBadCode(const Slice& slice, const T* weight,
+                                  Load load) const {
+  const float* levels = CodebookLevels(nf4_.codebook);
+  const float tiny = info().dtype == DType::kF16 ? kF16Tiny : kF32Tiny;
+  const int shift = std::countr_zero(static_cast<uint64_t>(nf4_.block_size));
   for (int64_t i = 0; i < slice.count; i += kCheckStride) {
+    const float stored = slice.absmax[i >> shift];
     // A decoded nested absmax may be negative: its codes are those of zero.
-    const double absmax =
-        std::max(0.0, static_cast<double>(slice.absmax[i / nf4_.block_size]));
-    const double w = LoadAsFloat(weight.data, weight.dtype, i);
-    const double v = LoadAsFloat(slice.decoded.data, weight.dtype, i);
-    const double allowed =
-        kWidestHalfGap * absmax + std::max(0.0, std::fabs(w) - absmax) + tiny;
-    if (!(std::fabs(w - v) <= allowed) && !(absmax > kLargestChecked)) {
-      return VerificationError(slice.begin + i);
+    const float absmax = std::max(0.0f, stored);
+    const int code = slice.packed[i >> 1] >> (i % 2 == 0 ? 4 : 0) & 15;
+    const float w = load(weight[i]);
+    const float allowed =
+        kWidestHalfGap * absmax + std::max(0.0f, std::fabs(w) - absmax) + tiny;
+    if (!(std::fabs(w - levels[code] * stored) <= allowed) &&
+        !(absmax > kLargestChecked)) {
+      return i;
     }
   }
-  return absl::OkStatus();
+  return -1;
 }
 
 absl::Status Nf4Quantizer::Measure(const Slice& slice, Backend& backend) {
@@ -229,8 +261,11 @@ absl::StatusOr<std::vector<OutputTensor>> Nf4Quantizer::Assemble(
   }
   ReleaseInput();
   pieces.packed = std::move(packed_);
-  return BitsandbytesTensors(nf4_, info().name, info().dtype, info().shape,
-                             std::move(pieces));
+  QS_ASSIGN_OR_RETURN(std::vector<OutputTensor> tensors,
+                      BitsandbytesTensors(nf4_, info().name, info().dtype,
+                                          info().shape, std::move(pieces)));
+  tensors.front().shape = {packed_bytes(), 1};  // its bytes may have left
+  return tensors;
 }
 
 absl::Status Nf4Quantizer::NestAbsmax(Nf4Pieces* pieces, Backend& backend) {
@@ -268,9 +303,9 @@ absl::Status Nf4Quantizer::RecodeAll(Backend& backend) {
     const int64_t begin = tile * partition().tile_elements;
     const int64_t end =
         std::min(begin + partition().tile_elements, partition().num_elements);
-    QS_RETURN_IF_ERROR(ForSlices(tile, begin, end, [&](const Slice& slice) {
-      return FinishSlice(slice, backend);
-    }));
+    QS_RETURN_IF_ERROR(ForSlices(
+        tile, begin, end, packed_.data() + begin / 2,
+        [&](const Slice& slice) { return FinishSlice(slice, backend); }));
   }
   return absl::OkStatus();
 }
@@ -278,12 +313,11 @@ absl::Status Nf4Quantizer::RecodeAll(Backend& backend) {
 absl::Status Nf4Quantizer::FinishSlice(const Slice& slice, Backend& backend) {
   if (best()) {
     QS_RETURN_IF_ERROR(Recode(slice, backend));
-    QS_RETURN_IF_ERROR(Decode(slice, backend));
     QS_RETURN_IF_ERROR(Check(slice));
-  } else {
-    QS_RETURN_IF_ERROR(Decode(slice, backend));
   }
-  return options().error_report ? Measure(slice, backend) : absl::OkStatus();
+  if (!options().error_report) return absl::OkStatus();
+  QS_RETURN_IF_ERROR(Decode(slice, backend));
+  return Measure(slice, backend);
 }
 
 }  // namespace

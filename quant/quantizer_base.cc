@@ -51,10 +51,6 @@ int64_t QuantizerBase::tile_input_end(int64_t tile) const {
   return std::min(end, partition_.num_elements) * DTypeBytes(info_.dtype);
 }
 
-int64_t QuantizerBase::ElementsOf(int64_t tiles) const {
-  return std::min(tiles * partition_.tile_elements, partition_.num_elements);
-}
-
 absl::Status QuantizerBase::AllocateInput() {
   if (!options_.tiled_input) {
     QS_ASSIGN_OR_RETURN(input_, Buffer::Allocate(input_bytes()));
@@ -62,6 +58,9 @@ absl::Status QuantizerBase::AllocateInput() {
   try {
     if (options_.tiled_input) {
       tile_inputs_.resize(static_cast<size_t>(num_tiles()));
+    }
+    if (options_.streamed_output) {
+      tile_outputs_.resize(static_cast<size_t>(num_tiles()));
     }
     tile_seconds_.resize(static_cast<size_t>(num_tiles()));
     if (options_.error_report) errors_.SetNumTiles(num_tiles());
@@ -77,6 +76,14 @@ absl::StatusOr<uint8_t*> QuantizerBase::BeginTileInput(int64_t tile) {
   QS_ASSIGN_OR_RETURN(Buffer buffer,
                       Buffer::Allocate(tile_input_end(tile) - begin));
   Buffer& slot = tile_inputs_[static_cast<size_t>(tile)];
+  slot = std::move(buffer);
+  return slot.data();
+}
+
+absl::StatusOr<uint8_t*> QuantizerBase::BeginTileOutput(int64_t tile,
+                                                        int64_t bytes) {
+  QS_ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(bytes));
+  Buffer& slot = tile_outputs_[static_cast<size_t>(tile)];
   slot = std::move(buffer);
   return slot.data();
 }
@@ -112,6 +119,7 @@ absl::StatusOr<QuantizedTensor> QuantizerBase::Finish(Backend& backend) {
   report.shape = info_.shape;
   report.dtype = info_.dtype;
   report.bytes_in = input_bytes();
+  report.bytes_out = streamed_output().bytes;
   for (const OutputTensor& tensor : result.tensors) {
     report.bytes_out += tensor.data.size();
   }

@@ -71,7 +71,9 @@ class QuantizerBase : public TensorQuantizer {
   int64_t num_tiles() const final { return partition_.num_tiles(); }
   int64_t tile_input_end(int64_t tile) const final;
   StreamedOutput streamed_output() const override { return {}; }
-  int64_t streamed_bytes(int64_t) const override { return 0; }
+  Buffer TakeStreamed(int64_t tile) final {
+    return std::move(tile_outputs_[static_cast<size_t>(tile)]);
+  }
   absl::Status RunTile(int64_t tile, Backend& backend) final;
   absl::StatusOr<QuantizedTensor> Finish(Backend& backend) final;
 
@@ -88,6 +90,12 @@ class QuantizerBase : public TensorQuantizer {
       Backend& backend) = 0;
   // Whether Assemble reads the input, so that a tile that has run keeps its.
   virtual bool assembles_from_input() const { return false; }
+  // Whether the first output leaves in pieces.
+  bool streams() const {
+    return options_.streamed_output && !assembles_from_input();
+  }
+  // Memory for the tile's piece of it.
+  absl::StatusOr<uint8_t*> BeginTileOutput(int64_t tile, int64_t bytes);
 
   absl::Status AllocateInput();
   void ReleaseInput();
@@ -97,8 +105,6 @@ class QuantizerBase : public TensorQuantizer {
   absl::Status VerificationError(int64_t index) const;
   // REQUIRES: all of it lies in one tile.
   TensorView InputView(int64_t begin, int64_t rows, int64_t cols) const;
-  // Elements of tiles [0, tiles).
-  int64_t ElementsOf(int64_t tiles) const;
 
   const QuantSpec& spec() const { return spec_; }
   const QuantizeOptions& options() const { return options_; }
@@ -111,7 +117,8 @@ class QuantizerBase : public TensorQuantizer {
   const QuantizeOptions options_;
   const Partition partition_;
   Buffer input_;
-  std::vector<Buffer> tile_inputs_;  // instead of input_, with tiled_input
+  std::vector<Buffer> tile_inputs_;   // instead of input_, with tiled_input
+  std::vector<Buffer> tile_outputs_;  // with streamed_output
   ErrorCollector errors_;
   std::vector<double> tile_seconds_;
 };

@@ -73,9 +73,9 @@ class RtnQuantizer final : public QuantizerBase {
 
   absl::Status AllocateAll() {
     QS_RETURN_IF_ERROR(AllocateInput());
-    QS_ASSIGN_OR_RETURN(
-        words_,
-        Buffer::Allocate(layout_.rows * layout_.words_per_row * kWordBytes));
+    if (!streams()) {
+      QS_ASSIGN_OR_RETURN(words_, Buffer::Allocate(WordBytes(layout_.rows)));
+    }
     QS_ASSIGN_OR_RETURN(scales_,
                         Buffer::Allocate(layout_.rows * layout_.groups *
                                          DTypeBytes(info().dtype)));
@@ -112,18 +112,18 @@ class RtnQuantizer final : public QuantizerBase {
   absl::StatusOr<std::vector<OutputTensor>> Assemble(Backend& backend) override;
 
   StreamedOutput streamed_output() const override {
+    if (!streams()) return {};
     return {info().name + "_packed",
             DType::kI32,
             {layout_.rows, layout_.words_per_row},
-            words_.bytes()};
+            WordBytes(layout_.rows)};
   }
-  int64_t streamed_bytes(int64_t tiles) const override {
-    return ElementsOf(tiles) / layout_.cols * layout_.words_per_row *
-           kWordBytes;
+  int64_t WordBytes(int64_t rows) const {
+    return rows * layout_.words_per_row * kWordBytes;
   }
 
   Slice TakeScratch(int64_t tile, Scratch* scratch) const;
-  void MoveTo(int64_t first_row, int64_t rows, Slice* slice);
+  void MoveTo(int64_t first_row, int64_t rows, Slice* slice);  // but `words`
   absl::Status RunSlice(const Slice& slice, Backend& backend);
   absl::Status Encode(const Slice& slice, Backend& backend) const;
   absl::Status PackAndCheck(const Slice& slice, Backend& backend) const;
@@ -163,7 +163,6 @@ void RtnQuantizer::MoveTo(int64_t first_row, int64_t rows, Slice* slice) {
   slice->weight = InputView(first_row * layout_.cols, rows, layout_.cols);
   slice->scales =
       scales_.data() + first_row * layout_.groups * DTypeBytes(info().dtype);
-  slice->words = words_.As<uint32_t>() + first_row * layout_.words_per_row;
   if (!rtn_.symmetric) {
     slice->zero_point_words =
         zero_point_words_.As<uint32_t>() +
@@ -176,11 +175,18 @@ absl::Status RtnQuantizer::EncodeTile(int64_t tile, int64_t begin, int64_t end,
   QS_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Allocate(ScratchBytes(
                                            rtn_, layout_, info().dtype)));
   Slice slice = TakeScratch(tile, &scratch);
+  const int64_t first_row = begin / layout_.cols;
   const int64_t end_row = end / layout_.cols;
-  for (int64_t row = begin / layout_.cols; row < end_row;
-       row += layout_.slice_rows) {
+  uint8_t* words = words_.data() + WordBytes(first_row);
+  if (streams()) {
+    QS_ASSIGN_OR_RETURN(words,
+                        BeginTileOutput(tile, WordBytes(end_row - first_row)));
+  }
+  for (int64_t row = first_row; row < end_row; row += layout_.slice_rows) {
     QS_RETURN_IF_ERROR(CheckCancelled());
     MoveTo(row, std::min(layout_.slice_rows, end_row - row), &slice);
+    slice.words =
+        reinterpret_cast<uint32_t*>(words + WordBytes(row - first_row));
     QS_RETURN_IF_ERROR(RunSlice(slice, backend));
   }
   return absl::OkStatus();

@@ -26,12 +26,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/base/buffer.h"
 #include "quant/quant_spec.h"
 #include "quant/quantized_tensor.h"
 
@@ -49,18 +49,19 @@ struct TensorInfo {
 struct QuantizeOptions {
   bool error_report = true;
   bool tiled_input = false;
+  // The first output tensor leaves in pieces, one a tile, and is empty in
+  // Finish's result; see streamed_output.
+  bool streamed_output = false;
   // Set by the owner to stop: RunTile and Finish then return CANCELLED.
   const std::atomic<bool>* cancelled = nullptr;
 };
 
-// The first of Finish's output tensors while it grows: `data` is where its
-// bytes are, before and after Finish, as long as the quantizer and the result
-// live.
+// The output tensor that leaves in pieces.
 struct StreamedOutput {
   std::string name;
   DType dtype = DType::kU8;
   std::vector<int64_t> shape;
-  std::span<const uint8_t> data;  // empty: nothing is final before Finish
+  int64_t bytes = 0;  // 0: nothing is final before Finish
 };
 
 class TensorQuantizer {
@@ -87,10 +88,11 @@ class TensorQuantizer {
   // index of this tile, counted in the tensor); CANCELLED; INTERNAL —
   // verification failed, our bug.
   virtual absl::Status RunTile(int64_t tile, Backend& backend) = 0;
-  // What can be sent before Finish. Call before the first tile runs.
+  // What leaves in pieces: the pieces of all tiles, in order, are its bytes.
   virtual StreamedOutput streamed_output() const = 0;
-  // How many of its bytes are final once tiles [0, tiles) returned OK.
-  virtual int64_t streamed_bytes(int64_t tiles) const = 0;
+  // The piece of a tile that returned OK, once. REQUIRES: there is a streamed
+  // output. Thread: like RunTile of that tile.
+  virtual Buffer TakeStreamed(int64_t tile) = 0;
 
   // REQUIRES: every tile returned OK. Frees the input.
   virtual absl::StatusOr<QuantizedTensor> Finish(Backend& backend) = 0;

@@ -200,6 +200,7 @@ QuantizeOptions StreamInput::JobOptions() const {
   QuantizeOptions options;
   options.error_report = error_report_;
   options.tiled_input = true;
+  options.streamed_output = true;
   options.cancelled = &cancelled_;
   return options;
 }

@@ -2,6 +2,7 @@
 #include "service/stream/stream_output.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
@@ -12,34 +13,47 @@ using quant::v1::Frame;
 using quant::v1::QuantizeResponse;
 
 StreamOutput::Step StreamOutput::Next(const std::shared_ptr<TensorJob>& job) {
+  if (auto frame = Early(job)) return {*std::move(frame), false};
   const QuantizedTensor& result = job->result();
-  if (job->cursor.output == result.tensors.size()) {
+  TensorJob::Cursor& cursor = job->cursor;
+  if (cursor.output == result.tensors.size()) {
     return {Report(job->handle(), result), true};
   }
-  const OutputTensor& output = result.tensors[job->cursor.output];
-  return {NextFrame(job, {output.name, output.dtype, output.shape,
-                          output.data.bytes()}),
-          false};
+  const OutputTensor& output = result.tensors[cursor.output];
+  const ByteSpan rest =
+      output.data.bytes().subspan(static_cast<size_t>(cursor.offset));
+  return {
+      NextFrame(job,
+                {output.name, output.dtype, output.shape, output.data.size()},
+                rest, job),
+      false};
 }
 
 std::optional<OutMessage> StreamOutput::Early(
     const std::shared_ptr<TensorJob>& job) {
-  const int64_t sent = job->cursor.offset;
-  if (job->cursor.output > 0 ||
-      job->StreamedBytes(sent) - sent < TensorJob::kFrameBytes) {
-    return std::nullopt;
+  TensorJob::Cursor& cursor = job->cursor;
+  if (cursor.piece == nullptr) {
+    cursor.piece = job->NextPiece();
+    cursor.piece_offset = 0;
+    if (cursor.piece == nullptr) return std::nullopt;
   }
-  return NextFrame(job, job->streamed());
+  const std::shared_ptr<const Buffer> piece = cursor.piece;
+  const ByteSpan rest =
+      piece->bytes().subspan(static_cast<size_t>(cursor.piece_offset));
+  OutMessage frame = NextFrame(job, job->streamed(), rest, piece);
+  cursor.piece_offset += static_cast<int64_t>(frame.payload.size());
+  if (cursor.piece_offset == piece->size()) cursor.piece = nullptr;
+  return frame;
 }
 
 OutMessage StreamOutput::NextFrame(const std::shared_ptr<TensorJob>& job,
-                                   const StreamedOutput& output) {
+                                   const StreamedOutput& output, ByteSpan rest,
+                                   std::shared_ptr<const void> owner) {
   TensorJob::Cursor& cursor = job->cursor;
-  const auto total = static_cast<int64_t>(output.data.size());
-  const int64_t size = std::min(TensorJob::kFrameBytes, total - cursor.offset);
-  const ByteSpan payload = output.data.subspan(
-      static_cast<size_t>(cursor.offset), static_cast<size_t>(size));
-  const bool last = cursor.offset + size == total;
+  const ByteSpan payload = rest.first(
+      std::min(rest.size(), static_cast<size_t>(TensorJob::kFrameBytes)));
+  const auto size = static_cast<int64_t>(payload.size());
+  const bool last = cursor.offset + size == output.bytes;
   if (with_digest_) digest_.Update(payload);
   Frame frame;
   frame.set_handle(job->handle());
@@ -51,7 +65,7 @@ OutMessage StreamOutput::NextFrame(const std::shared_ptr<TensorJob>& job,
   frame.set_last(last);
   cursor.offset = last ? 0 : cursor.offset + size;
   cursor.output += last ? 1 : 0;
-  return EncodeFrame(frame, payload, job);
+  return EncodeFrame(frame, payload, std::move(owner));
 }
 
 OutMessage StreamOutput::Report(int64_t handle, const QuantizedTensor& result) {

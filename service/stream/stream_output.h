@@ -31,17 +31,19 @@ class StreamOutput {
   // report. Tensors may take turns.
   Step Next(const std::shared_ptr<TensorJob>& job);
 
-  // A whole frame of the first output of a tensor that may not be finished.
-  // Nullopt: there is none yet.
+  // A frame of the streamed output of a tensor that may not be finished.
+  // Nullopt: there is none yet, or no more.
   std::optional<OutMessage> Early(const std::shared_ptr<TensorJob>& job);
 
   // The stream's last message. Call once, after the last report.
   OutMessage Summary(double seconds);
 
  private:
-  // From the job's cursor, which moves on.
+  // The front of `rest`, at the job's cursor, which moves on; `owner` keeps it
+  // alive.
   OutMessage NextFrame(const std::shared_ptr<TensorJob>& job,
-                       const StreamedOutput& output);
+                       const StreamedOutput& output, ByteSpan rest,
+                       std::shared_ptr<const void> owner);
   OutMessage Report(int64_t handle, const QuantizedTensor& result);
 
   bool with_digest_ = true;

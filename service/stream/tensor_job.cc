@@ -99,30 +99,33 @@ TensorJob::Outcome TensorJob::Record(int64_t tile, absl::Status status) {
   } else {
     outcome.all_done = first_open_ == num_tiles_;
     outcome.frame_due = !outcome.all_done && !frame_due_ &&
-                        StreamedLocked() - frames_end_ >= kFrameBytes;
+                        streamed_.bytes > 0 && GoodTiles() > next_piece_;
     frame_due_ = frame_due_ || outcome.frame_due;
   }
   reported_ = outcome.all_done || !outcome.error.ok();
   return outcome;
 }
 
-int64_t TensorJob::StreamedLocked() const {
-  return streamed_.data.empty()
-             ? 0
-             : quantizer_->streamed_bytes(std::min(first_open_, failed_tile_));
+int64_t TensorJob::GoodTiles() const {
+  return std::min(first_open_, failed_tile_);
 }
 
-int64_t TensorJob::StreamedBytes(int64_t sent) {
-  absl::MutexLock lock(&mutex_);
-  const int64_t ready = StreamedLocked();
-  frames_end_ = sent;
-  frame_due_ = ready - sent >= kFrameBytes;
-  return ready;
+std::shared_ptr<const Buffer> TensorJob::NextPiece() {
+  int64_t tile;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (streamed_.bytes == 0 || next_piece_ == GoodTiles()) {
+      frame_due_ = false;
+      return nullptr;
+    }
+    tile = next_piece_++;
+  }
+  return std::make_shared<const Buffer>(quantizer_->TakeStreamed(tile));
 }
 
 absl::Status TensorJob::Finish(Backend& backend) {
   QS_ASSIGN_OR_RETURN(result_, quantizer_->Finish(backend));
-  int64_t kept = kOverhead;
+  int64_t kept = kOverhead + streamed_.bytes;
   for (const OutputTensor& output : result_.tensors) {
     const int64_t size = output.data.size();
     kept += size >= kHugePage / 2 ? CeilDiv(size, kHugePage) * kHugePage : size;

@@ -3,7 +3,7 @@
 //
 // The reader fills it from the front; tiles become due as their bytes are
 // there; workers run them; the worker that completes the last one also calls
-// Finish. Whole frames of the first output are sent while later tiles run. The
+// Finish. Pieces of the first output are sent while later tiles run. The
 // three parts touch different members.
 // Thread: Fill* and NextDueTile from the reader; RunTile from any worker; the
 // sender is one at a time.
@@ -62,8 +62,8 @@ class TensorJob {
   // --- the workers' part
   struct Outcome {
     bool all_done = false;  // true for one caller: every tile is done, all OK
-    // True for one caller until StreamedBytes said that there is no more: a
-    // frame of the first output can be sent.
+    // True for one caller until NextPiece gave none: a piece of the streamed
+    // output can be sent.
     bool frame_due = false;
     absl::Status error;  // for one caller: the tensor's first bad tile
   };
@@ -75,18 +75,19 @@ class TensorJob {
   absl::Status Finish(Backend& backend);
 
   // --- the sender's part
-  // The first output from its front; see StreamedBytes.
   const StreamedOutput& streamed() const { return streamed_; }
-  // How much of it is final. `sent` of it are sent; when what is left is no
-  // whole frame, the next Outcome with a frame says frame_due again.
-  int64_t StreamedBytes(int64_t sent);
-  // After Finish.
+  // The next piece of the streamed output, in order. Null: not there yet (the
+  // next Outcome with one says frame_due again), or all were given.
+  std::shared_ptr<const Buffer> NextPiece();
+  // After Finish. The streamed output is empty there.
   const QuantizedTensor& result() const { return result_; }
 
   // What of the tensor is sent: StreamOutput's.
   struct Cursor {
     size_t output = 0;
-    int64_t offset = 0;  // in that output
+    int64_t offset = 0;                   // in that output
+    std::shared_ptr<const Buffer> piece;  // that is being sent
+    int64_t piece_offset = 0;
   };
   Cursor cursor;
 
@@ -94,7 +95,8 @@ class TensorJob {
   TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
             Reservation reservation);
   absl::Status Append(ByteSpan bytes);
-  int64_t StreamedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Tiles [0, this) are done, all OK.
+  int64_t GoodTiles() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Outcome Record(int64_t tile, absl::Status status);
 
   // First member: destroyed, and so given back, after the memory is free.
@@ -119,7 +121,7 @@ class TensorJob {
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   bool reported_ ABSL_GUARDED_BY(mutex_) = false;
   bool frame_due_ ABSL_GUARDED_BY(mutex_) = false;
-  int64_t frames_end_ ABSL_GUARDED_BY(mutex_) = 0;  // sent, as far as is known
+  int64_t next_piece_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace qs
