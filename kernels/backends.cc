@@ -37,6 +37,12 @@ class HostBackend final : public Backend {
   const std::unique_ptr<StatsOps> stats_;
 };
 
+// As people call it: Highway's AVX3 is AVX-512.
+std::string InstructionSet() {
+  const std::string target = SimdTargets().front();
+  return target.substr(0, 4) == "AVX3" ? "AVX-512" : target;
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> NewReferenceBackend() {
@@ -47,7 +53,9 @@ std::unique_ptr<Backend> NewReferenceBackend() {
 
 std::unique_ptr<Backend> NewCpuBackend(int threads) {
   return std::make_unique<HostBackend>(
-      "cpu", absl::StrCat(SimdTargets().front(), ", ", threads, " threads"),
+      "cpu",
+      absl::StrCat(InstructionSet(), ", ", threads,
+                   threads == 1 ? " thread" : " threads"),
       NewNf4Cpu(threads), NewAffineCpu(threads), NewStatsCpu(threads));
 }
 

@@ -1,64 +1,31 @@
-// The NF4 loops, one text for every instruction set.
+// The NF4 encoder and its search, one text for every instruction set.
 // Tested by tests/kernels/nf4_differential_test.cc.
 //
 // A block is taken whole by vectors when it is full and its scale is ordinary
 // (2^-100 <= m <= 2^100, where no float32 subnormal matters for NF4); every
-// other block by the scalar arithmetic of nf4_math.h. The rank of t is found
-//   * with 16 lanes and NF4, by 31 equal bins of [-1, 1]: each holds at most
-//     one threshold, so two table look-ups and one comparison are exact (the
-//     bin of t is monotone in t, and the tables are built with the same bins);
-//   * otherwise by counting comparisons with the 15 bounds.
-#include "kernels/cpu/nf4_simd.h"
-
+// other block by the scalar arithmetic of nf4_math.h.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "kernels/base/dtype.h"
+#include "kernels/cpu/nf4_simd.h"
 #include "kernels/nf4_math.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/nf4_simd.cc"
+#define HWY_TARGET_INCLUDE "kernels/cpu/nf4_encode_simd.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+
+#include "kernels/cpu/nf4-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace qs::nf4 {
 namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-inline void SetNibble(uint8_t* packed, int64_t i, int code) {
-  uint8_t& byte = packed[i / 2];
-  byte = static_cast<uint8_t>(i % 2 == 0 ? code << 4 : byte | code);
-}
-
-inline float LoadOne(const float* p) { return *p; }
-inline float LoadOne(const hwy::bfloat16_t* p) { return Bf16ToFloat(p->bits); }
-inline float LoadOne(const hwy::float16_t* p) {
-  uint16_t bits;
-  hwy::CopySameSize(p, &bits);
-  return F16ToFloat(bits);
-}
-inline void StoreOne(float* p, float v) { *p = v; }
-inline void StoreOne(hwy::bfloat16_t* p, float v) { p->bits = FloatToBf16(v); }
-inline void StoreOne(hwy::float16_t* p, float v) {
-  const uint16_t bits = FloatToF16(v);
-  hwy::CopySameSize(&bits, p);
-}
-
-template <class T>
-float MaxAbsScalar(const T* w, int64_t count) {
-  uint32_t bits = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    bits = std::max(bits, std::bit_cast<uint32_t>(std::fabs(LoadOne(w + i))));
-  }
-  return std::bit_cast<float>(bits);
-}
 
 template <class T>
 float SearchScalar(const RankTable& midpoints, const T* w, int64_t count,
                    float max_abs) {
-  const auto load = [w](int64_t i) { return LoadOne(w + i); };
+  const auto load = [w](int64_t i) { return LoadOne<T>(w, i); };
   return SearchAbsmax(max_abs, ScalarScorer(midpoints, load, count));
 }
 
@@ -74,7 +41,7 @@ void EncodeScalar(const Nf4EncodeArgs& args, const SimdTables& tables,
       args.absmax[b] = best;
       for (int64_t i = 0; i < count; ++i) {
         const int rank =
-            SearchRank(tables.midpoints, reciprocal, LoadOne(w + i));
+            SearchRank(tables.midpoints, reciprocal, LoadOne<T>(w, i));
         SetNibble(args.packed, begin + i, tables.midpoints.codes[rank]);
       }
       return;
@@ -85,210 +52,14 @@ void EncodeScalar(const Nf4EncodeArgs& args, const SimdTables& tables,
   args.absmax[b] = scale.absmax;
   for (int64_t i = 0; i < count; ++i) {
     SetNibble(args.packed, begin + i,
-              EncodeOne(tables.rule, scale, LoadOne(w + i)));
+              EncodeOne(tables.rule, scale, LoadOne<T>(w, i)));
   }
 }
 
 #if HWY_TARGET != HWY_SCALAR
-using DF = hn::CappedTag<float, 16>;
-using DI = hn::RebindToSigned<DF>;
-using VF = hn::Vec<DF>;
-using VI = hn::Vec<DI>;
-constexpr size_t kLanes = hn::MaxLanes(DF());
-
-inline VF LoadVector(const float* p) { return hn::LoadU(DF(), p); }
-template <class T>
-VF LoadVector(const T* p) {
-  return hn::PromoteTo(DF(), hn::LoadU(hn::Rebind<T, DF>(), p));
-}
-
-// Entry `rank` (0..15) of a table of 16, each multiplied by a factor.
-class Table16 {
- public:
-  explicit Table16(const float* values, float factor = 1.0f) {
-    for (int i = 0; i < 16; ++i) values_[i] = values[i] * factor;
-  }
-  HWY_INLINE VF Get(VI rank) const {
-    if constexpr (kLanes == 16) {
-      return hn::TableLookupLanes(hn::Load(DF(), values_),
-                                  hn::IndicesFromVec(DF(), rank));
-    } else if constexpr (kLanes == 8) {
-      const auto low =
-          hn::IndicesFromVec(DF(), hn::And(rank, hn::Set(DI(), 7)));
-      const auto upper = hn::RebindMask(DF(), hn::Gt(rank, hn::Set(DI(), 7)));
-      return hn::IfThenElse(
-          upper, hn::TableLookupLanes(hn::Load(DF(), values_ + 8), low),
-          hn::TableLookupLanes(hn::Load(DF(), values_), low));
-    } else {
-      return hn::GatherIndex(DF(), values_, rank);
-    }
-  }
-
- private:
-  alignas(64) float values_[16];
-};
-
-class CountRanker {
- public:
-  explicit CountRanker(const RankTable& table) {
-    std::copy_n(table.bounds, 15, bounds_);
-  }
-  HWY_INLINE VI Rank(VF t) const {
-    VI rank = hn::Zero(DI());
-    for (float bound : bounds_) {
-      // A true mask is -1 in every lane.
-      rank = hn::Sub(
-          rank,
-          hn::VecFromMask(
-              DI(), hn::RebindMask(DI(), hn::Gt(t, hn::Set(DF(), bound)))));
-    }
-    return rank;
-  }
-
- private:
-  float bounds_[15];
-};
-
-#if HWY_TARGET <= HWY_AVX3
-// REQUIRES: NF4, whose thresholds are further apart than a bin.
-class BinRanker {
- public:
-  explicit BinRanker(const RankTable& table) {
-    alignas(64) float bounds[32];
-    alignas(64) int32_t base[32] = {};
-    for (int bin = 0; bin < 32; ++bin) {
-      bounds[bin] = 4.0f;
-      for (float bound : table.bounds) {
-        const int at = BinOf(bound);
-        if (at < bin) ++base[bin];
-        if (at == bin) bounds[bin] = bound;
-      }
-    }
-    for (int half = 0; half < 2; ++half) {
-      bounds_[half] = _mm512_load_ps(bounds + 16 * half);
-      base_[half] = _mm512_load_si512(base + 16 * half);
-    }
-  }
-  HWY_INLINE VI Rank(VF t) const {
-    // The look-ups see the lowest five bits alone.
-    const __m512i bin = _mm512_castps_si512(_mm512_fmadd_ps(
-        t.raw, _mm512_set1_ps(kBinScale), _mm512_set1_ps(kBinOffset)));
-    const __m512 bound = _mm512_permutex2var_ps(bounds_[0], bin, bounds_[1]);
-    const __m512i base = _mm512_permutex2var_epi32(base_[0], bin, base_[1]);
-    return VI{_mm512_mask_add_epi32(
-        base, _mm512_cmp_ps_mask(bound, t.raw, _CMP_LT_OQ), base,
-        _mm512_set1_epi32(1))};
-  }
-
- private:
-  // t times the scale, rounded to an integer by the size of the offset and
-  // left in the low bits of the sum: 1 for t = -1, 31 for t = 1.
-  static constexpr float kBinScale = 15.49f;
-  static constexpr float kBinOffset = 0x1p23f + 16.0f;
-  static int BinOf(float t) {
-    const float sum = std::fma(t, kBinScale, kBinOffset);
-    return static_cast<int>(std::bit_cast<uint32_t>(sum) & 31);
-  }
-  __m512 bounds_[2];
-  __m512i base_[2];
-};
-#endif
-
-// [-1, 1]: beyond it the ranks are 0 and 15 anyway, and the bins end.
-HWY_INLINE VF Clamp(VF t) {
-#if HWY_TARGET <= HWY_AVX3
-  // The smaller magnitude with the sign of t, in one instruction.
-  return VF{_mm512_range_ps(t.raw, _mm512_set1_ps(1.0f), 2)};
-#else
-  return hn::Min(hn::Max(t, hn::Set(DF(), -1.0f)), hn::Set(DF(), 1.0f));
-#endif
-}
-
-// Codes of kLanes elements as bytes, first element in the high nibble.
-HWY_INLINE void StoreNibbles(VI codes, uint8_t* packed) {
-  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
-  const auto pair = hn::BitCast(d64, codes);
-  const auto bytes = hn::Or(hn::ShiftLeft<4>(pair), hn::ShiftRight<32>(pair));
-  const hn::Rebind<uint8_t, decltype(d64)> d8;
-  hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
-}
-
-// The rank as the code that is stored. NF4's codes are its ranks.
-template <bool kFp4>
-class CodeMap {
- public:
-  explicit CodeMap(const RankTable& table) : codes_(AsFloats(table).values) {}
-  HWY_INLINE VI Code(VI rank) const {
-    if constexpr (kFp4) {
-      return hn::BitCast(DI(), codes_.Get(rank));
-    } else {
-      return rank;
-    }
-  }
-
- private:
-  struct Floats {
-    float values[16];
-  };
-  static Floats AsFloats(const RankTable& table) {
-    Floats floats;
-    for (int i = 0; i < 16; ++i) {
-      floats.values[i] =
-          std::bit_cast<float>(static_cast<uint32_t>(table.codes[i]));
-    }
-    return floats;
-  }
-  Table16 codes_;
-};
-
-#if HWY_TARGET <= HWY_AVX3
-template <bool kFp4>
-using Ranker = std::conditional_t<kFp4, CountRanker, BinRanker>;
-#else
-template <bool kFp4>
-using Ranker = CountRanker;
-#endif
-
-// Sixteen-bit floats order by their magnitude bits, so they are compared as
-// they are, 32 at a time.
-HWY_INLINE uint16_t MaxMagnitude16(const uint16_t* w, int64_t count) {
-  const hn::CappedTag<uint16_t, 32> d;
-  const auto mask = hn::Set(d, 0x7fff);
-  auto top = hn::Zero(d);
-  for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
-    top = hn::Max(top, hn::And(hn::LoadU(d, w + i), mask));
-  }
-  return hn::GetLane(hn::MaxOfLanes(d, top));
-}
-HWY_INLINE float MaxAbs(const hwy::bfloat16_t* w, int64_t count) {
-  return Bf16ToFloat(
-      MaxMagnitude16(reinterpret_cast<const uint16_t*>(w), count));
-}
-HWY_INLINE float MaxAbs(const hwy::float16_t* w, int64_t count) {
-  return F16ToFloat(
-      MaxMagnitude16(reinterpret_cast<const uint16_t*>(w), count));
-}
-HWY_INLINE float MaxAbs(const float* w, int64_t count) {
-  const VI mask = hn::Set(DI(), 0x7fffffff);
-  VI top = hn::Zero(DI());
-  for (int64_t i = 0; i < count; i += kLanes) {
-    top = hn::Max(top, hn::And(hn::BitCast(DI(), LoadVector(w + i)), mask));
-  }
-  return std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(DI(), top)));
-}
-
-template <bool kFp4>
-struct Coder {
-  explicit Coder(const RankTable& table)
-      : ranker(table), codes(table), levels(table.levels) {}
-  Ranker<kFp4> ranker;
-  CodeMap<kFp4> codes;
-  Table16 levels;
-};
-
 // Folds each of kCount sets of 16 partial sums as Partial16 does.
 template <int kCount>
-HWY_INLINE void FoldAll(const VF (&sums)[kCount][16 / kLanes],
+HWY_INLINE void FoldAll(const VF (&sums)[kCount][kParts],
                         float (&out)[kCount]) {
 #if HWY_TARGET <= HWY_AVX3
   // Four sets at a time: every step halves what is left of each.
@@ -313,7 +84,7 @@ HWY_INLINE void FoldAll(const VF (&sums)[kCount][16 / kLanes],
 #else
   for (int k = 0; k < kCount; ++k) {
     Partial16 partial;
-    for (size_t p = 0; p < 16 / kLanes; ++p) {
+    for (int64_t p = 0; p < 16 / kLanes; ++p) {
       hn::StoreU(sums[k][p], DF(), partial.s + p * kLanes);
     }
     out[k] = partial.Fold();
@@ -347,7 +118,7 @@ class VectorScorer {
     for (VI& sum : sums) sum = hn::Zero(DI());
     for (int64_t i = 0; i < count_; i += 8) AddRows(offsets + i, sums);
     alignas(64) float flat[2 * kCandidates];
-    for (size_t p = 0; p < kParts; ++p) {
+    for (int64_t p = 0; p < kParts; ++p) {
       hn::Store(hn::ConvertTo(DF(), sums[p]), DF(), flat + p * kLanes);
     }
     return Choose(flat, flat + kCandidates);
@@ -362,7 +133,7 @@ class VectorScorer {
     }
     const VF reciprocal = hn::Set(DF(), 1.0f / absmax);
     for (int64_t i = 0; i < count_; i += 16) {
-      for (size_t p = 0; p < kParts; ++p) {
+      for (int64_t p = 0; p < kParts; ++p) {
         const VF x = hn::Load(DF(), w_ + i + p * kLanes);
         const VF level = levels.Get(ranker.Rank(Clamp(hn::Mul(x, reciprocal))));
         sums[0][p] = hn::Add(sums[0][p], hn::Mul(x, level));
@@ -387,7 +158,7 @@ class VectorScorer {
       reciprocals[k] = hn::Set(DF(), 1.0f / absmax[k]);
     }
     for (int64_t i = 0; i < count_; i += 16) {
-      for (size_t p = 0; p < kParts; ++p) {
+      for (int64_t p = 0; p < kParts; ++p) {
         const VF x = hn::Load(DF(), w_ + i + p * kLanes);
         for (int k = 0; k < 2; ++k) {
           const VI rank = ranker.Rank(Clamp(hn::Mul(x, reciprocals[k])));
@@ -400,8 +171,6 @@ class VectorScorer {
   }
 
  private:
-  static constexpr size_t kParts = 16 / kLanes;
-
   // Adds the eight rows of the search table that lie `offsets` bytes from its
   // beginning: the sum of eight fits 16 bits.
   HWY_INLINE void AddRows(const uint16_t* offsets, VI (&sums)[kParts]) const {
@@ -409,19 +178,19 @@ class VectorScorer {
     const hn::Rebind<int16_t, DI> d;
     const char* rows = reinterpret_cast<const char*>(tables_.search->rows);
     hn::Vec<decltype(d)> sum[kParts];
-    for (size_t p = 0; p < kParts; ++p) sum[p] = hn::Zero(d);
+    for (int64_t p = 0; p < kParts; ++p) sum[p] = hn::Zero(d);
     for (int half = 0; half < 2; ++half) {
       uint64_t four;  // one load instead of four
       hwy::CopyBytes<sizeof(four)>(offsets + 4 * half, &four);
       for (int i = 0; i < 4; ++i, four >>= 16) {
         const auto* row =
             reinterpret_cast<const int16_t*>(rows + (four & 0xffff));
-        for (size_t p = 0; p < kParts; ++p) {
+        for (int64_t p = 0; p < kParts; ++p) {
           sum[p] = hn::Add(sum[p], hn::Load(d, row + p * kLanes));
         }
       }
     }
-    for (size_t p = 0; p < kParts; ++p) {
+    for (int64_t p = 0; p < kParts; ++p) {
       sums[p] = hn::Add(sums[p], hn::PromoteTo(DI(), sum[p]));
     }
   }
@@ -552,17 +321,6 @@ void SearchBatch(const Coder<kFp4>& midpoints, const SimdTables& tables,
 }
 #endif  // HWY_TARGET != HWY_SCALAR
 
-// The absmax of whole and short blocks; infinite or NaN when the block holds
-// such an element.
-template <class T>
-float BlockMaxAbs(const T* w, int64_t count,
-                  [[maybe_unused]] int64_t block_size) {
-#if HWY_TARGET != HWY_SCALAR
-  if (count == block_size) return MaxAbs(w, count);
-#endif
-  return MaxAbsScalar(w, count);
-}
-
 template <class T, bool kFp4>
 class Encoder {
  public:
@@ -609,8 +367,7 @@ class Encoder {
     const T* w = weight_ + b * args_.block_size;
     bool vectors = true;
     for (int64_t i = 0; i < count; ++i) {
-      max_abs[i] = BlockMaxAbs(w + i * args_.block_size, CountOf(b + i),
-                               args_.block_size);
+      max_abs[i] = MaxAbs(w + i * args_.block_size, CountOf(b + i));
       vectors &= CountOf(b + i) == args_.block_size && Searchable(max_abs[i]);
     }
 #if HWY_TARGET != HWY_SCALAR
@@ -665,115 +422,8 @@ int64_t EncodeTyped(const Nf4EncodeArgs& args, const SimdTables& tables,
   if (bad_block < 0) return -1;
   const T* weight = static_cast<const T*>(args.weight.data);
   int64_t i = bad_block * args.block_size;
-  while (std::isfinite(LoadOne(weight + i))) ++i;
+  while (std::isfinite(LoadOne<T>(weight, i))) ++i;
   return i;
-}
-
-template <class T, bool kFp4>
-void RecodeTyped(const Nf4RecodeArgs& args, const SimdTables& tables,
-                 int64_t first, int64_t last) {
-  const T* weight = static_cast<const T*>(args.weight.data);
-  const int64_t n = args.weight.num_elements();
-#if HWY_TARGET != HWY_SCALAR
-  const Coder<kFp4> coder(tables.midpoints);
-#endif
-  for (int64_t b = first; b < last; ++b) {
-    const int64_t begin = b * args.block_size;
-    const int64_t count = std::min(args.block_size, n - begin);
-    const float absmax = args.absmax[b];
-    int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR
-    if (absmax > 0.0f) {
-      const VF divisor = hn::Set(DF(), absmax);
-      for (; i + static_cast<int64_t>(kLanes) <= count; i += kLanes) {
-        const VF t = hn::Div(LoadVector(weight + begin + i), divisor);
-        StoreNibbles(coder.codes.Code(coder.ranker.Rank(Clamp(t))),
-                     args.packed + (begin + i) / 2);
-      }
-    }
-#endif
-    for (; i < count; ++i) {
-      SetNibble(
-          args.packed, begin + i,
-          RecodeOne(tables.midpoints, absmax, LoadOne(weight + begin + i)));
-    }
-  }
-  if (last * args.block_size >= n && n % 2 != 0) {
-    SetNibble(args.packed, n, tables.midpoints.zero_code);
-  }
-}
-
-#if HWY_TARGET != HWY_SCALAR
-HWY_INLINE void StoreVector(VF v, float* p) { hn::StoreU(v, DF(), p); }
-HWY_INLINE void StoreVector(VF v, hwy::bfloat16_t* p) {
-  const hn::RebindToUnsigned<DF> du;
-  const auto bits = hn::BitCast(du, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd);
-  const hn::Rebind<uint16_t, DF> d16;
-  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(rounded)), d16,
-             reinterpret_cast<uint16_t*>(p));
-}
-HWY_INLINE void StoreVector(VF v, hwy::float16_t* p) {
-#if HWY_TARGET <= HWY_AVX2
-  const hn::Rebind<hwy::float16_t, DF> d16;
-  hn::StoreU(hn::DemoteTo(d16, v), d16, p);
-#else
-  float values[kLanes];
-  hn::StoreU(v, DF(), values);
-  for (size_t i = 0; i < kLanes; ++i) StoreOne(p + i, values[i]);
-#endif
-}
-
-// kLanes codes from kLanes / 2 bytes.
-HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
-  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
-  const hn::Rebind<uint8_t, decltype(d64)> d8;
-  const hn::Rebind<uint32_t, decltype(d64)> d32;
-  const auto bytes =
-      hn::PromoteTo(d64, hn::PromoteTo(d32, hn::LoadU(d8, packed)));
-  const auto low = hn::ShiftLeft<32>(hn::And(bytes, hn::Set(d64, 15)));
-  return hn::BitCast(DI(), hn::Or(hn::ShiftRight<4>(bytes), low));
-}
-#endif
-
-template <class T>
-void DecodeTyped(const Nf4DecodeArgs& args, const SimdTables& tables,
-                 int64_t first, int64_t last) {
-  T* weight = static_cast<T*>(args.weight.data);
-  const int64_t n = args.weight.num_elements();
-#if HWY_TARGET != HWY_SCALAR
-  const Table16 levels(tables.levels_by_code);
-#endif
-  for (int64_t b = first; b < last; ++b) {
-    const int64_t end = std::min(n, (b + 1) * args.block_size);
-    int64_t i = b * args.block_size;
-#if HWY_TARGET != HWY_SCALAR
-    const VF absmax = hn::Set(DF(), args.absmax[b]);
-    for (; i + static_cast<int64_t>(kLanes) <= end; i += kLanes) {
-      const VF level = levels.Get(LoadNibbles(args.packed + i / 2));
-      StoreVector(hn::Mul(level, absmax), weight + i);
-    }
-#endif
-    for (; i < end; ++i) {
-      const int code =
-          i % 2 == 0 ? args.packed[i / 2] >> 4 : args.packed[i / 2] & 15;
-      StoreOne(weight + i, tables.levels_by_code[code] * args.absmax[b]);
-    }
-  }
-}
-
-// Calls `run` with the element type as a null pointer of it.
-template <class Run>
-auto WithType(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kF32:
-      return run(static_cast<float*>(nullptr));
-    case DType::kF16:
-      return run(static_cast<hwy::float16_t*>(nullptr));
-    default:
-      return run(static_cast<hwy::bfloat16_t*>(nullptr));
-  }
 }
 
 int64_t EncodeBlocks(const Nf4EncodeArgs& args, const SimdTables& tables,
@@ -785,21 +435,6 @@ int64_t EncodeBlocks(const Nf4EncodeArgs& args, const SimdTables& tables,
   });
 }
 
-void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
-                  int64_t first, int64_t last) {
-  WithType(args.weight.dtype, [&]<class T>(T*) {
-    args.codebook == Codebook::kFp4
-        ? RecodeTyped<T, true>(args, tables, first, last)
-        : RecodeTyped<T, false>(args, tables, first, last);
-  });
-}
-
-void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
-                  int64_t first, int64_t last) {
-  WithType(args.weight.dtype,
-           [&]<class T>(T*) { DecodeTyped<T>(args, tables, first, last); });
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace qs::nf4
 HWY_AFTER_NAMESPACE();
@@ -808,23 +443,11 @@ HWY_AFTER_NAMESPACE();
 namespace qs::nf4 {
 
 HWY_EXPORT(EncodeBlocks);
-HWY_EXPORT(RecodeBlocks);
-HWY_EXPORT(DecodeBlocks);
 
 int64_t EncodeBlocks(const Nf4EncodeArgs& args, const SimdTables& tables,
                      int64_t first_block, int64_t last_block) {
   return HWY_DYNAMIC_DISPATCH(EncodeBlocks)(args, tables, first_block,
                                             last_block);
-}
-
-void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
-                  int64_t first_block, int64_t last_block) {
-  HWY_DYNAMIC_DISPATCH(RecodeBlocks)(args, tables, first_block, last_block);
-}
-
-void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
-                  int64_t first_block, int64_t last_block) {
-  HWY_DYNAMIC_DISPATCH(DecodeBlocks)(args, tables, first_block, last_block);
 }
 
 }  // namespace qs::nf4

@@ -1,0 +1,202 @@
+// What the NF4 loops share: ranks, codes and levels of vectors of up to sixteen
+// F32 lanes. Included once for every target, by nf4_*_simd.cc only.
+//
+// The rank of t is found
+//   * with 16 lanes and NF4, by 31 equal bins of [-1, 1]: each holds at most
+//     one threshold, so two table look-ups and one comparison are exact (the
+//     bin of t is monotone in t, and the tables are built with the same bins);
+//   * otherwise by counting comparisons with the 15 bounds.
+#if defined(QS_KERNELS_CPU_NF4_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QS_KERNELS_CPU_NF4_INL_H_
+#undef QS_KERNELS_CPU_NF4_INL_H_
+#else
+#define QS_KERNELS_CPU_NF4_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "kernels/cpu/simd-inl.h"
+#include "kernels/nf4_math.h"
+#include "kernels/nf4_tables.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace qs::nf4 {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using namespace qs::HWY_NAMESPACE;
+
+using VI = hn::Vec<DI>;
+
+inline void SetNibble(uint8_t* packed, int64_t i, int code) {
+  uint8_t& byte = packed[i / 2];
+  byte = static_cast<uint8_t>(i % 2 == 0 ? code << 4 : byte | code);
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// Entry `rank` (0..15) of a table of 16, each multiplied by a factor.
+class Table16 {
+ public:
+  explicit Table16(const float* values, float factor = 1.0f) {
+    for (int i = 0; i < 16; ++i) values_[i] = values[i] * factor;
+  }
+  HWY_INLINE VF Get(VI rank) const {
+    if constexpr (kLanes == 16) {
+      return hn::TableLookupLanes(hn::Load(DF(), values_),
+                                  hn::IndicesFromVec(DF(), rank));
+    } else if constexpr (kLanes == 8) {
+      const auto low =
+          hn::IndicesFromVec(DF(), hn::And(rank, hn::Set(DI(), 7)));
+      const auto upper = hn::RebindMask(DF(), hn::Gt(rank, hn::Set(DI(), 7)));
+      return hn::IfThenElse(
+          upper, hn::TableLookupLanes(hn::Load(DF(), values_ + 8), low),
+          hn::TableLookupLanes(hn::Load(DF(), values_), low));
+    } else {
+      return hn::GatherIndex(DF(), values_, rank);
+    }
+  }
+
+ private:
+  alignas(64) float values_[16];
+};
+
+class CountRanker {
+ public:
+  explicit CountRanker(const RankTable& table) {
+    std::copy_n(table.bounds, 15, bounds_);
+  }
+  HWY_INLINE VI Rank(VF t) const {
+    VI rank = hn::Zero(DI());
+    for (float bound : bounds_) {
+      // A true mask is -1 in every lane.
+      rank = hn::Sub(
+          rank,
+          hn::VecFromMask(
+              DI(), hn::RebindMask(DI(), hn::Gt(t, hn::Set(DF(), bound)))));
+    }
+    return rank;
+  }
+
+ private:
+  float bounds_[15];
+};
+
+#if HWY_TARGET <= HWY_AVX3
+// REQUIRES: NF4, whose thresholds are further apart than a bin.
+class BinRanker {
+ public:
+  explicit BinRanker(const RankTable& table) {
+    alignas(64) float bounds[32];
+    alignas(64) int32_t base[32] = {};
+    for (int bin = 0; bin < 32; ++bin) {
+      bounds[bin] = 4.0f;
+      for (float bound : table.bounds) {
+        const int at = BinOf(bound);
+        if (at < bin) ++base[bin];
+        if (at == bin) bounds[bin] = bound;
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      bounds_[half] = _mm512_load_ps(bounds + 16 * half);
+      base_[half] = _mm512_load_si512(base + 16 * half);
+    }
+  }
+  HWY_INLINE VI Rank(VF t) const {
+    // The look-ups see the lowest five bits alone.
+    const __m512i bin = _mm512_castps_si512(_mm512_fmadd_ps(
+        t.raw, _mm512_set1_ps(kBinScale), _mm512_set1_ps(kBinOffset)));
+    const __m512 bound = _mm512_permutex2var_ps(bounds_[0], bin, bounds_[1]);
+    const __m512i base = _mm512_permutex2var_epi32(base_[0], bin, base_[1]);
+    return VI{_mm512_mask_add_epi32(
+        base, _mm512_cmp_ps_mask(bound, t.raw, _CMP_LT_OQ), base,
+        _mm512_set1_epi32(1))};
+  }
+
+ private:
+  // t times the scale, rounded to an integer by the size of the offset and
+  // left in the low bits of the sum: 1 for t = -1, 31 for t = 1.
+  static constexpr float kBinScale = 15.49f;
+  static constexpr float kBinOffset = 0x1p23f + 16.0f;
+  static int BinOf(float t) {
+    const float sum = std::fma(t, kBinScale, kBinOffset);
+    return static_cast<int>(std::bit_cast<uint32_t>(sum) & 31);
+  }
+  __m512 bounds_[2];
+  __m512i base_[2];
+};
+#endif
+
+// [-1, 1]: beyond it the ranks are 0 and 15 anyway, and the bins end.
+HWY_INLINE VF Clamp(VF t) {
+#if HWY_TARGET <= HWY_AVX3
+  // The smaller magnitude with the sign of t, in one instruction.
+  return VF{_mm512_range_ps(t.raw, _mm512_set1_ps(1.0f), 2)};
+#else
+  return hn::Min(hn::Max(t, hn::Set(DF(), -1.0f)), hn::Set(DF(), 1.0f));
+#endif
+}
+
+// Codes of kLanes elements as bytes, first element in the high nibble.
+HWY_INLINE void StoreNibbles(VI codes, uint8_t* packed) {
+  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
+  const auto pair = hn::BitCast(d64, codes);
+  const auto bytes = hn::Or(hn::ShiftLeft<4>(pair), hn::ShiftRight<32>(pair));
+  const hn::Rebind<uint8_t, decltype(d64)> d8;
+  hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
+}
+
+// The rank as the code that is stored. NF4's codes are its ranks.
+template <bool kFp4>
+class CodeMap {
+ public:
+  explicit CodeMap(const RankTable& table) : codes_(AsFloats(table).values) {}
+  HWY_INLINE VI Code(VI rank) const {
+    if constexpr (kFp4) {
+      return hn::BitCast(DI(), codes_.Get(rank));
+    } else {
+      return rank;
+    }
+  }
+
+ private:
+  struct Floats {
+    float values[16];
+  };
+  static Floats AsFloats(const RankTable& table) {
+    Floats floats;
+    for (int i = 0; i < 16; ++i) {
+      floats.values[i] =
+          std::bit_cast<float>(static_cast<uint32_t>(table.codes[i]));
+    }
+    return floats;
+  }
+  Table16 codes_;
+};
+
+#if HWY_TARGET <= HWY_AVX3
+template <bool kFp4>
+using Ranker = std::conditional_t<kFp4, CountRanker, BinRanker>;
+#else
+template <bool kFp4>
+using Ranker = CountRanker;
+#endif
+
+template <bool kFp4>
+struct Coder {
+  explicit Coder(const RankTable& table)
+      : ranker(table), codes(table), levels(table.levels) {}
+  Ranker<kFp4> ranker;
+  CodeMap<kFp4> codes;
+  Table16 levels;
+};
+
+#endif  // HWY_TARGET != HWY_SCALAR
+
+}  // namespace HWY_NAMESPACE
+}  // namespace qs::nf4
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard of one target

@@ -1,0 +1,153 @@
+// NF4 codes for given scales, and weights from codes: one text for every
+// instruction set. Tested by tests/kernels/nf4_differential_test.cc.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/base/dtype.h"
+#include "kernels/cpu/nf4_simd.h"
+#include "kernels/nf4_math.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/nf4_codes_simd.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "kernels/cpu/nf4-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace qs::nf4 {
+namespace HWY_NAMESPACE {
+
+template <class T, bool kFp4>
+void RecodeTyped(const Nf4RecodeArgs& args, const SimdTables& tables,
+                 int64_t first, int64_t last) {
+  const T* weight = static_cast<const T*>(args.weight.data);
+  const int64_t n = args.weight.num_elements();
+#if HWY_TARGET != HWY_SCALAR
+  const Coder<kFp4> coder(tables.midpoints);
+#endif
+  for (int64_t b = first; b < last; ++b) {
+    const int64_t begin = b * args.block_size;
+    const int64_t count = std::min(args.block_size, n - begin);
+    const float absmax = args.absmax[b];
+    int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+    if (absmax > 0.0f) {
+      const VF divisor = hn::Set(DF(), absmax);
+      for (; i + kLanes <= count; i += kLanes) {
+        const VF t = hn::Div(LoadVector(weight + begin + i), divisor);
+        StoreNibbles(coder.codes.Code(coder.ranker.Rank(Clamp(t))),
+                     args.packed + (begin + i) / 2);
+      }
+    }
+#endif
+    for (; i < count; ++i) {
+      SetNibble(
+          args.packed, begin + i,
+          RecodeOne(tables.midpoints, absmax, LoadOne<T>(weight, begin + i)));
+    }
+  }
+  if (last * args.block_size >= n && n % 2 != 0) {
+    SetNibble(args.packed, n, tables.midpoints.zero_code);
+  }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+HWY_INLINE void StoreVector(VF v, float* p) { hn::StoreU(v, DF(), p); }
+HWY_INLINE void StoreVector(VF v, hwy::bfloat16_t* p) {
+  const hn::RebindToUnsigned<DF> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd);
+  const hn::Rebind<uint16_t, DF> d16;
+  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(rounded)), d16,
+             reinterpret_cast<uint16_t*>(p));
+}
+HWY_INLINE void StoreVector(VF v, hwy::float16_t* p) {
+#if HWY_TARGET <= HWY_AVX2
+  const hn::Rebind<hwy::float16_t, DF> d16;
+  hn::StoreU(hn::DemoteTo(d16, v), d16, p);
+#else
+  float values[kLanes];
+  hn::StoreU(v, DF(), values);
+  for (int64_t i = 0; i < kLanes; ++i)
+    StoreFromFloat(p, DType::kF16, i, values[i]);
+#endif
+}
+
+// kLanes codes from kLanes / 2 bytes.
+HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
+  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
+  const hn::Rebind<uint8_t, decltype(d64)> d8;
+  const hn::Rebind<uint32_t, decltype(d64)> d32;
+  const auto bytes =
+      hn::PromoteTo(d64, hn::PromoteTo(d32, hn::LoadU(d8, packed)));
+  const auto low = hn::ShiftLeft<32>(hn::And(bytes, hn::Set(d64, 15)));
+  return hn::BitCast(DI(), hn::Or(hn::ShiftRight<4>(bytes), low));
+}
+#endif
+
+template <class T>
+void DecodeTyped(const Nf4DecodeArgs& args, const SimdTables& tables,
+                 int64_t first, int64_t last) {
+  T* weight = static_cast<T*>(args.weight.data);
+  const int64_t n = args.weight.num_elements();
+#if HWY_TARGET != HWY_SCALAR
+  const Table16 levels(tables.levels_by_code);
+#endif
+  for (int64_t b = first; b < last; ++b) {
+    const int64_t end = std::min(n, (b + 1) * args.block_size);
+    int64_t i = b * args.block_size;
+#if HWY_TARGET != HWY_SCALAR
+    const VF absmax = hn::Set(DF(), args.absmax[b]);
+    for (; i + kLanes <= end; i += kLanes) {
+      const VF level = levels.Get(LoadNibbles(args.packed + i / 2));
+      StoreVector(hn::Mul(level, absmax), weight + i);
+    }
+#endif
+    for (; i < end; ++i) {
+      const int code =
+          i % 2 == 0 ? args.packed[i / 2] >> 4 : args.packed[i / 2] & 15;
+      StoreFromFloat(weight, kDType<T>, i,
+                     tables.levels_by_code[code] * args.absmax[b]);
+    }
+  }
+}
+
+void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
+                  int64_t first, int64_t last) {
+  WithType(args.weight.dtype, [&]<class T>(T*) {
+    args.codebook == Codebook::kFp4
+        ? RecodeTyped<T, true>(args, tables, first, last)
+        : RecodeTyped<T, false>(args, tables, first, last);
+  });
+}
+
+void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
+                  int64_t first, int64_t last) {
+  WithType(args.weight.dtype,
+           [&]<class T>(T*) { DecodeTyped<T>(args, tables, first, last); });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace qs::nf4
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace qs::nf4 {
+
+HWY_EXPORT(RecodeBlocks);
+HWY_EXPORT(DecodeBlocks);
+
+void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
+                  int64_t first_block, int64_t last_block) {
+  HWY_DYNAMIC_DISPATCH(RecodeBlocks)(args, tables, first_block, last_block);
+}
+
+void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
+                  int64_t first_block, int64_t last_block) {
+  HWY_DYNAMIC_DISPATCH(DecodeBlocks)(args, tables, first_block, last_block);
+}
+
+}  // namespace qs::nf4
+#endif  // HWY_ONCE
