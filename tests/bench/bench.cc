@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 namespace qs {
@@ -57,6 +58,19 @@ double Bench::Row(const std::string& name, int64_t weights, int64_t bytes,
       CopyBytesPerSecond() / 1e9, runs_);
   std::fflush(stdout);
   return median;
+}
+
+void ForCpuBackends(
+    const std::function<void(Backend&, const std::string&)>& rows) {
+  for (const std::string& target : SimdTargets()) {
+    if (!ForceSimdTargetForTest(target).ok()) continue;
+    const auto backend = NewCpuBackend(1);
+    rows(*backend, target + "x1");
+  }
+  (void)ForceSimdTargetForTest("");
+  const int threads = static_cast<int>(std::thread::hardware_concurrency());
+  const auto backend = NewCpuBackend(threads);
+  rows(*backend, SimdTargets().front() + "x" + std::to_string(threads));
 }
 
 }  // namespace qs

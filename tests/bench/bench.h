@@ -7,6 +7,8 @@
 #include <functional>
 #include <string>
 
+#include "kernels/backend.h"
+
 namespace qs {
 
 class Bench {
@@ -25,6 +27,11 @@ class Bench {
   std::string filter_;
   int runs_;
 };
+
+// Calls `rows(backend, where)` for a CPU backend of one thread on every SIMD
+// target ("AVX3x1"), then for one of all threads on the best.
+void ForCpuBackends(
+    const std::function<void(Backend&, const std::string&)>& rows);
 
 // Each family's rows.
 void BenchNf4(Bench& bench);

@@ -2,7 +2,6 @@
 // target of the machine.
 #include <random>
 #include <string>
-#include <thread>
 
 #include "kernels/backend.h"
 #include "kernels/base/buffer.h"
@@ -87,16 +86,9 @@ void Rows(Bench& bench, Backend& backend, Data& data,
 
 void BenchNf4(Bench& bench) {
   Data data;
-  for (const std::string& target : SimdTargets()) {
-    if (!ForceSimdTargetForTest(target).ok()) continue;
-    const auto backend = NewCpuBackend(1);
-    Rows(bench, *backend, data, target + "x1");
-  }
-  (void)ForceSimdTargetForTest("");
-  const int threads = static_cast<int>(std::thread::hardware_concurrency());
-  const auto backend = NewCpuBackend(threads);
-  Rows(bench, *backend, data,
-       SimdTargets().front() + "x" + std::to_string(threads));
+  ForCpuBackends([&](Backend& backend, const std::string& where) {
+    Rows(bench, backend, data, where);
+  });
 }
 
 }  // namespace qs
