@@ -54,3 +54,10 @@ qs_fuzz(wire_fuzz
   SOURCES fuzz/wire_fuzz.cc ../service/stream/wire.cc
   LIBS qs_proto
   SEEDS fuzz/seeds/wire)
+
+# Not a fuzzer, but a check that only this compiler can make. The generated
+# headers have to be there.
+add_dependencies(fuzzers qs_proto_grpc)
+add_test(NAME thread_annotations COMMAND python3
+  ${CMAKE_CURRENT_SOURCE_DIR}/thread_annotations_test.py ${CMAKE_BINARY_DIR})
+set_tests_properties(thread_annotations PROPERTIES LABELS fuzz TIMEOUT 900)

@@ -65,6 +65,14 @@ class IdleConnection {
   bool connected_ = false;
 };
 
+// Under AddressSanitizer most of a process is the sanitizer's: freed memory in
+// quarantine and red zones.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kMemoryIsTheServers = false;
+#else
+constexpr bool kMemoryIsTheServers = true;
+#endif
+
 bool Healthy(const QuantdProcess& quantd,
              absl::Duration limit = absl::Seconds(10)) {
   HealthStatus health;
@@ -80,7 +88,8 @@ TEST_CASE("1,000 idle connections cost little and hinder nobody", "[quantd]") {
   for (int i = 0; i < 1000; ++i) idle.emplace_back(quantd.port());
   for (const IdleConnection& connection : idle) REQUIRE(connection.Served());
   REQUIRE(Healthy(quantd, absl::Seconds(2)));
-  REQUIRE(quantd.Memory("VmRSS") - before < int64_t{64} << 20);
+  const int64_t more = quantd.Memory("VmRSS") - before;
+  if (kMemoryIsTheServers) REQUIRE(more < int64_t{64} << 20);
 }
 
 TEST_CASE("above the cap connections are closed, and room returns",
@@ -126,7 +135,8 @@ TEST_CASE("memory stays below the budget and its fixed part", "[quantd]") {
   }
   for (std::thread& client : clients) client.join();
   REQUIRE(succeeded == 8);  // 8 x 60 MiB in all
-  REQUIRE(quantd.Memory("VmHWM") < kBudget + (int64_t{256} << 20));
+  const int64_t peak = quantd.Memory("VmHWM");
+  if (kMemoryIsTheServers) REQUIRE(peak < kBudget + (int64_t{256} << 20));
 }
 
 TEST_CASE("SIGTERM: the running stream finishes, exit code 0", "[quantd]") {
