@@ -99,6 +99,18 @@ TEST_CASE("NF4 at block 64: BEST has at least 10 % less squared error") {
   CHECK(best <= 0.9 * reference);
 }
 
+TEST_CASE("RTN in groups of 128: what BEST takes off the squared error") {
+  const auto bytes = Gaussian(kRows * kCols, DType::kBF16, 47);
+  const double bounds[9] = {0, 0, 0.55, 0.75, 0.88, 0.95, 0.95, 0.95, 0.90};
+  for (int bits = 2; bits <= 8; ++bits) {
+    const double reference =
+        Mse(Rtn({bits, 128, true}, Profile::kReference), bytes);
+    const double best = Mse(Rtn({bits, 128, true}, Profile::kBest), bytes);
+    INFO(bits << " bits, ratio " << best / reference);
+    CHECK(best <= bounds[bits] * reference);
+  }
+}
+
 TEST_CASE("nested absmax costs BEST less than 0.2 % of squared error") {
   const auto bytes = Gaussian(kRows * kCols, DType::kBF16, 44);
   const double plain = Mse(PresetSpec("NF4", Profile::kBest), bytes);
