@@ -281,19 +281,32 @@ void AddRun(const ErrorSumsArgs& args, int64_t begin, int64_t end,
   sums->Add(run);
 }
 
+// Scales of groups that are summed together: a group's sums wait for its scale,
+// and this way the waiting of one overlaps with the work on the others.
+constexpr int64_t kBatch = 16;
+
 template <class T>
 void AddRtnTyped(const RtnSumsArgs& args, int64_t begin, int64_t end,
                  ErrorSums* sums) {
   const T* w = static_cast<const T*>(args.weight.data);
   const float half = static_cast<float>(1 << (args.bits - 1));
+  const auto end_of = [&](int64_t i) {
+    return std::min(end, i + args.group_size);
+  };
   VF max = hn::Zero(DF());
+  float scales[kBatch];
   for (int64_t i = begin; i < end;) {
-    const int64_t group_end = std::min(end, i + args.group_size);
-    const Rounded rounded(MaxAbs(w + i, group_end - i) / (half - 0.5f), half);
-    for (; i < group_end; i += std::min(kSegment, group_end - i)) {
-      SumSegment(w + i, std::min(kSegment, group_end - i), rounded, NoBinner(),
-                 &max)
-          .AddTo(sums);
+    int64_t at = i;
+    for (int64_t k = 0; k < kBatch && at < end; ++k, at = end_of(at)) {
+      scales[k] = MaxAbs(w + at, end_of(at) - at) / (half - 0.5f);
+    }
+    for (int64_t k = 0; i < at; ++k) {
+      const Rounded rounded(scales[k], half);
+      for (const int64_t stop = end_of(i); i < stop;) {
+        const int64_t count = std::min(kSegment, stop - i);
+        SumSegment(w + i, count, rounded, NoBinner(), &max).AddTo(sums);
+        i += count;
+      }
     }
   }
   ErrorSums rest;
