@@ -35,7 +35,7 @@ if [ "$slow" = 1 ]; then
   ctest --preset asan -j "$jobs" --no-tests=error
   step "thread sanitizer"
   build tsan
-  # gRPC is not instrumented: what uses it is excluded by label.
+  # gRPC and oneTBB are not instrumented: what uses them is excluded by label.
   TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
     ctest --preset tsan -j "$jobs" --no-tests=error
   step "fuzzing"
