@@ -16,6 +16,8 @@ import sys
 def score(folder):
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # The engine in this process, so that nothing is left when it exits.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     from vllm import LLM, SamplingParams
 
@@ -41,7 +43,9 @@ def main():
     args = parser.parse_args()
     if args.dequantized is None:
         print("SCORES", json.dumps(score(args.quantized)), flush=True)
-        return
+        # Not by way of the interpreter's end: the engine's threads sometimes
+        # abort there, after the work is done.
+        os._exit(0)
     scores = []
     for folder in (args.quantized, args.dequantized):
         done = subprocess.run([sys.executable, __file__, folder],
