@@ -283,26 +283,6 @@ int64_t EncodeTyped(const AffineEncodeArgs& args, int64_t first, int64_t last) {
   return i;
 }
 
-HWY_INLINE void StoreVector(VF v, float* p) { hn::StoreU(v, DF(), p); }
-HWY_INLINE void StoreVector(VF v, hwy::bfloat16_t* p) {
-  const VU bits = hn::BitCast(DU(), RoundVector<hwy::bfloat16_t>(v));
-  const hn::Rebind<uint16_t, DU> d16;
-  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(bits)), d16,
-             reinterpret_cast<uint16_t*>(p));
-}
-HWY_INLINE void StoreVector(VF v, hwy::float16_t* p) {
-#if HWY_TARGET <= HWY_AVX2
-  const hn::Rebind<hwy::float16_t, DF> d16;
-  hn::StoreU(hn::DemoteTo(d16, v), d16, p);
-#else
-  float values[kLanes];
-  hn::StoreU(v, DF(), values);
-  for (int64_t i = 0; i < kLanes; ++i) {
-    StoreFromFloat(p, DType::kF16, i, values[i]);
-  }
-#endif
-}
-
 template <class T>
 void DecodeTyped(const AffineDecodeArgs& args, int64_t first, int64_t last) {
   T* weight = static_cast<T*>(args.weight.data);

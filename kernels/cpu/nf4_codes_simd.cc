@@ -53,28 +53,6 @@ void RecodeTyped(const Nf4RecodeArgs& args, const SimdTables& tables,
 }
 
 #if HWY_TARGET != HWY_SCALAR
-HWY_INLINE void StoreVector(VF v, float* p) { hn::StoreU(v, DF(), p); }
-HWY_INLINE void StoreVector(VF v, hwy::bfloat16_t* p) {
-  const hn::RebindToUnsigned<DF> du;
-  const auto bits = hn::BitCast(du, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd);
-  const hn::Rebind<uint16_t, DF> d16;
-  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(rounded)), d16,
-             reinterpret_cast<uint16_t*>(p));
-}
-HWY_INLINE void StoreVector(VF v, hwy::float16_t* p) {
-#if HWY_TARGET <= HWY_AVX2
-  const hn::Rebind<hwy::float16_t, DF> d16;
-  hn::StoreU(hn::DemoteTo(d16, v), d16, p);
-#else
-  float values[kLanes];
-  hn::StoreU(v, DF(), values);
-  for (int64_t i = 0; i < kLanes; ++i)
-    StoreFromFloat(p, DType::kF16, i, values[i]);
-#endif
-}
-
 // kLanes codes from kLanes / 2 bytes.
 HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
   const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
