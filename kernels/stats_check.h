@@ -31,13 +31,9 @@ inline absl::Status CheckErrorSums(const ErrorSumsArgs& args) {
                      "], allowed the weight's ", DTypeName(args.weight.dtype),
                      " [", args.weight.rows, ", ", args.weight.cols, "]"));
   }
-  return CheckStatsWeight(args.weight, args.group_size, args.sums);
-}
-
-inline absl::Status CheckRtnSums(const RtnSumsArgs& args) {
-  if (args.bits < 2 || args.bits > 8) {
+  if (args.rtn != nullptr && (args.rtn_bits < 2 || args.rtn_bits > 8)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("bits: got ", args.bits, ", allowed 2..8"));
+        absl::StrCat("rtn_bits: got ", args.rtn_bits, ", allowed 2..8"));
   }
   return CheckStatsWeight(args.weight, args.group_size, args.sums);
 }

@@ -3,8 +3,8 @@
 // *Reductions* in the sense of the design: sums over a fixed partition (runs of
 // kStatsRun elements, added in order, in double), so one implementation gives
 // the same bytes on a rerun and at any thread count; implementations agree
-// within tests/testing/tolerance.h (inside a run they may add in F32). Host
-// pointers for the results.
+// within tests/testing/tolerance.h (inside a run they may add in F32). A
+// histogram is the same everywhere. Host pointers for the results.
 // Thread: thread-compatible.
 #ifndef QS_KERNELS_STATS_OPS_H_
 #define QS_KERNELS_STATS_OPS_H_
@@ -41,29 +41,24 @@ struct ErrorSumsArgs {
   // Groups of consecutive elements of the flat run; the last may be short.
   int64_t group_size = 64;
   // [num groups]: the step that a histogram bin is relative to (bin =
-  // |w - v| * (kHistogramBins / step) in F32, last bin open; a step <= 0 counts
-  // in bin 0). Null: no histogram.
+  // |w - v| * (kHistogramBins / step) in F32, cut to an integer, last bin open;
+  // a step <= 0 counts in bin 0). Null: no histogram.
   const float* steps = nullptr;
   ErrorSums* sums = nullptr;              // out
   double* group_squared_error = nullptr;  // out, [num groups]; may be null
-};
-
-// Round-to-nearest yardstick: the sums of symmetric absmax quantization at
-// `bits` and groups of `group_size` of the flat run, nothing written:
-// scale = absmax / (2^(bits-1) - 0.5), code = clamp(rne(w * fl(1 / scale))); a
-// scale below the normal numbers gives zeros.
-struct RtnSumsArgs {
-  TensorView weight;
-  int bits = 4;
-  int64_t group_size = 64;
-  ErrorSums* sums = nullptr;  // histogram stays zero
+  // Out, may be null; its histogram stays zero. The yardstick of the same
+  // weights: the sums of symmetric absmax round to nearest at `rtn_bits` (2 to
+  // 8) in the same groups, nothing written. scale = absmax / (2^(rtn_bits-1) -
+  // 0.5), code = clamp(rne(w * fl(1 / scale))); a scale below the normal
+  // numbers gives zeros.
+  ErrorSums* rtn = nullptr;
+  int rtn_bits = 4;
 };
 
 class StatsOps {
  public:
   virtual ~StatsOps() = default;
   virtual absl::Status Errors(const ErrorSumsArgs& args, Stream& stream) = 0;
-  virtual absl::Status RtnErrors(const RtnSumsArgs& args, Stream& stream) = 0;
 };
 
 }  // namespace qs

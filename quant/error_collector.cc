@@ -36,15 +36,10 @@ absl::Status ErrorCollector::Measure(int64_t tile, const MeasuredPiece& piece,
   args.steps = piece.steps;
   args.sums = &error;
   args.group_squared_error = piece.group_errors;
-  QS_RETURN_IF_ERROR(backend.stats().Errors(args, backend.stream()));
-
   ErrorSums rtn;
-  RtnSumsArgs rtn_args;
-  rtn_args.weight = piece.weight;
-  rtn_args.bits = bits_;
-  rtn_args.group_size = group_size_;
-  rtn_args.sums = &rtn;
-  QS_RETURN_IF_ERROR(backend.stats().RtnErrors(rtn_args, backend.stream()));
+  if (bits_ > 1) args.rtn = &rtn;  // a grid of two codes is no yardstick
+  args.rtn_bits = bits_;
+  QS_RETURN_IF_ERROR(backend.stats().Errors(args, backend.stream()));
 
   std::unique_ptr<Slot>& slot = slots_[static_cast<size_t>(tile)];
   if (slot == nullptr) slot = std::make_unique<Slot>();

@@ -363,21 +363,24 @@ class Encoder {
   }
 
   int64_t RunBatch(int64_t b, int64_t count) {
-    float max_abs[kMaxBatch];
     const T* w = weight_ + b * args_.block_size;
-    bool vectors = true;
-    for (int64_t i = 0; i < count; ++i) {
-      max_abs[i] = MaxAbs(w + i * args_.block_size, CountOf(b + i));
-      vectors &= CountOf(b + i) == args_.block_size && Searchable(max_abs[i]);
-    }
+    float max_abs[kMaxBatch];
 #if HWY_TARGET != HWY_SCALAR
-    if (vectors) {
-      RunVectors(w, b, count, max_abs);
-      return -1;
+    if ((b + count) * args_.block_size <= n_) {
+      bool vectors = true;
+      for (int64_t i = 0; i < count; ++i) {
+        max_abs[i] = MaxAbs32(w + i * args_.block_size, args_.block_size);
+        vectors &= Searchable(max_abs[i]);
+      }
+      if (vectors) {
+        RunVectors(w, b, count, max_abs);
+        return -1;
+      }
     }
 #endif
     int64_t bad_block = -1;
     for (int64_t i = 0; i < count; ++i) {
+      max_abs[i] = MaxAbs(w + i * args_.block_size, CountOf(b + i));
       if (!(max_abs[i] < INFINITY) && bad_block < 0) bad_block = b + i;
       EncodeScalar(args_, tables_, w + i * args_.block_size, b + i,
                    CountOf(b + i), max_abs[i]);

@@ -114,30 +114,39 @@ HWY_INLINE void ForVectors(const T* w, int64_t count, const Body& body) {
   }
 }
 
-// The greatest magnitude's bits.
+template <class T>
+using MagnitudeBits = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
+
+// The greatest magnitude's bits. REQUIRES: count is a multiple of 32.
 template <class I>
 HWY_INLINE I FindMagnitude(const I* w, int64_t count) {
   const hn::CappedTag<I, 64 / sizeof(I)> d;
-  const auto n = static_cast<int64_t>(hn::Lanes(d));
-  constexpr I kMagnitude = static_cast<I>(~(I{1} << (8 * sizeof(I) - 1)));
+  const auto mask = hn::Set(d, hwy::LimitsMax<I>());
   auto top = hn::Zero(d);
-  int64_t i = 0;
-  for (; i + n <= count; i += n) {
-    top = hn::Max(top, hn::And(hn::LoadU(d, w + i), hn::Set(d, kMagnitude)));
+  for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
+    top = hn::Max(top, hn::And(hn::LoadU(d, w + i), mask));
   }
-  I high = hn::GetLane(hn::MaxOfLanes(d, top));
-  for (; i < count; ++i) {
-    high = std::max(high, static_cast<I>(w[i] & kMagnitude));
-  }
-  return high;
+  return hn::GetLane(hn::MaxOfLanes(d, top));
 }
 
-// max |w|; infinite or NaN when an element is.
+// max |w|; infinite or NaN when an element is. MaxAbs32 is for whole blocks:
+// REQUIRES: count is a multiple of 32.
 template <class T>
-HWY_INLINE float MaxAbs(const T* w, int64_t count) {
-  using I = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
+HWY_INLINE float MaxAbs32(const T* w, int64_t count) {
+  using I = MagnitudeBits<T>;
   const I bits = FindMagnitude(reinterpret_cast<const I*>(w), count);
   return LoadOne<T>(&bits, 0);
+}
+template <class T>
+HWY_INLINE float MaxAbs(const T* w, int64_t count) {
+  using I = MagnitudeBits<T>;
+  const auto* bits = reinterpret_cast<const I*>(w);
+  const int64_t whole = count / 32 * 32;
+  I high = FindMagnitude(bits, whole);
+  for (int64_t i = whole; i < count; ++i) {
+    high = std::max(high, static_cast<I>(bits[i] & hwy::LimitsMax<I>()));
+  }
+  return LoadOne<T>(&high, 0);
 }
 
 // The lowest byte of every lane.

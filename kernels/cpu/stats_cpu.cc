@@ -31,36 +31,26 @@ class StatsCpu final : public StatsOps {
   absl::Status Errors(const ErrorSumsArgs& args, Stream&) override {
     QS_RETURN_IF_ERROR(CheckErrorSums(args));
     const int64_t n = args.weight.num_elements();
-    *args.sums = SumTiles(n, TileElements(args.group_size, n),
-                          [&](int64_t begin, int64_t end, ErrorSums* sums) {
-                            stats::AddErrors(args, begin, end, sums);
-                          });
-    return absl::OkStatus();
-  }
-
-  absl::Status RtnErrors(const RtnSumsArgs& args, Stream&) override {
-    QS_RETURN_IF_ERROR(CheckRtnSums(args));
-    const int64_t n = args.weight.num_elements();
-    *args.sums = SumTiles(n, TileElements(args.group_size, n),
-                          [&](int64_t begin, int64_t end, ErrorSums* sums) {
-                            stats::AddRtnErrors(args, begin, end, sums);
-                          });
+    const int64_t tile = TileElements(args.group_size, n);
+    struct Sums {
+      ErrorSums error, rtn;
+    };
+    std::vector<Sums> tiles(static_cast<size_t>(CeilDiv(n, tile)));
+    ParallelTiles(threads_, n, tile, [&](int64_t begin, int64_t end) {
+      Sums& sums = tiles[static_cast<size_t>(begin / tile)];
+      stats::AddErrors(args, begin, end, &sums.error,
+                       args.rtn == nullptr ? nullptr : &sums.rtn);
+    });
+    *args.sums = ErrorSums();
+    if (args.rtn != nullptr) *args.rtn = ErrorSums();
+    for (const Sums& one : tiles) {
+      args.sums->Add(one.error);
+      if (args.rtn != nullptr) args.rtn->Add(one.rtn);
+    }
     return absl::OkStatus();
   }
 
  private:
-  // Tiles on any thread, their sums in order.
-  template <class Body>
-  ErrorSums SumTiles(int64_t n, int64_t tile, const Body& body) const {
-    std::vector<ErrorSums> tiles(static_cast<size_t>(CeilDiv(n, tile)));
-    ParallelTiles(threads_, n, tile, [&](int64_t begin, int64_t end) {
-      body(begin, end, &tiles[static_cast<size_t>(begin / tile)]);
-    });
-    ErrorSums sums;
-    for (const ErrorSums& one : tiles) sums.Add(one);
-    return sums;
-  }
-
   const int threads_;
 };
 

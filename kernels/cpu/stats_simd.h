@@ -9,12 +9,11 @@
 
 namespace qs::stats {
 
-// The elements [begin, end); `begin` is a multiple of the group size and, for
-// AddErrors, of kStatsRun. Adds to *sums.
+// The elements [begin, end); `begin` is a multiple of the group size and of
+// kStatsRun, `end` is another such or the last. Adds to *sums and, unless it is
+// null, to *rtn; those of `args` are not written.
 void AddErrors(const ErrorSumsArgs& args, int64_t begin, int64_t end,
-               ErrorSums* sums);
-void AddRtnErrors(const RtnSumsArgs& args, int64_t begin, int64_t end,
-                  ErrorSums* sums);
+               ErrorSums* sums, ErrorSums* rtn);
 
 }  // namespace qs::stats
 

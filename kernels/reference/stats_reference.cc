@@ -12,16 +12,13 @@
 namespace qs {
 namespace {
 
-// The histogram's bin is F32 arithmetic, so that it is the same everywhere; 32
-// is added before the fraction is cut off, which rounds what lies within 2^-19
-// below a border up to it.
+// The histogram's bin is F32 arithmetic, so that it is the same everywhere.
 size_t BinOf(float w, float v, float step) {
   if (!(step > 0)) return 0;
   const float per_step =
       std::min(static_cast<float>(kHistogramBins) / step, 0x1.fffffep127f);
-  const float bin = std::fabs(w - v) * per_step + kHistogramBins;
-  return bin < 2 * kHistogramBins ? static_cast<size_t>(bin) - kHistogramBins
-                                  : kHistogramBins - 1;
+  const float bin = std::fabs(w - v) * per_step;
+  return bin < kHistogramBins ? static_cast<size_t>(bin) : kHistogramBins - 1;
 }
 
 void AddOne(float weight, float decoded, ErrorSums* sums) {
@@ -53,14 +50,15 @@ class StatsReference final : public StatsOps {
       }
       args.sums->Add(run);
     }
+    if (args.rtn != nullptr) RtnErrors(args);
     return absl::OkStatus();
   }
 
-  absl::Status RtnErrors(const RtnSumsArgs& args, Stream&) override {
-    QS_RETURN_IF_ERROR(CheckRtnSums(args));
+ private:
+  static void RtnErrors(const ErrorSumsArgs& args) {
     const TensorView& weight = args.weight;
     const int64_t n = weight.num_elements();
-    *args.sums = ErrorSums();
+    *args.rtn = ErrorSums();
     for (int64_t begin = 0; begin < n; begin += args.group_size) {
       const int64_t end = std::min(n, begin + args.group_size);
       float absmax = 0;
@@ -68,7 +66,7 @@ class StatsReference final : public StatsOps {
         absmax = std::max(absmax,
                           std::fabs(LoadAsFloat(weight.data, weight.dtype, i)));
       }
-      const float half = std::ldexp(1.0f, args.bits - 1);
+      const float half = std::ldexp(1.0f, args.rtn_bits - 1);
       const float scale = absmax / (half - 0.5f);
       ErrorSums group;
       for (int64_t i = begin; i < end; ++i) {
@@ -79,12 +77,10 @@ class StatsReference final : public StatsOps {
             std::nearbyint(std::clamp(w * inv_scale, -half, half - 1));
         AddOne(w, code * scale, &group);
       }
-      args.sums->Add(group);
+      args.rtn->Add(group);
     }
-    return absl::OkStatus();
   }
 
- private:
   static void Element(const ErrorSumsArgs& args, int64_t i, ErrorSums* run) {
     const float w = LoadAsFloat(args.weight.data, args.weight.dtype, i);
     const float v = LoadAsFloat(args.decoded.data, args.decoded.dtype, i);
