@@ -13,6 +13,10 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/affine_ops.h"
+#include "kernels/awq_ops.h"
+#include "kernels/gptq_ops.h"
+#include "kernels/gram_ops.h"
+#include "kernels/hqq_ops.h"
 #include "kernels/nf4_ops.h"
 #include "kernels/stats_ops.h"
 #include "kernels/stream.h"
@@ -28,6 +32,10 @@ class Backend {
   virtual Nf4Ops& nf4() = 0;
   virtual AffineOps& affine() = 0;
   virtual StatsOps& stats() = 0;
+  virtual HqqOps& hqq() = 0;
+  virtual GramOps& gram() = 0;
+  virtual GptqOps& gptq() = 0;
+  virtual AwqOps& awq() = 0;
 };
 
 // The definition: plain loops, no threads. Slow; for tests.

@@ -10,31 +10,40 @@
 namespace qs {
 namespace {
 
+// One line a family, here and where a backend is made.
+struct Families {
+  std::unique_ptr<Nf4Ops> nf4;
+  std::unique_ptr<AffineOps> affine;
+  std::unique_ptr<StatsOps> stats;
+  std::unique_ptr<HqqOps> hqq;
+  std::unique_ptr<GramOps> gram;
+  std::unique_ptr<GptqOps> gptq;
+  std::unique_ptr<AwqOps> awq;
+};
+
 class HostBackend final : public Backend {
  public:
-  HostBackend(std::string name, std::string description,
-              std::unique_ptr<Nf4Ops> nf4, std::unique_ptr<AffineOps> affine,
-              std::unique_ptr<StatsOps> stats)
+  HostBackend(std::string name, std::string description, Families families)
       : name_(std::move(name)),
         description_(std::move(description)),
-        nf4_(std::move(nf4)),
-        affine_(std::move(affine)),
-        stats_(std::move(stats)) {}
+        families_(std::move(families)) {}
 
   std::string name() const override { return name_; }
   std::string description() const override { return description_; }
   Stream& stream() override { return stream_; }
-  Nf4Ops& nf4() override { return *nf4_; }
-  AffineOps& affine() override { return *affine_; }
-  StatsOps& stats() override { return *stats_; }
+  Nf4Ops& nf4() override { return *families_.nf4; }
+  AffineOps& affine() override { return *families_.affine; }
+  StatsOps& stats() override { return *families_.stats; }
+  HqqOps& hqq() override { return *families_.hqq; }
+  GramOps& gram() override { return *families_.gram; }
+  GptqOps& gptq() override { return *families_.gptq; }
+  AwqOps& awq() override { return *families_.awq; }
 
  private:
   const std::string name_;
   const std::string description_;
   Stream stream_;
-  const std::unique_ptr<Nf4Ops> nf4_;
-  const std::unique_ptr<AffineOps> affine_;
-  const std::unique_ptr<StatsOps> stats_;
+  const Families families_;
 };
 
 // As people call it: Highway's AVX3 is AVX-512.
@@ -47,8 +56,13 @@ std::string InstructionSet() {
 
 std::unique_ptr<Backend> NewReferenceBackend() {
   return std::make_unique<HostBackend>("reference", "scalar definition",
-                                       NewNf4Reference(), NewAffineReference(),
-                                       NewStatsReference());
+                                       Families{.nf4 = NewNf4Reference(),
+                                                .affine = NewAffineReference(),
+                                                .stats = NewStatsReference(),
+                                                .hqq = NewHqqReference(),
+                                                .gram = NewGramReference(),
+                                                .gptq = NewGptqReference(),
+                                                .awq = NewAwqReference()});
 }
 
 std::unique_ptr<Backend> NewCpuBackend(int threads) {
@@ -56,7 +70,13 @@ std::unique_ptr<Backend> NewCpuBackend(int threads) {
       "cpu",
       absl::StrCat(InstructionSet(), ", ", threads,
                    threads == 1 ? " thread" : " threads"),
-      NewNf4Cpu(threads), NewAffineCpu(threads), NewStatsCpu(threads));
+      Families{.nf4 = NewNf4Cpu(threads),
+               .affine = NewAffineCpu(threads),
+               .stats = NewStatsCpu(threads),
+               .hqq = NewHqqCpu(threads),
+               .gram = NewGramCpu(threads),
+               .gptq = NewGptqCpu(threads),
+               .awq = NewAwqCpu(threads)});
 }
 
 std::vector<std::unique_ptr<Backend>> AllBackends() {
