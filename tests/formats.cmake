@@ -1,4 +1,5 @@
-foreach(name bitsandbytes checkpoint compressed_tensors json posix_fault)
+foreach(name awq_format bitsandbytes checkpoint compressed_tensors dequantize gptq_format
+        hqq_format json posix_fault)
   set(more)
   if(name STREQUAL "bitsandbytes")
     set(more formats/bitsandbytes_decode_test.cc)
@@ -13,8 +14,14 @@ qs_test(formats_safetensors_test
     formats/safetensors_write_test.cc
   LIBS qs_quant qs_testing OpenSSL::Crypto
   LABELS unit)
+
+# Rows from several threads.
+qs_test(formats_grid_writer_test
+  SOURCES formats/grid_writer_test.cc
+  LIBS qs_quant OpenSSL::Crypto
+  LABELS unit tsan)
 qs_test(formats_vectors_test
-  SOURCES formats/vectors_test.cc
+  SOURCES formats/packing_vectors_test.cc formats/vectors_test.cc
   LIBS qs_quant nlohmann_json::nlohmann_json
   LABELS unit)
 

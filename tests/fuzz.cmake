@@ -39,10 +39,12 @@ endfunction()
 set(formats ../quant/formats)
 qs_fuzz(safetensors_fuzz
   SOURCES fuzz/safetensors_fuzz.cc
-    ${formats}/bitsandbytes.cc ${formats}/bitsandbytes_decode.cc
+    ${formats}/awq_format.cc ${formats}/bitsandbytes.cc ${formats}/bitsandbytes_decode.cc
     ${formats}/checkpoint.cc ${formats}/checkpoint_files.cc
     ${formats}/checkpoint_index.cc ${formats}/compressed_tensors.cc
-    ${formats}/json.cc ${formats}/posix_file.cc ${formats}/python_repr.cc
+    ${formats}/gptq_format.cc ${formats}/grid_pieces.cc
+    ${formats}/hqq_decode.cc ${formats}/hqq_format.cc ${formats}/json.cc
+    ${formats}/posix_file.cc ${formats}/python_repr.cc
     ${formats}/safetensors_file.cc ${formats}/safetensors_header.cc
     ${formats}/stored_tensors.cc
     ../kernels/base/buffer.cc ../kernels/base/dtype.cc ../kernels/nf4_tables.cc

@@ -22,8 +22,8 @@ namespace {
 
 int64_t Words(int64_t count, int bits) { return CeilDiv(count * bits, 32); }
 
-int64_t NumGroups(const RtnSpec& spec, int64_t cols) {
-  return spec.group_size < 0 ? 1 : CeilDiv(cols, spec.group_size);
+int64_t NumGroups(const GridSpec& grid, int64_t cols) {
+  return grid.group_size < 0 ? 1 : CeilDiv(cols, grid.group_size);
 }
 
 struct PackedTensors {
@@ -36,17 +36,21 @@ struct PackedTensors {
   std::span<const uint8_t> zero_point_words;  // empty when symmetric
 };
 
-absl::Status CheckSpec(const RtnSpec& spec) {
-  if (spec.bits < 1 || spec.bits > 8) {
+}  // namespace
+
+absl::Status CheckCompressedTensorsGrid(const GridSpec& grid) {
+  if (grid.bits < 1 || grid.bits > 8) {
     return absl::InvalidArgumentError(
-        absl::StrCat("bits: got ", spec.bits, ", allowed: 1 to 8"));
+        absl::StrCat("bits: got ", grid.bits, ", allowed: 1 to 8"));
   }
-  if (spec.group_size == 0 || spec.group_size < -1) {
+  if (grid.group_size == 0 || grid.group_size < -1) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "group_size: got ", spec.group_size, ", allowed: -1, 1 or more"));
+        "group_size: got ", grid.group_size, ", allowed: -1, 1 or more"));
   }
   return absl::OkStatus();
 }
+
+namespace {
 
 absl::Status ReadShape(const StoredTensors& tensors, const std::string& name,
                        PackedTensors* packed) {
@@ -65,15 +69,15 @@ absl::Status ReadShape(const StoredTensors& tensors, const std::string& name,
   return absl::OkStatus();
 }
 
-absl::StatusOr<PackedTensors> ReadPacked(const RtnSpec& spec,
+absl::StatusOr<PackedTensors> ReadPacked(const GridSpec& grid,
                                          const StoredTensors& tensors,
                                          const std::string& name) {
   PackedTensors packed;
   QS_RETURN_IF_ERROR(ReadShape(tensors, name, &packed));
-  packed.groups = NumGroups(spec, packed.cols);
+  packed.groups = NumGroups(grid, packed.cols);
   QS_ASSIGN_OR_RETURN(
       packed.words, StoredBytes(tensors, name + "_packed", DType::kI32,
-                                {packed.rows, Words(packed.cols, spec.bits)}));
+                                {packed.rows, Words(packed.cols, grid.bits)}));
   const std::string scale_name = name + "_scale";
   QS_ASSIGN_OR_RETURN(const SafetensorsItem* scale,
                       FindStored(tensors, scale_name));
@@ -85,21 +89,15 @@ absl::StatusOr<PackedTensors> ReadPacked(const RtnSpec& spec,
                       StoredBytes(tensors, scale_name, packed.dtype,
                                   {packed.rows, packed.groups}));
   const std::string zero_name = name + "_zero_point";
-  if (!spec.symmetric) {
+  if (!grid.symmetric) {
     QS_ASSIGN_OR_RETURN(
         packed.zero_point_words,
         StoredBytes(tensors, zero_name, DType::kI32,
-                    {Words(packed.rows, spec.bits), packed.groups}));
+                    {Words(packed.rows, grid.bits), packed.groups}));
   } else if (tensors.contains(zero_name)) {
     return StoredError(zero_name, "a tensor", "none, the scheme is symmetric");
   }
   return packed;
-}
-
-float LoadFloat(std::span<const uint8_t> bytes, DType dtype, int64_t i) {
-  if (dtype == DType::kF32) return LoadAt<float>(bytes, i);
-  const auto half = LoadAt<uint16_t>(bytes, i);
-  return dtype == DType::kF16 ? F16ToFloat(half) : Bf16ToFloat(half);
 }
 
 // Value `i` of a bit stream whose words stand `stride` words apart, the first
@@ -125,19 +123,19 @@ bool HasStrayBits(std::span<const uint8_t> words, int64_t first, int64_t stride,
 }
 
 // They carry nothing, so a value there is damage that decoding cannot show.
-absl::Status CheckStrayBits(const RtnSpec& spec, const PackedTensors& p,
+absl::Status CheckStrayBits(const GridSpec& grid, const PackedTensors& p,
                             const std::string& name) {
   for (int64_t row = 0; row < p.rows; ++row) {
-    if (HasStrayBits(p.words, row * Words(p.cols, spec.bits), 1, spec.bits,
+    if (HasStrayBits(p.words, row * Words(p.cols, grid.bits), 1, grid.bits,
                      p.cols)) {
       return StoredError(name + "_packed",
                          absl::StrCat("bits behind the codes of row ", row),
                          "zeros there");
     }
   }
-  if (spec.symmetric) return absl::OkStatus();
+  if (grid.symmetric) return absl::OkStatus();
   for (int64_t group = 0; group < p.groups; ++group) {
-    if (HasStrayBits(p.zero_point_words, group, p.groups, spec.bits, p.rows)) {
+    if (HasStrayBits(p.zero_point_words, group, p.groups, grid.bits, p.rows)) {
       return StoredError(
           name + "_zero_point",
           absl::StrCat("bits behind the zero points of group ", group),
@@ -150,25 +148,26 @@ absl::Status CheckStrayBits(const RtnSpec& spec, const PackedTensors& p,
 }  // namespace
 
 absl::StatusOr<DecodedWeight> DecodeCompressedTensors(
-    const RtnSpec& spec, const std::map<std::string, SafetensorsItem>& tensors,
+    const GridSpec& grid, const std::map<std::string, SafetensorsItem>& tensors,
     const std::string& name) {
-  QS_RETURN_IF_ERROR(CheckSpec(spec));
-  QS_ASSIGN_OR_RETURN(const PackedTensors p, ReadPacked(spec, tensors, name));
-  QS_RETURN_IF_ERROR(CheckStrayBits(spec, p, name));
+  QS_RETURN_IF_ERROR(CheckCompressedTensorsGrid(grid));
+  QS_ASSIGN_OR_RETURN(const PackedTensors p, ReadPacked(grid, tensors, name));
+  QS_RETURN_IF_ERROR(CheckStrayBits(grid, p, name));
   DecodedWeight decoded{p.dtype, {p.rows, p.cols}, {}};
   QS_ASSIGN_OR_RETURN(decoded.data,
                       Buffer::Allocate(p.rows * p.cols * DTypeBytes(p.dtype)));
-  const int64_t row_words = Words(p.cols, spec.bits);
-  const int64_t group_size = spec.group_size < 0 ? p.cols : spec.group_size;
+  const int64_t row_words = Words(p.cols, grid.bits);
+  const int64_t group_size = grid.group_size < 0 ? p.cols : grid.group_size;
   for (int64_t row = 0; row < p.rows; ++row) {
     for (int64_t col = 0; col < p.cols; ++col) {
       const int64_t group = col / group_size;
-      const int code = SignedCode(p.words, row * row_words, 1, spec.bits, col);
+      const int code = SignedCode(p.words, row * row_words, 1, grid.bits, col);
       const int zero_point =
-          spec.symmetric
+          grid.symmetric
               ? 0
-              : SignedCode(p.zero_point_words, group, p.groups, spec.bits, row);
-      const float scale = LoadFloat(p.scales, p.dtype, row * p.groups + group);
+              : SignedCode(p.zero_point_words, group, p.groups, grid.bits, row);
+      const float scale =
+          LoadStoredFloat(p.scales, p.dtype, row * p.groups + group);
       StoreFromFloat(decoded.data.data(), p.dtype, row * p.cols + col,
                      static_cast<float>(code - zero_point) * scale);
     }
@@ -177,25 +176,25 @@ absl::StatusOr<DecodedWeight> DecodeCompressedTensors(
 }
 
 absl::StatusOr<std::vector<OutputTensor>> CompressedTensors(
-    const RtnSpec& spec, const std::string& name, DType dtype, int64_t rows,
+    const GridSpec& grid, const std::string& name, DType dtype, int64_t rows,
     int64_t cols, AffinePieces pieces) {
   if (!absl::EndsWith(name, ".weight")) {
     return StoredError(name, "this name", "one that ends in .weight");
   }
-  const int64_t groups = NumGroups(spec, cols);
+  const int64_t groups = NumGroups(grid, cols);
   const int64_t shape[2] = {rows, cols};
   QS_ASSIGN_OR_RETURN(Buffer stored_shape, CopyToBuffer(shape, sizeof(shape)));
   std::vector<OutputTensor> tensors;
   tensors.push_back({name + "_packed",
                      DType::kI32,
-                     {rows, Words(cols, spec.bits)},
+                     {rows, Words(cols, grid.bits)},
                      std::move(pieces.words)});
   tensors.push_back(
       {name + "_scale", dtype, {rows, groups}, std::move(pieces.scales)});
-  if (!spec.symmetric) {
+  if (!grid.symmetric) {
     tensors.push_back({name + "_zero_point",
                        DType::kI32,
-                       {Words(rows, spec.bits), groups},
+                       {Words(rows, grid.bits), groups},
                        std::move(pieces.zero_point_words)});
   }
   tensors.push_back(
@@ -203,17 +202,28 @@ absl::StatusOr<std::vector<OutputTensor>> CompressedTensors(
   return tensors;
 }
 
+int64_t CompressedTensorsBytes(const GridSpec& grid, DType dtype, int64_t rows,
+                               int64_t cols) {
+  const int64_t groups = NumGroups(grid, cols);
+  const int64_t word = DTypeBytes(DType::kI32);
+  const int64_t zeros =
+      grid.symmetric ? 0 : Words(rows, grid.bits) * groups * word;
+  return rows * Words(cols, grid.bits) * word +
+         rows * groups * DTypeBytes(dtype) + zeros +
+         2 * DTypeBytes(DType::kI64);
+}
+
 std::string CompressedTensorsConfigJson(
-    const RtnSpec& spec, const std::vector<std::string>& ignore) {
+    const GridSpec& grid, const std::vector<std::string>& ignore) {
   using Json = nlohmann::ordered_json;
-  const bool channel = spec.group_size < 0;
+  const bool channel = grid.group_size < 0;
   Json weights;
   weights["actorder"] = nullptr;
   weights["dynamic"] = false;
-  weights["group_size"] = channel ? Json(nullptr) : Json(spec.group_size);
-  weights["num_bits"] = spec.bits;
+  weights["group_size"] = channel ? Json(nullptr) : Json(grid.group_size);
+  weights["num_bits"] = grid.bits;
   weights["strategy"] = channel ? "channel" : "group";
-  weights["symmetric"] = spec.symmetric;
+  weights["symmetric"] = grid.symmetric;
   weights["type"] = "int";
   Json group;
   group["input_activations"] = nullptr;

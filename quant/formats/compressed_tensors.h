@@ -27,20 +27,27 @@ struct AffinePieces {
 // weight's and must end in ".weight". Errors: INVALID_ARGUMENT — the name;
 // RESOURCE_EXHAUSTED — no memory.
 absl::StatusOr<std::vector<OutputTensor>> CompressedTensors(
-    const RtnSpec& spec, const std::string& name, DType dtype, int64_t rows,
+    const GridSpec& grid, const std::string& name, DType dtype, int64_t rows,
     int64_t cols, AffinePieces pieces);
 
-// Decodes a weight from its file's tensors alone. `spec` gives bits, group size
+// INVALID_ARGUMENT — bits, group size.
+absl::Status CheckCompressedTensorsGrid(const GridSpec& grid);
+
+// Exact bytes of the tensors of one weight.
+int64_t CompressedTensorsBytes(const GridSpec& grid, DType dtype, int64_t rows,
+                               int64_t cols);
+
+// Decodes a weight from its file's tensors alone. `grid` gives bits, group size
 // and symmetry (they stand in config.json, not in the file). Values are
 // (code - zero point) * scale, rounded once to the dtype of the scales. Errors:
 // INVALID_ARGUMENT — a piece is missing or does not fit.
 absl::StatusOr<DecodedWeight> DecodeCompressedTensors(
-    const RtnSpec& spec, const std::map<std::string, SafetensorsItem>& tensors,
+    const GridSpec& grid, const std::map<std::string, SafetensorsItem>& tensors,
     const std::string& name);
 
 // `quantization_config` for config.json: one config group, exact module names
 // in `ignore`. `ignore` are modules without ".weight", checkpoint order.
-std::string CompressedTensorsConfigJson(const RtnSpec& spec,
+std::string CompressedTensorsConfigJson(const GridSpec& grid,
                                         const std::vector<std::string>& ignore);
 
 }  // namespace qs

@@ -1,10 +1,22 @@
 target_sources(qs_quant PRIVATE
+  formats/awq_format.cc
+  formats/awq_writer.cc
   formats/bitsandbytes.cc
   formats/bitsandbytes_decode.cc
   formats/checkpoint.cc
   formats/checkpoint_files.cc
   formats/checkpoint_index.cc
   formats/compressed_tensors.cc
+  formats/dequantize.cc
+  formats/compressed_tensors_writer.cc
+  formats/gptq_format.cc
+  formats/gptq_writer.cc
+  formats/grid_pieces.cc
+  formats/grid_rows.cc
+  formats/grid_writer.cc
+  formats/hqq_decode.cc
+  formats/hqq_format.cc
+  formats/hqq_pack.cc
   formats/json.cc
   formats/posix_file.cc
   formats/python_repr.cc

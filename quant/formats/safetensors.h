@@ -11,6 +11,7 @@
 #define QS_QUANT_FORMATS_SAFETENSORS_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -88,6 +89,17 @@ struct SafetensorsItem {
 absl::Status WriteSafetensors(
     const std::string& path, std::vector<SafetensorsItem> items,
     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+// The same without the data at hand: for each item, in the file's order,
+// `source` passes its bytes to `append` in pieces. For files that are larger
+// than memory. `items` have no data. Errors: also those of `source`.
+using AppendBytes = std::function<absl::Status(std::span<const uint8_t>)>;
+using SafetensorsSource = std::function<absl::Status(
+    const SafetensorsItem& item, const AppendBytes& append)>;
+absl::Status StreamSafetensors(
+    const std::string& path, std::vector<SafetensorsItem> items,
+    const std::map<std::string, std::string>& metadata,
+    const SafetensorsSource& source);
 
 // The one place where errno becomes a Status for files.
 absl::Status PosixError(int error, std::string_view what,

@@ -26,22 +26,31 @@ int Rank(DType dtype) {
       std::begin(kOrder));
 }
 
-absl::Status CheckItem(const SafetensorsItem& item) {
-  const std::string where =
-      absl::StrCat("safetensors tensor ", QuoteForError(item.name));
-  if (item.name == "__metadata__") {
-    return absl::InvalidArgumentError(
-        where + ": got the metadata's key, allowed: another name");
-  }
+std::string FormText(const SafetensorsItem& item) {
+  return absl::StrCat(DTypeName(item.dtype), " [",
+                      absl::StrJoin(item.shape, ", "), "]");
+}
+
+absl::Status BadItem(const SafetensorsItem& item, const std::string& text) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "safetensors tensor ", QuoteForError(item.name), ": ", text));
+}
+
+// Bytes that dtype and shape ask for.
+absl::StatusOr<int64_t> ItemBytes(const SafetensorsItem& item) {
   const std::optional<int64_t> count = CheckedNumElements(item.shape);
   const std::optional<int64_t> bytes =
       count ? CheckedMul(*count, DTypeBytes(item.dtype)) : std::nullopt;
-  if (!bytes || *bytes != static_cast<int64_t>(item.data.size())) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        where, ": got ", item.data.size(), " bytes, allowed: ",
-        DTypeName(item.dtype), " [", absl::StrJoin(item.shape, ", "), "]"));
-  }
-  return absl::OkStatus();
+  if (bytes) return *bytes;
+  return BadItem(item, absl::StrCat("got ", FormText(item),
+                                    ", allowed: what 64 bits count"));
+}
+
+absl::Status CheckBytes(const SafetensorsItem& item, int64_t got) {
+  const absl::StatusOr<int64_t> bytes = ItemBytes(item);
+  if (bytes.ok() && got == *bytes) return absl::OkStatus();
+  return BadItem(
+      item, absl::StrCat("got ", got, " bytes, allowed: ", FormText(item)));
 }
 
 absl::Status SortAndCheck(std::vector<SafetensorsItem>& items) {
@@ -56,7 +65,10 @@ absl::Status SortAndCheck(std::vector<SafetensorsItem>& items) {
                      ": got the name twice, allowed: once"));
   }
   for (const SafetensorsItem& item : items) {
-    QS_RETURN_IF_ERROR(CheckItem(item));
+    if (item.name == "__metadata__") {
+      return BadItem(item, "got the metadata's key, allowed: another name");
+    }
+    QS_RETURN_IF_ERROR(ItemBytes(item).status());
   }
   std::stable_sort(items.begin(), items.end(),
                    [](const auto& a, const auto& b) {
@@ -82,9 +94,9 @@ std::string HeaderJson(const std::vector<SafetensorsItem>& items,
     }
     absl::StrAppend(&json, "}");
   }
-  size_t begin = 0;
+  int64_t begin = 0;
   for (const SafetensorsItem& item : items) {
-    const size_t end = begin + item.data.size();
+    const int64_t end = begin + *ItemBytes(item);
     absl::StrAppend(&json, separator, Quoted(item.name), ":{\"dtype\":\"",
                     DTypeName(item.dtype), "\",\"shape\":[",
                     absl::StrJoin(item.shape, ","), "],\"data_offsets\":[",
@@ -121,17 +133,38 @@ absl::StatusOr<std::string> Header(
 
 }  // namespace
 
-absl::Status WriteSafetensors(
+absl::Status StreamSafetensors(
     const std::string& path, std::vector<SafetensorsItem> items,
-    const std::map<std::string, std::string>& metadata) {
+    const std::map<std::string, std::string>& metadata,
+    const SafetensorsSource& source) {
   QS_RETURN_IF_ERROR(SortAndCheck(items));
   QS_ASSIGN_OR_RETURN(const std::string header, Header(items, metadata));
   QS_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   QS_RETURN_IF_ERROR(file.Append(header));
   for (const SafetensorsItem& item : items) {
-    QS_RETURN_IF_ERROR(file.Append(item.data));
+    int64_t bytes = 0;
+    const auto append = [&](std::span<const uint8_t> data) {
+      bytes += static_cast<int64_t>(data.size());
+      return file.Append(data);
+    };
+    QS_RETURN_IF_ERROR(source(item, append));
+    QS_RETURN_IF_ERROR(CheckBytes(item, bytes));
   }
   return file.Commit();
+}
+
+absl::Status WriteSafetensors(
+    const std::string& path, std::vector<SafetensorsItem> items,
+    const std::map<std::string, std::string>& metadata) {
+  for (const SafetensorsItem& item : items) {
+    QS_RETURN_IF_ERROR(
+        CheckBytes(item, static_cast<int64_t>(item.data.size())));
+  }
+  return StreamSafetensors(
+      path, std::move(items), metadata,
+      [](const SafetensorsItem& item, const AppendBytes& append) {
+        return append(item.data);
+      });
 }
 
 }  // namespace qs

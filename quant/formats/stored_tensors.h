@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/buffer.h"
+#include "kernels/base/dtype.h"
 #include "quant/formats/safetensors.h"
 
 namespace qs {
@@ -40,6 +41,14 @@ T LoadAt(std::span<const uint8_t> bytes, int64_t i) {
   std::memcpy(&value, bytes.data() + i * static_cast<int64_t>(sizeof(T)),
               sizeof(T));
   return value;
+}
+
+// Element `i` of F32, F16 or BF16 as F32.
+inline float LoadStoredFloat(std::span<const uint8_t> bytes, DType dtype,
+                             int64_t i) {
+  if (dtype == DType::kF32) return LoadAt<float>(bytes, i);
+  const auto half = LoadAt<uint16_t>(bytes, i);
+  return dtype == DType::kF16 ? F16ToFloat(half) : Bf16ToFloat(half);
 }
 
 // Errors: RESOURCE_EXHAUSTED.

@@ -5,9 +5,10 @@
     python3 make_vectors.py --check    says whether it is up to date
 
 Both first compare packed_formats.py with every file of golden/nf4,
-golden/compressed_tensors and golden/formats, made by bitsandbytes 0.50.2 and
-compressed-tensors 0.20.0: nothing is written unless all bytes agree. Needs
-nothing but Python 3.9.
+golden/compressed_tensors, golden/formats, golden/gptq_pack, golden/awq_pack and
+golden/hqq_pack, made by bitsandbytes 0.50.2, compressed-tensors 0.20.0,
+GPTQModel 7.7.0, AutoAWQ 0.2.9 and hqq 0.2.8.post1: nothing is written unless
+all bytes agree. Needs nothing but Python 3.9.
 """
 import json
 import math
@@ -111,11 +112,109 @@ def check_rtn_file(path):
     return 1
 
 
+def integers(tensor):
+    """Rows of a U8 or I32 matrix."""
+    kind, shape, data = tensor
+    values = struct.unpack(
+        f"<{shape[0] * shape[1]}{'B' if kind == 'U8' else 'i'}", data)
+    return [list(values[i:i + shape[1]])
+            for i in range(0, len(values), shape[1])]
+
+
+def grid_weight(metadata, tensors):
+    """The codes, zeros and scales of a golden file of GPTQ or AWQ."""
+    params = json.loads(metadata["params"])
+    codes = integers(tensors["codes"])
+    size = params["group_size"]
+    _, shape, data = tensors["scales"]
+    scales = pf.Dtype("F16").unpack(data)
+    by_group = [scales[i:i + shape[1]]
+                for i in range(0, len(scales), shape[1])]
+    return {"bits": params["bits"], "codes": codes,
+            "group_size": -1 if size >= len(codes[0]) else size,
+            "zeros": integers(tensors["zeros"]),
+            "scales": pf.transposed(by_group)}
+
+
+def same_but_for_minus_zero(a, b):
+    """F16 bytes; a library writes -0.0 for 0 times a negative."""
+    half = pf.Dtype("F16")
+    return half.unpack(a) == half.unpack(b)
+
+
+def check_grid_outputs(path, tensors, outputs, decoded):
+    for name, *rest in outputs:
+        part = name.removeprefix("m.")
+        require(tensors[part] == tuple(rest), f"{path.name} {part}")
+    if "dequantized" in tensors:
+        require(same_but_for_minus_zero(tensors["dequantized"][2], decoded),
+                f"{path.name} dequantized")
+
+
+def check_gptq_file(path):
+    metadata, tensors = read_safetensors(path)
+    weight = grid_weight(metadata, tensors)
+    g_idx = struct.unpack(f"<{tensors['g_idx'][1][0]}i", tensors["g_idx"][2])
+    versions = [2] if min(map(min, weight["zeros"])) == 0 else [1, 2]
+    for version in versions:
+        outputs, decoded = pf.gptq(weight, "m", version, list(g_idx))
+        wanted = {**tensors, "qzeros": tensors[f"qzeros_v{version}"]}
+        check_grid_outputs(path, wanted, outputs, decoded)
+    return len(versions)
+
+
+def check_awq_file(path):
+    metadata, tensors = read_safetensors(path)
+    outputs, decoded = pf.awq(grid_weight(metadata, tensors), "m")
+    check_grid_outputs(path, tensors, outputs, decoded)
+    return 1
+
+
+def check_hqq_file(path):
+    metadata, tensors = read_safetensors(path)
+    if "cases" not in metadata:
+        return check_hqq_state_dict(path, tensors)
+    cases = json.loads(metadata["cases"])
+    for case in cases:
+        prefix = case["prefix"]
+        codes = sum(integers(tensors[f"{prefix}.codes"]), [])
+        size = case["group_size"]
+        cols = size if case["axis"] == 1 else len(codes) // size
+        matrix = [codes[i:i + cols] for i in range(0, len(codes), cols)]
+        require(tensors[f"{prefix}.W_q"] == pf.hqq_pack(case["nbits"], matrix),
+                f"{path.name} {prefix}.W_q")
+    return len(cases)
+
+
+def check_hqq_state_dict(path, tensors):
+    """Names, types and metadata: codes cannot be had without unpacking."""
+    module = "model.layers.0.self_attn.q_proj"
+    def number(key):
+        return struct.unpack("<i", tensors[f"{module}.{key}"][2])[0]
+    dtype = pf.Dtype(tensors[f"{module}.scale"][0])
+    shape = struct.unpack("<qq", tensors[f"{module}.shape"][2])
+    weight = {"bits": number("nbits"), "group_size": number("group_size"),
+              "codes": [0] * (shape[0] * shape[1]),
+              "scales": dtype.unpack(tensors[f"{module}.scale"][2]),
+              "zeros": dtype.unpack(tensors[f"{module}.zero"][2])}
+    outputs, _ = pf.hqq(weight, module, dtype, shape, number("axis"))
+    names = {name for name, *_ in outputs}
+    require(names | {module + ".bias"} == set(tensors), f"{path.name} names")
+    for name, kind, sizes, data in outputs:
+        if name.endswith(".W_q"):
+            data = tensors[name][2]
+        require(tensors[name] == (kind, sizes, data), f"{path.name} {name}")
+    return 1
+
+
 def check_golden():
     total = 0
     for folder, check in (("nf4", check_nf4_file),
                           ("formats", check_serialized_file),
-                          ("compressed_tensors", check_rtn_file)):
+                          ("compressed_tensors", check_rtn_file),
+                          ("gptq_pack", check_gptq_file),
+                          ("awq_pack", check_awq_file),
+                          ("hqq_pack", check_hqq_file)):
         pattern = ("serialized_*.safetensors" if folder == "formats"
                    else "*.safetensors")
         done = sum(check(path) for path in sorted(GOLDEN.joinpath(folder)
@@ -238,26 +337,127 @@ def vector(name, dtype, shape, weight, spec):
     }
 
 
-def text_of(vectors):
+def example_codes(bits, rows, cols):
+    """Code (n, k) is (3 k + 5 n + k // 8) mod 2^bits."""
+    return [[(3 * k + 5 * n + k // 8) % 2**bits for k in range(cols)]
+            for n in range(rows)]
+
+
+def grid_example(bits, rows, cols, group_size, zero_of):
+    groups = 1 if group_size == -1 else pf.ceil_div(cols, group_size)
+    half = pf.Dtype("F16")
+    return {"bits": bits, "group_size": group_size,
+            "codes": example_codes(bits, rows, cols),
+            "zeros": [[zero_of(n, g) for g in range(groups)]
+                      for n in range(rows)],
+            "scales": [[half.round((1 + n % 5 + g) / 300)
+                        for g in range(groups)] for n in range(rows)]}
+
+
+def grid_cases():
+    """(name, format, weight, symmetric, g_idx)."""
+    for bits in (2, 3, 4, 8):
+        middle, last = 2**(bits - 1), 2**bits - 1
+        def some(n, g, last=last):
+            return 1 + (n + g) % last
+        yield (f"gptq_w{bits}_example", "gptq",
+               grid_example(bits, 32, 32, -1, lambda n, g, m=middle: m), True,
+               None)
+        yield (f"gptq_w{bits}_zero_points", "gptq",
+               grid_example(bits, 32, 32, 16, some), False, None)
+        yield (f"gptq_v2_w{bits}_zero_points", "gptq_v2",
+               grid_example(bits, 32, 32, 16,
+                            lambda n, g, count=2**bits: (n + g) % count),
+               False, None)
+    yield ("gptq_act_order", "gptq",
+           grid_example(4, 8, 32, 16, lambda n, g: 8), True,
+           [(7 * k + 3) % 32 // 16 for k in range(32)])
+    yield ("gptq_short_last_group", "gptq_v2",
+           grid_example(4, 8, 40, 16, lambda n, g: (2 * n + g) % 16), False,
+           None)
+    yield ("awq_example", "awq",
+           grid_example(4, 8, 32, -1, lambda n, g: n + 1), False, None)
+    yield ("awq_groups", "awq",
+           grid_example(4, 24, 48, 16, lambda n, g: (n + 5 * g) % 16), False,
+           None)
+    yield ("awq_symmetric", "awq",
+           grid_example(4, 8, 16, 16, lambda n, g: 8), True, None)
+
+
+def json_of(outputs):
+    return [{"name": n, "dtype": t, "shape": s, "data": data.hex()}
+            for n, t, s, data in outputs]
+
+
+def grid_vector(name, kind, weight, symmetric, g_idx):
+    if kind == "awq":
+        outputs, decoded = pf.awq(weight, "layer")
+    else:
+        outputs, decoded = pf.gptq(weight, "layer", 1 if kind == "gptq" else 2,
+                                   g_idx)
+    scales = pf.Dtype("F16").pack(sum(weight["scales"], []))
+    result = {"name": name, "format": kind, "bits": weight["bits"],
+              "group_size": weight["group_size"], "symmetric": symmetric,
+              "shape": [len(weight["codes"]), len(weight["codes"][0])],
+              "dtype": "F16", "codes": bytes(sum(weight["codes"], [])).hex(),
+              "zero_points": bytes(sum(weight["zeros"], [])).hex(),
+              "scales": scales.hex()}
+    if g_idx:
+        result["g_idx"] = g_idx
+    return {**result, "outputs": json_of(outputs), "decoded": decoded.hex()}
+
+
+def hqq_vector(bits, axis, dtype):
+    rows, cols, size = 8, 40, 8
+    codes = sum(example_codes(bits, rows, cols), [])
+    groups = rows * cols // size
+    weight = {"bits": bits, "group_size": size, "codes": codes,
+              "scales": [dtype.round((1 + g % 7) / 300)
+                         for g in range(groups)],
+              "zeros": [dtype.round((2**bits - 1) / 2 + math.sin(g))
+                        for g in range(groups)]}
+    outputs, decoded = pf.hqq(weight, "layer", dtype, [rows, cols], axis)
+    return {"name": f"hqq_w{bits}_axis{axis}_{dtype.name.lower()}",
+            "format": "hqq", "bits": bits, "group_size": size, "axis": axis,
+            "shape": [rows, cols], "dtype": dtype.name,
+            "codes": bytes(codes).hex(),
+            "zeros": dtype.pack(weight["zeros"]).hex(),
+            "scales": dtype.pack(weight["scales"]).hex(),
+            "outputs": json_of(outputs), "decoded": decoded.hex()}
+
+
+def packing_vectors():
+    result = [grid_vector(*case) for case in grid_cases()]
+    for bits in (8, 4, 3, 2, 1):
+        for axis, dtype in ((0, "F32"), (1, "F16"), (1, "BF16")):
+            result.append(hqq_vector(bits, axis, pf.Dtype(dtype)))
+    return result
+
+
+def text_of(vectors, packing):
     lines = ",\n".join(json.dumps(v) for v in vectors)
-    note = ("Profile REFERENCE. `data` and `decoded` are the tensor's bytes in "
-            "hexadecimal, little-endian elements. Made by "
-            "tests/data/make_vectors.py; see packed_formats.md.")
+    more = ",\n".join(json.dumps(v) for v in packing)
+    note = ("`vectors`: weights quantized with profile REFERENCE. `packing`: "
+            "codes, zero points and scales [out, groups] in, files out. `data` and the "
+            "other long strings are bytes in hexadecimal, little-endian "
+            "elements. Made by tests/data/make_vectors.py; see "
+            "packed_formats.md.")
     return (f'{{"note": {json.dumps(note)},\n"version": 1,\n"vectors": [\n'
-            f'{lines}\n]}}\n')
+            f'{lines}\n],\n"packing": [\n{more}\n]}}\n')
 
 
 def main():
     check_golden()
     vectors = [vector(*case) for case in (*bitsandbytes_cases(),
                                           *compressed_tensors_cases())]
-    text = text_of(vectors)
+    packing = packing_vectors()
+    text = text_of(vectors, packing)
     if "--check" in sys.argv[1:]:
         require(VECTORS.read_text() == text, str(VECTORS.name))
-        print(f"{len(vectors)} vectors are up to date")
+        print(f"{len(vectors)} + {len(packing)} vectors are up to date")
     else:
         VECTORS.write_text(text)
-        print(f"wrote {len(vectors)} vectors to {VECTORS.name}")
+        print(f"wrote {len(vectors)} + {len(packing)} vectors to {VECTORS.name}")
 
 
 if __name__ == "__main__":

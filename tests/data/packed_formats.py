@@ -374,3 +374,140 @@ def compressed_tensors(spec, name, dtype, shape, weight):
     parts.append(("_shape", "I64", [2], struct.pack("<qq", rows, cols)))
     return [(name + suffix, *rest) for suffix, *rest in parts], \
         dtype.pack(decoded)
+
+
+# --------------------------------------------- GPTQ, AWQ, hqq: packing alone
+#
+# A weight is a dict: bits, group_size (-1: the row), codes (rows of integers),
+# zeros and scales (rows of one a group). What comes back is
+# ([(name, dtype, shape, bytes)] in the format's order, decoded bytes).
+
+
+def transposed(rows):
+    return [list(column) for column in zip(*rows)]
+
+
+def columns_of_words(rows, bits):
+    """Each row a bit stream down a column: I32 [words of a row, rows]."""
+    streams = [pack_bits(row, bits) for row in rows]
+    count = len(streams[0]) // 4
+    return count, b"".join(stream[4 * i:4 * i + 4]
+                           for i in range(count) for stream in streams)
+
+
+def decode_grid(weight, group_of, out):
+    """(code - zero point) * scale, rounded once to `out`."""
+    return out.pack([
+        out.round((code - zeros[group_of(k)]) * scales[group_of(k)])
+        for codes, zeros, scales in zip(weight["codes"], weight["zeros"],
+                                        weight["scales"])
+        for k, code in enumerate(codes)])
+
+
+def gptq(weight, module, version, g_idx=None):
+    """GPTQ v1 (zero points minus 1) or v2."""
+    bits, half = weight["bits"], Dtype("F16")
+    out, cols = len(weight["codes"]), len(weight["codes"][0])
+    size = cols if weight["group_size"] == -1 else weight["group_size"]
+    g_idx = g_idx or [k // size for k in range(cols)]
+    words, qweight = columns_of_words(weight["codes"], bits)
+    minus = 1 if version == 1 else 0
+    zeros = [[z - minus for z in column]
+             for column in transposed(weight["zeros"])]
+    assert min(map(min, zeros)) >= 0, "v1 holds no zero point of 0"
+    qzeros = b"".join(pack_bits(column, bits) for column in zeros)
+    scales = transposed(weight["scales"])
+    parts = [("qweight", "I32", [words, out], qweight),
+             ("qzeros", "I32", [len(zeros), out * bits // 32], qzeros),
+             ("scales", "F16", [len(scales), out],
+              b"".join(half.pack(row) for row in scales)),
+             ("g_idx", "I32", [cols], struct.pack(f"<{cols}i", *g_idx))]
+    return [(f"{module}.{part}", *rest) for part, *rest in parts], \
+        decode_grid(weight, lambda k: g_idx[k], half)
+
+
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # the output of each nibble of a word
+
+
+def awq_words(rows):
+    """[out][lines] values to I32 [lines, out / 8]."""
+    data = b""
+    for line in transposed(rows):
+        for c in range(0, len(line), 8):
+            word = sum(line[c + AWQ_ORDER[i]] << 4 * i for i in range(8))
+            data += struct.pack("<I", word)
+    return data
+
+
+def awq(weight, module):
+    """AWQ GEMM."""
+    half = Dtype("F16")
+    out, cols = len(weight["codes"]), len(weight["codes"][0])
+    size = cols if weight["group_size"] == -1 else weight["group_size"]
+    scales = transposed(weight["scales"])
+    parts = [("qweight", "I32", [cols, out // 8], awq_words(weight["codes"])),
+             ("qzeros", "I32", [cols // size, out // 8],
+              awq_words(weight["zeros"])),
+             ("scales", "F16", [len(scales), out],
+              b"".join(half.pack(row) for row in scales))]
+    return [(f"{module}.{part}", *rest) for part, *rest in parts], \
+        decode_grid(weight, lambda k: k // size, half)
+
+
+HQQ_PACKING = {8: "8bit_u8", 4: "4bit_u8", 3: "3bit_32", 2: "2bit_u8",
+               1: "1bit_u8"}
+
+
+def hqq_pack(bits, matrix):
+    """Code matrix to (dtype, shape, bytes): part after part of its rows."""
+    per = 10 if bits == 3 else 8 // bits
+    length = ceil_div(len(matrix), per)
+    cols = len(matrix[0])
+    padded = matrix + [[0] * cols] * (per * length - len(matrix))
+    assert bits == 3 or len(padded) == len(matrix)
+    values = []
+    for row in range(length):
+        for col in range(cols):
+            value = 0
+            for part in range(per):
+                value = value << bits | padded[row + part * length][col]
+            values.append(value)
+    data = struct.pack(f"<{len(values)}{'I' if bits == 3 else 'B'}", *values)
+    return "I32" if bits == 3 else "U8", [length, cols], data
+
+
+def hqq(weight, module, dtype, shape, axis):
+    """hqq's encoded state dict; codes, zeros and scales are flat lists."""
+    bits, size, codes = (weight[k] for k in ("bits", "group_size", "codes"))
+    groups = len(codes) // size
+    cols = size if axis == 1 else groups
+    matrix = [codes[i:i + cols] for i in range(0, len(codes), cols)]
+    side = [groups, 1] if axis == 1 else [1, groups]
+    def flag(value):
+        return "U8", [], bytes([value])
+    def number(value):
+        return "I32", [], struct.pack("<i", value)
+    def text(value):
+        return "U8", [len(value)], value.encode()
+    parts = [
+        ("W_q", *hqq_pack(bits, matrix)), ("nbits", *number(bits)),
+        ("group_size", *number(size)),
+        ("shape", "I64", [2], struct.pack("<qq", *shape)),
+        ("scale", dtype.name, side, dtype.pack(weight["scales"])),
+        ("zero", dtype.name, side, dtype.pack(weight["zeros"])),
+        ("axis", *number(axis)), ("packing", *text(HQQ_PACKING[bits])),
+        ("unpack_view_dtype",
+         *text("torch.int32" if bits == 3 else "torch.uint8")),
+        ("view_as_float", *flag(0)), ("quant_scale", *flag(0)),
+        ("quant_zero", *flag(0)),
+        ("compute_dtype", *text("torch." + dtype.torch_name)),
+        ("offload_meta", *flag(0)), ("encoded_state_dict", *flag(1)),
+        ("stores_quant_config", *flag(1)), ("channel_wise", *flag(1)),
+        ("optimize", *flag(1)), ("round_zero", *flag(bits == 4))]
+    decoded = []
+    for i, code in enumerate(codes):
+        group = i // size if axis == 1 else i % groups
+        difference = dtype.round(code - weight["zeros"][group])
+        decoded.append(dtype.round(difference * weight["scales"][group]))
+    return [(f"{module}.{part}", *rest) for part, *rest in parts], \
+        dtype.pack(decoded)

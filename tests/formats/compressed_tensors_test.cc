@@ -25,7 +25,7 @@ nlohmann::json Params(const GoldenFile& file) {
   return nlohmann::json::parse(file.metadata.at("params").get<std::string>());
 }
 
-RtnSpec SpecOf(const GoldenFile& file) {
+GridSpec SpecOf(const GoldenFile& file) {
   const nlohmann::json params = Params(file);
   return {.bits = params.at("bits"),
           .group_size = params.at("group_size"),
@@ -52,7 +52,7 @@ void Set(const std::string& name, const GoldenTensor& tensor,
   stored->Set(name, *ParseDType(tensor.dtype), tensor.shape, tensor.bytes);
 }
 
-DecodedWeight DecodeOrFail(const RtnSpec& spec, const StoredCopy& stored) {
+DecodedWeight DecodeOrFail(const GridSpec& spec, const StoredCopy& stored) {
   absl::StatusOr<DecodedWeight> weight =
       DecodeCompressedTensors(spec, stored.items(), "a.weight");
   INFO(Text(weight.status()));
@@ -95,7 +95,7 @@ void CheckDecodes(const std::string& path) {
 }
 
 // 5 x 6 weight of 3-bit codes, two groups a row, asymmetric.
-constexpr RtnSpec kSmall = {.bits = 3, .group_size = 3, .symmetric = false};
+constexpr GridSpec kSmall = {.bits = 3, .group_size = 3, .symmetric = false};
 void StoreSmall(StoredCopy* stored) {
   stored->Set("a.weight_packed", DType::kI32, {5, 1}, std::vector<uint8_t>(20));
   stored->Set("a.weight_scale", DType::kBF16, {5, 2}, std::vector<uint8_t>(20));
@@ -105,7 +105,7 @@ void StoreSmall(StoredCopy* stored) {
 }
 
 template <typename Change>
-absl::Status After(Change change, const RtnSpec& spec = kSmall) {
+absl::Status After(Change change, const GridSpec& spec = kSmall) {
   StoredCopy stored;
   StoreSmall(&stored);
   change(stored);
@@ -129,7 +129,7 @@ TEST_CASE("codes of 1 to 8 bits read as the library packed them",
     const GoldenFile file = ReadGolden(path);
     const GoldenTensor& codes = file.tensors.at("codes");  // signed
     const int64_t rows = codes.shape[0], cols = codes.shape[1];
-    const RtnSpec spec{.bits = Params(file).at("bits"), .group_size = -1};
+    const GridSpec spec{.bits = Params(file).at("bits"), .group_size = -1};
     StoredCopy stored;
     Set("a.weight_packed", file.tensors.at("packed_dim1"), &stored);
     stored.Set("a.weight_scale", DType::kF32, {rows, 1},
@@ -155,7 +155,7 @@ TEST_CASE("zero points read as the library packed them",
     const GoldenTensor& codes = file.tensors.at("codes");
     const int64_t rows = codes.shape[0], cols = codes.shape[1];
     // One group a column and every code 0: a value is minus its zero point.
-    const RtnSpec spec{
+    const GridSpec spec{
         .bits = Params(file).at("bits"), .group_size = 1, .symmetric = false};
     StoredCopy stored;
     const auto& words = file.tensors.at("packed_dim1");
@@ -296,7 +296,7 @@ TEST_CASE("a tensor that is missing or does not fit", "[compressed_tensors]") {
                "weight_zero_point\": got I8 [5, 2], allowed: I32 [1, 2]");
   CheckInvalid(set("shape", DType::kI64, {3}, 24),
                "weight_shape\": got I64 [3], allowed: I64 [2]");
-  RtnSpec symmetric = kSmall;
+  GridSpec symmetric = kSmall;
   symmetric.symmetric = true;
   CheckInvalid(After([](StoredCopy&) {}, symmetric),
                "weight_zero_point\": got a tensor, allowed: none, the scheme "

@@ -90,7 +90,7 @@ std::vector<uint8_t> Decoded(
   const absl::StatusOr<DecodedWeight> weight =
       vector.spec.nf4() != nullptr
           ? DecodeBitsandbytes(items, vector.info.name)
-          : DecodeCompressedTensors(*vector.spec.rtn(), items,
+          : DecodeCompressedTensors(SpecGrid(vector.spec), items,
                                     vector.info.name);
   INFO(Text(weight.status()));
   REQUIRE(weight.ok());

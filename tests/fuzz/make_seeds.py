@@ -55,6 +55,52 @@ def compressed_tensors(bits, asymmetric):
     return safetensors(tensors)
 
 
+def gptq(bits):
+    rows, cols = 32, 64
+    return safetensors({
+        "a.qweight": ("I32", [cols * bits // 32, rows],
+                      bytes(range(256)) * (rows * cols * bits // 8 // 256)),
+        "a.qzeros": ("I32", [2, rows * bits // 32],
+                     b"\x11" * (rows * bits // 4)),
+        "a.scales": ("F16", [2, rows], b"\0\x3c" * 2 * rows),
+        "a.g_idx": ("I32", [cols], struct.pack("<64i", *[
+            7 * k % 64 // 32 for k in range(64)]))})
+
+
+def awq():
+    return safetensors({
+        "a.qweight": ("I32", [6, 2], bytes(range(48))),
+        "a.qzeros": ("I32", [2, 2], bytes(range(16))),
+        "a.scales": ("F16", [2, 16], b"\0\x3c" * 32)})
+
+
+def hqq(bits, axis):
+    """8 x 10 codes, groups of 10 (axis 1) or 8 (axis 0)."""
+    length, kind = (1, "I32") if bits == 3 else (8 * bits // 8, "U8")
+    side = [8, 1] if axis == 1 else [1, 10]
+    def text(value):
+        return "U8", [len(value)], value
+    def number(value):
+        return "I32", [], struct.pack("<i", value)
+    tensors = {"W_q": (kind, [length, 10],
+                       bytes(length * 10 * (4 if bits == 3 else 1))),
+               "nbits": number(bits), "axis": number(axis),
+               "group_size": number(10 if axis == 1 else 8),
+               "shape": ("I64", [2], struct.pack("<qq", 8, 10)),
+               "scale": ("BF16", side, b"\x80\x3f" * max(side)),
+               "zero": ("BF16", side, b"\x80\x3f" * max(side)),
+               "packing": text(b"3bit_32" if bits == 3 else b"%dbit_u8" % bits),
+               "unpack_view_dtype": text(b"torch.int32" if bits == 3 else
+                                         b"torch.uint8"),
+               "compute_dtype": text(b"torch.bfloat16")}
+    for key in ("view_as_float", "quant_scale", "quant_zero", "offload_meta"):
+        tensors[key] = ("U8", [], b"\0")
+    for key in ("encoded_state_dict", "stores_quant_config", "channel_wise",
+                "optimize", "round_zero"):
+        tensors[key] = ("U8", [], b"\1")
+    return safetensors({f"a.{key}": value for key, value in tensors.items()})
+
+
 def main():
     index = {"metadata": {"total_size": 8},
              "weight_map": {"a": "model-1.safetensors",
@@ -72,6 +118,11 @@ def main():
         "file_fp4_nested": b"\0" + b"\4\3" + bitsandbytes("fp4", True),
         "file_w4": b"\0" + b"\4\3" + compressed_tensors(4, False),
         "file_w3_asymmetric": b"\0" + b"\x85\3" + compressed_tensors(3, True),
+        "file_gptq4": b"\0" + b"\4\x20" + gptq(4),
+        "file_gptq3": b"\0" + b"\x85\x20" + gptq(3),
+        "file_awq": b"\0" + b"\x86\3" + awq(),
+        "file_hqq4": b"\0" + b"\4\3" + hqq(4, 1),
+        "file_hqq3_axis0": b"\0" + b"\4\3" + hqq(3, 0),
         "index": b"\1" + json.dumps(index, indent=2).encode(),
         "json": b"\2" + config_text,
         "config": b"\3" + config_text + b'\0{"bits":4}',

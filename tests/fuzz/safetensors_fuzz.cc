@@ -1,5 +1,5 @@
 // What reads files that nobody vouches for: headers, indexes, JSON, and the
-// decoders of both packed formats. The first byte of an input chooses. Any
+// decoders of the packed formats. The first byte of an input chooses. Any
 // input may be refused; none may crash, and what is accepted must hold what the
 // headers of the readers promise.
 #include <cstdint>
@@ -9,10 +9,13 @@
 #include <string_view>
 
 #include "kernels/base/checked_math.h"
+#include "quant/formats/awq_format.h"
 #include "quant/formats/bitsandbytes.h"
 #include "quant/formats/checkpoint.h"
 #include "quant/formats/checkpoint_index.h"
 #include "quant/formats/compressed_tensors.h"
+#include "quant/formats/gptq_format.h"
+#include "quant/formats/hqq_format.h"
 #include "quant/formats/json.h"
 #include "quant/formats/safetensors.h"
 
@@ -50,10 +53,29 @@ void CheckDecoded(const absl::StatusOr<DecodedWeight>& decoded) {
   Require(*count * DTypeBytes(decoded->dtype) == decoded->data.size());
 }
 
-// Every name that could be a weight's, in both formats.
-void DecodeAll(const Items& items, const RtnSpec& spec) {
+// `name` without `end` and with ".weight" instead; empty: another end.
+std::string WeightOf(const std::string& name, const std::string& end) {
+  if (!name.ends_with(end)) return "";
+  return name.substr(0, name.size() - end.size()) + ".weight";
+}
+
+void DecodeModule(const Items& items, const std::string& name,
+                  const GridSpec& spec) {
+  const std::string words = WeightOf(name, ".qweight");
+  if (!words.empty()) {
+    CheckDecoded(DecodeGptq(spec, GptqVersion::kV1, items, words));
+    CheckDecoded(DecodeGptq(spec, GptqVersion::kV2, items, words));
+    CheckDecoded(DecodeAwq(spec, items, words));
+  }
+  const std::string codes = WeightOf(name, ".W_q");
+  if (!codes.empty()) CheckDecoded(DecodeHqq(items, codes));
+}
+
+// Every name that could be a weight's, in all formats.
+void DecodeAll(const Items& items, const GridSpec& spec) {
   for (const auto& [name, item] : items) {
     CheckDecoded(DecodeBitsandbytes(items, name));
+    DecodeModule(items, name, spec);
     const size_t packed = name.rfind("_packed");
     if (packed != name.npos) {
       CheckDecoded(
@@ -65,9 +87,9 @@ void DecodeAll(const Items& items, const RtnSpec& spec) {
 // A whole file; two bytes in front choose the scheme.
 void FuzzFile(Bytes data) {
   if (data.size() < 2) return;
-  const RtnSpec spec{.bits = data[0] % 10,
-                     .group_size = static_cast<int8_t>(data[1]),
-                     .symmetric = data[0] < 128};
+  const GridSpec spec{.bits = data[0] % 10,
+                      .group_size = static_cast<int8_t>(data[1]),
+                      .symmetric = data[0] < 128};
   const Bytes file = data.subspan(2);
   const auto size = static_cast<int64_t>(file.size());
   const auto header = ParseSafetensorsHeader(file, size);
