@@ -1,8 +1,12 @@
 target_sources(qs_quant PRIVATE
   error_collector.cc
+  measured_quantizer.cc
   nf4_quantizer.cc
   quant_spec.cc
   quantized_tensor.cc
   quantizer_base.cc
   rtn_quantizer.cc
+  site.cc
+  site_accumulator.cc
+  solve_group.cc
   tensor_quantizer.cc)

@@ -6,6 +6,11 @@
 
 namespace qs {
 
+double RelativeOutputError(const OutputError& e) {
+  if (e.signal > 0) return e.error / e.signal;
+  return e.error > 0 ? std::numeric_limits<double>::infinity() : 0;
+}
+
 double MeanSquaredError(const ErrorSums& s) {
   return s.count == 0 ? 0 : s.squared_error / static_cast<double>(s.count);
 }

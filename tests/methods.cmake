@@ -1,12 +1,15 @@
-foreach(name quant_spec tensor_report faults quality)
+foreach(name quant_spec measured_quantizer tensor_report faults quality solve_group
+        site_accumulator)
   qs_test(quant_${name}_test
     SOURCES quant/${name}_test.cc
     LIBS qs_quant
     LABELS unit)
 endforeach()
 
-# Tiles on several threads.
-qs_test(quant_tensor_quantizer_test
-  SOURCES quant/tensor_quantizer_test.cc
-  LIBS qs_quant
-  LABELS unit tsan)
+# Several threads.
+foreach(name tensor_quantizer site)
+  qs_test(quant_${name}_test
+    SOURCES quant/${name}_test.cc
+    LIBS qs_quant
+    LABELS unit tsan)
+endforeach()

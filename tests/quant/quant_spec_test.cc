@@ -87,7 +87,9 @@ TEST_CASE("presets: names, legality, defaults") {
     CHECK_FALSE(preset.description.empty());
     CHECK(FindPreset(preset.name) == &preset);
   }
-  CHECK(names == "NF4 NF4-dq FP4 W4A16 W8A16 ");
+  CHECK(names ==
+        "NF4 NF4-dq FP4 W4A16 W8A16 W4A16-gptq W3A16-gptq W2A16-gptq "
+        "W8A16-gptq W4A16-awq W4A16-hqq HQQ-4 HQQ-3 HQQ-2 ");
   CHECK(FindPreset("nf4") == nullptr);
   CHECK(FindPreset("") == nullptr);
 

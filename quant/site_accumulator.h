@@ -1,0 +1,55 @@
+// SiteAccumulator: activations in, SiteMoments out.
+//
+// Tokens are summed in runs of kGramRunTokens, counted from the first, so the
+// sums depend on the order of the tokens and not on how they come.
+// Memory: see MemoryBytes. Thread: one caller at a time.
+#ifndef QS_QUANT_SITE_ACCUMULATOR_H_
+#define QS_QUANT_SITE_ACCUMULATOR_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/base/buffer.h"
+#include "kernels/base/dtype.h"
+#include "quant/calibration/site_moments.h"
+
+namespace qs {
+
+class SiteAccumulator {
+ public:
+  // Errors: RESOURCE_EXHAUSTED.
+  static absl::StatusOr<std::unique_ptr<SiteAccumulator>> Create(
+      std::string site, int64_t inputs, DType dtype);
+  // Bytes held beside the SiteMoments that come out.
+  static int64_t MemoryBytes(int64_t inputs, DType dtype);
+
+  // Rows [tokens, inputs], after those that came before. Errors:
+  // INVALID_ARGUMENT 'site "NAME": NaN|Inf at token T, input I'.
+  absl::Status Add(const uint8_t* rows, int64_t tokens, Backend& backend);
+  // Call once. Errors: RESOURCE_EXHAUSTED.
+  absl::StatusOr<SiteMoments> Finish(Backend& backend);
+
+ private:
+  SiteAccumulator(std::string site, int64_t inputs, DType dtype)
+      : site_(std::move(site)), inputs_(inputs), dtype_(dtype) {}
+  absl::Status SumRun(Backend& backend);
+  absl::Status NonFiniteError(int64_t index) const;
+  double* sum() { return sums_.As<double>(); }
+  double* abs_sum() { return sum() + inputs_ * inputs_; }
+
+  const std::string site_;
+  const int64_t inputs_;
+  const DType dtype_;
+  Buffer sums_;  // F64: [inputs, inputs], then [inputs]
+  Buffer run_;   // [kGramRunTokens, inputs]
+  int64_t run_tokens_ = 0;
+  int64_t summed_tokens_ = 0;
+};
+
+}  // namespace qs
+
+#endif  // QS_QUANT_SITE_ACCUMULATOR_H_

@@ -1,0 +1,70 @@
+// SolveGroup: the tensors and sites of one GroupInfo, whichever way the method
+// solves them.
+//
+// Methods that solve tensors by themselves (all but AWQ) only take the site of
+// each tensor from it: a tile runs as soon as its bytes are there, and waits
+// for the site. AWQ solves the whole group at once: when every site is filled
+// and every tensor has all its input, Solve, then the tiles.
+//
+//   auto group = SolveGroup::Create(spec, info, options);
+//   group->site(i)->Fill(...); auto q = group->TakeTensor(j); fill q;
+//   if (group->solves_whole()) group->Solve(backend);
+//   q->RunTile ... q->Finish
+//
+// Thread: one caller at a time; sites and quantizers have their own rules.
+#ifndef QS_QUANT_SOLVE_GROUP_H_
+#define QS_QUANT_SOLVE_GROUP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "quant/group_info.h"
+#include "quant/quant_spec.h"
+#include "quant/site.h"
+#include "quant/tensor_quantizer.h"
+
+namespace qs {
+
+// Errors: INVALID_ARGUMENT — a name twice, a site, pool or fold's tensor that
+// is not there, a tensor whose columns are not its site's inputs, a site's
+// inputs out of range, FOLD_ONLY with another method than AWQ.
+absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info);
+
+// Upper bound of what the group holds at once: moments and a factor of each
+// site (8 inputs^2 bytes), one site's transport form, and what each tensor's
+// quantizer holds. REQUIRES: ValidateGroup is OK.
+absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
+                                           const GroupInfo& info,
+                                           const QuantizeOptions& options,
+                                           int64_t max_tiles);
+
+class SolveGroup {
+ public:
+  virtual ~SolveGroup() = default;
+
+  // Errors: ValidateGroup's; RESOURCE_EXHAUSTED.
+  static absl::StatusOr<std::unique_ptr<SolveGroup>> Create(
+      const QuantSpec& spec, GroupInfo info, const QuantizeOptions& options);
+
+  virtual const GroupInfo& info() const = 0;
+  // Null once every tensor was taken, so that it lives as long as its readers.
+  virtual std::shared_ptr<Site> site(size_t index) const = 0;
+  // Each once. Errors: TensorQuantizer::Create's.
+  virtual absl::StatusOr<std::unique_ptr<TensorQuantizer>> TakeTensor(
+      size_t index) = 0;
+
+  virtual bool solves_whole() const = 0;
+  // REQUIRES: solves_whole(); every site is filled or about to be; all input
+  // is there. Errors: a site's; INVALID_ARGUMENT — non-finite weights;
+  // CANCELLED; RESOURCE_EXHAUSTED.
+  virtual absl::Status Solve(Backend& backend) = 0;
+};
+
+}  // namespace qs
+
+#endif  // QS_QUANT_SOLVE_GROUP_H_

@@ -1,0 +1,112 @@
+// What a solve group may be, and that its tensors share its sites.
+#include "quant/solve_group.h"
+
+#include <functional>
+#include <string>
+
+#include "tests/quant/tensor_data.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+namespace {
+
+GroupInfo Valid() {
+  GroupInfo info;
+  info.name = "block";
+  info.sites = {{"in", 64, {}, ""}, {"out", 32, {}, ""}};
+  info.tensors = {
+      {{"q.weight", DType::kBF16, {16, 64}}, 0, GroupRole::kQuantize},
+      {{"o.weight", DType::kBF16, {16, 32}}, 1, GroupRole::kQuantize}};
+  return info;
+}
+
+QuantSpec GptqReference() {
+  QuantSpec spec = PresetSpec("W4A16-gptq", Profile::kReference);
+  GptqSpec gptq = DefaultGptqSpec(Profile::kReference);
+  gptq.group_size = 32;
+  spec.method = gptq;
+  return spec;
+}
+
+SiteMoments Identity(const std::string& name, int64_t inputs) {
+  SiteMoments moments = *SiteMoments::Create(name, inputs);
+  for (int64_t i = 0; i < inputs; ++i) {
+    moments.second_moment()[i * inputs + i] = 2;
+    moments.abs_sum()[i] = 1;
+  }
+  moments.set_tokens(8);
+  return moments;
+}
+
+TEST_CASE("a group that cannot be solved is refused by name") {
+  struct Case {
+    const char* text;
+    std::function<void(GroupInfo*)> spoil;
+  };
+  const Case cases[] = {
+      {"at least one each", [](GroupInfo* g) { g->sites.clear(); }},
+      {"at least one each", [](GroupInfo* g) { g->tensors.clear(); }},
+      {"tensor \"q.weight\": got it twice",
+       [](GroupInfo* g) { g->tensors[1] = g->tensors[0]; }},
+      {"site \"in\": got it twice",
+       [](GroupInfo* g) { g->sites[1].name = "in"; }},
+      {"inputs: got 0", [](GroupInfo* g) { g->sites[1].inputs = 0; }},
+      {"inputs: got 99999", [](GroupInfo* g) { g->sites[1].inputs = 99999; }},
+      {"got 64 columns, allowed 48",
+       [](GroupInfo* g) { g->sites[0].inputs = 48; }},
+      {"site: got none", [](GroupInfo* g) { g->tensors[0].site = -1; }},
+      {"pool: got \"x\"", [](GroupInfo* g) { g->sites[0].pool = "x"; }},
+      {"pool: got \"out\"", [](GroupInfo* g) { g->sites[0].pool = "out"; }},
+      {"got tensor \"norm\"",
+       [](GroupInfo* g) {
+         g->sites[0].fold.kind = FoldKind::kNorm;
+         g->sites[0].fold.producer = "norm";
+       }},
+      {"role: got FOLD_ONLY",
+       [](GroupInfo* g) { g->tensors[0].role = GroupRole::kFoldOnly; }},
+  };
+  CHECK(ValidateGroup(GptqReference(), Valid()).ok());
+  for (const Case& c : cases) {
+    GroupInfo info = Valid();
+    c.spoil(&info);
+    const absl::Status status = ValidateGroup(GptqReference(), info);
+    INFO(c.text << " in " << status);
+    CHECK(status.code() == absl::StatusCode::kInvalidArgument);
+    CHECK(std::string(status.message()).find(c.text) != std::string::npos);
+    CHECK_FALSE(SolveGroup::Create(GptqReference(), info, {}).ok());
+  }
+}
+
+TEST_CASE("tensors read their group's sites, which go with the last") {
+  auto group = SolveGroup::Create(GptqReference(), Valid(), {});
+  REQUIRE(group.ok());
+  CHECK_FALSE((*group)->solves_whole());
+  (*group)->site(0)->Fill(Identity("in", 64));
+  (*group)->site(1)->Fill(Identity("out", 32));
+  const std::weak_ptr<Site> site = (*group)->site(0);
+  const auto backend = NewCpuBackend(1);
+  for (size_t i = 0; i < 2; ++i) {
+    auto quantizer = (*group)->TakeTensor(i);
+    REQUIRE(quantizer.ok());
+    const TensorInfo& info = (*quantizer)->info();
+    const auto bytes = Gaussian(info.shape[0] * info.shape[1], info.dtype, 3);
+    std::memcpy((*quantizer)->input(), bytes.data(), bytes.size());
+    const QuantizedTensor result = FinishAll(**quantizer, *backend);
+    CHECK(result.report.has_output_error);
+    CHECK(result.report.tokens == 8);
+    CHECK(site.expired() == (i == 1));
+  }
+}
+
+TEST_CASE("the estimate counts moments, factor and transport") {
+  const QuantSpec spec = GptqReference();
+  GroupInfo info = Valid();
+  info.sites[0].inputs = 4096;
+  info.tensors[0].info.shape = {16, 4096};
+  const int64_t one = *EstimateGroupBytes(spec, info, {}, 4);
+  CHECK(one > 8 * 4096 * 4096 + 2 * 4096 * 4096);
+  CHECK(one < 11 * 4096 * 4096 + (160 << 20));
+}
+
+}  // namespace
+}  // namespace qs::testing
