@@ -1,0 +1,204 @@
+// Tested by tests/quant/calibration_index_test.cc.
+#include "quant/calibration/calibration_index.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+#include "quant/plan/catalogue.h"
+
+namespace qs {
+namespace {
+
+constexpr size_t kNamesInError = 5;
+
+const Architecture& ArchitectureNamed(const std::string& name) {
+  const std::vector<Architecture>& all = TheCatalogue().architectures;
+  const auto found = std::find_if(
+      all.begin(), all.end(), [&](const auto& a) { return a.name == name; });
+  return found == all.end() ? all.back() : *found;
+}
+
+std::string ModuleOf(const std::string& tensor) {
+  return tensor.ends_with(".weight") ? tensor.substr(0, tensor.size() - 7)
+                                     : tensor;
+}
+
+void AddToPool(const PlanSite& site, const SiteMatch& one, SiteMatch* pool) {
+  pool->name = site.pool;
+  pool->inputs = site.inputs;
+  pool->tokens += one.tokens;
+  pool->sources.insert(pool->sources.end(), one.sources.begin(),
+                       one.sources.end());
+}
+
+void UsePool(const SiteMatch& pool, SiteMatch* one) {
+  one->pool_weight = PoolWeight(one->tokens, pool.tokens, one->inputs);
+  if (one->pool_weight > 0) one->pool = pool.name;
+}
+
+}  // namespace
+
+CalibrationIndex::CalibrationIndex(CalibrationFile file)
+    : file_(std::move(file)) {
+  for (size_t i = 0; i < file_.sites().size(); ++i) {
+    for (const std::string& module : file_.sites()[i].modules) {
+      by_module_.emplace(module, i);
+    }
+  }
+}
+
+absl::StatusOr<CalibrationIndex> CalibrationIndex::Open(
+    const std::string& path) {
+  QS_ASSIGN_OR_RETURN(CalibrationFile file, CalibrationFile::Open(path));
+  return CalibrationIndex(std::move(file));
+}
+
+// In the order of the consumers. One that is not in the file reads what the
+// others read, unless they read more than one: then it is `missing`.
+std::vector<size_t> CalibrationIndex::SourcesOf(
+    const PlanSite& site, const std::string& architecture,
+    std::vector<std::string>* missing) const {
+  const Architecture& known = ArchitectureNamed(architecture);
+  std::vector<size_t> sources;
+  std::set<size_t> seen;
+  std::vector<std::string> absent;
+  for (const std::string& consumer : site.consumers) {
+    const std::string module = ModuleOf(consumer);
+    auto found = by_module_.find(module);
+    if (found == by_module_.end()) {
+      found = by_module_.find(TransformersName(known, module));
+    }
+    if (found == by_module_.end()) {
+      absent.push_back(consumer);
+    } else if (seen.insert(found->second).second) {
+      sources.push_back(found->second);
+    }
+  }
+  if (sources.size() != 1) {
+    missing->insert(missing->end(), absent.begin(), absent.end());
+  }
+  return sources;
+}
+
+// What the plan calls one input must be one in the file, too: recorded once a
+// consumer it has the same sums.
+absl::Status CalibrationIndex::KeepOneInput(
+    const PlanSite& site, std::vector<size_t>* sources) const {
+  const CalibrationSite& first = file_.sites()[sources->front()];
+  QS_ASSIGN_OR_RETURN(const SiteMoments kept, file_.Read(sources->front()));
+  for (size_t i = 1; i < sources->size(); ++i) {
+    const CalibrationSite& other = file_.sites()[(*sources)[i]];
+    bool same = other.inputs == first.inputs && other.tokens == first.tokens;
+    if (same) {
+      QS_ASSIGN_OR_RETURN(const SiteMoments sums, file_.Read((*sources)[i]));
+      same =
+          std::memcmp(sums.abs_sum(), kept.abs_sum(),
+                      sizeof(float) * static_cast<size_t>(kept.inputs())) == 0;
+    }
+    if (same) continue;
+    return file_.Error(absl::StrCat(
+        "sites ", QuoteForError(first.name), " and ", QuoteForError(other.name),
+        ": got different sums, allowed equal ones: their tensors read one "
+        "input, ",
+        QuoteForError(site.name)));
+  }
+  sources->resize(1);
+  return absl::OkStatus();
+}
+
+// Checks and counts the sources.
+absl::Status CalibrationIndex::Count(const PlanSite& site,
+                                     SiteMatch* match) const {
+  for (const size_t source : match->sources) {
+    const CalibrationSite& info = file_.sites()[source];
+    if (info.inputs != site.inputs) {
+      return file_.Error(
+          absl::StrCat("site ", QuoteForError(info.name), ": got ", info.inputs,
+                       " inputs, allowed ", site.inputs, ", the columns of ",
+                       QuoteForError(site.consumers.front())));
+    }
+    match->tokens += info.tokens;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SiteMatch> CalibrationIndex::MatchSite(
+    const PlanSite& site, const std::string& architecture,
+    std::vector<std::string>* missing) const {
+  SiteMatch match;
+  match.name = site.name;
+  match.inputs = site.inputs;
+  match.sources = SourcesOf(site, architecture, missing);
+  // Experts' own gate and up sites add up to the pooled one.
+  if (match.sources.size() > 1 && !site.pooled) {
+    QS_RETURN_IF_ERROR(KeepOneInput(site, &match.sources));
+  }
+  QS_RETURN_IF_ERROR(Count(site, &match));
+  return match;
+}
+
+absl::StatusOr<CalibrationMatch> CalibrationIndex::Match(
+    const std::vector<PlanSite>& sites, const std::string& architecture) const {
+  CalibrationMatch match;
+  std::vector<SiteMatch> all;  // as `sites`; without sources: missing
+  std::map<std::string, SiteMatch> pools;
+  for (const PlanSite& site : sites) {
+    QS_ASSIGN_OR_RETURN(SiteMatch one,
+                        MatchSite(site, architecture, &match.missing));
+    if (!site.pool.empty()) AddToPool(site, one, &pools[site.pool]);
+    all.push_back(std::move(one));
+  }
+  std::set<size_t> used;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    SiteMatch& one = all[i];
+    used.insert(one.sources.begin(), one.sources.end());
+    if (one.sources.empty()) continue;
+    if (!sites[i].pool.empty()) UsePool(pools.at(sites[i].pool), &one);
+    if (one.tokens == 0 && one.pool_weight == 0) {
+      const std::vector<std::string>& readers = sites[i].consumers;
+      match.missing.insert(match.missing.end(), readers.begin(), readers.end());
+      continue;
+    }
+    if (!one.pool.empty()) match.pools.emplace(one.pool, pools.at(one.pool));
+    match.sites.push_back(std::move(one));
+  }
+  for (size_t i = 0; i < file_.sites().size(); ++i) {
+    if (!used.contains(i)) match.unused.push_back(file_.sites()[i].name);
+  }
+  return match;
+}
+
+absl::Status CalibrationIndex::RequireComplete(
+    const CalibrationMatch& match) const {
+  if (match.missing.empty()) return absl::OkStatus();
+  const size_t shown = std::min(match.missing.size(), kNamesInError);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < shown; ++i) {
+    names.push_back(QuoteForError(match.missing[i]));
+  }
+  const size_t more = match.missing.size() - shown;
+  return file_.Error(absl::StrCat(
+      "got no moments for the input of ", absl::StrJoin(names, ", "),
+      more > 0 ? absl::StrCat(" and ", more, " others") : "",
+      ", allowed: every quantized tensor is MODULE.weight of a module that "
+      "metadata inputs names"));
+}
+
+absl::StatusOr<SiteMoments> CalibrationIndex::Load(
+    const SiteMatch& match) const {
+  QS_ASSIGN_OR_RETURN(SiteMoments sum,
+                      file_.Load(match.sources.front(), match.name));
+  for (size_t i = 1; i < match.sources.size(); ++i) {
+    QS_ASSIGN_OR_RETURN(const SiteMoments more, file_.Load(match.sources[i]));
+    QS_RETURN_IF_ERROR(sum.Merge(more));
+  }
+  return sum;
+}
+
+}  // namespace qs

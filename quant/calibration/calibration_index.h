@@ -1,0 +1,91 @@
+// CalibrationIndex: which sites of a calibration file serve the sites of a
+// plan, and their moments when it is their turn.
+//
+// Sites are matched by the modules that read them, never by their own names: a
+// file's site serves a plan's when a module of the one is a consumer of the
+// other, under the checkpoint's name or the one that transformers gives it.
+//
+// Who sends a plan's sites: Open, Match, look at `missing`, then Load each site
+// when its tensors are about to be sent; where a site's pool_weight is not 0,
+// its pool as well (once for all sites that name it).
+#ifndef QS_QUANT_CALIBRATION_CALIBRATION_INDEX_H_
+#define QS_QUANT_CALIBRATION_CALIBRATION_INDEX_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/calibration/calibration_file.h"
+#include "quant/calibration/site_moments.h"
+#include "quant/plan/plan.h"
+
+namespace qs {
+
+// Sites of the file whose sum is a site, or a pool, of the plan.
+struct SiteMatch {
+  std::string name;  // PlanSite::name or PlanSite::pool
+  int64_t inputs = 0;
+  int64_t tokens = 0;  // seen; for an expert's site those routed to it
+  std::vector<size_t> sources;
+  // Of a site that saw few tokens: the pool to blend in and how much of it
+  // (PoolWeight). Empty and 0: it has enough, or there is no pool.
+  std::string pool;
+  double pool_weight = 0;
+};
+
+struct CalibrationMatch {
+  std::vector<SiteMatch> sites;            // those served, in the plan's order
+  std::map<std::string, SiteMatch> pools;  // those that a site needs
+  std::vector<std::string> missing;        // tensors without moments
+  std::vector<std::string> unused;         // sites of the file
+};
+
+// Thread-safe.
+class CalibrationIndex {
+ public:
+  // Errors: as CalibrationFile::Open.
+  static absl::StatusOr<CalibrationIndex> Open(const std::string& path);
+
+  const CalibrationFile& file() const { return file_; }
+
+  // `architecture` is Plan::architecture. A site that saw no token and has no
+  // pool with tokens counts as missing. Errors: INVALID_ARGUMENT — a site of
+  // another number of inputs; consumers of one site that read different inputs
+  // in the file.
+  absl::StatusOr<CalibrationMatch> Match(const std::vector<PlanSite>& sites,
+                                         const std::string& architecture) const;
+  absl::StatusOr<CalibrationMatch> Match(const Plan& plan) const {
+    return Match(plan.sites, plan.architecture);
+  }
+
+  // INVALID_ARGUMENT naming the first tensors of `match.missing`, if any.
+  absl::Status RequireComplete(const CalibrationMatch& match) const;
+
+  // The moments of `match` under its name, summed over its sources, two in
+  // memory at most; nothing blended in. Errors: as CalibrationFile::Load.
+  absl::StatusOr<SiteMoments> Load(const SiteMatch& match) const;
+
+ private:
+  explicit CalibrationIndex(CalibrationFile file);
+
+  std::vector<size_t> SourcesOf(const PlanSite& site,
+                                const std::string& architecture,
+                                std::vector<std::string>* missing) const;
+  absl::Status KeepOneInput(const PlanSite& site,
+                            std::vector<size_t>* sources) const;
+  absl::Status Count(const PlanSite& site, SiteMatch* match) const;
+  absl::StatusOr<SiteMatch> MatchSite(const PlanSite& site,
+                                      const std::string& architecture,
+                                      std::vector<std::string>* missing) const;
+
+  CalibrationFile file_;
+  std::unordered_map<std::string, size_t> by_module_;  // to a site of the file
+};
+
+}  // namespace qs
+
+#endif  // QS_QUANT_CALIBRATION_CALIBRATION_INDEX_H_
