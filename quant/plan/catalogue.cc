@@ -26,8 +26,31 @@ LinearRule RuleFrom(const Json& json) {
   return rule;
 }
 
-Architecture ArchitectureFrom(const Json& json, const Json& sets) {
-  using Strings = std::vector<std::string>;
+using Strings = std::vector<std::string>;
+
+FoldRule FoldFrom(const Json& json) {
+  FoldRule rule;
+  rule.norms = json.value("norm", Strings());
+  rule.else_site = json.value("else_site", "");
+  rule.readers = json.value("readers", Strings());
+  rule.linear = json.value("linear", "");
+  rule.last_rows = json.value("rows", "") == "last";
+  rule.heads = json.value("heads", false);
+  return rule;
+}
+
+void AddFolds(const Json& json, const Json& folds, Architecture* out) {
+  out->norm_plus_one = json.value("norm_plus_one", false);
+  for (const std::string& set : json.value("folds", Strings())) {
+    for (const auto& [site, rule] : folds.at(set).items()) {
+      const FoldRule& fold = out->folds[site] = FoldFrom(rule);
+      out->readers.insert(fold.readers.begin(), fold.readers.end());
+    }
+  }
+}
+
+Architecture ArchitectureFrom(const Json& json, const Json& catalogue) {
+  const Json& sets = catalogue.at("sets");
   Architecture out;
   out.name = json.at("name");
   out.model_types = json.value("model_types", Strings());
@@ -43,6 +66,7 @@ Architecture ArchitectureFrom(const Json& json, const Json& sets) {
       out.linears[path] = RuleFrom(rule);
     }
   }
+  AddFolds(json, catalogue.at("folds"), &out);
   return out;
 }
 
@@ -58,7 +82,7 @@ Catalogue Parse() {
   json.at("tied_embeddings").get_to(out.tied_embeddings);
   json.at("towers").get_to(out.towers);
   for (const Json& entry : json.at("architectures")) {
-    out.architectures.push_back(ArchitectureFrom(entry, json.at("sets")));
+    out.architectures.push_back(ArchitectureFrom(entry, json));
   }
   return out;
 }
@@ -121,6 +145,24 @@ RuleMatch MatchRule(const Architecture& architecture, std::string_view module) {
     return {&found->second, block, module.substr(at)};
   }
   return {};
+}
+
+std::string WithoutNumbers(std::string_view path) {
+  std::string out;
+  for (size_t at = 0; at <= path.size();) {
+    const size_t end = std::min(path.find('.', at), path.size());
+    const std::string_view part = path.substr(at, end - at);
+    if (at > 0) out += '.';
+    out += IsNumber(part) ? "#" : part;
+    at = end + 1;
+  }
+  return out;
+}
+
+const FoldRule* FindFold(const Architecture& architecture,
+                         std::string_view local) {
+  const auto found = architecture.folds.find(WithoutNumbers(local));
+  return found == architecture.folds.end() ? nullptr : &found->second;
 }
 
 std::string_view KindOfModule(std::string_view module) {

@@ -4,8 +4,10 @@
 // `name_parts` (kind by a part of the last component), `heads` and
 // `tied_embeddings` (globs on modules), `towers` (parts of a multimodal model
 // that stay as they are), `sets` (linears by their path below a block; `#`
-// stands for a number) and `architectures` (which model types use which sets,
-// and what transformers does to them: merged experts, renamed modules).
+// stands for a number), `folds` (by a site's path below a block: which tensor
+// before it can absorb the inverse of its scales) and `architectures` (which
+// model types use which sets and folds, and what transformers does to them:
+// merged experts, renamed modules).
 #ifndef QS_QUANT_PLAN_CATALOGUE_H_
 #define QS_QUANT_PLAN_CATALOGUE_H_
 
@@ -15,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -33,6 +36,21 @@ struct LinearRule {
   bool expert = false;
 };
 
+// Where the values of a site come from. Stated only when nothing between there
+// and the site depends on their scale and when every reader is named: the
+// linears of the site, and `readers`.
+struct FoldRule {
+  // Norms by their module below the block; the first that a checkpoint has.
+  std::vector<std::string> norms;
+  // Without any of them the site's linears read what this site reads (attention
+  // and MLP side by side).
+  std::string else_site;
+  std::vector<std::string> readers;  // modules that are never quantized
+  std::string linear;                // instead of a norm: a linear
+  bool last_rows = false;            // its last rows, of a fused one
+  bool heads = false;                // through attention, maybe grouped
+};
+
 struct Architecture {
   std::string name;
   std::vector<std::string> model_types;
@@ -40,6 +58,9 @@ struct Architecture {
   // Linears may stand anywhere, and shape decides where no rule does.
   bool by_shape = false;
   std::unordered_map<std::string, LinearRule> linears;
+  std::unordered_map<std::string, FoldRule> folds;  // by site, with # in it
+  std::unordered_set<std::string> readers;          // of all folds
+  bool norm_plus_one = false;  // its norms multiply by 1 + weight
   std::optional<std::vector<std::string>> towers;  // none: the common ones
   std::string head = "lm_head";  // module of the output head; "" without
   // What transformers does with experts: "" keeps them, "merged" makes one 3-D
@@ -74,6 +95,13 @@ struct RuleMatch {
   std::string_view local;
 };
 RuleMatch MatchRule(const Architecture& architecture, std::string_view module);
+
+// "mlp.experts.#.w1" of "mlp.experts.3.w1".
+std::string WithoutNumbers(std::string_view path);
+
+// The rule for a site by its path below the block; null: none.
+const FoldRule* FindFold(const Architecture& architecture,
+                         std::string_view local);
 
 // "embedding", "norm", "head", "router", ...; empty: none of these.
 std::string_view KindOfModule(std::string_view module);

@@ -43,15 +43,20 @@ bool InTower(const Draft& draft, std::string_view module) {
 
 Reason Convolution(const Draft& draft, DraftTensor* item) {
   const std::string shape = ShapeText(item->tensor->shape);
-  if (!IsNf4(draft)) {
-    return absl::StrCat("convolution ", shape,
-                        ": compressed-tensors packs 2-D weights");
+  const OutputFormat format = draft.request.spec.format;
+  if (!IsNf4(draft) && format != OutputFormat::kHqq) {
+    return absl::StrCat("convolution ", shape, ": ",
+                        format == OutputFormat::kCompressedTensors
+                            ? "compressed-tensors packs 2-D weights"
+                            : "GPTQ and AWQ files hold linears");
   }
   const FormatRules* rules = TargetRules(draft);
   if (rules != nullptr && rules->linear_modules_only) {
-    return absl::StrCat("convolution ", shape, ": ",
-                        RulesOf(draft.request.engine)->facts.name,
-                        " loads 4-bit weights into nn.Linear only");
+    return absl::StrCat(
+        "convolution ", shape, ": ", RulesOf(draft.request.engine)->facts.name,
+        IsNf4(draft) ? " loads 4-bit weights into nn.Linear only"
+                     : " loads packed weights into nn.Linear "
+                       "only");
   }
   item->is_conv = true;
   return std::nullopt;
@@ -182,6 +187,36 @@ Reason ByGlobs(const Draft& draft, DraftTensor* item) {
   return included ? "excluded" : "not included";
 }
 
+Reason CarryForGroups(Draft* draft, const std::string& name, int64_t cols) {
+  const std::string text =
+      absl::StrCat("group_size: got ", SpecGrid(draft->request.spec).group_size,
+                   ", allowed -1 or a divisor of ", cols, " columns");
+  draft->findings.Add(Severity::kWarning, "GROUP_SIZE", name,
+                      text + "; carried");
+  return text;
+}
+
+// Shapes that the groups or the packed words of the format do not fit.
+Reason ByGrid(Draft* draft, const std::string& name, const MatrixShape& shape) {
+  const QuantSpec& spec = draft->request.spec;
+  const FormatRules* rules = TargetRules(*draft);
+  const bool whole = (rules != nullptr && rules->whole_groups) ||
+                     spec.format == OutputFormat::kCompressedTensors;
+  const int64_t group_size = SpecGrid(spec).group_size;
+  if (whole && group_size > 0 && shape.cols % group_size != 0) {
+    return CarryForGroups(draft, name, shape.cols);
+  }
+  const absl::Status status =
+      ValidateSpecForShape(spec, name, shape.rows, shape.cols);
+  if (status.ok()) return std::nullopt;
+  // Without the name, so that equal findings merge.
+  std::string text(status.message());
+  const size_t colon = text.find("\": ");
+  if (colon != text.npos) text.erase(0, colon + 3);
+  draft->findings.Add(Severity::kWarning, "SHAPE", name, text + "; carried");
+  return text;
+}
+
 // Sizes that the method or the format cannot take.
 Reason BySize(Draft* draft, DraftTensor* item) {
   const PlanTensor& tensor = *item->tensor;
@@ -191,17 +226,8 @@ Reason BySize(Draft* draft, DraftTensor* item) {
                         " weights, fewer than ", TheCatalogue().min_elements);
   }
   if (shape.rows == 1) return "one output row";
-  const RtnSpec* rtn = draft->request.spec.rtn();
-  if (rtn == nullptr || rtn->group_size < 0 ||
-      shape.cols % rtn->group_size == 0) {
-    return std::nullopt;
-  }
-  const std::string text =
-      absl::StrCat("group_size: got ", rtn->group_size,
-                   ", allowed -1 or a divisor of ", shape.cols, " columns");
-  draft->findings.Add(Severity::kWarning, "GROUP_SIZE", tensor.name,
-                      text + "; carried");
-  return text;
+  if (IsNf4(*draft)) return std::nullopt;
+  return ByGrid(draft, tensor.name, shape);
 }
 
 Reason ReasonToCarry(Draft* draft, DraftTensor* item) {

@@ -27,17 +27,30 @@ std::optional<DType> DTypeNamed(const std::string& name) {
   return std::nullopt;
 }
 
+int64_t SizeAt(const Json& object, const char* key) {
+  const Json* value = Find(object, key);
+  return value != nullptr && value->is_number_unsigned() ? value->get<int64_t>()
+                                                         : 0;
+}
+
+void ReadHeads(const Json& object, ConfigFacts* facts) {
+  const int64_t heads = SizeAt(object, "num_attention_heads");
+  if (facts->attention_heads == 0) facts->attention_heads = heads;
+  if (facts->head_dim == 0) facts->head_dim = SizeAt(object, "head_dim");
+  const int64_t hidden = SizeAt(object, "hidden_size");
+  if (facts->head_dim == 0 && heads > 0 && hidden % heads == 0) {
+    facts->head_dim = hidden / heads;
+  }
+}
+
 // `facts` keeps what the outer object said already.
 void ReadSizes(const Json& object, ConfigFacts* facts) {
   const Json* tie = Find(object, "tie_word_embeddings");
   if (tie != nullptr && tie->is_boolean()) {
     facts->tie_word_embeddings = facts->tie_word_embeddings || tie->get<bool>();
   }
-  const Json* vocab = Find(object, "vocab_size");
-  if (facts->vocab_size == 0 && vocab != nullptr &&
-      vocab->is_number_integer()) {
-    facts->vocab_size = vocab->get<int64_t>();
-  }
+  if (facts->vocab_size == 0) facts->vocab_size = SizeAt(object, "vocab_size");
+  ReadHeads(object, facts);
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (!facts->dtype) facts->dtype = DTypeNamed(StringAt(object, key));
   }

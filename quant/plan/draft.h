@@ -1,5 +1,6 @@
 // Draft: a plan in the making. MakePlan runs the stages over it in this order:
-// source check, ties, classify, fused groups, lint, files, output config.
+// source check, ties, classify, shared inputs, fused groups, sites, lint,
+// files, output config.
 #ifndef QS_QUANT_PLAN_DRAFT_H_
 #define QS_QUANT_PLAN_DRAFT_H_
 
@@ -60,9 +61,17 @@ void FindTies(Draft* draft);
 // selects nothing.
 absl::Status Classify(Draft* draft);
 
-// Carries the rest of a fused group when one of it is carried (compressed-
-// tensors only), and forgets groups of one.
+// Gives linears that turn out to read the same tensor one site (attention and
+// MLP side by side), and linears of a site that cannot (another number of
+// columns) their own.
+void ShareInputs(Draft* draft);
+
+// Carries the rest of a fused group when one of it is carried (not in the
+// formats of bitsandbytes and hqq), and forgets groups of one.
 void CompleteGroups(Draft* draft);
+
+// The inputs that quantized linears read. Adds findings NO_FOLD for AWQ.
+std::vector<PlanSite> PlanSites(Draft* draft);
 
 // What an engine says to the draft's tensors.
 FindingList Lint(const Draft& draft, const EngineRules& rules);

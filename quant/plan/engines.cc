@@ -14,18 +14,34 @@ using Json = nlohmann::json;
 Engine EngineNamed(const std::string& id) {
   if (id == "vllm") return Engine::kVllm;
   if (id == "transformers") return Engine::kTransformers;
-  return id == "bitsandbytes" ? Engine::kBitsandbytes : Engine::kNone;
+  if (id == "bitsandbytes") return Engine::kBitsandbytes;
+  if (id == "gptqmodel") return Engine::kGptqModel;
+  return id == "hqq" ? Engine::kHqq : Engine::kNone;
+}
+
+// "gptq" stands for both versions, see Find.
+OutputFormat FormatNamed(const std::string& name) {
+  if (name == "bitsandbytes") return OutputFormat::kBitsandbytes;
+  if (name == "gptq") return OutputFormat::kGptq;
+  if (name == "awq") return OutputFormat::kAwqGemm;
+  return name == "hqq" ? OutputFormat::kHqq : OutputFormat::kCompressedTensors;
 }
 
 FormatRules FormatFrom(const std::string& name, const Json& json) {
   FormatRules out;
-  out.format = name == "bitsandbytes" ? OutputFormat::kBitsandbytes
-                                      : OutputFormat::kCompressedTensors;
+  out.format = FormatNamed(name);
   out.fused_layers = json.value("fused_layers", false);
   out.symmetric_only = json.value("symmetric_only", false);
   out.linear_modules_only = json.value("linear_modules_only", false);
   out.merges_experts = json.value("merges_experts", false);
   out.linear4bit = json.value("linear4bit", false);
+  out.no_act_order = json.value("no_act_order", false);
+  out.whole_groups = json.value("whole_groups", false);
+  out.substring_skips = json.value("substring_skips", false);
+  if (json.contains("bits")) json.at("bits").get_to(out.bits);
+  if (json.contains("group_sizes")) {
+    json.at("group_sizes").get_to(out.group_sizes);
+  }
   if (!json.contains("marlin")) return out;
   const Json& marlin = json.at("marlin");
   marlin.at("bits").get_to(out.marlin_bits);
@@ -65,6 +81,7 @@ std::string EngineRules::Title() const {
 }
 
 const FormatRules* EngineRules::Find(OutputFormat format) const {
+  if (format == OutputFormat::kGptqV2) format = OutputFormat::kGptq;
   for (const FormatRules& rules : formats) {
     if (rules.format == format) return &rules;
   }

@@ -20,6 +20,12 @@ struct FormatRules {
   bool linear_modules_only = false;  // no convolutions
   bool merges_experts = false;       // a layer's experts are one parameter
   bool linear4bit = false;           // runs bitsandbytes' Linear4bit
+  bool no_act_order = false;         // does not read the index of groups
+  bool whole_groups = false;         // no shorter last group
+  bool substring_skips = false;      // a skipped name is a part of a name
+  // What is loaded at all; empty: no rule.
+  std::vector<int> bits;
+  std::vector<int64_t> group_sizes;
   // Fast kernels; empty: no rule.
   std::vector<int> marlin_bits;
   std::vector<int64_t> marlin_group_sizes;

@@ -19,7 +19,13 @@ constexpr char kPickle[] =
 constexpr char kOtherWeights[] =
     "the source's weights in another format: they would not be quantized";
 
+constexpr char kOtherQuantization[] =
+    "describes a quantization that the output does not have; loaders would "
+    "rather read it than config.json";
+
 constexpr Ending kSkipped[] = {
+    {"quantize_config.json", kOtherQuantization},
+    {"quant_config.json", kOtherQuantization},
     {".bin", kPickle},
     {".pt", kPickle},
     {".pth", kPickle},

@@ -55,8 +55,10 @@ void ReportSplit(Draft* draft, size_t cause) {
 
 void CompleteGroups(Draft* draft) {
   const auto groups = CollectGroups(*draft);
+  // Engines that fuse layers load the other two module by module, or not.
+  const OutputFormat format = draft->request.spec.format;
   const bool fused =
-      draft->request.spec.format == OutputFormat::kCompressedTensors;
+      format != OutputFormat::kBitsandbytes && format != OutputFormat::kHqq;
   // A group is reported where its first carried member stands.
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
     DraftTensor& item = draft->tensors[i];

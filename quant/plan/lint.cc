@@ -4,12 +4,37 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "quant/plan/draft.h"
+#include "quant/plan/skip_names.h"
 
 namespace qs {
 namespace {
 
 // bitsandbytes' AVX-512 dequantize handles blocks up to this size.
 constexpr int64_t kAvx512MaxBlock = 1024;
+
+const char* FormatTitle(OutputFormat format) {
+  switch (format) {
+    case OutputFormat::kBitsandbytes:
+      return "bitsandbytes 4-bit files (NF4, FP4)";
+    case OutputFormat::kCompressedTensors:
+      return "compressed-tensors files";
+    case OutputFormat::kGptq:
+    case OutputFormat::kGptqV2:
+      return "GPTQ files";
+    case OutputFormat::kAwqGemm:
+      return "AWQ files";
+    case OutputFormat::kHqq:
+      return "hqq's state dicts";
+  }
+  return "";
+}
+
+// No list is no rule.
+template <typename T>
+bool Allows(const std::vector<T>& allowed, T value) {
+  return allowed.empty() ||
+         std::find(allowed.begin(), allowed.end(), value) != allowed.end();
+}
 
 class Linter {
  public:
@@ -20,10 +45,13 @@ class Linter {
 
  private:
   void CheckScheme(const FormatRules& rules);
+  void CheckMarlinScheme(const FormatRules& rules);
+  void CheckGptqScheme(const FormatRules& rules);
+  void CheckSkipNames();
   void CheckStacks();
   void CheckTensor(const FormatRules& rules, size_t i);
   void CheckModule(const FormatRules& rules, size_t i);
-  void CheckSplit(size_t i);
+  void CheckSplit(const FormatRules& rules, size_t i);
   void CheckMarlin(const FormatRules& rules, size_t i);
   void CheckLinear4bit(size_t i);
   void CountFusedRows();
@@ -34,6 +62,7 @@ class Linter {
   void Warn(std::string_view rule, std::string_view tensor, std::string text) {
     findings_.Add(Severity::kWarning, rule, tensor, std::move(text));
   }
+  const QuantSpec& spec() const { return draft_.request.spec; }
   int64_t tp() const { return draft_.request.tensor_parallel; }
   Parallel ParallelOf(size_t i) const {
     const LinearRule* rule = draft_.tensors[i].rule;
@@ -55,17 +84,14 @@ class Linter {
 };
 
 FindingList Linter::Run() {
-  const QuantSpec& spec = draft_.request.spec;
-  const FormatRules* rules = rules_.Find(spec.format);
+  const FormatRules* rules = rules_.Find(spec().format);
   if (rules == nullptr) {
     Error("FORMAT", "",
-          absl::StrCat(title_, " does not load ",
-                       spec.format == OutputFormat::kBitsandbytes
-                           ? "bitsandbytes 4-bit files (NF4, FP4)"
-                           : "compressed-tensors files"));
+          absl::StrCat(title_, " does not load ", FormatTitle(spec().format)));
     return findings_;
   }
   CheckScheme(*rules);
+  if (rules->substring_skips) CheckSkipNames();
   if (rules->merges_experts) CheckStacks();
   CountFusedRows();
   for (size_t i = 0; i < draft_.tensors.size(); ++i) {
@@ -75,28 +101,79 @@ FindingList Linter::Run() {
 }
 
 void Linter::CheckScheme(const FormatRules& rules) {
-  const RtnSpec* rtn = draft_.request.spec.rtn();
-  if (rtn == nullptr) return;
-  if (rules.symmetric_only && !rtn->symmetric) {
+  if (spec().nf4() != nullptr) return;
+  const GridSpec grid = SpecGrid(spec());
+  if (rules.symmetric_only && !grid.symmetric) {
     Error("ASYMMETRIC", "",
           absl::StrCat(title_,
                        " fails on the zero points of an asymmetric scheme; "
                        "allowed is symmetric"));
   }
+  if (!Allows(rules.bits, grid.bits)) {
+    Error("BITS", "",
+          absl::StrCat("bits: got ", grid.bits, "; ", title_, " takes ",
+                       absl::StrJoin(rules.bits, ", "), " in ",
+                       FormatTitle(spec().format)));
+  }
+  if (!Allows(rules.group_sizes, grid.group_size)) {
+    Error("GROUP_SIZES", "",
+          absl::StrCat("group_size: got ", grid.group_size, "; ", title_,
+                       " takes ", absl::StrJoin(rules.group_sizes, ", "),
+                       " in ", FormatTitle(spec().format)));
+  }
+  CheckGptqScheme(rules);
+  CheckMarlinScheme(rules);
+}
+
+void Linter::CheckGptqScheme(const FormatRules& rules) {
+  const GptqSpec* gptq = spec().gptq();
+  if (gptq == nullptr) return;
+  if (rules.no_act_order && gptq->order == ColumnOrder::kActOrder &&
+      gptq->group_size != -1) {
+    Error("ACT_ORDER", "",
+          absl::StrCat(title_,
+                       " does not read the group of each column; allowed is "
+                       "an order with groups as stored (ACT_ORDER_STATIC)"));
+  }
+  if (spec().format == OutputFormat::kGptq && !gptq->symmetric) {
+    Warn("GPTQ_V1_ZERO_POINT", "",
+         "GPTQ v1 cannot store a zero point of 0, which groups without "
+         "negative weights have: such a tensor is refused; GPTQ_V2 stores it");
+  }
+}
+
+void Linter::CheckMarlinScheme(const FormatRules& rules) {
+  const GridSpec grid = SpecGrid(spec());
   const auto& bits = rules.marlin_bits;
   if (bits.empty()) return;
   const auto& groups = rules.marlin_group_sizes;
-  if (std::find(bits.begin(), bits.end(), rtn->bits) == bits.end()) {
+  if (!Allows(bits, grid.bits) && Allows(rules.bits, grid.bits)) {
     Warn("MARLIN_BITS", "",
-         absl::StrCat("bits: got ", rtn->bits, "; the fast kernels of ", title_,
+         absl::StrCat("bits: got ", grid.bits, "; the fast kernels of ", title_,
                       " take ", absl::StrJoin(bits, ", ")));
   }
-  if (std::find(groups.begin(), groups.end(), rtn->group_size) ==
-      groups.end()) {
+  if (!Allows(groups, grid.group_size) &&
+      Allows(rules.group_sizes, grid.group_size)) {
     Warn("MARLIN_GROUP_SIZE", "",
-         absl::StrCat("group_size: got ", rtn->group_size,
+         absl::StrCat("group_size: got ", grid.group_size,
                       "; the fast kernels of ", title_, " take ",
                       absl::StrJoin(groups, ", ")));
+  }
+}
+
+// The list of modules that are not quantized has no way to say that a name
+// ends.
+void Linter::CheckSkipNames() {
+  const NameList quantized = QuantizedModules(draft_);
+  ContainedIn names(quantized.names());
+  const NameList skipped = NotQuantizedOrFused(draft_);
+  for (const std::string& name : skipped.names()) {
+    const std::string_view other = names.Find(name);
+    if (other.empty()) continue;
+    Error("SKIP_NAME", name + ".weight",
+          absl::StrCat("not quantized, but its name is a part of ",
+                       std::string(other), ", which is: ", title_,
+                       " would skip both in ", FormatTitle(spec().format)));
   }
 }
 
@@ -113,7 +190,7 @@ void Linter::CheckStacks() {
 
 void Linter::CheckTensor(const FormatRules& rules, size_t i) {
   CheckModule(rules, i);
-  CheckSplit(i);
+  CheckSplit(rules, i);
   if (!rules.marlin_tiles.empty()) CheckMarlin(rules, i);
   if (rules.linear4bit && !draft_.tensors[i].is_conv) CheckLinear4bit(i);
 }
@@ -123,9 +200,10 @@ void Linter::CheckModule(const FormatRules& rules, size_t i) {
   const std::string& name = draft_.entry(i).name;
   if (rules.linear_modules_only && draft_.tensors[i].is_conv) {
     Error("CONVOLUTION", name,
-          absl::StrCat(title_,
-                       " loads 4-bit weights into nn.Linear only, "
-                       "this is a convolution"));
+          absl::StrCat(title_, " loads ",
+                       spec().nf4() != nullptr ? "4-bit" : "packed",
+                       " weights into nn.Linear only, this is a "
+                       "convolution"));
   }
   if (!rules.merges_experts) return;
   const Architecture& architecture = *draft_.architecture;
@@ -135,28 +213,31 @@ void Linter::CheckModule(const FormatRules& rules, size_t i) {
                        " merges the experts of a layer into one 3-D "
                        "parameter and loads no packed ones"));
   }
-  if (draft_.request.spec.nf4() != nullptr &&
+  if (spec().nf4() != nullptr &&
       !architecture.transformers_bitsandbytes.empty()) {
     Error("MODULE_CLASS", name, architecture.transformers_bitsandbytes);
   }
 }
 
-void Linter::CheckSplit(size_t i) {
-  if (tp() == 1 || ParallelOf(i) != Parallel::kRow) return;
+void Linter::CheckSplit(const FormatRules& rules, size_t i) {
+  const bool split = tp() > 1 && ParallelOf(i) == Parallel::kRow;
+  if (!split && !rules.whole_groups) return;
   const PlanEntry& entry = draft_.entry(i);
-  if (entry.cols % tp() != 0) {
+  if (split && entry.cols % tp() != 0) {
     return Error("TENSOR_PARALLEL", entry.name,
                  absl::StrCat("K = ", entry.cols,
                               " is split over ranks: got tensor_parallel ",
                               tp(), ", allowed a divisor of ", entry.cols));
   }
-  const RtnSpec* rtn = draft_.request.spec.rtn();
-  if (rtn == nullptr || rtn->group_size < 0) return;
-  const int64_t per_rank = entry.cols / tp();
-  if (per_rank % rtn->group_size == 0) return;
-  Error("GROUP_SIZE_PER_RANK", entry.name,
-        absl::StrCat("K per rank = ", entry.cols, " / ", tp(), " = ", per_rank,
-                     ": got group_size ", rtn->group_size,
+  const int64_t group_size = SpecGrid(spec()).group_size;
+  if (spec().nf4() != nullptr || group_size < 0) return;
+  const int64_t per_rank = RankCols(i);
+  if (per_rank % group_size == 0) return;
+  const std::string k =
+      split ? absl::StrCat("K per rank = ", entry.cols, " / ", tp(), " = ")
+            : "K = ";
+  Error(split ? "GROUP_SIZE_PER_RANK" : "GROUP_SIZE", entry.name,
+        absl::StrCat(k, per_rank, ": got group_size ", group_size,
                      ", allowed a divisor of ", per_rank));
 }
 
@@ -198,7 +279,7 @@ void Linter::CheckMarlin(const FormatRules& rules, size_t i) {
 
 void Linter::CheckLinear4bit(size_t i) {
   const PlanEntry& entry = draft_.entry(i);
-  const int64_t block = draft_.request.spec.nf4()->block_size;
+  const int64_t block = spec().nf4()->block_size;
   if (entry.cols % 16 == 0 && entry.cols % block != 0 &&
       block <= kAvx512MaxBlock) {
     return Warn(

@@ -1,58 +1,19 @@
 // Tested by tests/quant/plan_config_test.cc.
 #include <algorithm>
 #include <iterator>
-#include <unordered_set>
 
+#include "quant/formats/awq_format.h"
 #include "quant/formats/bitsandbytes.h"
 #include "quant/formats/compressed_tensors.h"
+#include "quant/formats/gptq_format.h"
+#include "quant/formats/hqq_format.h"
 #include "quant/plan/draft.h"
+#include "quant/plan/skip_names.h"
 
 namespace qs {
 namespace {
 
 constexpr std::string_view kRegexSpecials = "\\^$.|?*+()[]{}";
-
-// Names in order, each once; as transformers calls them too, where that
-// differs.
-class NameList {
- public:
-  explicit NameList(const Architecture& architecture)
-      : architecture_(architecture) {}
-  void Add(std::string_view module) {
-    AddOne(std::string(module));
-    AddOne(TransformersName(architecture_, module));
-  }
-  void AddOne(std::string name) {
-    if (seen_.insert(name).second) names_.push_back(std::move(name));
-  }
-  const std::vector<std::string>& names() const { return names_; }
-
- private:
-  const Architecture& architecture_;
-  std::vector<std::string> names_;
-  std::unordered_set<std::string> seen_;
-};
-
-std::string RegexEscape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (kRegexSpecials.find(c) != kRegexSpecials.npos) out += '\\';
-    out += c;
-  }
-  return out;
-}
-
-// Linears that are not quantized, the output head always among them: it may be
-// tied and so in no file.
-NameList NotQuantized(const Draft& draft) {
-  NameList list(*draft.architecture);
-  for (size_t i = 0; i < draft.tensors.size(); ++i) {
-    const DraftTensor& item = draft.tensors[i];
-    if (item.is_linear && !draft.Quantizes(i)) list.Add(item.module);
-  }
-  if (!draft.architecture->head.empty()) list.Add(draft.architecture->head);
-  return list;
-}
 
 std::string Reversed(std::string_view text) {
   return std::string(text.rbegin(), text.rend());
@@ -71,11 +32,7 @@ bool SomeBeginsWith(const std::vector<std::string>& sorted,
 class SkipPatterns {
  public:
   explicit SkipPatterns(const Draft& draft) {
-    NameList quantized(*draft.architecture);
-    for (size_t i = 0; i < draft.tensors.size(); ++i) {
-      if (draft.Quantizes(i)) quantized.Add(draft.tensors[i].module);
-    }
-    forwards_ = quantized.names();
+    forwards_ = QuantizedModules(draft).names();
     for (const std::string& name : forwards_) {
       backwards_.push_back(Reversed(name));
     }
@@ -128,17 +85,57 @@ void AddStacks(const Draft& draft, NameList* ignore) {
   }
 }
 
+std::string CompressedTensorsJson(const Draft& draft) {
+  NameList ignore = NotQuantized(draft);
+  AddStacks(draft, &ignore);
+  return CompressedTensorsConfigJson(SpecGrid(draft.request.spec),
+                                     ignore.names());
+}
+
+bool QuantizesExperts(const Draft& draft) {
+  for (size_t i = 0; i < draft.tensors.size(); ++i) {
+    const LinearRule* rule = draft.tensors[i].rule;
+    if (draft.Quantizes(i) && rule != nullptr && rule->expert) return true;
+  }
+  return false;
+}
+
+std::string GptqJson(const Draft& draft) {
+  const QuantSpec& spec = draft.request.spec;
+  GptqConfig config = GptqConfigOf(*spec.gptq());
+  config.skip_modules = NotQuantizedOrFused(draft).names();
+  // The head stands outside the blocks. Loaders that need the list of what is
+  // quantized take no experts, whose names would fill megabytes.
+  if (config.skip_modules != std::vector{draft.architecture->head} &&
+      !QuantizesExperts(draft)) {
+    config.quantized_modules = QuantizedModules(draft).names();
+  }
+  return GptqConfigJson(
+      SpecGrid(spec),
+      spec.format == OutputFormat::kGptq ? GptqVersion::kV1 : GptqVersion::kV2,
+      config);
+}
+
 }  // namespace
 
 std::string OutputConfigJson(const Draft& draft) {
   if (draft.plan.tensors_quantized == 0) return "";
-  if (const Nf4Spec* nf4 = draft.request.spec.nf4()) {
-    return BitsandbytesConfigJson(*nf4, ComputeDType(draft),
-                                  SkipModules(draft));
+  const QuantSpec& spec = draft.request.spec;
+  switch (spec.format) {
+    case OutputFormat::kBitsandbytes:
+      return BitsandbytesConfigJson(*spec.nf4(), ComputeDType(draft),
+                                    SkipModules(draft));
+    case OutputFormat::kCompressedTensors:
+      return CompressedTensorsJson(draft);
+    case OutputFormat::kGptq:
+    case OutputFormat::kGptqV2:
+      return GptqJson(draft);
+    case OutputFormat::kAwqGemm:
+      return AwqConfigJson(SpecGrid(spec), NotQuantizedOrFused(draft).names());
+    case OutputFormat::kHqq:
+      return HqqConfigJson(*spec.hqq(), NotQuantized(draft).names());
   }
-  NameList ignore = NotQuantized(draft);
-  AddStacks(draft, &ignore);
-  return CompressedTensorsConfigJson(*draft.request.spec.rtn(), ignore.names());
+  return "";
 }
 
 }  // namespace qs

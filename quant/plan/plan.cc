@@ -1,4 +1,5 @@
-// Tested by tests/quant/plan_test.cc and tests/quant/plan_rules_test.cc.
+// Tested by tests/quant/plan_test.cc, tests/quant/plan_rules_test.cc and
+// tests/quant/plan_sites_test.cc.
 #include "quant/plan/plan.h"
 
 #include <utility>
@@ -130,7 +131,11 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   QS_RETURN_IF_ERROR(CheckSourceIsFloat(draft));
   FindTies(&draft);
   QS_RETURN_IF_ERROR(Classify(&draft));
+  ShareInputs(&draft);
   CompleteGroups(&draft);
+  if (request.list_sites || NeedsCalibration(request.spec)) {
+    draft.plan.sites = PlanSites(&draft);
+  }
   QS_RETURN_IF_ERROR(CountBytes(&draft));
   LintEngines(&draft);
   draft.plan.files = PlanFiles(draft);

@@ -19,10 +19,13 @@ target_sources(qs_quant PRIVATE
   plan/engines.cc
   plan/files.cc
   plan/findings.cc
+  plan/folds.cc
   plan/fused_groups.cc
   plan/glob.cc
   plan/lint.cc
   plan/output_config.cc
   plan/plan.cc
+  plan/sites.cc
+  plan/skip_names.cc
   plan/source_check.cc
   plan/ties.cc)

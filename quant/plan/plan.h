@@ -9,18 +9,26 @@
 //
 // Never quantized: embeddings, output heads, norms, routers, 1-D and small
 // tensors, 3-D stacks of experts, towers of multimodal models, Conv1D modules.
-// Convolutions are, flattened to [out, rest], with NF4 and without a target;
+// Convolutions are, flattened to [out, rest], with NF4 or in hqq's own format
+// and without a target;
 // transformers and bitsandbytes put 4-bit weights into nn.Linear only, so for
 // these targets they are carried. So are, for transformers, the experts of a
 // mixture: it merges them into one parameter.
 //
 // Fused groups (q, k, v; gate, up; the experts of a layer) get one scheme. In
-// compressed-tensors a group is quantized whole or not at all: when one member
+// the formats but bitsandbytes' and hqq's a group is quantized whole or not at
+// all: when one member
 // cannot be, the others are carried with it and a finding GROUP_SPLIT says so.
 // When a glob splits a group the same happens with a warning, except for
 // Engine::kVllm, where it is an error: the caller named the target, so the
-// globs are to be mended and not silently widened. bitsandbytes files are
-// loaded module by module, so there globs are taken as they are.
+// globs are to be mended and not silently widened. bitsandbytes and hqq files
+// are loaded module by module, so there globs are taken as they are.
+//
+// Sites: inputs that one or more linears read, with the operation before that
+// can absorb their scales. A fold is stated only where the catalogue knows
+// every reader of the producer's output and the checkpoint has no other
+// candidate; else it is kNone with the reason, and for AWQ a finding NO_FOLD
+// says so.
 //
 // Findings: those of the target as its rules say; without a target those of
 // every engine that knows the format, as warnings. Equal ones are merged: the
@@ -35,11 +43,19 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
+#include "quant/fold.h"
 #include "quant/quant_spec.h"
 
 namespace qs {
 
-enum class Engine { kNone, kVllm, kTransformers, kBitsandbytes };
+enum class Engine {
+  kNone,
+  kVllm,
+  kTransformers,
+  kBitsandbytes,
+  kGptqModel,
+  kHqq,
+};
 
 struct PlanTensor {
   std::string name;
@@ -66,6 +82,7 @@ struct PlanRequest {
   int tensor_parallel = 1;
   std::vector<std::string> include;  // globs (* ? [..]) on tensor names
   std::vector<std::string> exclude;  // wins over include
+  bool list_sites = false;           // as for a method that needs a calibration
 };
 
 enum class TensorAction { kQuantize, kCarry, kTied };
@@ -87,6 +104,40 @@ struct PlanEntry {
   int64_t cols = 0;
 };
 
+struct PlanFold {
+  FoldKind kind = FoldKind::kNone;
+  std::string reason;         // of kNone
+  std::string producer;       // tensor name
+  std::string producer_bias;  // tensor name, divided alike; empty: none
+  // kLinear: input i of the site is row `row_offset` + i of the producer, or,
+  // through grouped attention (head_dim > 0), input h * head_dim + d is row
+  // `row_offset` + (h / repeat) * head_dim + d: inputs that share a row need
+  // one scale.
+  int64_t row_offset = 0;
+  int64_t head_dim = 0;
+  int64_t repeat = 0;
+  // Tensors that read the site and are not quantized (a router, a linear that a
+  // glob leaves out): their columns must be multiplied, too.
+  std::vector<std::string> scaled_only;
+};
+
+// An input that one or more linears read.
+struct PlanSite {
+  std::string name;  // as PlanEntry::site
+  int64_t inputs = 0;
+  std::vector<std::string> consumers;  // the quantized ones, in plan order
+  PlanFold fold;
+  // Sites to be solved together when they are scaled: a producer of one reads
+  // another.
+  std::string group;
+  // Read by the experts of a mixture: one calibration of all tokens that reach
+  // any of them.
+  bool pooled = false;
+  // Sites with the same pool are the same place in the experts of one layer:
+  // their sum helps out one that saw few tokens. Empty: none.
+  std::string pool;
+};
+
 struct PlanFile {
   std::string path;
   FileAction action = FileAction::kCopy;
@@ -103,6 +154,9 @@ struct Finding {
 struct Plan {
   std::string architecture;
   std::vector<PlanEntry> entries;  // input order
+  // In order of their first consumer. Filled in when the method needs a
+  // calibration or the request asks.
+  std::vector<PlanSite> sites;
   std::vector<PlanFile> files;
   std::vector<Finding> findings;
   bool refused = false;  // a finding of severity kError

@@ -99,6 +99,99 @@ TEST_CASE("A skipped name that would catch a quantized one is anchored") {
         Strings{"mix$", "part$", "odd\\+name$", "lm_head"});
 }
 
+nlohmann::json ConfigOf(const PlanRequest& request) {
+  return nlohmann::json::parse(PlanOf(request).quantization_config_json);
+}
+
+TEST_CASE("every method has compressed-tensors' configuration of its grid") {
+  for (const char* preset : {"W4A16", "W4A16-gptq", "W4A16-awq"}) {
+    INFO(preset);
+    CHECK(PlanOf(TinyLlama(preset, Engine::kVllm)).quantization_config_json ==
+          PlanOf(TinyLlama("W4A16", Engine::kVllm)).quantization_config_json);
+  }
+  const nlohmann::json hqq = ConfigOf(TinyLlama("W4A16-hqq", Engine::kVllm));
+  const nlohmann::json& weights =
+      hqq.at("config_groups").at("group_0").at("weights");
+  CHECK(weights.at("symmetric") == false);
+  CHECK(weights.at("group_size") == 64);
+}
+
+TEST_CASE("tiny-llama to GPTQ files") {
+  PlanRequest request = TinyLlama("W4A16-gptq", Engine::kVllm);
+  request.spec.format = OutputFormat::kGptq;
+  const Plan plan = PlanOf(request);
+  CHECK(plan.tensors_quantized == 28);
+  CHECK_FALSE(plan.refused);
+  CHECK(plan.quantization_config_json ==
+        R"({"bits":4,"checkpoint_format":"gptq","damp_percent":0.01,)"
+        R"("desc_act":false,"dynamic":{"-:^lm_head$":{}},"group_size":128,)"
+        R"("lm_head":false,"pack_dtype":"int32","quant_method":"gptq",)"
+        R"("static_groups":true,"sym":true,"true_sequential":false})");
+  request.exclude = {"*layers.0.mlp.down_proj*"};
+  const nlohmann::json config = ConfigOf(request);
+  CHECK(config.at("dynamic").contains(
+      "-:^model\\.layers\\.0\\.mlp\\.down_proj$"));
+  const auto quantized =
+      config.at("modules_in_block_to_quantize").at(0).get<Strings>();
+  CHECK(quantized.size() == 27);
+  CHECK(quantized.front() == "model.layers.0.mlp.gate_proj");
+}
+
+TEST_CASE("experts that are not quantized are named as the layer has them") {
+  PlanRequest request = RequestWith("W4A16-gptq", Engine::kVllm);
+  request.config_json = R"({"model_type": "mixtral", "vocab_size": 512})";
+  request.spec.format = OutputFormat::kGptq;
+  for (const std::string layer : {"0", "1"}) {
+    const std::string block = "model.layers." + layer + ".";
+    AddTensor(&request, block + "self_attn.o_proj.weight", {256, 256});
+    AddTensor(&request, block + "block_sparse_moe.gate.weight", {8, 256});
+    for (const char* part : {"w1", "w2", "w3"}) {
+      AddTensor(&request,
+                block + "block_sparse_moe.experts.0." + part + ".weight",
+                {256, 256});
+    }
+  }
+  request.exclude = {"*layers.1*experts*"};
+  const nlohmann::json config = ConfigOf(request);
+  CHECK(config.at("dynamic").contains(
+      "-:^model\\.layers\\.1\\.block_sparse_moe\\.experts$"));
+  CHECK_FALSE(config.at("dynamic").contains(
+      "-:^model\\.layers\\.0\\.block_sparse_moe\\.experts$"));
+  CHECK(config.at("dynamic").contains(
+      "-:^model\\.layers\\.0\\.block_sparse_moe\\.gate$"));
+  CHECK_FALSE(config.contains("modules_in_block_to_quantize"));
+}
+
+TEST_CASE("tiny-llama to AWQ files") {
+  PlanRequest request = TinyLlama("W4A16-awq", Engine::kVllm);
+  request.spec.format = OutputFormat::kAwqGemm;
+  CHECK(PlanOf(request).quantization_config_json ==
+        R"({"bits":4,"group_size":128,"modules_to_not_convert":["lm_head"],)"
+        R"("quant_method":"awq","version":"gemm","zero_point":true})");
+}
+
+TEST_CASE("tiny-llama to hqq's state dict") {
+  const Plan plan = PlanOf(TinyLlama("HQQ-4", Engine::kHqq));
+  CHECK_FALSE(plan.refused);
+  CHECK(plan.quantization_config_json ==
+        R"({"quant_config":{"offload_meta":false,"scale_quant_params":null,)"
+        R"("weight_quant_params":{"axis":1,"channel_wise":true,)"
+        R"("group_size":64,"nbits":4,"optimize":true,"round_zero":true,)"
+        R"("view_as_float":false},"zero_quant_params":null},)"
+        R"("quant_method":"hqq","skip_modules":["lm_head"]})");
+}
+
+TEST_CASE("Another quantization's file does not come along") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
+  request.files = {{"quantize_config.json", 10},
+                   {"quant_config.json", 10},
+                   {"tokenizer_config.json", 10}};
+  const Plan plan = PlanOf(request);
+  CHECK(plan.files[0].action == FileAction::kSkip);
+  CHECK(plan.files[1].action == FileAction::kSkip);
+  CHECK(plan.files[2].action == FileAction::kCopy);
+}
+
 TEST_CASE("The compute dtype is the config's, else the weights'") {
   const auto dtype_of = [](const PlanRequest& request) {
     return nlohmann::json::parse(PlanOf(request).quantization_config_json)
@@ -123,6 +216,21 @@ TEST_CASE("Sizes are those that the method writes") {
   CHECK(q.bytes_in == 256 * 256 * 2);
   // Codes, bf16 scales of two groups a row, the shape.
   CHECK(q.bytes_out == 256 * 256 / 2 + 256 * 2 * 2 + 16);
+
+  const auto bytes = [](const char* preset, OutputFormat format) {
+    PlanRequest request = TinyLlama(preset, Engine::kNone);
+    request.spec.format = format;
+    return EntryOf(PlanOf(request), "model.layers.0.self_attn.q_proj.weight")
+        .bytes_out;
+  };
+  using enum OutputFormat;
+  // Codes, F16 scales and 4-bit zero points of two groups; the group index.
+  CHECK(bytes("W4A16-awq", kAwqGemm) == 256 * 128 + 2 * 256 * 2 + 2 * 128);
+  CHECK(bytes("W4A16-gptq", kGptq) ==
+        256 * 128 + 2 * 256 * 2 + 2 * 128 + 256 * 4);
+  // Four groups a row with two BF16 numbers; the metadata and its three texts.
+  CHECK(bytes("HQQ-4", kHqq) ==
+        256 * 128 + 256 * 4 * 4 + 3 * 4 + 16 + 9 + 7 + 11 + 14);
 }
 
 }  // namespace

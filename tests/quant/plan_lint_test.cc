@@ -23,9 +23,10 @@ std::vector<Finding> Errors(const Plan& plan) {
 
 TEST_CASE("The matrix names its engines, versions and dates") {
   const std::vector<EngineFacts>& engines = EngineMatrix();
-  REQUIRE(engines.size() == 3);
+  REQUIRE(engines.size() == 5);
   const Engine order[] = {Engine::kVllm, Engine::kTransformers,
-                          Engine::kBitsandbytes};
+                          Engine::kBitsandbytes, Engine::kGptqModel,
+                          Engine::kHqq};
   for (size_t i = 0; i < engines.size(); ++i) {
     CHECK(engines[i].engine == order[i]);
     CHECK_FALSE(engines[i].name.empty());
@@ -146,6 +147,169 @@ TEST_CASE("Shapes that bitsandbytes computes wrongly are warned of") {
   PlanRequest request = SmallLlama("NF4", Engine::kTransformers, 256, 272);
   request.spec.method = Nf4Spec{.block_size = 2048};
   CHECK(FindingsOf(PlanOf(request), "AVX512_DEQUANTIZE").empty());
+}
+
+PlanRequest GptqRequest(Engine engine, const GptqSpec& gptq = {},
+                        OutputFormat format = OutputFormat::kGptq) {
+  PlanRequest request = SmallLlama("W4A16-gptq", engine);
+  request.spec.method = gptq;
+  request.spec.format = format;
+  return request;
+}
+
+std::vector<std::string> ErrorRules(const PlanRequest& request) {
+  std::vector<std::string> rules;
+  for (const Finding& error : Errors(PlanOf(request))) {
+    rules.push_back(error.rule);
+  }
+  return rules;
+}
+
+TEST_CASE("vLLM takes GPTQ files of 4 and 8 bits, symmetric, as stored") {
+  using Rules = std::vector<std::string>;
+  const auto rules = [](const GptqSpec& gptq) {
+    return ErrorRules(GptqRequest(Engine::kVllm, gptq));
+  };
+  CHECK(rules({.bits = 4}).empty());
+  CHECK(rules({.bits = 8, .group_size = -1}).empty());
+  CHECK(rules({.bits = 2}) == Rules{"BITS"});
+  CHECK(rules({.bits = 3}) == Rules{"BITS"});
+  CHECK(rules({.symmetric = false}) == Rules{"ASYMMETRIC"});
+  CHECK(rules({.group_size = 16}) == Rules{"GROUP_SIZES"});
+  CHECK(rules({.group_size = 256}) == Rules{"GROUP_SIZES"});
+  CHECK(rules({.order = ColumnOrder::kActOrder}) == Rules{"ACT_ORDER"});
+  CHECK(rules({.order = ColumnOrder::kGroupAware}).empty());
+  CHECK(rules({.group_size = -1, .order = ColumnOrder::kActOrder}).empty());
+  CHECK(rules({.bits = 3, .symmetric = false}) == Rules{"ASYMMETRIC", "BITS"});
+  const PlanRequest v2 = GptqRequest(Engine::kVllm, {}, OutputFormat::kGptqV2);
+  CHECK(ErrorRules(v2).empty());
+  CHECK(PlanOf(v2).findings.empty());
+}
+
+TEST_CASE("GPTQModel and transformers take all GPTQ files of their sizes") {
+  for (const Engine engine : {Engine::kGptqModel, Engine::kTransformers}) {
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const bool symmetric : {true, false}) {
+        CHECK(ErrorRules(GptqRequest(engine,
+                                     {.bits = bits,
+                                      .symmetric = symmetric,
+                                      .order = ColumnOrder::kActOrder},
+                                     OutputFormat::kGptqV2))
+                  .empty());
+      }
+    }
+    CHECK(ErrorRules(GptqRequest(engine, {.group_size = 48})) ==
+          std::vector<std::string>{"GROUP_SIZES"});
+  }
+}
+
+TEST_CASE("A zero point of 0 in GPTQ v1 is warned of before it is met") {
+  const auto found = [](bool symmetric, OutputFormat format) {
+    return FindingsOf(PlanOf(GptqRequest(Engine::kGptqModel,
+                                         {.symmetric = symmetric}, format)),
+                      "GPTQ_V1_ZERO_POINT")
+        .size();
+  };
+  CHECK(found(false, OutputFormat::kGptq) == 1);
+  CHECK(found(true, OutputFormat::kGptq) == 0);
+  CHECK(found(false, OutputFormat::kGptqV2) == 0);
+}
+
+TEST_CASE("A shorter last group is GPTQModel's") {
+  PlanRequest request = SmallLlama("W4A16-gptq", Engine::kGptqModel, 256, 320);
+  request.spec.format = OutputFormat::kGptq;
+  CHECK(PlanOf(request).findings.empty());
+  CHECK(EntryOf(PlanOf(request), kDown).action == TensorAction::kQuantize);
+  request.engine = Engine::kVllm;
+  const Plan carried = PlanOf(request);
+  CHECK(Errors(carried).empty());
+  CHECK(EntryOf(carried, kDown).reason ==
+        "group_size: got 128, allowed -1 or a divisor of 320 columns");
+  request.engine = Engine::kNone;
+  const auto found = FindingsOf(PlanOf(request), "GROUP_SIZE");
+  REQUIRE(found.size() == 1);
+  CHECK_THAT(found[0].text, Contains("K = 320: got group_size 128"));
+}
+
+TEST_CASE("Words that a shape leaves part empty carry the weight") {
+  PlanRequest request = GptqRequest(Engine::kGptqModel, {.bits = 3});
+  const std::string extra = "model.layers.1.mlp.down_proj.weight";
+  AddTensor(&request, extra, {240, 512});
+  const Plan plan = PlanOf(request);
+  CHECK_THAT(EntryOf(plan, extra).reason,
+             Contains("allowed multiples of 32 in both"));
+  REQUIRE(FindingsOf(plan, "SHAPE").size() == 1);
+  CHECK(FindingsOf(plan, "SHAPE")[0].tensor == extra);
+}
+
+TEST_CASE("AWQ files are for vLLM, transformers and GPTQModel") {
+  PlanRequest request = SmallLlama("W4A16-awq", Engine::kNone);
+  request.spec.format = OutputFormat::kAwqGemm;
+  CHECK(PlanOf(request).engines ==
+        std::vector<std::string>{"vLLM 0.33.0", "transformers 5.23.0",
+                                 "GPTQModel 7.7.0"});
+  request.engine = Engine::kVllm;
+  request.spec.method = AwqSpec{.symmetric = false};
+  CHECK(ErrorRules(request).empty());
+  request.spec.method = AwqSpec{.group_size = 16};
+  CHECK(ErrorRules(request).empty());
+  CHECK(FindingsOf(PlanOf(request), "MARLIN_GROUP_SIZE").size() == 1);
+  request.spec.method = AwqSpec{};
+  request.tensor_parallel = 8;
+  CHECK(ErrorRules(request) ==
+        std::vector<std::string>{"GROUP_SIZE_PER_RANK", "GROUP_SIZE_PER_RANK"});
+}
+
+TEST_CASE("A name that is a part of another cannot be skipped alone in AWQ") {
+  PlanRequest request = RequestWith("W4A16-awq", Engine::kNone);
+  request.config_json = "";
+  request.spec.format = OutputFormat::kAwqGemm;
+  AddTensor(&request, "a.mix.weight", {256, 256});
+  AddTensor(&request, "a.mixer.weight", {256, 256});
+  AddTensor(&request, "b.part.weight", {256, 256});
+  AddTensor(&request, "sub.b.part.weight", {256, 256});
+  request.exclude = {"a.mix.weight", "b.part.weight"};
+  request.engine = Engine::kVllm;
+  const auto errors = Errors(PlanOf(request));
+  REQUIRE(errors.size() == 2);
+  CHECK(errors[0].rule == "SKIP_NAME");
+  CHECK(errors[0].tensor == "a.mix.weight");
+  CHECK_THAT(errors[0].text, Contains("a part of a.mixer"));
+  CHECK(errors[1].tensor == "b.part.weight");
+  request.exclude = {"a.mixer.weight"};
+  CHECK(ErrorRules(request).empty());
+}
+
+TEST_CASE("hqq's state dict is for hqq") {
+  const Plan plan = PlanOf(SmallLlama("HQQ-4", Engine::kNone));
+  CHECK(plan.engines == std::vector<std::string>{"hqq 0.2.8.post1"});
+  CHECK(ErrorRules(SmallLlama("HQQ-2", Engine::kHqq)).empty());
+  for (const Engine engine : {Engine::kVllm, Engine::kTransformers}) {
+    CHECK(ErrorRules(SmallLlama("HQQ-4", engine)) ==
+          std::vector<std::string>{"FORMAT"});
+  }
+  CHECK(ErrorRules(SmallLlama("W4A16-hqq", Engine::kVllm)).empty());
+  CHECK(ErrorRules(SmallLlama("W4A16-hqq", Engine::kTransformers)) ==
+        std::vector<std::string>{"ASYMMETRIC"});
+}
+
+TEST_CASE("Convolutions are flattened for hqq's own format alone") {
+  const std::string name = "down.conv.weight";
+  const auto plan_of = [&](const char* preset, Engine engine) {
+    PlanRequest request = SmallLlama(preset, engine);
+    request.config_json = "";
+    AddTensor(&request, name, {64, 64, 4, 4});
+    return PlanOf(request);
+  };
+  CHECK(EntryOf(plan_of("HQQ-4", Engine::kNone), name).action ==
+        TensorAction::kQuantize);
+  CHECK(FindingsOf(plan_of("HQQ-4", Engine::kNone), "CONVOLUTION").size() == 1);
+  CHECK_THAT(EntryOf(plan_of("HQQ-4", Engine::kHqq), name).reason,
+             Contains("hqq loads packed weights into nn.Linear only"));
+  CHECK_THAT(EntryOf(plan_of("W4A16-hqq", Engine::kNone), name).reason,
+             Contains("compressed-tensors packs 2-D weights"));
+  CHECK_THAT(EntryOf(plan_of("W4A16-gptq", Engine::kNone), name).reason,
+             Contains("compressed-tensors packs 2-D weights"));
 }
 
 TEST_CASE("Good plans name the engines that load them") {

@@ -90,9 +90,9 @@ def attention(c, b, hidden, q, kv, bias=False, qk_norm=0):
         c.t(f"{b}.self_attn.k_norm.weight", [qk_norm], NORM)
 
 
-def mlp(c, b, hidden, inter, at="mlp", down=()):
-    c.q(b, f"{at}.gate_proj", [inter, hidden], f"{at}.gate_up", f"{at}.gate_up_proj")
-    c.q(b, f"{at}.up_proj", [inter, hidden], f"{at}.gate_up", f"{at}.gate_up_proj")
+def mlp(c, b, hidden, inter, at="mlp", down=(), site=None):
+    c.q(b, f"{at}.gate_proj", [inter, hidden], site or f"{at}.gate_up", f"{at}.gate_up_proj")
+    c.q(b, f"{at}.up_proj", [inter, hidden], site or f"{at}.gate_up", f"{at}.gate_up_proj")
     c.q(b, f"{at}.down_proj", [hidden, inter], more=down)
 
 
@@ -102,9 +102,10 @@ def norms(c, b, hidden, names=("input_layernorm", "post_attention_layernorm")):
 
 
 def dense(name, model_type, hidden, inter, q, kv, vocab, layers, tie=False, bias=False,
-          qk_norm=0, norm_names=("input_layernorm", "post_attention_layernorm"), **config):
+          qk_norm=0, norm_names=("input_layernorm", "post_attention_layernorm"), head=128, **config):
     c = Case(name, {"model_type": model_type, "vocab_size": vocab, "tie_word_embeddings": tie,
-                    "torch_dtype": "bfloat16", **config})
+                    "hidden_size": hidden, "num_attention_heads": q // head, "num_key_value_heads": kv // head,
+                    "head_dim": head, "torch_dtype": "bfloat16", **config})
     c.t("model.embed_tokens.weight", [vocab, hidden], EMB)
     b = f"model.layers.{{0-{layers - 1}}}"
     norms(c, b, hidden, norm_names)
@@ -122,8 +123,8 @@ dense("mistral_7b", "mistral", 4096, 14336, 4096, 1024, 32768, 2)
 dense("qwen2_7b", "qwen2", 3584, 18944, 3584, 512, 152064, 2, bias=True)
 dense("qwen3_0_6b", "qwen3", 1024, 3072, 2048, 1024, 151936, 28, tie=True, qk_norm=128)
 FOUR = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-dense("gemma2_2b", "gemma2", 2304, 9216, 2048, 1024, 256000, 2, tie=True, norm_names=FOUR)
-dense("gemma3_1b", "gemma3_text", 1152, 6912, 1024, 256, 262144, 2, tie=True, qk_norm=256, norm_names=FOUR)
+dense("gemma2_2b", "gemma2", 2304, 9216, 2048, 1024, 256000, 2, tie=True, norm_names=FOUR, head=256)
+dense("gemma3_1b", "gemma3_text", 1152, 6912, 1024, 256, 262144, 2, tie=True, qk_norm=256, norm_names=FOUR, head=256)
 
 
 def gemma3():
@@ -240,7 +241,8 @@ def deepseek(name, model_type, hidden, layers, first_moe, experts, inter, moe_in
     c.q(b, f"{e}.gate_proj", [moe_inter, hidden], "mlp.experts.gate_up", "mlp.experts", [MERGED])
     c.q(b, f"{e}.up_proj", [moe_inter, hidden], "mlp.experts.gate_up", "mlp.experts", [MERGED])
     c.q(b, f"{e}.down_proj", [hidden, moe_inter], None, "mlp.experts", [MERGED])
-    mlp(c, b, hidden, shared * moe_inter, "mlp.shared_experts")
+    # The shared experts read what the routed ones read.
+    mlp(c, b, hidden, shared * moe_inter, "mlp.shared_experts", site="mlp.experts.gate_up")
     if mtp:
         m = f"model.layers.{layers}"
         c.t(f"{m}.embed_tokens.weight", [vocab, hidden], EMB)
@@ -313,7 +315,8 @@ def falcon():
     odd = "w4: carry group_size: got 128, allowed -1 or a divisor of 4544 columns"
     c.q(b, "self_attention.query_key_value", [4672, 4544], more=[plain, odd])
     c.q(b, "self_attention.dense", [4544, 4544], more=[plain, odd])
-    c.q(b, "mlp.dense_h_to_4h", [18176, 4544], more=[plain, odd])
+    # Attention and MLP side by side: one norm, one input.
+    c.q(b, "mlp.dense_h_to_4h", [18176, 4544], "self_attention.query_key_value", more=[plain, odd])
     c.q(b, "mlp.dense_4h_to_h", [4544, 18176], more=[plain])
     c.t(f"{b}.input_layernorm.weight", [4544], NORM)
     c.t("lm_head.weight", [65024, 4544], HEAD)

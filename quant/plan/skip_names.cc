@@ -1,0 +1,60 @@
+// Tested by tests/quant/plan_config_test.cc.
+#include "quant/plan/skip_names.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace qs {
+
+NameList QuantizedModules(const Draft& draft) {
+  NameList list(*draft.architecture);
+  for (size_t i = 0; i < draft.tensors.size(); ++i) {
+    if (draft.Quantizes(i)) list.Add(draft.tensors[i].module);
+  }
+  return list;
+}
+
+NameList NotQuantized(const Draft& draft) {
+  NameList list(*draft.architecture);
+  for (size_t i = 0; i < draft.tensors.size(); ++i) {
+    const DraftTensor& item = draft.tensors[i];
+    if (item.is_linear && !draft.Quantizes(i)) list.Add(item.module);
+  }
+  if (!draft.architecture->head.empty()) list.Add(draft.architecture->head);
+  return list;
+}
+
+NameList NotQuantizedOrFused(const Draft& draft) {
+  constexpr std::string_view kExperts = ".experts";
+  NameList list = NotQuantized(draft);
+  for (size_t i = 0; i < draft.tensors.size(); ++i) {
+    const DraftTensor& item = draft.tensors[i];
+    const bool expert = item.rule != nullptr && item.rule->expert;
+    if (draft.Quantizes(i) || (!expert && !item.is_stack)) continue;
+    const std::string_view name = item.tensor->name;
+    const size_t found = name.find(kExperts);
+    if (found != name.npos) list.Add(name.substr(0, found + kExperts.size()));
+  }
+  return list;
+}
+
+std::string_view ContainedIn::Find(const std::string& text) {
+  const std::string first = text.substr(0, text.find('.'));
+  const auto [entry, added] = ends_.try_emplace(first);
+  std::vector<std::string_view>& ends = entry->second;
+  if (added) {
+    for (const std::string_view name : names_) {
+      for (size_t at = name.find(first); at != name.npos;
+           at = name.find(first, at + 1)) {
+        ends.push_back(name.substr(at));
+      }
+    }
+    std::sort(ends.begin(), ends.end());
+  }
+  const auto found =
+      std::lower_bound(ends.begin(), ends.end(), std::string_view(text));
+  return found != ends.end() && found->starts_with(text) ? *found
+                                                         : std::string_view();
+}
+
+}  // namespace qs
