@@ -97,24 +97,29 @@ class Nf4Quantizer final : public QuantizerBase {
   template <typename T, typename Load>
   int64_t FindBadCode(const Slice& slice, const T* weight, Load load) const;
   absl::Status Measure(const Slice& slice, Backend& backend);
-  // Codes absmax, then leaves the decoded values in absmax_.
-  absl::Status NestAbsmax(Nf4Pieces* pieces, Backend& backend);
-  absl::Status RecodeAll(Backend& backend);
-  absl::Status FinishSlice(const Slice& slice, Backend& backend);
+  // Codes absmax into pieces_, then leaves the decoded values in absmax_.
+  absl::Status NestAbsmax(Backend& backend);
+  absl::Status PrepareRefine(Backend& backend) override {
+    return NestAbsmax(backend);
+  }
+  absl::Status RefineTile(int64_t tile, int64_t begin, int64_t end,
+                          Backend& backend) override;
+  absl::Status RefineSlice(const Slice& slice, Backend& backend);
   StreamedOutput streamed_output() const override {
     if (!streams()) return {};
     return {info().name, DType::kU8, {packed_bytes(), 1}, packed_bytes()};
   }
   int64_t packed_bytes() const { return (partition().num_elements + 1) / 2; }
   bool best() const { return spec().profile == Profile::kBest; }
-  bool assembles_from_input() const override {
-    return Nf4AssemblesFromInput(spec(), options());
+  bool has_second_round() const override {
+    return Nf4HasSecondRound(spec(), options());
   }
 
   const Nf4Spec nf4_;
   const int64_t num_blocks_;
   Buffer packed_;
   Buffer absmax_;  // F32
+  Nf4Pieces pieces_;
 };
 
 template <typename Body>
@@ -251,38 +256,36 @@ absl::Status Nf4Quantizer::Measure(const Slice& slice, Backend& backend) {
 
 absl::StatusOr<std::vector<OutputTensor>> Nf4Quantizer::Assemble(
     Backend& backend) {
-  Nf4Pieces pieces;
-  if (nf4_.double_quant) {
-    QS_RETURN_IF_ERROR(NestAbsmax(&pieces, backend));
-    QS_RETURN_IF_ERROR(RecodeAll(backend));
-    absmax_ = Buffer();
-  } else {
-    pieces.absmax = std::move(absmax_);
+  if (!nf4_.double_quant) {
+    pieces_.absmax = std::move(absmax_);
+  } else if (!has_second_round()) {
+    QS_RETURN_IF_ERROR(NestAbsmax(backend));
   }
+  absmax_ = Buffer();
   ReleaseInput();
-  pieces.packed = std::move(packed_);
+  pieces_.packed = std::move(packed_);
   QS_ASSIGN_OR_RETURN(std::vector<OutputTensor> tensors,
                       BitsandbytesTensors(nf4_, info().name, info().dtype,
-                                          info().shape, std::move(pieces)));
+                                          info().shape, std::move(pieces_)));
   tensors.front().shape = {packed_bytes(), 1};  // its bytes may have left
   return tensors;
 }
 
-absl::Status Nf4Quantizer::NestAbsmax(Nf4Pieces* pieces, Backend& backend) {
-  QS_ASSIGN_OR_RETURN(pieces->absmax, Buffer::Allocate(num_blocks_));
-  QS_ASSIGN_OR_RETURN(pieces->nested_absmax,
+absl::Status Nf4Quantizer::NestAbsmax(Backend& backend) {
+  QS_ASSIGN_OR_RETURN(pieces_.absmax, Buffer::Allocate(num_blocks_));
+  QS_ASSIGN_OR_RETURN(pieces_.nested_absmax,
                       AllocateFloats(CeilDiv(num_blocks_, kNestedBlockSize)));
   NestedEncodeArgs encode;
   encode.absmax = absmax_.As<float>();
   encode.num_blocks = num_blocks_;
   // kCuda codes to the nearest level, kCpu looks a coarser table up.
   encode.rule = best() ? Nf4Rule::kCuda : nf4_.rule;
-  encode.codes = pieces->absmax.data();
-  encode.nested_absmax = pieces->nested_absmax.As<float>();
-  encode.offset = &pieces->nested_offset;
+  encode.codes = pieces_.absmax.data();
+  encode.nested_absmax = pieces_.nested_absmax.As<float>();
+  encode.offset = &pieces_.nested_offset;
   QS_RETURN_IF_ERROR(backend.nf4().NestedEncode(encode, backend.stream()));
 
-  if (!std::isfinite(pieces->nested_offset)) {
+  if (!std::isfinite(pieces_.nested_offset)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor \"", info().name,
         "\": got a mean absmax beyond F32, allowed with double_quant: finite"));
@@ -297,20 +300,16 @@ absl::Status Nf4Quantizer::NestAbsmax(Nf4Pieces* pieces, Backend& backend) {
   return backend.nf4().NestedDecode(decode, backend.stream());
 }
 
-absl::Status Nf4Quantizer::RecodeAll(Backend& backend) {
-  if (!assembles_from_input()) return absl::OkStatus();
-  for (int64_t tile = 0; tile < num_tiles(); ++tile) {
-    const int64_t begin = tile * partition().tile_elements;
-    const int64_t end =
-        std::min(begin + partition().tile_elements, partition().num_elements);
-    QS_RETURN_IF_ERROR(ForSlices(
-        tile, begin, end, packed_.data() + begin / 2,
-        [&](const Slice& slice) { return FinishSlice(slice, backend); }));
-  }
-  return absl::OkStatus();
+absl::Status Nf4Quantizer::RefineTile(int64_t tile, int64_t begin, int64_t end,
+                                      Backend& backend) {
+  uint8_t* const packed =
+      streams() ? TileOutput(tile) : packed_.data() + begin / 2;
+  return ForSlices(tile, begin, end, packed, [&](const Slice& slice) {
+    return RefineSlice(slice, backend);
+  });
 }
 
-absl::Status Nf4Quantizer::FinishSlice(const Slice& slice, Backend& backend) {
+absl::Status Nf4Quantizer::RefineSlice(const Slice& slice, Backend& backend) {
   if (best()) {
     QS_RETURN_IF_ERROR(Recode(slice, backend));
     QS_RETURN_IF_ERROR(Check(slice));
@@ -322,8 +321,7 @@ absl::Status Nf4Quantizer::FinishSlice(const Slice& slice, Backend& backend) {
 
 }  // namespace
 
-bool Nf4AssemblesFromInput(const QuantSpec& spec,
-                           const QuantizeOptions& options) {
+bool Nf4HasSecondRound(const QuantSpec& spec, const QuantizeOptions& options) {
   return spec.nf4()->double_quant &&
          (spec.profile == Profile::kBest || options.error_report);
 }

@@ -2,8 +2,8 @@
 //
 // Plain: each slice is encoded, decoded again from its packed bytes, checked
 // and measured; Finish only names the parts. Nested: absmax is known only when
-// all tiles are done, so Finish codes it, chooses the codes again against the
-// decoded absmax (BEST) and measures what a reader will decode.
+// all tiles are done; it is coded then, and a second round chooses the codes
+// again against the decoded absmax (BEST) and measures what a reader decodes.
 //
 // Check: a decoded value lies within half the codebook's widest gap (times
 // absmax) of its weight, or at the end of the codebook when the weight lies
@@ -25,8 +25,7 @@ TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
                      int64_t num_elements);
 
 // Whether codes, or their errors, are made once all absmax are known.
-bool Nf4AssemblesFromInput(const QuantSpec& spec,
-                           const QuantizeOptions& options);
+bool Nf4HasSecondRound(const QuantSpec& spec, const QuantizeOptions& options);
 
 // Errors: RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewNf4Quantizer(

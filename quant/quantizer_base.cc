@@ -93,17 +93,41 @@ void QuantizerBase::ReleaseInput() {
   tile_inputs_.clear();
 }
 
+QuantizerBase::Range QuantizerBase::TileRange(int64_t tile) const {
+  const int64_t begin = tile * partition_.tile_elements;
+  return {begin,
+          std::min(begin + partition_.tile_elements, partition_.num_elements)};
+}
+
+void QuantizerBase::ReleaseTileInput(int64_t tile) {
+  if (options_.tiled_input) tile_inputs_[static_cast<size_t>(tile)] = Buffer();
+}
+
 absl::Status QuantizerBase::RunTile(int64_t tile, Backend& backend) {
   QS_RETURN_IF_ERROR(CheckCancelled());
   const Clock::time_point start = Clock::now();
-  const int64_t begin = tile * partition_.tile_elements;
-  const int64_t end =
-      std::min(begin + partition_.tile_elements, partition_.num_elements);
-  const absl::Status status = EncodeTile(tile, begin, end, backend);
-  if (options_.tiled_input && !assembles_from_input()) {
-    tile_inputs_[static_cast<size_t>(tile)] = Buffer();
-  }
+  const Range range = TileRange(tile);
+  const absl::Status status = EncodeTile(tile, range.begin, range.end, backend);
+  if (!has_second_round()) ReleaseTileInput(tile);
   tile_seconds_[static_cast<size_t>(tile)] = SecondsSince(start);
+  return status;
+}
+
+absl::Status QuantizerBase::BetweenRounds(Backend& backend) {
+  QS_RETURN_IF_ERROR(CheckCancelled());
+  const Clock::time_point start = Clock::now();
+  const absl::Status status = PrepareRefine(backend);
+  between_seconds_ = SecondsSince(start);
+  return status;
+}
+
+absl::Status QuantizerBase::RerunTile(int64_t tile, Backend& backend) {
+  QS_RETURN_IF_ERROR(CheckCancelled());
+  const Clock::time_point start = Clock::now();
+  const Range range = TileRange(tile);
+  const absl::Status status = RefineTile(tile, range.begin, range.end, backend);
+  ReleaseTileInput(tile);
+  tile_seconds_[static_cast<size_t>(tile)] += SecondsSince(start);
   return status;
 }
 
@@ -126,8 +150,10 @@ absl::StatusOr<QuantizedTensor> QuantizerBase::Finish(Backend& backend) {
   report.device = backend.description();
   report.algorithm = SpecAlgorithm(spec_);
   if (options_.error_report) errors_.Fill(&report);
-  report.quantize_seconds = std::accumulate(
-      tile_seconds_.begin(), tile_seconds_.end(), SecondsSince(start));
+  report.quantize_seconds =
+      std::accumulate(tile_seconds_.begin(), tile_seconds_.end(),
+                      between_seconds_ + SecondsSince(start));
+  AddToReport(&report);
   return result;
 }
 

@@ -75,6 +75,8 @@ class QuantizerBase : public TensorQuantizer {
     return std::move(tile_outputs_[static_cast<size_t>(tile)]);
   }
   absl::Status RunTile(int64_t tile, Backend& backend) final;
+  absl::Status BetweenRounds(Backend& backend) final;
+  absl::Status RerunTile(int64_t tile, Backend& backend) final;
   absl::StatusOr<QuantizedTensor> Finish(Backend& backend) final;
 
  protected:
@@ -84,18 +86,26 @@ class QuantizerBase : public TensorQuantizer {
   // The method's own part of RunTile: elements [begin, end).
   virtual absl::Status EncodeTile(int64_t tile, int64_t begin, int64_t end,
                                   Backend& backend) = 0;
+  // Its parts of BetweenRounds and RerunTile; a tile keeps its input until its
+  // last round.
+  virtual absl::Status PrepareRefine(Backend&) { return absl::OkStatus(); }
+  virtual absl::Status RefineTile(int64_t /*tile*/, int64_t /*begin*/,
+                                  int64_t /*end*/, Backend&) {
+    return absl::OkStatus();
+  }
   // The method's own part of Finish: the format's tensors. May still read the
   // input and Measure; calls ReleaseInput as soon as it needs it no more.
   virtual absl::StatusOr<std::vector<OutputTensor>> Assemble(
       Backend& backend) = 0;
-  // Whether Assemble reads the input, so that a tile that has run keeps its.
-  virtual bool assembles_from_input() const { return false; }
+  // What only the method knows: output errors, solver facts, warnings.
+  virtual void AddToReport(TensorReport* /*report*/) const {}
   // Whether the first output leaves in pieces.
-  bool streams() const {
-    return options_.streamed_output && !assembles_from_input();
-  }
+  bool streams() const { return options_.streamed_output; }
   // Memory for the tile's piece of it.
   absl::StatusOr<uint8_t*> BeginTileOutput(int64_t tile, int64_t bytes);
+  uint8_t* TileOutput(int64_t tile) {
+    return tile_outputs_[static_cast<size_t>(tile)].data();
+  }
 
   absl::Status AllocateInput();
   void ReleaseInput();
@@ -112,6 +122,14 @@ class QuantizerBase : public TensorQuantizer {
   ErrorCollector& errors() { return errors_; }
 
  private:
+  // Elements [begin, end) of a tile.
+  struct Range {
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  Range TileRange(int64_t tile) const;
+  void ReleaseTileInput(int64_t tile);
+
   const QuantSpec spec_;
   const TensorInfo info_;
   const QuantizeOptions options_;
@@ -121,6 +139,7 @@ class QuantizerBase : public TensorQuantizer {
   std::vector<Buffer> tile_outputs_;  // with streamed_output
   ErrorCollector errors_;
   std::vector<double> tile_seconds_;
+  double between_seconds_ = 0;
 };
 
 }  // namespace qs

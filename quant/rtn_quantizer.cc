@@ -291,7 +291,7 @@ absl::StatusOr<std::vector<OutputTensor>> RtnQuantizer::Assemble(Backend&) {
   pieces.words = std::move(words_);
   pieces.scales = std::move(scales_);
   pieces.zero_point_words = std::move(zero_point_words_);
-  return CompressedTensors(rtn_, info().name, info().dtype, layout_.rows,
+  return CompressedTensors(SpecGrid(spec()), info().name, info().dtype, layout_.rows,
                            layout_.cols, std::move(pieces));
 }
 

@@ -10,7 +10,13 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "quant/awq_quantizer.h"
 #include "quant/error_collector.h"
+#include "quant/formats/grid_writer.h"
+#include "quant/formats/hqq_format.h"
+#include "quant/gptq_quantizer.h"
+#include "quant/hqq_quantizer.h"
+#include "quant/measured_quantizer.h"
 #include "quant/nf4_quantizer.h"
 #include "quant/rtn_quantizer.h"
 
@@ -56,10 +62,9 @@ absl::Status CheckTensor(const QuantSpec& spec, const TensorInfo& info) {
                                         ", allowed F32, F16, BF16"));
   }
   QS_RETURN_IF_ERROR(CheckShape(info));
-  if (spec.format == OutputFormat::kCompressedTensors &&
+  if (spec.format != OutputFormat::kBitsandbytes &&
       !absl::EndsWith(info.name, ".weight")) {
-    return BadTensor(info,
-                     "allowed names end in \".weight\" in compressed-tensors");
+    return BadTensor(info, "allowed names end in \".weight\" in this format");
   }
   const MatrixShape shape = AsMatrix(info.shape);
   return ValidateSpecForShape(spec, info.name, shape.rows, shape.cols);
@@ -73,7 +78,16 @@ TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info) {
   if (const Nf4Spec* nf4 = spec.nf4()) {
     return Nf4Sizes(*nf4, info, NumElements(info));
   }
+  if (spec.awq() != nullptr) return AwqSizes(spec, info);
+  if (spec.hqq() != nullptr) return HqqSizes(spec, info);
+  if (spec.gptq() != nullptr) return GptqSizes(spec, info);
   return RtnSizes(*spec.rtn(), info);
+}
+
+// Whether a site is there only to be reported on.
+bool Measured(const QuantSpec& spec, const QuantizeOptions& options) {
+  return options.site != nullptr && options.error_report &&
+         !NeedsCalibration(spec);
 }
 
 }  // namespace
@@ -81,9 +95,20 @@ TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info) {
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> TensorQuantizer::Create(
     const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options) {
   QS_RETURN_IF_ERROR(CheckTensor(spec, info));
+  if (Measured(spec, options)) return NewMeasuredQuantizer(spec, info, options);
   const int64_t n = NumElements(info);
   if (spec.nf4() != nullptr) {
     return NewNf4Quantizer(spec, std::move(info), options, n);
+  }
+  if (SolvesInGroups(spec)) {
+    return BadTensor(info, absl::StrCat("got no group, allowed in a group for ",
+                                        SpecMethodName(spec)));
+  }
+  if (spec.hqq() != nullptr) {
+    return NewHqqQuantizer(spec, std::move(info), options);
+  }
+  if (spec.gptq() != nullptr) {
+    return NewGptqQuantizer(spec, std::move(info), options);
   }
   return NewRtnQuantizer(spec, std::move(info), options);
 }
@@ -105,8 +130,7 @@ absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
   const int64_t rounding = input >= kHugePage / 2 ? 3 * kHugePage : 0;
   int64_t held = input;
   if (options.tiled_input) {
-    const bool all =
-        spec.nf4() != nullptr && Nf4AssemblesFromInput(spec, options);
+    const bool all = spec.nf4() != nullptr && Nf4HasSecondRound(spec, options);
     const int64_t each = sizes.tile_input >= kHugePage / 2
                              ? CeilDiv(sizes.tile_input, kHugePage) * kHugePage
                              : sizes.tile_input;
@@ -120,7 +144,13 @@ absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
 absl::StatusOr<int64_t> OutputBytes(const QuantSpec& spec,
                                     const TensorInfo& info) {
   QS_RETURN_IF_ERROR(CheckTensor(spec, info));
-  return SizesOf(spec, info).output;
+  if (spec.nf4() != nullptr) return SizesOf(spec, info).output;
+  const MatrixShape shape = AsMatrix(info.shape);
+  if (spec.format == OutputFormat::kHqq) {
+    return HqqOutputBytes(HqqLayoutOf(*spec.hqq(), info.name, info.dtype,
+                                      shape.rows, shape.cols));
+  }
+  return GridOutputBytes(spec, {info.name, info.dtype, shape.rows, shape.cols});
 }
 
 MatrixShape AsMatrix(const std::vector<int64_t>& shape) {

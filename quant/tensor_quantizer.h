@@ -6,6 +6,12 @@
 //   there, RunTile(i, backend) may run, on any thread, tiles in any order;
 //   after all tiles: Finish(backend) once.
 //
+// Some methods need a second look at every tile once all have run. Then, with
+// has_second_round(), between the last RunTile and Finish:
+//
+//   BetweenRounds(backend) once, then RerunTile(i, backend) for every tile, on
+//   any thread, in any order.
+//
 // With options.tiled_input there is no input(): each tile's bytes go to the
 // memory that BeginTileInput(i) gives, and most methods free it as soon as the
 // tile has run. A large tensor then never lies in memory as a whole, and its
@@ -18,8 +24,9 @@
 //
 // Memory: the input, or the tiles of it that exist at once, plus the packed
 // output plus a scratch of one tile per running tile; see EstimateMemoryBytes.
-// Thread: RunTile is thread-safe for distinct tiles; everything else from one
-// thread at a time, with happens-before to the tiles that the caller provides.
+// Thread: RunTile and RerunTile are thread-safe for distinct tiles; everything
+// else from one thread at a time, with happens-before to the tiles that the
+// caller provides.
 #ifndef QS_QUANT_TENSOR_QUANTIZER_H_
 #define QS_QUANT_TENSOR_QUANTIZER_H_
 
@@ -46,13 +53,18 @@ struct TensorInfo {
   std::vector<int64_t> shape;
 };
 
+class Site;
+
 struct QuantizeOptions {
   bool error_report = true;
+  // The input that the tensor's columns read. Required by methods that need a
+  // calibration; else optional, and then the report has the output error too.
+  std::shared_ptr<Site> site;
   bool tiled_input = false;
   // The first output tensor leaves in pieces, one a tile, and is empty in
   // Finish's result; see streamed_output.
   bool streamed_output = false;
-  // Set by the owner to stop: RunTile and Finish then return CANCELLED.
+  // Set by the owner to stop: whatever runs then returns CANCELLED.
   const std::atomic<bool>* cancelled = nullptr;
 };
 
@@ -88,13 +100,20 @@ class TensorQuantizer {
   // index of this tile, counted in the tensor); CANCELLED; INTERNAL —
   // verification failed, our bug.
   virtual absl::Status RunTile(int64_t tile, Backend& backend) = 0;
+  virtual bool has_second_round() const { return false; }
+  // REQUIRES: has_second_round(), every tile has run. Errors: INVALID_ARGUMENT
+  // — what only all tiles together show; CANCELLED.
+  virtual absl::Status BetweenRounds(Backend&) { return absl::OkStatus(); }
+  // Errors: RunTile's.
+  virtual absl::Status RerunTile(int64_t, Backend&) { return absl::OkStatus(); }
+
   // What leaves in pieces: the pieces of all tiles, in order, are its bytes.
   virtual StreamedOutput streamed_output() const = 0;
-  // The piece of a tile that returned OK, once. REQUIRES: there is a streamed
-  // output. Thread: like RunTile of that tile.
+  // The piece of a tile that returned OK in the last round, once. REQUIRES:
+  // there is a streamed output. Thread: like RunTile of that tile.
   virtual Buffer TakeStreamed(int64_t tile) = 0;
 
-  // REQUIRES: every tile returned OK. Frees the input.
+  // REQUIRES: every tile returned OK, in every round. Frees the input.
   virtual absl::StatusOr<QuantizedTensor> Finish(Backend& backend) = 0;
 };
 

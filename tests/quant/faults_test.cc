@@ -155,7 +155,7 @@ TEST_CASE("a kernel's error comes through") {
   CHECK(std::string(status.message()) == "device gone");
 }
 
-TEST_CASE("a set flag stops the next tile and Finish") {
+TEST_CASE("a set flag stops the next tile, round and Finish") {
   auto backend = NewCpuBackend(1);
   constexpr int64_t kRows = 2 * kTileBytes / (1024 * 2);  // two tiles
   const auto bytes = Gaussian(kRows * 1024, DType::kBF16, 22);
@@ -172,12 +172,23 @@ TEST_CASE("a set flag stops the next tile and Finish") {
     CHECK(absl::IsCancelled(q->RunTile(1, *backend)));
     cancelled = false;
     REQUIRE(q->RunTile(1, *backend).ok());
+    if (q->has_second_round()) {
+      cancelled = true;
+      CHECK(absl::IsCancelled(q->BetweenRounds(*backend)));
+      cancelled = false;
+      REQUIRE(q->BetweenRounds(*backend).ok());
+      REQUIRE(q->RerunTile(1, *backend).ok());
+      cancelled = true;
+      CHECK(absl::IsCancelled(q->RerunTile(0, *backend)));
+    }
     cancelled = true;
     CHECK(absl::IsCancelled(q->Finish(*backend).status()));
   }
 }
 
-TEST_CASE("a flag set while a tile or Finish runs stops it at the next slice") {
+TEST_CASE(
+    "a flag set while a tile runs, in either round, stops it at the next "
+    "slice") {
   HookedBackend backend;
   std::atomic<bool> cancelled{false};
   QuantizeOptions options;
@@ -196,14 +207,15 @@ TEST_CASE("a flag set while a tile or Finish runs stops it at the next slice") {
     auto q = MakeQuantizer(spec, info, bytes, options);
     CHECK(absl::IsCancelled(q->RunTile(0, backend)));
   }
-  SECTION("finish") {
+  SECTION("second round") {
     auto q = MakeQuantizer(spec, info, bytes, options);
     REQUIRE(q->RunTile(0, backend).ok());
+    REQUIRE(q->BetweenRounds(backend).ok());
     backend.hooks.recoded = [&](const Nf4RecodeArgs&) {
       ++calls;
       cancelled = true;
     };
-    CHECK(absl::IsCancelled(q->Finish(backend).status()));
+    CHECK(absl::IsCancelled(q->RerunTile(0, backend)));
   }
   CHECK(calls == 1);
 }

@@ -37,7 +37,7 @@ DecodedWeight DecodeFile(const QuantSpec& spec, const QuantizedTensor& result) {
   auto decoded =
       spec.nf4() != nullptr
           ? DecodeBitsandbytes(Items(result), kName)
-          : DecodeCompressedTensors(*spec.rtn(), Items(result), kName);
+          : DecodeCompressedTensors(SpecGrid(spec), Items(result), kName);
   INFO(decoded.status().ToString());
   REQUIRE(decoded.ok());
   return *std::move(decoded);

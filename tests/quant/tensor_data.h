@@ -53,13 +53,26 @@ inline std::vector<int64_t> TilesInOrder(const TensorQuantizer& quantizer) {
   return order;
 }
 
+// The second round, when there is one, and Finish.
+inline absl::StatusOr<QuantizedTensor> FinishRounds(TensorQuantizer& quantizer,
+                                                    Backend& backend) {
+  if (quantizer.has_second_round()) {
+    absl::Status status = quantizer.BetweenRounds(backend);
+    for (int64_t tile : TilesInOrder(quantizer)) {
+      if (status.ok()) status = quantizer.RerunTile(tile, backend);
+    }
+    if (!status.ok()) return status;
+  }
+  return quantizer.Finish(backend);
+}
+
 inline QuantizedTensor FinishAll(TensorQuantizer& quantizer, Backend& backend) {
   for (int64_t tile : TilesInOrder(quantizer)) {
     const absl::Status status = quantizer.RunTile(tile, backend);
     INFO(status.ToString());
     REQUIRE(status.ok());
   }
-  auto result = quantizer.Finish(backend);
+  auto result = FinishRounds(quantizer, backend);
   INFO(result.status().ToString());
   REQUIRE(result.ok());
   return *std::move(result);

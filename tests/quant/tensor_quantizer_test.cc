@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
@@ -95,6 +96,10 @@ TEST_CASE("results do not depend on the order of tiles") {
       std::vector<int64_t> order = TilesInOrder(*q);
       std::reverse(order.begin(), order.end());
       for (int64_t tile : order) REQUIRE(q->RunTile(tile, *backend).ok());
+      if (q->has_second_round()) {
+        REQUIRE(q->BetweenRounds(*backend).ok());
+        for (int64_t tile : order) REQUIRE(q->RerunTile(tile, *backend).ok());
+      }
       auto reversed = q->Finish(*backend);
       REQUIRE(reversed.ok());
       RequireSame(straight, *reversed);
@@ -102,29 +107,91 @@ TEST_CASE("results do not depend on the order of tiles") {
   }
 }
 
+// Three threads run `step(tile, backend)` for every tile.
+template <typename Step>
+void RunTogether(const TensorQuantizer& q, const Step& step) {
+  std::atomic<int64_t> next{0};
+  std::atomic<int> failed{0};
+  const auto work = [&] {
+    auto own = NewCpuBackend(2);
+    for (int64_t t = next++; t < q.num_tiles(); t = next++) {
+      if (!step(t, *own).ok()) ++failed;
+    }
+  };
+  std::vector<std::thread> workers;
+  for (int i = 0; i < 3; ++i) workers.emplace_back(work);
+  for (std::thread& worker : workers) worker.join();
+  REQUIRE(failed == 0);
+}
+
 TEST_CASE("results do not depend on the threads that run tiles") {
   auto backend = NewCpuBackend(1);
   const TensorInfo info = Info(DType::kBF16, {1111, 1024});
   const auto bytes = Gaussian(1111 * 1024, info.dtype, 8);
-  for (const QuantSpec& spec : AllPaths(Profile::kReference)) {
-    INFO(SpecAlgorithm(spec) << " bits " << SpecBits(spec));
+  std::vector<QuantSpec> specs = AllPaths(Profile::kReference);
+  specs.push_back(PresetSpec("NF4-dq", Profile::kBest));
+  for (const QuantSpec& spec : specs) {
+    INFO(SpecAlgorithm(spec) << " best " << (spec.profile == Profile::kBest));
     const QuantizedTensor alone = Quantize(spec, info, bytes, *backend);
     auto q = MakeQuantizer(spec, info, bytes);
-    std::atomic<int64_t> next{0};
-    std::atomic<int> failed{0};
-    const auto work = [&] {
-      auto own = NewCpuBackend(2);
-      for (int64_t t = next++; t < q->num_tiles(); t = next++) {
-        if (!q->RunTile(t, *own).ok()) ++failed;
-      }
-    };
-    std::vector<std::thread> workers;
-    for (int i = 0; i < 3; ++i) workers.emplace_back(work);
-    for (std::thread& worker : workers) worker.join();
-    REQUIRE(failed == 0);
+    RunTogether(*q,
+                [&](int64_t t, Backend& own) { return q->RunTile(t, own); });
+    if (q->has_second_round()) {
+      REQUIRE(q->BetweenRounds(*backend).ok());
+      RunTogether(
+          *q, [&](int64_t t, Backend& own) { return q->RerunTile(t, own); });
+    }
     auto together = q->Finish(*backend);
     REQUIRE(together.ok());
     RequireSame(alone, *together);
+  }
+}
+
+// By the stream's way of memory: what of a tensor is still needed is held,
+// what is not is free, and the pieces are the bytes.
+TEST_CASE("both rounds work from tiles and give pieces") {
+  auto backend = NewCpuBackend(1);
+  const TensorInfo info = Info(DType::kBF16, {1111, 1024});
+  const auto bytes = Gaussian(1111 * 1024, info.dtype, 10);
+  for (Profile profile : kBoth) {
+    for (bool error_report : {false, true}) {
+      INFO("best " << (profile == Profile::kBest) << " report "
+                   << error_report);
+      const QuantSpec spec = PresetSpec("NF4-dq", profile);
+      const bool twice = profile == Profile::kBest || error_report;
+      const QuantizeOptions whole{.error_report = error_report};
+      const QuantizedTensor straight =
+          Quantize(spec, info, bytes, *backend, whole);
+      QuantizeOptions options = whole;
+      options.tiled_input = true;
+      options.streamed_output = true;
+      auto q = *TensorQuantizer::Create(spec, info, options);
+      REQUIRE(q->has_second_round() == twice);
+      REQUIRE(q->streamed_output().bytes == 1111 * 1024 / 2);
+      int64_t at = 0;
+      for (int64_t tile : TilesInOrder(*q)) {
+        const int64_t end = q->tile_input_end(tile);
+        std::memcpy(*q->BeginTileInput(tile), bytes.data() + at,
+                    static_cast<size_t>(end - at));
+        at = end;
+        REQUIRE(q->RunTile(tile, *backend).ok());
+      }
+      auto finished = FinishRounds(*q, *backend);
+      REQUIRE(finished.ok());
+      std::vector<uint8_t> packed;
+      for (int64_t tile : TilesInOrder(*q)) {
+        const Buffer piece = q->TakeStreamed(tile);
+        packed.insert(packed.end(), piece.data(), piece.data() + piece.size());
+      }
+      auto want = Parts(straight);
+      CHECK(packed == want.at(kName));
+      auto got = Parts(*finished);
+      got[kName] = packed;
+      CHECK(got == want);
+      CHECK(finished->report.error.squared_error ==
+            straight.report.error.squared_error);
+      CHECK(finished->report.bytes_out == straight.report.bytes_out);
+    }
   }
 }
 
@@ -327,7 +394,7 @@ TEST_CASE("nested absmax whose mean overflows is refused, not crashed on") {
   auto q = MakeQuantizer(PresetSpec("NF4-dq", Profile::kReference),
                          Info(DType::kF32, {4096}), bytes);
   REQUIRE(q->RunTile(0, *backend).ok());
-  const auto result = q->Finish(*backend);
+  const auto result = FinishRounds(*q, *backend);
   CHECK((result.ok() || absl::IsInvalidArgument(result.status())));
 }
 

@@ -1,0 +1,367 @@
+// Tested by tests/quant/awq_group_test.cc and tests/quant/awq_quality_test.cc.
+#include "quant/awq_group.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+#include "quant/awq_fold.h"
+#include "quant/awq_judge.h"
+#include "quant/awq_quantizer.h"
+#include "quant/awq_scales.h"
+#include "quant/gptq_factor.h"
+
+namespace qs {
+namespace {
+
+// Of the factor that only the search uses: far below what changes a loss.
+constexpr double kSearchDamping = 1e-7;
+// A factor damped more than this is not H's; the search then takes H itself.
+constexpr double kMostSearchDamping = 1e-5;
+
+using Solution = std::shared_ptr<AwqSiteSolution>;
+
+int64_t NumElements(const TensorInfo& info) {
+  return CheckedNumElements(info.shape).value_or(0);
+}
+
+// INVALID_ARGUMENT naming the first element that is not finite, or OK.
+absl::Status CheckFinite(const TensorInfo& info,
+                         std::span<const TensorView> pieces) {
+  int64_t first = 0;
+  for (const TensorView& piece : pieces) {
+    for (int64_t i = 0; i < piece.num_elements(); ++i) {
+      const float value = LoadAsFloat(piece.data, piece.dtype, i);
+      if (std::isfinite(value)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tensor \"", info.name, "\": ", std::isnan(value) ? "NaN" : "Inf",
+          " at index ", first + i));
+    }
+    first += piece.num_elements();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensors(const QuantSpec& spec, const GroupInfo& info) {
+  for (const GroupTensor& tensor : info.tensors) {
+    if (tensor.role == GroupRole::kQuantize) {
+      QS_RETURN_IF_ERROR(OutputBytes(spec, tensor.info).status());
+      continue;
+    }
+    if (!IsFloatWeight(tensor.info.dtype)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tensor \"", tensor.info.name, "\": got dtype ",
+          DTypeName(tensor.info.dtype), ", allowed F32, F16, BF16"));
+    }
+    if (NumElements(tensor.info) < 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor \"", tensor.info.name,
+                       "\": got no elements, allowed 1 or more"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+class AwqGroup final : public SolveGroup {
+ public:
+  AwqGroup(const QuantSpec& spec, GroupInfo info,
+           const QuantizeOptions& options)
+      : spec_(spec),
+        info_(std::move(info)),
+        options_(options),
+        members_(info_.tensors.size()) {
+    for (const GroupSite& site : info_.sites) {
+      sites_.push_back(std::make_shared<Site>(site.name, site.inputs));
+    }
+  }
+
+  const GroupInfo& info() const override { return info_; }
+  std::shared_ptr<Site> site(size_t index) const override {
+    return sites_[index];
+  }
+  absl::StatusOr<std::unique_ptr<TensorQuantizer>> TakeTensor(
+      size_t index) override;
+  bool solves_whole() const override { return true; }
+  absl::Status Solve(Backend& backend) override;
+
+ private:
+  const AwqSpec& awq() const { return *spec_.awq(); }
+  std::vector<float> ValuesOf(size_t tensor) const;
+  // Pieces of all quantized readers of a site.
+  std::vector<TensorView> ReaderPieces(size_t site) const;
+  DType ReaderDType(size_t site) const;
+  absl::Status CheckMembers() const;
+  absl::Status CheckCancelled() const;
+
+  absl::StatusOr<Solution> SolveSite(size_t site, Backend& backend,
+                                     std::vector<AwqTransform>* transforms);
+  absl::Status SearchScales(size_t site, const SiteMoments& moments,
+                            const AwqFold& fold, Backend& backend,
+                            AwqScales* scales) const;
+  absl::StatusOr<std::vector<float>> MeanWeights(
+      size_t site, std::span<const TensorView> pieces, Backend& backend) const;
+  absl::StatusOr<Buffer> SearchFactor(const SiteMoments& moments,
+                                      Backend& backend) const;
+  absl::Status UseMoment(const SiteMoments& moments, size_t site,
+                         AwqSiteSolution* solution) const;
+  absl::Status FactorMoment(int64_t size, Backend& backend,
+                            AwqSiteSolution* solution) const;
+
+  const QuantSpec spec_;
+  const GroupInfo info_;
+  const QuantizeOptions options_;
+  std::vector<std::shared_ptr<Site>> sites_;
+  std::vector<AwqMember*> members_;  // owned by who took them
+};
+
+absl::StatusOr<std::unique_ptr<TensorQuantizer>> AwqGroup::TakeTensor(
+    size_t index) {
+  const GroupTensor& tensor = info_.tensors[index];
+  QS_ASSIGN_OR_RETURN(AwqTensor made,
+                      tensor.role == GroupRole::kQuantize
+                          ? NewAwqQuantizer(spec_, tensor.info, options_)
+                          : NewAwqFoldedTensor(spec_, tensor.info, options_));
+  members_[index] = made.member;
+  return std::move(made.quantizer);
+}
+
+absl::Status AwqGroup::CheckCancelled() const {
+  if (options_.cancelled != nullptr &&
+      options_.cancelled->load(std::memory_order_relaxed)) {
+    return absl::CancelledError(
+        absl::StrCat("group \"", info_.name, "\": cancelled"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AwqGroup::CheckMembers() const {
+  for (size_t t = 0; t < members_.size(); ++t) {
+    if (members_[t] == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("tensor \"", info_.tensors[t].info.name,
+                       "\": was not taken from its group"));
+    }
+    // Quantized readers are checked by their mean weights.
+    if (info_.tensors[t].role == GroupRole::kQuantize) continue;
+    QS_RETURN_IF_ERROR(
+        CheckFinite(info_.tensors[t].info, members_[t]->Pieces()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AwqGroup::Solve(Backend& backend) {
+  QS_RETURN_IF_ERROR(CheckMembers());
+  std::vector<AwqTransform> transforms(members_.size());
+  std::vector<Solution> solutions(sites_.size());
+  for (size_t s = 0; s < sites_.size(); ++s) {
+    QS_RETURN_IF_ERROR(CheckCancelled());
+    QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, backend, &transforms));
+    // Its moments go with it, unless someone else holds it.
+    sites_[s] = nullptr;
+    const Solution& solution = solutions[s];
+    if (awq().solve_codes && !ReaderPieces(s).empty()) {
+      QS_RETURN_IF_ERROR(
+          FactorMoment(info_.sites[s].inputs, backend, solution.get()));
+    }
+  }
+  for (size_t t = 0; t < members_.size(); ++t) {
+    const int site = info_.tensors[t].site;
+    members_[t]->SetSolution(
+        site < 0 ? nullptr : solutions[static_cast<size_t>(site)],
+        std::move(transforms[t]));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<float> AwqGroup::ValuesOf(size_t tensor) const {
+  std::vector<float> values;
+  for (const TensorView& piece : members_[tensor]->Pieces()) {
+    for (int64_t i = 0; i < piece.num_elements(); ++i) {
+      values.push_back(LoadAsFloat(piece.data, piece.dtype, i));
+    }
+  }
+  return values;
+}
+
+std::vector<TensorView> AwqGroup::ReaderPieces(size_t site) const {
+  std::vector<TensorView> pieces;
+  for (size_t t = 0; t < members_.size(); ++t) {
+    const GroupTensor& tensor = info_.tensors[t];
+    if (tensor.role != GroupRole::kQuantize ||
+        tensor.site != static_cast<int>(site)) {
+      continue;
+    }
+    const std::vector<TensorView> own = members_[t]->Pieces();
+    pieces.insert(pieces.end(), own.begin(), own.end());
+  }
+  return pieces;
+}
+
+absl::StatusOr<Solution> AwqGroup::SolveSite(
+    size_t site, Backend& backend, std::vector<AwqTransform>* transforms) {
+  QS_ASSIGN_OR_RETURN(const SiteMoments* moments, sites_[site]->Moments());
+  QS_RETURN_IF_ERROR(moments->Check());
+  auto solution = std::make_shared<AwqSiteSolution>();
+  solution->tokens = moments->tokens();
+  const AwqFold fold(info_, site, spec_.profile,
+                     [this](size_t t) { return ValuesOf(t); });
+  QS_RETURN_IF_ERROR(
+      SearchScales(site, *moments, fold, backend, &solution->scales));
+  fold.Apply(solution->scales.values, transforms);
+  QS_RETURN_IF_ERROR(UseMoment(*moments, site, solution.get()));
+  return solution;
+}
+
+absl::StatusOr<std::vector<float>> AwqGroup::MeanWeights(
+    size_t site, std::span<const TensorView> pieces, Backend& backend) const {
+  const int64_t inputs = info_.sites[site].inputs;
+  std::vector<float> means(static_cast<size_t>(inputs));
+  const int64_t group = awq().group_size == -1 ? inputs : awq().group_size;
+  QS_RETURN_IF_ERROR(backend.awq().Statistics({pieces, group, means.data()},
+                                              backend.stream()));
+  // A weight that is not finite makes its column's mean so.
+  if (std::all_of(means.begin(), means.end(),
+                  [](float v) { return std::isfinite(v); })) {
+    return means;
+  }
+  for (size_t t = 0; t < members_.size(); ++t) {
+    if (info_.tensors[t].site != static_cast<int>(site)) continue;
+    QS_RETURN_IF_ERROR(
+        CheckFinite(info_.tensors[t].info, members_[t]->Pieces()));
+  }
+  return means;
+}
+
+absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
+                                              Backend& backend) const {
+  QS_ASSIGN_OR_RETURN(Buffer factor, AllocateSquare(moments.inputs()));
+  GptqFactorFacts facts;
+  GptqFactorArgs args;
+  args.hessian = moments.second_moment();
+  args.size = moments.inputs();
+  args.damping = kSearchDamping;
+  args.checkpoint = [this](double) { return CheckCancelled(); };
+  args.factor = factor.As<float>();
+  args.facts = &facts;
+  QS_RETURN_IF_ERROR(backend.gptq().Factor(args, backend.stream()));
+  if (facts.damping > kMostSearchDamping || facts.diagonal_only) {
+    return Buffer();
+  }
+  return factor;
+}
+
+absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
+                                    const AwqFold& fold, Backend& backend,
+                                    AwqScales* scales) const {
+  const int64_t inputs = info_.sites[site].inputs;
+  scales->values.assign(static_cast<size_t>(inputs), 1.0f);
+  const std::vector<TensorView> pieces = ReaderPieces(site);
+  if (pieces.empty()) return absl::OkStatus();
+  QS_ASSIGN_OR_RETURN(std::vector<float> w_mean,
+                      MeanWeights(site, pieces, backend));
+  if (!fold.scales()) return absl::OkStatus();
+
+  const DType dtype = pieces.front().dtype;
+  std::vector<float> x_mean;
+  alignas(float) unsigned char stored[sizeof(float)];
+  for (int64_t k = 0; k < inputs; ++k) {
+    const double mean = static_cast<double>(moments.abs_sum()[k]) /
+                        static_cast<double>(moments.tokens());
+    StoreFromFloat(stored, dtype, 0, static_cast<float>(mean));
+    x_mean.push_back(spec_.profile == Profile::kReference
+                         ? LoadAsFloat(stored, dtype, 0)
+                         : static_cast<float>(mean));
+  }
+  fold.Tie(x_mean);
+  fold.Tie(w_mean);
+  AwqSearchArgs args;
+  args.spec = awq();
+  args.profile = spec_.profile;
+  // REFERENCE searches in the weights' dtype, BEST with scales as stored.
+  args.grid = AwqGrid(spec_, dtype, inputs, spec_.profile == Profile::kBest);
+  args.weights = pieces;
+  args.x_mean = x_mean;
+  args.w_mean = w_mean;
+  QS_ASSIGN_OR_RETURN(args.factor, SearchFactor(moments, backend));
+  args.second_moment = moments.second_moment();
+  args.adjust = [&fold](std::vector<float>& s) { fold.Adjust(s); };
+  args.checkpoint = [this](double) { return CheckCancelled(); };
+  QS_ASSIGN_OR_RETURN(*scales, SearchAwqScales(std::move(args), backend));
+  return absl::OkStatus();
+}
+
+absl::Status AwqGroup::UseMoment(const SiteMoments& moments, size_t site,
+                                 AwqSiteSolution* solution) const {
+  const std::vector<float>& s = solution->scales.values;
+  if (std::all_of(s.begin(), s.end(), [](float v) { return v == 1; })) {
+    solution->moment = moments.second_moment();
+    solution->site = sites_[site];
+    return absl::OkStatus();
+  }
+  QS_ASSIGN_OR_RETURN(solution->scaled_moment,
+                      AllocateSquare(moments.inputs()));
+  ScaleMoment(moments.second_moment(), s, solution->scaled_moment.As<float>());
+  solution->moment = solution->scaled_moment.As<float>();
+  return absl::OkStatus();
+}
+
+absl::Status AwqGroup::FactorMoment(int64_t size, Backend& backend,
+                                    AwqSiteSolution* solution) const {
+  const float* moment = solution->moment;
+  solution->order = GptqOrder(ColumnOrder::kActOrderStatic,
+                              awq().group_size == -1 ? size : awq().group_size,
+                              moment, size, 0);
+  QS_ASSIGN_OR_RETURN(solution->factor, AllocateSquare(size));
+  GptqFactorArgs args;
+  args.hessian = moment;
+  args.size = size;
+  args.order = solution->order.data();
+  args.damping = awq().damping;
+  if (solution->tokens < 4 * size) {
+    args.damping = std::max(args.damping, kFewTokensDamping);
+  }
+  args.checkpoint = [this](double) { return CheckCancelled(); };
+  args.factor = solution->factor.As<float>();
+  args.facts = &solution->facts;
+  return backend.gptq().Factor(args, backend.stream());
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
+    const QuantSpec& spec, GroupInfo info, const QuantizeOptions& options) {
+  QS_RETURN_IF_ERROR(CheckTensors(spec, info));
+  QS_RETURN_IF_ERROR(CheckAwqFolds(info));
+  return std::unique_ptr<SolveGroup>(
+      std::make_unique<AwqGroup>(spec, std::move(info), options));
+}
+
+absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
+                                              const GroupInfo& info) {
+  QS_RETURN_IF_ERROR(CheckTensors(spec, info));
+  int64_t bytes = 0;
+  int64_t most_inputs = 0;
+  for (const GroupSite& site : info.sites) {
+    // Moments, and what they become with their factor.
+    bytes += 8 * site.inputs * site.inputs + 64 * site.inputs;
+    most_inputs = std::max(most_inputs, site.inputs);
+  }
+  bytes += 4 * most_inputs * most_inputs;
+  for (const GroupTensor& tensor : info.tensors) {
+    if (tensor.role == GroupRole::kFoldOnly) {
+      bytes += 2 * NumElements(tensor.info) * DTypeBytes(tensor.info.dtype);
+      continue;
+    }
+    // All input at once: a tile's is there when another one runs.
+    QS_ASSIGN_OR_RETURN(const int64_t held,
+                        EstimateMemoryBytes(spec, tensor.info));
+    bytes += held;
+  }
+  return bytes;
+}
+
+}  // namespace qs

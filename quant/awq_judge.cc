@@ -1,0 +1,179 @@
+// Tested by tests/quant/awq_quality_test.cc.
+#include "quant/awq_judge.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+#include "quant/gptq_factor.h"
+
+namespace qs {
+namespace {
+
+constexpr int64_t kF32 = sizeof(float);
+
+// The rows that are judged, scaled: rows 0, stride, 2 stride, ... of each.
+std::vector<float> JudgedRows(const AwqJudgeArgs& args,
+                              std::span<const float> scales) {
+  int64_t rows = 0;
+  for (const TensorView& weight : args.weights) rows += weight.rows;
+  const int64_t stride =
+      CeilDiv(rows, kJudgedRows - static_cast<int64_t>(std::min<size_t>(
+                                      args.weights.size(), kJudgedRows / 2)));
+  std::vector<float> out;
+  for (const TensorView& weight : args.weights) {
+    for (int64_t r = 0; r < weight.rows; r += stride) {
+      for (int64_t k = 0; k < weight.cols; ++k) {
+        out.push_back(
+            LoadAsFloat(weight.data, weight.dtype, r * weight.cols + k) *
+            scales[static_cast<size_t>(k)]);
+      }
+    }
+  }
+  return out;
+}
+
+class Judge {
+ public:
+  Judge(const AwqJudgeArgs& args, Backend& backend)
+      : args_(args), backend_(backend), n_(args.inputs) {}
+
+  absl::Status AllocateAll() {
+    QS_ASSIGN_OR_RETURN(moment_, AllocateSquare(n_));
+    QS_ASSIGN_OR_RETURN(factor_, AllocateSquare(n_));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<double> Loss(std::span<const float> scales) {
+    ScaleMoment(args_.second_moment, scales, moment_.As<float>());
+    const std::vector<int32_t> order =
+        GptqOrder(ColumnOrder::kActOrderStatic, args_.grid.group_size,
+                  moment_.As<float>(), n_, 0);
+    GptqFactorFacts facts;
+    GptqFactorArgs factor;
+    factor.hessian = moment_.As<float>();
+    factor.size = n_;
+    factor.order = order.data();
+    factor.damping = args_.spec.damping;
+    factor.checkpoint = args_.checkpoint;
+    factor.factor = factor_.As<float>();
+    factor.facts = &facts;
+    QS_RETURN_IF_ERROR(backend_.gptq().Factor(factor, backend_.stream()));
+    return SolvedLoss(JudgedRows(args_, scales), order);
+  }
+
+ private:
+  absl::StatusOr<double> SolvedLoss(const std::vector<float>& weight,
+                                    const std::vector<int32_t>& order) {
+    const int64_t rows = static_cast<int64_t>(weight.size()) / n_;
+    const int64_t groups = n_ / args_.grid.group_size;
+    std::vector<uint8_t> codes(weight.size());
+    std::vector<uint8_t> zero_points(static_cast<size_t>(rows * groups));
+    std::vector<float> scales(zero_points.size());
+    std::vector<float> decoded(weight.size());
+    int64_t first_non_finite = -1;
+    GptqSolveArgs solve;
+    solve.weight = {weight.data(), DType::kF32, rows, n_};
+    solve.factor = factor_.As<float>();
+    solve.order = order.data();
+    solve.grid = {.bits = args_.spec.bits,
+                  .group_size = args_.grid.group_size,
+                  .symmetric = args_.spec.symmetric,
+                  .scale_dtype = args_.grid.scale_dtype,
+                  .min_scale = args_.grid.min_scale};
+    solve.range = args_.spec.clip ? GptqRange::kCurvature : GptqRange::kMinMax;
+    solve.checkpoint = args_.checkpoint;
+    solve.codes = codes.data();
+    solve.scales = scales.data();
+    solve.zero_points = args_.spec.symmetric ? nullptr : zero_points.data();
+    solve.first_non_finite = &first_non_finite;
+    QS_RETURN_IF_ERROR(backend_.gptq().Solve(solve, backend_.stream()));
+    GptqDecodeArgs decode;
+    decode.codes = codes.data();
+    decode.scales = scales.data();
+    decode.zero_points = solve.zero_points;
+    decode.grid = solve.grid;
+    decode.weight = {decoded.data(), DType::kF32, rows, n_};
+    QS_RETURN_IF_ERROR(backend_.gptq().Decode(decode, backend_.stream()));
+    return Error(solve.weight, decode.weight);
+  }
+
+  absl::StatusOr<double> Error(const TensorView& weight,
+                               const TensorView& decoded) {
+    std::vector<double> errors(static_cast<size_t>(weight.rows));
+    GptqErrorArgs args;
+    args.weight = weight;
+    args.decoded = decoded;
+    args.hessian = moment_.As<float>();
+    args.error = errors.data();
+    QS_RETURN_IF_ERROR(backend_.gptq().OutputError(args, backend_.stream()));
+    return std::accumulate(errors.begin(), errors.end(), 0.0);
+  }
+
+  const AwqJudgeArgs& args_;
+  Backend& backend_;
+  const int64_t n_;
+  Buffer moment_;
+  Buffer factor_;
+};
+
+}  // namespace
+
+absl::StatusOr<Buffer> AllocateSquare(int64_t size) {
+  return Buffer::Allocate(size * size * kF32);
+}
+
+void ScaleMoment(const float* moment, std::span<const float> scales,
+                 float* out) {
+  const size_t n = scales.size();
+  std::vector<double> inverse;
+  for (float s : scales) inverse.push_back(1.0 / static_cast<double>(s));
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < n; ++j) {
+      // One product for both triangles, so that they stay equal.
+      out[i * n + j] = static_cast<float>(
+          static_cast<double>(moment[i * n + j]) * (inverse[i] * inverse[j]));
+    }
+  }
+}
+
+absl::StatusOr<std::vector<float>> Curvature(const AwqJudgeArgs& args,
+                                             Backend& backend) {
+  QS_ASSIGN_OR_RETURN(Buffer factor, AllocateSquare(args.inputs));
+  const std::vector<int32_t> order =
+      GptqOrder(ColumnOrder::kActOrderStatic, args.grid.group_size,
+                args.second_moment, args.inputs, 0);
+  GptqFactorFacts facts;
+  GptqFactorArgs make;
+  make.hessian = args.second_moment;
+  make.size = args.inputs;
+  make.order = order.data();
+  make.damping = args.spec.damping;
+  make.checkpoint = args.checkpoint;
+  make.factor = factor.As<float>();
+  make.facts = &facts;
+  QS_RETURN_IF_ERROR(backend.gptq().Factor(make, backend.stream()));
+  std::vector<float> curvature(order.size());
+  for (size_t p = 0; p < order.size(); ++p) {
+    const float r = factor.As<float>()[p * order.size() + p];
+    curvature[static_cast<size_t>(order[p])] = r * r;
+  }
+  return curvature;
+}
+
+absl::StatusOr<std::vector<double>> SolvedLosses(
+    const AwqJudgeArgs& args, std::span<const AwqScales> candidates,
+    Backend& backend) {
+  Judge judge(args, backend);
+  QS_RETURN_IF_ERROR(judge.AllocateAll());
+  std::vector<double> losses;
+  for (const AwqScales& candidate : candidates) {
+    QS_ASSIGN_OR_RETURN(const double loss, judge.Loss(candidate.values));
+    losses.push_back(loss);
+  }
+  return losses;
+}
+
+}  // namespace qs

@@ -1,0 +1,254 @@
+// Tested by tests/quant/awq_group_test.cc and tests/quant/awq_quality_test.cc.
+#include "quant/awq_quantizer.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "quant/awq_tile.h"
+
+namespace qs {
+namespace {
+
+// AutoAWQ clips no linear whose name inside its layer contains one of these.
+bool AutoAwqSkipsClip(const std::string& name) {
+  size_t inside = 0;  // behind the first component that is a number
+  for (size_t dot = name.find('.'); dot != std::string::npos;) {
+    const size_t next = name.find('.', dot + 1);
+    if (next == std::string::npos) break;
+    const std::string part = name.substr(dot + 1, next - dot - 1);
+    if (!part.empty() &&
+        part.find_first_not_of("0123456789") == std::string::npos) {
+      inside = next + 1;
+      break;
+    }
+    dot = next;
+  }
+  for (const char* skipped : {"q_", "k_", "query", "key", "Wqkv"}) {
+    if (name.find(skipped, inside) != std::string::npos) return true;
+  }
+  return false;
+}
+
+// What does not depend on the group's solution.
+AwqTileContext MakeContext(const QuantSpec& spec, const TensorInfo& info) {
+  const MatrixShape shape = AsMatrix(info.shape);
+  AwqTileContext context;
+  context.spec = spec;
+  context.dtype = info.dtype;
+  context.cols = shape.cols;
+  context.grid = AwqGrid(spec, info.dtype, shape.cols, true);
+  context.groups = shape.cols / context.grid.group_size;
+  const int64_t unit_bytes = kGridRowUnit * shape.cols * DTypeBytes(info.dtype);
+  context.most_rows = std::min(
+      shape.rows, kGridRowUnit * std::max<int64_t>(1, kTileBytes / unit_bytes));
+  context.clips = spec.awq()->clip && (spec.profile == Profile::kBest ||
+                                       !AutoAwqSkipsClip(info.name));
+  return context;
+}
+
+Partition MakePartition(const AwqTileContext& context, int64_t rows) {
+  return {.num_elements = rows * context.cols,
+          .tile_elements = context.most_rows * context.cols,
+          .group_size = context.group_size()};
+}
+
+class AwqQuantizer final : public QuantizerBase, public AwqMember {
+ public:
+  AwqQuantizer(const QuantSpec& spec, const TensorInfo& info,
+               const QuantizeOptions& options, const AwqTileContext& context)
+      : QuantizerBase(spec, info, options,
+                      MakePartition(context, AsMatrix(info.shape).rows)),
+        rows_(AsMatrix(info.shape).rows),
+        context_(context) {
+    context_.checkpoint = [this](double) { return CheckCancelled(); };
+  }
+
+  absl::Status AllocateAll() {
+    QS_RETURN_IF_ERROR(AllocateInput());
+    try {
+      facts_.resize(static_cast<size_t>(num_tiles()));
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError("cannot allocate the solver's books");
+    }
+    QS_ASSIGN_OR_RETURN(
+        writer_, GridWriter::Create(
+                     spec(), {info().name, info().dtype, rows_, context_.cols},
+                     options().streamed_output));
+    return absl::OkStatus();
+  }
+
+  std::vector<TensorView> Pieces() const override {
+    std::vector<TensorView> pieces;
+    for (int64_t row = 0; row < rows_; row += context_.most_rows) {
+      pieces.push_back(InputView(row * context_.cols,
+                                 std::min(context_.most_rows, rows_ - row),
+                                 context_.cols));
+    }
+    return pieces;
+  }
+
+  void SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
+                   AwqTransform transform) override {
+    solution_ = std::move(solution);
+    transform_ = std::move(transform);
+    context_.solution = solution_.get();
+    context_.transform = &transform_;
+  }
+
+ private:
+  absl::Status EncodeTile(int64_t tile, int64_t begin, int64_t end,
+                          Backend& backend) override;
+  absl::StatusOr<std::vector<OutputTensor>> Assemble(Backend&) override {
+    ReleaseInput();
+    return writer_->Finish();
+  }
+  void AddToReport(TensorReport* report) const override;
+  SolverFacts Facts() const;
+
+  StreamedOutput streamed_output() const override {
+    if (!writer_->streams()) return {};
+    const int64_t bytes = writer_->StreamedBytes(rows_);
+    return {info().name + "_packed",
+            DType::kI32,
+            {rows_, bytes / rows_ / 4},
+            bytes};
+  }
+  absl::Status Pack(int64_t index, int64_t first_row, int64_t rows,
+                    const AwqTile& tile, Backend& backend);
+
+  const int64_t rows_;
+  AwqTileContext context_;
+  std::unique_ptr<GridWriter> writer_;
+  std::shared_ptr<const AwqSiteSolution> solution_;
+  AwqTransform transform_;
+  std::vector<AwqTileFacts> facts_;
+};
+
+absl::Status AwqQuantizer::EncodeTile(int64_t index, int64_t begin, int64_t end,
+                                      Backend& backend) {
+  if (solution_ == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("tensor \"", info().name, "\": its group is not solved"));
+  }
+  const int64_t first_row = begin / context_.cols;
+  const int64_t rows = (end - begin) / context_.cols;
+  QS_ASSIGN_OR_RETURN(
+      AwqTile tile,
+      AwqTile::Create(context_, InputView(begin, rows, context_.cols),
+                      first_row));
+  AwqTileFacts facts;
+  QS_RETURN_IF_ERROR(tile.Run(backend, &facts));
+  facts_[static_cast<size_t>(index)] = facts;
+  QS_RETURN_IF_ERROR(Pack(index, first_row, rows, tile, backend));
+  return options().error_report
+             ? errors().Measure(index, tile.Measured(), backend)
+             : absl::OkStatus();
+}
+
+absl::Status AwqQuantizer::Pack(int64_t index, int64_t first_row, int64_t rows,
+                                const AwqTile& tile, Backend& backend) {
+  GridRows grid;
+  grid.first_row = first_row;
+  grid.rows = rows;
+  grid.codes = tile.codes();
+  grid.scales = tile.scales();
+  grid.zero_points = context_.awq().symmetric ? nullptr : tile.zero_points();
+  if (writer_->streams()) {
+    QS_ASSIGN_OR_RETURN(uint8_t* const words,
+                        BeginTileOutput(index, writer_->StreamedBytes(rows)));
+    grid.words = reinterpret_cast<uint32_t*>(words);
+  }
+  return writer_->AddRows(grid, backend);
+}
+
+SolverFacts AwqQuantizer::Facts() const {
+  SolverFacts solver;
+  const GptqFactorFacts& factor = solution_->facts;
+  solver.damping = factor.damping;
+  solver.damping_retries = factor.damping_retries;
+  solver.factor_in_f64 = factor.in_f64;
+  solver.diagonal_only = factor.diagonal_only;
+  solver.dead_columns = factor.dead_columns;
+  const AwqScales& scales = solution_->scales;
+  solver.scale_exponent = scales.exponent;
+  solver.scale_duo = scales.duo;
+  const auto [least, most] =
+      std::minmax_element(scales.values.begin(), scales.values.end());
+  solver.scale_min = *least;
+  solver.scale_max = *most;
+  for (const AwqTileFacts& facts : facts_) {
+    solver.codes_changed += facts.codes_changed;
+    for (size_t i = 0; i < solver.clip_histogram.size(); ++i) {
+      solver.clip_histogram[i] += facts.clip_histogram[i];
+    }
+  }
+  return solver;
+}
+
+void AwqQuantizer::AddToReport(TensorReport* report) const {
+  report->has_output_error = true;
+  report->tokens = solution_->tokens;
+  for (const AwqTileFacts& facts : facts_) {
+    report->output_error.error += facts.ours.error;
+    report->output_error.signal += facts.ours.signal;
+    report->rtn_output_error.error += facts.rtn.error;
+    report->rtn_output_error.signal += facts.rtn.signal;
+  }
+  report->solver = Facts();
+  if (report->solver->scale_min == 1 && report->solver->scale_max == 1 &&
+      report->output_error.error == report->rtn_output_error.error) {
+    report->warnings.push_back(
+        "NO_CHANGE: the calibration changed nothing: no scales, and the error "
+        "of round to nearest");
+  }
+}
+
+}  // namespace
+
+AwqGridSpec AwqGrid(const QuantSpec& spec, DType weight, int64_t cols,
+                    bool stored) {
+  const AwqSpec& awq = *spec.awq();
+  AwqGridSpec grid;
+  grid.bits = awq.bits;
+  grid.group_size = awq.group_size == -1 ? cols : awq.group_size;
+  grid.symmetric = awq.symmetric;
+  grid.rule =
+      spec.profile == Profile::kReference ? AwqRule::kAutoAwq : AwqRule::kBest;
+  grid.scale_dtype = weight;
+  if (stored) {
+    const StoredScale scale = StoredScaleOf(spec.format, weight);
+    grid.scale_dtype = scale.dtype;
+    grid.min_scale = scale.min;
+  }
+  return grid;
+}
+
+TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info) {
+  const AwqTileContext context = MakeContext(spec, info);
+  const int64_t tile = context.most_rows * context.cols;
+  TensorSizes sizes;
+  sizes.output = GridOutputBytes(
+      spec, {info.name, info.dtype, AsMatrix(info.shape).rows, context.cols});
+  sizes.tile_input = tile * DTypeBytes(info.dtype);
+  // Solve and Refine hold about as much as two F32 copies of the tile.
+  sizes.tile_scratch = AwqTile::ScratchBytes(context) +
+                       2 * tile * static_cast<int64_t>(sizeof(float));
+  return sizes;
+}
+
+absl::StatusOr<AwqTensor> NewAwqQuantizer(const QuantSpec& spec,
+                                          const TensorInfo& info,
+                                          const QuantizeOptions& options) {
+  auto quantizer = std::make_unique<AwqQuantizer>(spec, info, options,
+                                                  MakeContext(spec, info));
+  QS_RETURN_IF_ERROR(quantizer->AllocateAll());
+  AwqTensor tensor;
+  tensor.member = quantizer.get();
+  tensor.quantizer = std::move(quantizer);
+  return tensor;
+}
+
+}  // namespace qs

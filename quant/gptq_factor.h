@@ -1,0 +1,49 @@
+// GptqFactor: what all tensors that read one input share in GPTQ — the order of
+// the columns and the triangular factor of the second moment in that order.
+#ifndef QS_QUANT_GPTQ_FACTOR_H_
+#define QS_QUANT_GPTQ_FACTOR_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/base/buffer.h"
+#include "quant/quant_spec.h"
+#include "quant/site.h"
+
+namespace qs {
+
+struct GptqFactor {
+  Buffer r;                       // F32 [inputs, inputs], upper
+  std::vector<int32_t> order;     // [inputs]: column at each position
+  std::vector<int32_t> group_of;  // [inputs]: group of each column
+  std::vector<uint8_t> dead;      // [inputs]: 1 where H_jj == 0
+  GptqFactorFacts facts;
+};
+
+// The order of the columns by the diagonal of H; equal ones stay as stored.
+// `dead_diagonal` stands for 0.
+std::vector<int32_t> GptqOrder(ColumnOrder order, int64_t group_size,
+                               const float* hessian, int64_t inputs,
+                               double dead_diagonal);
+
+// What `spec` and `profile` make of an input's moments. `group_size` > 0.
+// REFERENCE counts a dead column as 1 in 2 / tokens * H, as the libraries do;
+// BEST leaves the damping alone there, and raises it to kFewTokensDamping where
+// the input has seen fewer than 4 tokens for each of its elements.
+// Errors: INVALID_ARGUMENT — SiteMoments::Check's; `checkpoint`'s.
+constexpr double kFewTokensDamping = 0.01;
+absl::StatusOr<std::shared_ptr<const GptqFactor>> MakeGptqFactor(
+    const GptqSpec& spec, Profile profile, int64_t group_size,
+    const SiteMoments& moments, const PanelCheck& checkpoint, Backend& backend);
+
+// The site's, made by the first that asks, with that one's backend.
+absl::StatusOr<std::shared_ptr<const GptqFactor>> SharedGptqFactor(
+    const GptqSpec& spec, Profile profile, int64_t group_size, Site& site,
+    const PanelCheck& checkpoint, Backend& backend);
+
+}  // namespace qs
+
+#endif  // QS_QUANT_GPTQ_FACTOR_H_

@@ -1,0 +1,4 @@
+qs_test(gptq_quantizer_test
+  SOURCES quant/gptq_quantizer_test.cc
+  LIBS qs_quant
+  LABELS unit)
