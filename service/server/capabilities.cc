@@ -5,6 +5,7 @@
 #include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
 #include "service/server/proto_convert.h"
+#include "service/server/spec_convert.h"
 
 namespace qs {
 namespace {
@@ -12,15 +13,16 @@ namespace {
 namespace v1 = quant::v1;
 
 void AddMethods(v1::Capabilities* out) {
-  v1::MethodInfo* nf4 = out->add_methods();
-  nf4->set_name("nf4");
-  nf4->add_bits(4);
-  for (const int64_t size : kNf4BlockSizes) nf4->add_block_sizes(size);
-  nf4->add_formats(v1::BITSANDBYTES);
-  v1::MethodInfo* rtn = out->add_methods();
-  rtn->set_name("rtn");
-  for (int bits = kMinRtnBits; bits <= kMaxRtnBits; ++bits) rtn->add_bits(bits);
-  rtn->add_formats(v1::COMPRESSED_TENSORS);
+  for (const MethodFacts& facts : Methods()) {
+    v1::MethodInfo* method = out->add_methods();
+    method->set_name(facts.name);
+    for (const int bits : facts.bits) method->add_bits(bits);
+    for (const int64_t size : facts.block_sizes) method->add_block_sizes(size);
+    for (const OutputFormat format : facts.formats) {
+      method->add_formats(FormatToProto(format));
+    }
+    method->set_needs_calibration(facts.needs_calibration);
+  }
 }
 
 void AddPresets(v1::Capabilities* out) {

@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
 #include "service/server/proto_convert.h"
+#include "service/server/spec_convert.h"
 
 namespace qs {
 namespace {
@@ -30,11 +31,15 @@ absl::StatusOr<Engine> EngineFromProto(v1::Engine engine) {
       return Engine::kTransformers;
     case v1::ENGINE_BITSANDBYTES:
       return Engine::kBitsandbytes;
+    case v1::ENGINE_GPTQMODEL:
+      return Engine::kGptqModel;
+    case v1::ENGINE_HQQ:
+      return Engine::kHqq;
     default:
       return BadFieldError(
           "config.target.engine",
           absl::StrCat("got enum number ", static_cast<int>(engine),
-                       ", allowed 0 to 3"));
+                       ", allowed 0 to 5"));
   }
 }
 
@@ -90,11 +95,46 @@ void ToProto(const Finding& finding, v1::Finding* out) {
   out->set_text(finding.text);
 }
 
+v1::Fold::Kind KindToProto(FoldKind kind) {
+  switch (kind) {
+    case FoldKind::kNone:
+      return v1::Fold::KIND_UNSPECIFIED;
+    case FoldKind::kNorm:
+      return v1::Fold::NORM;
+    case FoldKind::kNormPlusOne:
+      return v1::Fold::NORM_PLUS_ONE;
+    case FoldKind::kLinear:
+      return v1::Fold::LINEAR;
+  }
+  return v1::Fold::KIND_UNSPECIFIED;
+}
+
+void ToProto(const PlanSite& site, v1::PlanSite* out) {
+  out->set_name(site.name);
+  out->set_inputs(site.inputs);
+  out->mutable_consumers()->Add(site.consumers.begin(), site.consumers.end());
+  v1::Fold* fold = out->mutable_fold();
+  fold->set_kind(KindToProto(site.fold.kind));
+  fold->set_producer(site.fold.producer);
+  fold->set_producer_bias(site.fold.producer_bias);
+  fold->set_row_offset(site.fold.row_offset);
+  fold->set_head_dim(site.fold.head_dim);
+  fold->set_repeat(site.fold.repeat);
+  fold->mutable_scaled_only()->Add(site.fold.scaled_only.begin(),
+                                   site.fold.scaled_only.end());
+  out->set_group(site.group);
+  out->set_pooled(site.pooled);
+  out->set_pool(site.pool);
+}
+
 v1::PlanEntry* AddTo(v1::PlanCheckpointResponse* response, const PlanEntry&) {
   return response->mutable_entries()->add_entries();
 }
 v1::PlanFile* AddTo(v1::PlanCheckpointResponse* response, const PlanFile&) {
   return response->mutable_files()->add_files();
+}
+v1::PlanSite* AddTo(v1::PlanCheckpointResponse* response, const PlanSite&) {
+  return response->mutable_sites()->add_sites();
 }
 v1::Finding* AddTo(v1::PlanCheckpointResponse* response, const Finding&) {
   return response->mutable_findings()->add_findings();
@@ -173,6 +213,7 @@ absl::Status PlanInput::AddConfig(const v1::PlanConfig& config) {
                                       ", allowed 1 to ", kMaxTensorParallel));
   }
   request_.config_json = config.config_json();
+  request_.list_sites = config.list_sites();
   request_.include = {config.include().begin(), config.include().end()};
   request_.exclude = {config.exclude().begin(), config.exclude().end()};
   return absl::OkStatus();
@@ -245,6 +286,7 @@ std::vector<v1::PlanCheckpointResponse> PlanToProto(const Plan& plan,
   std::vector<v1::PlanCheckpointResponse> out;
   Append(plan.entries, &out);
   Append(plan.files, &out);
+  Append(plan.sites, &out);
   Append(plan.findings, &out);
   out.push_back(SummaryOf(plan, spec));
   return out;

@@ -1,24 +1,14 @@
 // Tested by tests/service/proto_convert_test.cc.
 #include "service/server/proto_convert.h"
 
-#include <array>
 #include <limits>
-#include <string>
-#include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "kernels/base/status_macros.h"
-#include "service/server/error.h"
+#include "service/server/enum_table.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-
-// How a proto enum and ours correspond; 0 is UNSPECIFIED in every proto enum.
-template <typename Proto, typename Ours, size_t N>
-using EnumTable = std::array<std::pair<Proto, Ours>, N>;
 
 constexpr EnumTable<v1::DataType, DType, 15> kDTypes = {{
     {v1::F32, DType::kF32},
@@ -37,117 +27,6 @@ constexpr EnumTable<v1::DataType, DType, 15> kDTypes = {{
     {v1::F8_E4M3, DType::kF8E4M3},
     {v1::F8_E5M2, DType::kF8E5M2},
 }};
-constexpr EnumTable<v1::Profile, Profile, 2> kProfiles = {{
-    {v1::REFERENCE, Profile::kReference},
-    {v1::BEST, Profile::kBest},
-}};
-constexpr EnumTable<v1::OutputFormat, OutputFormat, 2> kFormats = {{
-    {v1::BITSANDBYTES, OutputFormat::kBitsandbytes},
-    {v1::COMPRESSED_TENSORS, OutputFormat::kCompressedTensors},
-}};
-constexpr EnumTable<v1::Nf4Config::Codebook, Codebook, 2> kCodebooks = {{
-    {v1::Nf4Config::NF4, Codebook::kNf4},
-    {v1::Nf4Config::FP4, Codebook::kFp4},
-}};
-constexpr EnumTable<v1::Nf4Config::Rule, Nf4Rule, 2> kRules = {{
-    {v1::Nf4Config::CUDA, Nf4Rule::kCuda},
-    {v1::Nf4Config::CPU, Nf4Rule::kCpu},
-}};
-
-template <typename Proto, typename Ours, size_t N>
-std::optional<Ours> Find(const EnumTable<Proto, Ours, N>& table, Proto proto) {
-  for (const auto& [theirs, ours] : table) {
-    if (theirs == proto) return ours;
-  }
-  return std::nullopt;
-}
-
-template <typename Proto, typename Ours, size_t N>
-Proto FindProto(const EnumTable<Proto, Ours, N>& table, Ours ours) {
-  for (const auto& [theirs, mine] : table) {
-    if (mine == ours) return theirs;
-  }
-  return Proto{};
-}
-
-std::string Path(std::string_view parent, std::string_view field) {
-  std::string path(parent);
-  if (!path.empty()) path += '.';
-  path += field;
-  return path;
-}
-
-// Leaves *out as it is for UNSPECIFIED.
-template <typename Proto, typename Ours, size_t N>
-absl::Status SetEnum(const EnumTable<Proto, Ours, N>& table, Proto proto,
-                     const std::string& field, Ours* out) {
-  if (proto == Proto{}) return absl::OkStatus();
-  const std::optional<Ours> found = Find(table, proto);
-  if (!found) {
-    return BadFieldError(
-        field, absl::StrCat("got enum number ", static_cast<int>(proto),
-                            ", allowed 1 to ", table.size()));
-  }
-  *out = *found;
-  return absl::OkStatus();
-}
-
-absl::StatusOr<QuantSpec> FromPreset(const std::string& name,
-                                     std::string_view field) {
-  const Preset* preset = FindPreset(name);
-  if (preset != nullptr) return preset->spec;
-  std::string allowed;
-  for (const Preset& p : Presets()) {
-    absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", p.name);
-  }
-  return BadFieldError(Path(field, "preset"),
-                       absl::StrCat("got \"", name, "\", allowed ", allowed));
-}
-
-absl::StatusOr<QuantSpec> FromNf4(const v1::Nf4Config& config,
-                                  const std::string& field) {
-  Nf4Spec nf4;
-  QS_RETURN_IF_ERROR(SetEnum(kCodebooks, config.codebook(), field + ".codebook",
-                             &nf4.codebook));
-  QS_RETURN_IF_ERROR(
-      SetEnum(kRules, config.rule(), field + ".rule", &nf4.rule));
-  if (config.has_block_size()) nf4.block_size = config.block_size();
-  nf4.double_quant = config.double_quant();
-  return QuantSpec{nf4, Profile::kBest, OutputFormat::kBitsandbytes};
-}
-
-QuantSpec FromRtn(const v1::RtnConfig& config) {
-  RtnSpec rtn;
-  if (config.has_bits()) rtn.bits = config.bits();
-  if (config.has_group_size()) rtn.group_size = config.group_size();
-  if (config.has_symmetric()) rtn.symmetric = config.symmetric();
-  return QuantSpec{rtn, Profile::kBest, OutputFormat::kCompressedTensors};
-}
-
-absl::StatusOr<QuantSpec> FromMethod(const v1::QuantizationConfig& config,
-                                     std::string_view field) {
-  switch (config.method_case()) {
-    case v1::QuantizationConfig::kNf4:
-      return FromNf4(config.nf4(), Path(field, "nf4"));
-    case v1::QuantizationConfig::kRtn:
-      return FromRtn(config.rtn());
-    case v1::QuantizationConfig::METHOD_NOT_SET:
-      break;
-  }
-  return BadFieldError(field,
-                       "got neither preset nor method, allowed one of preset, "
-                       "nf4, rtn");
-}
-
-// ValidateSpec's text begins with the field below QuantizationConfig.
-absl::Status SpecError(const absl::Status& status, std::string_view field) {
-  const std::string text(status.message());
-  const size_t colon = text.find(": ");
-  if (colon == std::string::npos) return BadFieldError(field, text);
-  return BadFieldError(Path(field, text.substr(0, colon)),
-                       text.substr(colon + 2));
-}
-
 }  // namespace
 
 std::optional<DType> DTypeFromProto(v1::DataType dtype) {
@@ -155,45 +34,6 @@ std::optional<DType> DTypeFromProto(v1::DataType dtype) {
 }
 
 v1::DataType DTypeToProto(DType dtype) { return FindProto(kDTypes, dtype); }
-
-absl::StatusOr<QuantSpec> SpecFromProto(const v1::QuantizationConfig& config,
-                                        std::string_view field) {
-  const bool has_method =
-      config.method_case() != v1::QuantizationConfig::METHOD_NOT_SET;
-  if (config.has_preset() && has_method) {
-    return BadFieldError(Path(field, "preset"),
-                         "got a preset and a method, allowed one of them");
-  }
-  QS_ASSIGN_OR_RETURN(QuantSpec spec, config.has_preset()
-                                          ? FromPreset(config.preset(), field)
-                                          : FromMethod(config, field));
-  QS_RETURN_IF_ERROR(SetEnum(kProfiles, config.profile(),
-                             Path(field, "profile"), &spec.profile));
-  QS_RETURN_IF_ERROR(
-      SetEnum(kFormats, config.format(), Path(field, "format"), &spec.format));
-  const absl::Status valid = ValidateSpec(spec);
-  if (!valid.ok()) return SpecError(valid, field);
-  return spec;
-}
-
-v1::QuantizationConfig SpecToProto(const QuantSpec& spec) {
-  v1::QuantizationConfig config;
-  config.set_profile(FindProto(kProfiles, spec.profile));
-  config.set_format(FindProto(kFormats, spec.format));
-  if (const Nf4Spec* nf4 = spec.nf4()) {
-    v1::Nf4Config* out = config.mutable_nf4();
-    out->set_codebook(FindProto(kCodebooks, nf4->codebook));
-    out->set_block_size(nf4->block_size);
-    out->set_double_quant(nf4->double_quant);
-    out->set_rule(FindProto(kRules, nf4->rule));
-  } else if (const RtnSpec* rtn = spec.rtn()) {
-    v1::RtnConfig* out = config.mutable_rtn();
-    out->set_bits(rtn->bits);
-    out->set_group_size(rtn->group_size);
-    out->set_symmetric(rtn->symmetric);
-  }
-  return config;
-}
 
 v1::ErrorStats ErrorStatsToProto(const ErrorSums& sums) {
   v1::ErrorStats stats;
@@ -227,6 +67,30 @@ void StatisticsToProto(const TensorReport& report, v1::TensorReport* out) {
       report.error.histogram.begin(), report.error.histogram.end());
 }
 
+void OutputErrorToProto(const TensorReport& report, v1::TensorReport* out) {
+  out->set_output_error(RelativeOutputError(report.output_error));
+  out->set_rtn_output_error(RelativeOutputError(report.rtn_output_error));
+  out->set_tokens(report.tokens);
+}
+
+v1::SolverFacts SolverFactsToProto(const SolverFacts& facts) {
+  v1::SolverFacts out;
+  out.set_damping(facts.damping);
+  out.set_damping_retries(facts.damping_retries);
+  out.set_factor_in_f64(facts.factor_in_f64);
+  out.set_diagonal_only(facts.diagonal_only);
+  out.set_dead_columns(facts.dead_columns);
+  out.mutable_clip_histogram()->Add(facts.clip_histogram.begin(),
+                                    facts.clip_histogram.end());
+  out.set_scale_exponent(facts.scale_exponent);
+  out.set_scale_duo(facts.scale_duo);
+  out.set_scale_min(facts.scale_min);
+  out.set_scale_max(facts.scale_max);
+  out.set_iterations(facts.iterations);
+  out.set_codes_changed(facts.codes_changed);
+  return out;
+}
+
 }  // namespace
 
 v1::TensorReport ReportToProto(const TensorReport& report) {
@@ -235,6 +99,13 @@ v1::TensorReport ReportToProto(const TensorReport& report) {
   out.mutable_shape()->Add(report.shape.begin(), report.shape.end());
   out.set_dtype(DTypeToProto(report.dtype));
   if (report.has_error) StatisticsToProto(report, &out);
+  if (report.has_output_error) OutputErrorToProto(report, &out);
+  if (report.solver) {
+    *out.mutable_solver() = SolverFactsToProto(*report.solver);
+  }
+  for (const std::string& warning : report.warnings) {
+    out.add_warnings(warning);
+  }
   out.set_bytes_in(report.bytes_in);
   out.set_bytes_out(report.bytes_out);
   double weights = 1;

@@ -5,11 +5,8 @@
 #define QS_SERVICE_SERVER_PROTO_CONVERT_H_
 
 #include <optional>
-#include <string_view>
 
-#include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
-#include "quant/quant_spec.h"
 #include "quant/quantized_tensor.h"
 #include "quant/v1/quantization.pb.h"
 
@@ -18,15 +15,6 @@ namespace qs {
 // Nullopt for UNSPECIFIED and for numbers that the .proto does not name.
 std::optional<DType> DTypeFromProto(quant::v1::DataType dtype);
 quant::v1::DataType DTypeToProto(DType dtype);
-
-// Every default filled in, and legal (ValidateSpec). `field` is where the
-// config lies in the request; errors are BAD_FIELD under it: neither preset
-// nor method, both, an unknown preset, a value out of range.
-absl::StatusOr<QuantSpec> SpecFromProto(
-    const quant::v1::QuantizationConfig& config,
-    std::string_view field = "config.quantization");
-// Every field set; never a preset.
-quant::v1::QuantizationConfig SpecToProto(const QuantSpec& spec);
 
 quant::v1::ErrorStats ErrorStatsToProto(const ErrorSums& sums);
 

@@ -16,6 +16,7 @@ add_library(qs_service STATIC
   server/quantize_service.cc
   server/self_ping.cc
   server/server.cc
+  server/spec_convert.cc
   server/tls.cc)
 target_link_libraries(qs_service
   PUBLIC qs_quant qs_proto_grpc absl::synchronization absl::time

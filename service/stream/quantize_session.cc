@@ -4,9 +4,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "service/server/error.h"
+#include "service/server/spec_convert.h"
 
 namespace qs {
 namespace {
@@ -15,12 +17,26 @@ namespace {
 // would only be memory, and the queue stays bounded.
 constexpr int64_t kMaxTilesQueued = TensorJob::kMaxTilesQueued;
 
-// Which of our errors a tile's or Finish's status is.
+// A site's data that are finite, but no second moments.
+bool IsBadCalibration(const std::string& text) {
+  if (!absl::StartsWith(text, "site ")) return false;
+  return !absl::StrContains(text, ": NaN at ") &&
+         !absl::StrContains(text, ": Inf at ") &&
+         !absl::StrContains(text, "got nan") &&
+         !absl::StrContains(text, "got inf") &&
+         !absl::StrContains(text, "got -nan") &&
+         !absl::StrContains(text, "got -inf");
+}
+
+// Which of our errors a task's status is.
 absl::Status ComputeError(const absl::Status& status) {
   const std::string text(status.message());
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
-      return RpcError(status.code(), "NON_FINITE_INPUT", text);
+      return RpcError(
+          status.code(),
+          IsBadCalibration(text) ? "BAD_CALIBRATION" : "NON_FINITE_INPUT",
+          text);
     case absl::StatusCode::kResourceExhausted:
       return RetryableError(status.code(), "MEMORY_BUDGET", text);
     case absl::StatusCode::kCancelled:
@@ -140,12 +156,15 @@ void QuantizeSession::OnRoom(Reservation reservation) {
   ContinueReading();
 }
 
-void QuantizeSession::Accepted(const quant::v1::QuantizationConfig& resolved,
-                               bool with_digest) {
-  // Before the first tensor, so nobody emits yet.
-  if (!with_digest) output_.LeaveOutDigest();
+void QuantizeSession::Accepted(const quant::v1::QuantizeConfig& config,
+                               const QuantSpec& spec) {
+  // Before the first tensor, so nobody works or emits yet.
+  if (config.skip_digest()) output_.LeaveOutDigest();
+  if (config.view() == quant::v1::QuantizeConfig::DEQUANTIZED) {
+    dequantized_as_ = spec;
+  }
   quant::v1::QuantizeResponse response;
-  *response.mutable_accepted()->mutable_resolved() = resolved;
+  *response.mutable_accepted()->mutable_resolved() = SpecToProto(spec);
   *response.mutable_accepted()->mutable_limits() = context_.limits();
   Send({EncodeResponse(response), nullptr});
 }
@@ -157,25 +176,65 @@ void QuantizeSession::TensorBegun() {
 
 // ----------------------------------------------------------------- computing
 
-void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job, int64_t tile) {
+void QuantizeSession::SubmitWork(WorkerPool::Task task) {
   {
     absl::MutexLock lock(&mutex_);
     if (ended_) return;
     ++tiles_queued_;
   }
-  context_.pool().Submit(
-      tiles_, [self = shared_from_this(), job = std::move(job),
-               tile](Backend& backend) { self->RunTile(job, tile, backend); });
+  context_.pool().Submit(tiles_, std::move(task));
 }
 
-void QuantizeSession::RunTile(const std::shared_ptr<TensorJob>& job,
-                              int64_t tile, Backend& backend) {
+void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job, int64_t step) {
+  SubmitWork([self = shared_from_this(), job = std::move(job),
+              step](Backend& backend) { self->RunStep(job, step, backend); });
+}
+
+void QuantizeSession::SiteWorkDue(std::shared_ptr<SiteJob> site) {
+  SubmitWork(
+      [self = shared_from_this(), site = std::move(site)](Backend& backend) {
+        const absl::Status status = site->Work(backend);
+        if (!status.ok()) return self->End(ComputeError(status));
+        self->TileLeft();
+      });
+}
+
+void QuantizeSession::GroupDue(std::shared_ptr<GroupJob> group) {
+  SubmitWork([self = shared_from_this(), group = std::move(group)](
+                 Backend& backend) { self->SolveGroup(*group, backend); });
+}
+
+void QuantizeSession::SolveGroup(GroupJob& group, Backend& backend) {
   if (cancelled_) return;
-  const TensorJob::Outcome outcome = job->RunTile(tile, backend);
+  const absl::Status status = group.Solve(backend);
+  if (!status.ok()) return End(ComputeError(status));
+  for (const std::shared_ptr<TensorJob>& job : group.TakeWaiting()) {
+    while (const std::optional<int64_t> tile = job->NextDueTile()) {
+      TileDue(job, *tile);
+    }
+  }
+  TileLeft();
+}
+
+void QuantizeSession::RunStep(const std::shared_ptr<TensorJob>& job,
+                              int64_t step, Backend& backend) {
+  if (cancelled_) return;
+  const TensorJob::Outcome outcome = job->RunStep(step, backend);
   if (!outcome.error.ok()) return End(ComputeError(outcome.error));
   if (outcome.frame_due) Emit({job});
+  if (outcome.round_done) StartSecondRound(job, backend);
   if (outcome.all_done) FinishTensor(job, backend);
   TileLeft();
+}
+
+// Bounded by the tensor's own tiles; nothing is read on while many queue.
+void QuantizeSession::StartSecondRound(const std::shared_ptr<TensorJob>& job,
+                                       Backend& backend) {
+  const absl::Status status = job->BetweenRounds(backend);
+  if (!status.ok()) return End(ComputeError(status));
+  for (int64_t tile = 0; tile < job->num_tiles(); ++tile) {
+    TileDue(job, job->num_tiles() + tile);
+  }
 }
 
 void QuantizeSession::TileLeft() {
@@ -190,7 +249,8 @@ void QuantizeSession::TileLeft() {
 
 void QuantizeSession::FinishTensor(const std::shared_ptr<TensorJob>& job,
                                    Backend& backend) {
-  const absl::Status status = job->Finish(backend);
+  const absl::Status status =
+      job->Finish(backend, dequantized_as_ ? &*dequantized_as_ : nullptr);
   if (!status.ok()) return End(ComputeError(status));
   Emit({job, /*finished=*/true});
 }
@@ -309,7 +369,7 @@ void QuantizeSession::End(const absl::Status& status) {
   // Freed without the locks, since that may wake other streams.
   std::deque<Emission> to_emit;
   std::deque<Outgoing> to_write;
-  StreamInput::Jobs jobs;
+  StreamInput::Held held;
   std::optional<ByteBudget::Ticket> ticket;
   {
     absl::MutexLock lock(&mutex_);
@@ -323,7 +383,7 @@ void QuantizeSession::End(const absl::Status& status) {
   }
   {
     absl::MutexLock lock(&input_mutex_);
-    jobs = input_.TakeJobs();
+    held = input_.TakeJobs();
     ticket = input_.TakeTicket();
   }
   if (ticket) context_.budget().Abandon(*ticket);

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/base/thread_annotations.h"
@@ -88,10 +89,12 @@ class QuantizeSession final
   QuantizeSession(QuantizeContext& context, SessionTransport& transport);
 
   // StreamInput::Host; input_mutex_ is held.
-  void Accepted(const quant::v1::QuantizationConfig& resolved,
-                bool with_digest) override;
+  void Accepted(const quant::v1::QuantizeConfig& config,
+                const QuantSpec& spec) override;
   void TensorBegun() override;
-  void TileDue(std::shared_ptr<TensorJob> job, int64_t tile) override;
+  void TileDue(std::shared_ptr<TensorJob> job, int64_t step) override;
+  void SiteWorkDue(std::shared_ptr<SiteJob> site) override;
+  void GroupDue(std::shared_ptr<GroupJob> group) override;
   ByteBudget::Granted WhenRoom() override;
 
   // Starts the next read before a message is taken in; false when that has to
@@ -102,8 +105,12 @@ class QuantizeSession final
   void OnRoom(Reservation reservation);
 
   // Tasks.
-  void RunTile(const std::shared_ptr<TensorJob>& job, int64_t tile,
+  void RunStep(const std::shared_ptr<TensorJob>& job, int64_t step,
                Backend& backend);
+  void StartSecondRound(const std::shared_ptr<TensorJob>& job,
+                        Backend& backend);
+  void SubmitWork(WorkerPool::Task task);
+  void SolveGroup(GroupJob& group, Backend& backend);
   void FinishTensor(const std::shared_ptr<TensorJob>& job, Backend& backend);
   void Emit(Emission emission);
   void SubmitEmit();
@@ -133,6 +140,9 @@ class QuantizeSession final
   absl::Mutex input_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   StreamInput input_ ABSL_GUARDED_BY(input_mutex_);
   ParsedRequest request_ ABSL_GUARDED_BY(input_mutex_);
+
+  // Set before the first tensor: send floats, read back from this form.
+  std::optional<QuantSpec> dequantized_as_;
 
   StreamOutput output_;  // whoever emits; the last emit precedes the summary
 

@@ -8,8 +8,8 @@
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
-#include "service/server/proto_convert.h"
-#include "service/stream/crc32c.h"
+#include "service/server/spec_convert.h"
+#include "service/stream/input_errors.h"
 
 namespace qs {
 namespace {
@@ -19,23 +19,15 @@ using quant::v1::QuantizeConfig;
 using quant::v1::QuantizeRequest;
 using quant::v1::TensorBegin;
 
-constexpr size_t kMaxNameBytes = 512;
-constexpr int kMaxDimensions = 8;
-
-absl::Status Invalid(std::string reason, std::string text,
-                     ErrorMetadata metadata = {}) {
-  return RpcError(absl::StatusCode::kInvalidArgument, std::move(reason),
-                  std::move(text), std::move(metadata));
-}
-
-// The machine has less memory than the budget promises.
-absl::Status NoMemory(const absl::Status& status) {
-  return RetryableError(status.code(), "MEMORY_BUDGET",
-                        std::string(status.message()));
-}
-
 std::string TensorText(const TensorInfo& info) {
   return absl::StrCat("tensor \"", info.name, "\"");
+}
+
+std::string WantedText(const StreamInput::Wanted& what) {
+  if (const auto* group = std::get_if<GroupInfo>(&what)) {
+    return absl::StrCat("group \"", group->name, "\"");
+  }
+  return TensorText(std::get<TensorInfo>(what));
 }
 
 }  // namespace
@@ -47,26 +39,32 @@ absl::Status StreamInput::OnRequest(const ParsedRequest& request) {
     return OnConfig(request.message.config());
   }
   if (!spec_) {
-    return Invalid("CONFIG_MISSING", "message: the first one must be config");
+    return InvalidError("CONFIG_MISSING",
+                        "message: the first one must be config");
   }
   switch (kind) {
     case QuantizeRequest::kTensor:
       return OnTensor(request.message.tensor());
+    case QuantizeRequest::kGroup:
+      return OnGroup(request.message.group());
+    case QuantizeRequest::kSite:
+      return OnSite(request.message.site());
     case QuantizeRequest::kChunk:
       return request.is_chunk ? OnChunk(request.chunk)
                               : OnChunkMessage(request.message.chunk());
     default:
-      return BadFieldError("message", "got none, allowed tensor or chunk");
+      return BadFieldError("message",
+                           "got none, allowed tensor, chunk, group or site");
   }
 }
 
 absl::Status StreamInput::OnHalfClose() const {
   if (!spec_) {
-    return Invalid("CONFIG_MISSING", "stream: ended before config");
+    return InvalidError("CONFIG_MISSING", "stream: ended before config");
   }
-  if (open_.empty()) return absl::OkStatus();
-  const TensorJob& job = *open_.begin()->second;
-  return Invalid(
+  if (open_.empty()) return CheckGroupsComplete();
+  const TensorJob& job = *open_.begin()->second.job;
+  return InvalidError(
       "TOO_FEW_BYTES",
       absl::StrCat(TensorText(job.info()), ": stream ended, ", job.missing(),
                    " bytes and the chunk marked last are missing"),
@@ -77,145 +75,133 @@ absl::Status StreamInput::OnHalfClose() const {
 
 absl::Status StreamInput::OnConfig(const QuantizeConfig& config) {
   if (spec_) {
-    return Invalid("CONFIG_TWICE", "config: got a second one, allowed one");
+    return InvalidError("CONFIG_TWICE",
+                        "config: got a second one, allowed one");
   }
   QS_ASSIGN_OR_RETURN(spec_, SpecFromProto(config.quantization()));
   error_report_ = !config.skip_error_report();
-  host_.Accepted(SpecToProto(*spec_), !config.skip_digest());
+  if (!QuantizeConfig::View_IsValid(config.view())) {
+    return BadFieldError(
+        "config.view",
+        absl::StrCat("got enum number ", static_cast<int>(config.view()),
+                     ", allowed 0 to 2"));
+  }
+  dequantized_ = config.view() == QuantizeConfig::DEQUANTIZED;
+  host_.Accepted(config, *spec_);
   return absl::OkStatus();
 }
 
-absl::Status StreamInput::CheckBegin(const TensorBegin& begin) const {
-  if (open_.count(begin.handle()) > 0) {
-    return Invalid("HANDLE_IN_USE",
-                   absl::StrCat("tensor.handle: ", begin.handle(),
-                                " is open, allowed a new one"),
-                   {{"handle", absl::StrCat(begin.handle())}});
+absl::Status StreamInput::CheckHandle(int64_t handle, const char* field) const {
+  const bool site = site_ != nullptr && site_->handle() == handle;
+  if (!site && open_.count(handle) == 0 && groups_.count(handle) == 0) {
+    return absl::OkStatus();
   }
+  return InvalidError(
+      "HANDLE_IN_USE",
+      absl::StrCat(field, ".handle: ", handle, " is open, allowed a new one"),
+      {{"handle", absl::StrCat(handle)}});
+}
+
+absl::Status StreamInput::OnTensor(const TensorBegin& begin) {
+  QS_RETURN_IF_ERROR(CheckHandle(begin.handle(), "tensor"));
   if (static_cast<int64_t>(open_.size()) >= limits_.max_open_tensors()) {
     return BadFieldError("tensor", absl::StrCat("got ", open_.size() + 1,
                                                 " open tensors, allowed ",
                                                 limits_.max_open_tensors()));
   }
-  if (begin.name().empty() || begin.name().size() > kMaxNameBytes) {
-    return BadFieldError("tensor.name",
-                         absl::StrCat("got ", begin.name().size(),
-                                      " bytes, allowed 1 to ", kMaxNameBytes));
+  if (begin.has_group()) return OnGroupTensor(begin);
+  QS_ASSIGN_OR_RETURN(TensorInfo info, TensorInfoFromProto(begin, "tensor"));
+  if (NeedsCalibration(*spec_)) {
+    return InvalidError(
+        "CALIBRATION_MISSING",
+        absl::StrCat(TensorText(info), ": tensor.group: got none, ",
+                     SpecMethodName(*spec_),
+                     " needs the second moments of its input: begin "
+                     "a group and send its site"),
+        {{"method", SpecMethodName(*spec_)}});
   }
-  if (begin.shape_size() < 1 || begin.shape_size() > kMaxDimensions) {
-    return BadFieldError(
-        "tensor.shape",
-        absl::StrCat("got ", begin.shape_size(), " dimensions, allowed 1 to ",
-                     kMaxDimensions));
-  }
-  for (int64_t dimension : begin.shape()) {
-    if (dimension < 1) {
-      return BadFieldError("tensor.shape",
-                           absl::StrCat("got a dimension of ", dimension,
-                                        ", allowed at least 1"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StreamInput::OnTensor(const TensorBegin& begin) {
-  QS_RETURN_IF_ERROR(CheckBegin(begin));
-  const std::optional<DType> dtype = DTypeFromProto(begin.dtype());
-  if (!dtype || !IsFloatWeight(*dtype)) {
-    return BadFieldError(
-        "tensor.dtype",
-        absl::StrCat("got ", quant::v1::DataType_Name(begin.dtype()),
-                     ", allowed F32, F16, BF16"));
-  }
-  TensorInfo info{
-      begin.name(), *dtype, {begin.shape().begin(), begin.shape().end()}};
   QS_ASSIGN_OR_RETURN(const int64_t bytes, RoomFor(info));
   return Reserve(bytes, begin.handle(), std::move(info));
 }
 
-absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info) const {
+absl::Status StreamInput::CheckSize(const TensorInfo& info) const {
   const std::optional<int64_t> elements = CheckedNumElements(info.shape);
   const std::optional<int64_t> bytes =
       elements ? CheckedMul(*elements, DTypeBytes(info.dtype)) : std::nullopt;
   if (!bytes) {
-    return Invalid(
+    return InvalidError(
         "SHAPE_OVERFLOW",
         absl::StrCat(TensorText(info), ": the product of the ",
                      info.shape.size(), " dimensions overflows 63 bits"));
   }
-  const auto too_large = [&](const char* what, int64_t got, int64_t allowed) {
-    return Invalid(
-        "TENSOR_TOO_LARGE",
-        absl::StrCat(TensorText(info), ": ", what, " ", got, " bytes, allowed ",
-                     allowed),
-        {{"got", absl::StrCat(got)}, {"allowed", absl::StrCat(allowed)}});
-  };
-  if (*bytes > limits_.max_tensor_bytes()) {
-    return too_large("got", *bytes, limits_.max_tensor_bytes());
-  }
+  if (*bytes <= limits_.max_tensor_bytes()) return absl::OkStatus();
+  return TooLargeError(TensorText(info), "got", *bytes,
+                       limits_.max_tensor_bytes());
+}
+
+// The floats, beside the packed form and the codes that they come from.
+int64_t StreamInput::DequantizedBytes(const TensorInfo& info) const {
+  if (!dequantized_) return 0;
+  return *CheckedNumElements(info.shape) * (DTypeBytes(info.dtype) + 1);
+}
+
+absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info) const {
+  QS_RETURN_IF_ERROR(CheckSize(info));
   const absl::StatusOr<int64_t> estimate =
       EstimateMemoryBytes(*spec_, info, JobOptions(), TensorJob::kMaxTilesHeld);
   if (!estimate.ok()) {
     return BadFieldError("tensor", std::string(estimate.status().message()));
   }
-  const int64_t room = *estimate + TensorJob::kOverhead;
+  const int64_t room =
+      *estimate + TensorJob::kOverhead + DequantizedBytes(info);
   if (room > budget_.capacity()) {
-    return too_large("needs memory of", room, budget_.capacity());
+    return TooLargeError(TensorText(info), "needs memory of", room,
+                         budget_.capacity());
   }
   return room;
 }
 
-absl::Status StreamInput::Reserve(int64_t bytes, int64_t handle,
-                                  TensorInfo info) {
+absl::Status StreamInput::Reserve(int64_t bytes, int64_t handle, Wanted what) {
   std::optional<Reservation> reservation;
-  if (open_.empty()) {
+  if (open_.empty() && groups_.empty()) {
     ByteBudget::Ticket ticket = 0;
     reservation = budget_.ReserveOrWait(bytes, host_.WhenRoom(), &ticket);
     if (!reservation) {
-      parked_ = Parked{handle, std::move(info), ticket};
+      parked_ = Parked{handle, std::move(what), ticket};
       return absl::OkStatus();
     }
   } else {
     reservation = budget_.TryReserve(bytes);
-    if (!reservation) {
-      return RetryableError(
-          absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET",
-          absl::StrCat(TensorText(info), ": needs ", bytes,
-                       " bytes while another tensor is open, and ",
-                       budget_.reserved(), " of ", budget_.capacity(),
-                       " are in use"),
-          {{"needed", absl::StrCat(bytes)},
-           {"capacity", absl::StrCat(budget_.capacity())}});
-    }
+    if (!reservation) return NoRoomError(WantedText(what), bytes, budget_);
   }
-  return Open(handle, std::move(info), *std::move(reservation));
+  return Open(handle, std::move(what), *std::move(reservation));
 }
 
 absl::Status StreamInput::OnRoom(Reservation reservation) {
   Parked parked = *std::exchange(parked_, std::nullopt);
-  return Open(parked.handle, std::move(parked.info), std::move(reservation));
+  return Open(parked.handle, std::move(parked.what), std::move(reservation));
 }
 
 QuantizeOptions StreamInput::JobOptions() const {
   QuantizeOptions options;
   options.error_report = error_report_;
   options.tiled_input = true;
-  options.streamed_output = true;
+  options.streamed_output = !dequantized_;
   options.cancelled = &cancelled_;
   return options;
 }
 
-absl::Status StreamInput::Open(int64_t handle, TensorInfo info,
+absl::Status StreamInput::Open(int64_t handle, Wanted what,
                                Reservation reservation) {
-  auto job = TensorJob::Create(handle, *spec_, std::move(info), JobOptions(),
-                               std::move(reservation));
-  if (job.status().code() == absl::StatusCode::kResourceExhausted) {
-    return NoMemory(job.status());
+  if (GroupInfo* group = std::get_if<GroupInfo>(&what)) {
+    return OpenGroup(handle, std::move(*group), std::move(reservation));
   }
-  if (!job.ok()) {
-    return BadFieldError("tensor", std::string(job.status().message()));
-  }
-  open_[handle] = *std::move(job);
+  auto quantizer = TensorQuantizer::Create(
+      *spec_, std::get<TensorInfo>(std::move(what)), JobOptions());
+  if (!quantizer.ok()) return OpenError(quantizer.status());
+  open_[handle] = {
+      TensorJob::Create(handle, *std::move(quantizer), std::move(reservation)),
+      nullptr};
   host_.TensorBegun();
   return absl::OkStatus();
 }
@@ -223,60 +209,43 @@ absl::Status StreamInput::Open(int64_t handle, TensorInfo info,
 absl::StatusOr<TensorJob*> StreamInput::FindOpen(int64_t handle) const {
   const auto found = open_.find(handle);
   if (found == open_.end()) {
-    return Invalid("HANDLE_UNKNOWN",
-                   absl::StrCat("chunk.handle: ", handle,
-                                " is not open, begin the tensor first"),
-                   {{"handle", absl::StrCat(handle)}});
+    return InvalidError("HANDLE_UNKNOWN",
+                        absl::StrCat("chunk.handle: ", handle,
+                                     " is not open, begin the tensor first"),
+                        {{"handle", absl::StrCat(handle)}});
   }
-  return found->second.get();
+  return found->second.job.get();
 }
 
 absl::Status StreamInput::CheckRoomInTensor(const TensorJob& job,
                                             int64_t bytes) const {
   if (bytes > limits_.max_chunk_bytes()) {
-    return Invalid("CHUNK_TOO_LARGE",
-                   absl::StrCat("chunk.data: got ", bytes, " bytes, allowed ",
-                                limits_.max_chunk_bytes()));
+    return InvalidError(
+        "CHUNK_TOO_LARGE",
+        absl::StrCat("chunk.data: got ", bytes, " bytes, allowed ",
+                     limits_.max_chunk_bytes()));
   }
   if (bytes > job.missing()) {
-    return Invalid("TOO_MANY_BYTES",
-                   absl::StrCat(TensorText(job.info()), ": got ", bytes,
-                                " bytes, allowed ", job.missing(),
-                                " more at offset ", job.received()),
-                   {{"handle", absl::StrCat(job.handle())}});
+    return InvalidError("TOO_MANY_BYTES",
+                        absl::StrCat(TensorText(job.info()), ": got ", bytes,
+                                     " bytes, allowed ", job.missing(),
+                                     " more at offset ", job.received()),
+                        {{"handle", absl::StrCat(job.handle())}});
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckOffset(const TensorJob& job, int64_t offset) {
-  if (offset == job.received()) return absl::OkStatus();
-  return RpcError(absl::StatusCode::kFailedPrecondition, "OFFSET_GAP",
-                  absl::StrCat("chunk.offset: ", TensorText(job.info()),
-                               ": got ", offset, ", expected ", job.received()),
-                  {{"handle", absl::StrCat(job.handle())},
-                   {"expected_offset", absl::StrCat(job.received())}});
-}
-
-absl::Status CheckCrc(const ChunkView& chunk) {
-  if (!chunk.crc32c) return absl::OkStatus();
-  uint32_t crc = 0;
-  for (const ByteSpan& piece : chunk.data) crc = ExtendCrc32c(crc, piece);
-  if (crc == *chunk.crc32c) return absl::OkStatus();
-  return RpcError(
-      absl::StatusCode::kAborted, "CHUNK_CRC_MISMATCH",
-      absl::StrCat("chunk.crc32c: got ", *chunk.crc32c, ", the data gives ",
-                   crc, "; send the tensor again"),
-      {{"handle", absl::StrCat(chunk.handle)},
-       {"offset", absl::StrCat(chunk.offset)}});
-}
-
 absl::Status StreamInput::OnChunk(const ChunkView& chunk) {
+  if (site_ != nullptr && site_->handle() == chunk.handle) {
+    return OnSiteChunk(chunk);
+  }
   QS_ASSIGN_OR_RETURN(TensorJob* const job, FindOpen(chunk.handle));
-  QS_RETURN_IF_ERROR(CheckOffset(*job, chunk.offset));
+  QS_RETURN_IF_ERROR(CheckOffset(TensorText(job->info()), chunk.handle,
+                                 chunk.offset, job->received()));
   QS_RETURN_IF_ERROR(CheckRoomInTensor(*job, chunk.data_bytes));
   QS_RETURN_IF_ERROR(CheckCrc(chunk));
   const absl::Status filled = job->Fill(chunk.data);
-  if (!filled.ok()) return NoMemory(filled);
+  if (!filled.ok()) return NoMemoryError(filled);
   return Advance(job, chunk.last);
 }
 
@@ -297,9 +266,13 @@ absl::Status StreamInput::OnChunkMessage(const Chunk& message) {
                          "got data or crc32c beside it, allowed one of data "
                          "and float_values");
   }
+  if (site_ != nullptr && site_->handle() == message.handle()) {
+    return OnSiteFloats(message);
+  }
   QS_ASSIGN_OR_RETURN(TensorJob* const job, FindOpen(message.handle()));
   if (message.offset() != 0) {
-    QS_RETURN_IF_ERROR(CheckOffset(*job, message.offset()));
+    QS_RETURN_IF_ERROR(CheckOffset(TensorText(job->info()), message.handle(),
+                                   message.offset(), job->received()));
   }
   const int64_t bytes =
       message.float_values_size() * DTypeBytes(job->info().dtype);
@@ -307,30 +280,40 @@ absl::Status StreamInput::OnChunkMessage(const Chunk& message) {
   const absl::Status filled =
       job->FillFloats({message.float_values().data(),
                        static_cast<size_t>(message.float_values_size())});
-  if (!filled.ok()) return NoMemory(filled);
+  if (!filled.ok()) return NoMemoryError(filled);
   return Advance(job, message.last());
 }
 
 absl::Status StreamInput::Advance(TensorJob* job, bool last) {
   if (last && job->missing() > 0) {
-    return Invalid("TOO_FEW_BYTES",
-                   absl::StrCat(TensorText(job->info()), ": last came ",
-                                job->missing(), " bytes early"),
-                   {{"handle", absl::StrCat(job->handle())},
-                    {"received", absl::StrCat(job->received())},
-                    {"missing", absl::StrCat(job->missing())}});
+    return InvalidError("TOO_FEW_BYTES",
+                        absl::StrCat(TensorText(job->info()), ": last came ",
+                                     job->missing(), " bytes early"),
+                        {{"handle", absl::StrCat(job->handle())},
+                         {"received", absl::StrCat(job->received())},
+                         {"missing", absl::StrCat(job->missing())}});
   }
   const auto entry = open_.find(job->handle());
   if (last) job->Complete();
-  while (const std::optional<int64_t> tile = job->NextDueTile()) {
-    host_.TileDue(entry->second, *tile);
+  const OpenTensor& open = entry->second;
+  if (open.group == nullptr || !open.group->solves_whole()) {
+    while (const std::optional<int64_t> tile = job->NextDueTile()) {
+      host_.TileDue(open.job, *tile);
+    }
   }
-  if (last) open_.erase(entry);
+  if (!last) return absl::OkStatus();
+  const OpenTensor done = std::move(entry->second);
+  open_.erase(entry);
+  if (done.group != nullptr) {
+    done.group->TensorComplete(done.job);
+    CloseIfComplete(done.group);
+  }
   return absl::OkStatus();
 }
 
-StreamInput::Jobs StreamInput::TakeJobs() {
-  return std::exchange(open_, Jobs());
+StreamInput::Held StreamInput::TakeJobs() {
+  return {std::exchange(open_, {}), std::exchange(groups_, {}),
+          std::exchange(site_, nullptr), std::exchange(site_group_, nullptr)};
 }
 
 std::optional<ByteBudget::Ticket> StreamInput::TakeTicket() {

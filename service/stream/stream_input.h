@@ -12,11 +12,15 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
+#include <variant>
 
 #include "absl/status/status.h"
 #include "quant/quant_spec.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/stream/byte_budget.h"
+#include "service/stream/group_job.h"
+#include "service/stream/site_job.h"
 #include "service/stream/tensor_job.h"
 #include "service/stream/wire.h"
 
@@ -24,17 +28,34 @@ namespace qs {
 
 class StreamInput {
  public:
-  using Jobs = std::map<int64_t, std::shared_ptr<TensorJob>>;
+  // A tensor that is begun and not completely received.
+  struct OpenTensor {
+    std::shared_ptr<TensorJob> job;
+    std::shared_ptr<GroupJob> group;  // null: by itself
+  };
+  // What holds memory.
+  struct Held {
+    std::map<int64_t, OpenTensor> tensors;
+    std::map<int64_t, std::shared_ptr<GroupJob>> groups;
+    std::shared_ptr<SiteJob> site;
+    std::shared_ptr<GroupJob> site_group;
+  };
+  // What waits for memory.
+  using Wanted = std::variant<TensorInfo, GroupInfo>;
 
   // Called from within On*; must not call back into the StreamInput.
   class Host {
    public:
     virtual ~Host() = default;
-    // The config is good; `resolved` has every default filled in.
-    virtual void Accepted(const quant::v1::QuantizationConfig& resolved,
-                          bool with_digest) = 0;
+    // The config is good; `spec` has every default filled in.
+    virtual void Accepted(const quant::v1::QuantizeConfig& config,
+                          const QuantSpec& spec) = 0;
     virtual void TensorBegun() = 0;
     virtual void TileDue(std::shared_ptr<TensorJob> job, int64_t tile) = 0;
+    // One call of site->Work. Tiles that wait for the site come later.
+    virtual void SiteWorkDue(std::shared_ptr<SiteJob> site) = 0;
+    // All of a group is there: Solve it, then its waiting tensors' tiles.
+    virtual void GroupDue(std::shared_ptr<GroupJob> group) = 0;
     // What to call when memory is free for a parked tensor: it leads to
     // OnRoom, not from within On*.
     virtual ByteBudget::Granted WhenRoom() = 0;
@@ -58,14 +79,14 @@ class StreamInput {
 
   // For the stream's end: what is held, handed over so that the caller can
   // free it without its locks.
-  Jobs TakeJobs();
+  Held TakeJobs();
   // The place in the budget's line, or nullopt.
   std::optional<ByteBudget::Ticket> TakeTicket();
 
  private:
   struct Parked {
     int64_t handle;
-    TensorInfo info;
+    Wanted what;
     ByteBudget::Ticket ticket = 0;
   };
 
@@ -74,17 +95,34 @@ class StreamInput {
   absl::Status OnChunk(const ChunkView& chunk);
   absl::Status OnChunkMessage(const quant::v1::Chunk& message);
 
-  absl::Status CheckBegin(const quant::v1::TensorBegin& begin) const;
+  absl::Status CheckHandle(int64_t handle, const char* field) const;
+  absl::Status CheckSize(const TensorInfo& info) const;
+  int64_t DequantizedBytes(const TensorInfo& info) const;
   // Bytes to reserve, or why the tensor is refused.
   absl::StatusOr<int64_t> RoomFor(const TensorInfo& info) const;
-  absl::Status Reserve(int64_t bytes, int64_t handle, TensorInfo info);
+  absl::Status Reserve(int64_t bytes, int64_t handle, Wanted what);
   QuantizeOptions JobOptions() const;
-  absl::Status Open(int64_t handle, TensorInfo info, Reservation reservation);
+  absl::Status Open(int64_t handle, Wanted what, Reservation reservation);
 
   absl::StatusOr<TensorJob*> FindOpen(int64_t handle) const;
   // The checks that data and float_values share.
   absl::Status CheckRoomInTensor(const TensorJob& job, int64_t bytes) const;
   absl::Status Advance(TensorJob* job, bool last);
+
+  // In group_input.cc.
+  absl::Status OnGroup(const quant::v1::GroupBegin& begin);
+  absl::Status OpenGroup(int64_t handle, GroupInfo info,
+                         Reservation reservation);
+  absl::StatusOr<std::shared_ptr<GroupJob>> FindGroup(int64_t handle,
+                                                      const char* field) const;
+  absl::Status OnGroupTensor(const quant::v1::TensorBegin& begin);
+  absl::Status OnSite(const quant::v1::SiteBegin& begin);
+  absl::Status CheckSiteChunk(int64_t offset, int64_t bytes) const;
+  absl::Status OnSiteChunk(const ChunkView& chunk);
+  absl::Status OnSiteFloats(const quant::v1::Chunk& message);
+  absl::Status AdvanceSite(bool last);
+  void CloseIfComplete(const std::shared_ptr<GroupJob>& group);
+  absl::Status CheckGroupsComplete() const;
 
   Host& host_;
   const quant::v1::Limits& limits_;
@@ -92,7 +130,12 @@ class StreamInput {
   const std::atomic<bool>& cancelled_;
   std::optional<QuantSpec> spec_;
   bool error_report_ = true;
-  Jobs open_;  // by handle: begun and not completely received
+  bool dequantized_ = false;
+  // By handle: begun and not completely received.
+  std::map<int64_t, OpenTensor> open_;
+  std::map<int64_t, std::shared_ptr<GroupJob>> groups_;
+  std::shared_ptr<SiteJob> site_;  // the open one, of
+  std::shared_ptr<GroupJob> site_group_;
   std::optional<Parked> parked_;
 };
 

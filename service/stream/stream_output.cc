@@ -78,6 +78,11 @@ OutMessage StreamOutput::Report(int64_t handle, const QuantizedTensor& result) {
     error_.Add(report.error);
     rtn_.Add(report.rtn);
   }
+  if (report.has_output_error) {
+    ++with_output_error_;
+    output_error_ += RelativeOutputError(report.output_error);
+    rtn_output_error_ += RelativeOutputError(report.rtn_output_error);
+  }
   QuantizeResponse response;
   *response.mutable_report() = ReportToProto(report);
   response.mutable_report()->set_handle(handle);
@@ -96,6 +101,11 @@ OutMessage StreamOutput::Summary(double seconds) {
   if (has_error_) {
     *summary.mutable_error() = ErrorStatsToProto(error_);
     *summary.mutable_rtn() = ErrorStatsToProto(rtn_);
+  }
+  if (with_output_error_ > 0) {
+    const auto n = static_cast<double>(with_output_error_);
+    summary.set_output_error(output_error_ / n);
+    summary.set_rtn_output_error(rtn_output_error_ / n);
   }
   if (with_digest_) summary.set_digest(digest_.Finish());
   summary.set_seconds(seconds);

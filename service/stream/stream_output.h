@@ -54,6 +54,9 @@ class StreamOutput {
   bool has_error_ = false;
   ErrorSums error_;
   ErrorSums rtn_;
+  int64_t with_output_error_ = 0;  // tensors
+  double output_error_ = 0;        // sums over them
+  double rtn_output_error_ = 0;
 };
 
 }  // namespace qs

@@ -3,9 +3,11 @@
 //
 // The reader fills it from the front; tiles become due as their bytes are
 // there; workers run them; the worker that completes the last one also calls
-// Finish. Pieces of the first output are sent while later tiles run. The
-// three parts touch different members.
-// Thread: Fill* and NextDueTile from the reader; RunTile from any worker; the
+// Finish. When the method looks at every tile again, the worker that completes
+// the first round calls BetweenRounds and makes the second round due. Pieces of
+// the first output are sent while later tiles run. The three parts touch
+// different members.
+// Thread: Fill* and NextDueTile from the reader; RunStep from any worker; the
 // sender is one at a time.
 #ifndef QS_SERVICE_STREAM_TENSOR_JOB_H_
 #define QS_SERVICE_STREAM_TENSOR_JOB_H_
@@ -38,10 +40,11 @@ class TensorJob {
   // Data bytes of one frame, but for the last of an output tensor.
   static constexpr int64_t kFrameBytes = int64_t{1} << 20;
 
-  // Errors: TensorQuantizer::Create's.
-  static absl::StatusOr<std::shared_ptr<TensorJob>> Create(
-      int64_t handle, const QuantSpec& spec, TensorInfo info,
-      const QuantizeOptions& options, Reservation reservation);
+  // `shared_memory`: what a group reserved for this tensor, too; or null.
+  static std::shared_ptr<TensorJob> Create(
+      int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
+      Reservation reservation,
+      std::shared_ptr<const Reservation> shared_memory = nullptr);
 
   int64_t handle() const { return handle_; }
   const TensorInfo& info() const { return quantizer_->info(); }
@@ -59,20 +62,30 @@ class TensorJob {
   // Each tile once, in order, as soon as it may run.
   std::optional<int64_t> NextDueTile();
 
-  // --- the workers' part
+  // --- the workers' part. A step is a tile in a round: step i of the first is
+  // tile i, and those of the second follow.
   struct Outcome {
-    bool all_done = false;  // true for one caller: every tile is done, all OK
+    bool all_done = false;  // true for one caller: every step is done, all OK
+    // True for one caller: the first round is done and OK, the second is due.
+    bool round_done = false;
     // True for one caller until NextPiece gave none: a piece of the streamed
     // output can be sent.
     bool frame_due = false;
-    absl::Status error;  // for one caller: the tensor's first bad tile
+    absl::Status error;  // for one caller: the tensor's first bad step
   };
-  // An error waits until all lower tiles are done, so that the one that is
+  // An error waits until all lower steps are done, so that the one that is
   // reported is the lowest, whoever ran first.
-  Outcome RunTile(int64_t tile, Backend& backend);
-  // REQUIRES: all_done was returned. Keeps only the output's bytes reserved,
-  // and the result.
-  absl::Status Finish(Backend& backend);
+  Outcome RunStep(int64_t step, Backend& backend);
+  // REQUIRES: round_done was returned. Then the steps from num_tiles() to
+  // 2 * num_tiles() - 1 may run.
+  absl::Status BetweenRounds(Backend& backend) {
+    return quantizer_->BetweenRounds(backend);
+  }
+  int64_t num_tiles() const { return num_tiles_; }
+  // REQUIRES: all_done was returned. With `dequantized_as` the result is the
+  // floats that the packed form of this spec stands for. Keeps only the
+  // output's bytes reserved, and the result.
+  absl::Status Finish(Backend& backend, const QuantSpec* dequantized_as);
 
   // --- the sender's part
   const StreamedOutput& streamed() const { return streamed_; }
@@ -93,18 +106,22 @@ class TensorJob {
 
  private:
   TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
-            Reservation reservation);
+            Reservation reservation,
+            std::shared_ptr<const Reservation> shared_memory);
   absl::Status Append(ByteSpan bytes);
-  // Tiles [0, this) are done, all OK.
+  // Tiles [0, this) are done in the last round, all OK.
   int64_t GoodTiles() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Outcome Record(int64_t tile, absl::Status status);
+  absl::Status Dequantize(const QuantSpec& spec);
+  Outcome Record(int64_t step, absl::Status status);
 
-  // First member: destroyed, and so given back, after the memory is free.
+  // First members: destroyed, and so given back, after the memory is free.
   Reservation reservation_;
+  const std::shared_ptr<const Reservation> shared_memory_;
   const int64_t handle_;
   const std::unique_ptr<TensorQuantizer> quantizer_;
   const StreamedOutput streamed_;
   const int64_t num_tiles_;
+  const int64_t num_steps_;
   QuantizedTensor result_;
 
   int64_t received_ = 0;
@@ -115,9 +132,9 @@ class TensorJob {
   bool complete_ = false;
 
   absl::Mutex mutex_;
-  std::vector<bool> done_ ABSL_GUARDED_BY(mutex_);
+  std::vector<bool> done_ ABSL_GUARDED_BY(mutex_);  // by step
   int64_t first_open_ ABSL_GUARDED_BY(mutex_) = 0;  // all below are done
-  int64_t failed_tile_ ABSL_GUARDED_BY(mutex_);     // num_tiles_: none
+  int64_t failed_step_ ABSL_GUARDED_BY(mutex_);     // num_steps_: none
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   bool reported_ ABSL_GUARDED_BY(mutex_) = false;
   bool frame_due_ ABSL_GUARDED_BY(mutex_) = false;

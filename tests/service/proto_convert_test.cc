@@ -1,5 +1,6 @@
 // The .proto's vocabulary to ours and back.
 #include "service/server/proto_convert.h"
+#include "service/server/spec_convert.h"
 
 #include <cmath>
 #include <functional>

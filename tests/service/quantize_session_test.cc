@@ -112,6 +112,35 @@ TEST_CASE("every method gives through tiles what it gives at once",
   }
 }
 
+TEST_CASE("a dequantized view is what the packed form stands for",
+          "[session]") {
+  const std::string preset = GENERATE("NF4", "NF4-dq", "W4A16", "HQQ-4");
+  QuantizeContext context(TestContextOptions(2));
+  const TestWeight weight(1, "a.weight", 300, 256, 23);
+  const auto backend = NewCpuBackend(1);
+  QuantizedTensor direct = Quantize(PresetSpec(preset, Profile::kReference),
+                                    weight.info, weight.bytes, *backend);
+  {
+    v1::QuantizeRequest config = Config(preset);
+    config.mutable_config()->set_view(v1::QuantizeConfig::DEQUANTIZED);
+    Requests requests = {config};
+    weight.AppendTo(&requests, 1000003);
+    SessionDriver stream(context);
+    const Answers& answers = stream.Run(requests);
+    INFO(answers.status << " " << answers.problem);
+    REQUIRE(answers.status.ok());
+    REQUIRE(answers.problem.empty());
+    REQUIRE(answers.parts.at(1).size() == 1);
+    const Answers::Part& part = answers.parts.at(1).at("a.weight");
+    CHECK(part.dtype == v1::BF16);
+    CHECK(part.shape == weight.info.shape);
+    const double mse = MseByHand(weight.bytes, DType::kBF16, part.bytes.data());
+    CHECK(mse == Approx(MeanSquaredError(direct.report.error)).epsilon(1e-5));
+    CHECK(answers.summary->bytes_out() == direct.report.bytes_out);
+  }
+  RequireClean(context);
+}
+
 TEST_CASE("interleaved tensors come out whole", "[session]") {
   QuantizeContext context(TestContextOptions(2));
   const TestWeight a(1, "a.weight", 700, 1000, 4);
@@ -258,6 +287,7 @@ TEST_CASE("frames of a large tensor go out while it is sent", "[session]") {
     REQUIRE(stream.Send(requests[i]));
   }
   // 31 of 32 MiB are there, so 15 whole tiles of 2 MiB: a frame of codes each.
+  // With two rounds no code is final yet.
   const auto& parts = stream.answers().parts;
   const auto received = [&] {
     while (stream.TakeOne()) {

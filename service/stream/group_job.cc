@@ -1,0 +1,244 @@
+// Tested by tests/service/solve_group_stream_test.cc.
+#include "service/stream/group_job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "service/server/error.h"
+#include "service/server/proto_convert.h"
+#include "service/stream/input_errors.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+absl::StatusOr<FoldKind> KindFromProto(v1::Fold::Kind kind) {
+  switch (kind) {
+    case v1::Fold::KIND_UNSPECIFIED:
+      return FoldKind::kNone;
+    case v1::Fold::NORM:
+      return FoldKind::kNorm;
+    case v1::Fold::NORM_PLUS_ONE:
+      return FoldKind::kNormPlusOne;
+    case v1::Fold::LINEAR:
+      return FoldKind::kLinear;
+    default:
+      return BadFieldError(
+          "group.sites.fold.kind",
+          absl::StrCat("got enum number ", static_cast<int>(kind),
+                       ", allowed 0 to 3"));
+  }
+}
+
+absl::StatusOr<GroupSite> SiteFromProto(const v1::GroupSite& site) {
+  GroupSite out;
+  out.name = site.name();
+  out.inputs = site.inputs();
+  out.pool = site.pool();
+  const v1::Fold& fold = site.fold();
+  QS_ASSIGN_OR_RETURN(out.fold.kind, KindFromProto(fold.kind()));
+  out.fold.producer = fold.producer();
+  out.fold.producer_bias = fold.producer_bias();
+  out.fold.row_offset = fold.row_offset();
+  out.fold.head_dim = fold.head_dim();
+  out.fold.repeat = fold.repeat();
+  out.fold.scaled_only = {fold.scaled_only().begin(), fold.scaled_only().end()};
+  return out;
+}
+
+absl::StatusOr<GroupTensor> TensorFromProto(const GroupInfo& info,
+                                            const v1::GroupTensor& tensor) {
+  GroupTensor out;
+  const v1::TensorBegin begin = [&] {
+    v1::TensorBegin made;
+    made.set_name(tensor.name());
+    made.set_dtype(tensor.dtype());
+    *made.mutable_shape() = tensor.shape();
+    return made;
+  }();
+  QS_ASSIGN_OR_RETURN(out.info, TensorInfoFromProto(begin, "group.tensors"));
+  if (!tensor.site().empty()) {
+    const auto site =
+        std::find_if(info.sites.begin(), info.sites.end(),
+                     [&](const auto& s) { return s.name == tensor.site(); });
+    if (site == info.sites.end()) {
+      return BadFieldError(
+          "group.tensors.site",
+          absl::StrCat("got \"", tensor.site(), "\" for \"", tensor.name(),
+                       "\", allowed a site of the group"));
+    }
+    out.site = static_cast<int>(site - info.sites.begin());
+  }
+  switch (tensor.role()) {
+    case v1::GroupTensor::ROLE_UNSPECIFIED:
+    case v1::GroupTensor::QUANTIZE:
+      return out;
+    case v1::GroupTensor::FOLD_ONLY:
+      out.role = GroupRole::kFoldOnly;
+      return out;
+    default:
+      return BadFieldError(
+          "group.tensors.role",
+          absl::StrCat("got enum number ", static_cast<int>(tensor.role()),
+                       ", allowed 0 to 2"));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
+                                         const v1::GroupBegin& begin) {
+  GroupInfo info;
+  info.name = begin.name();
+  for (const v1::GroupSite& site : begin.sites()) {
+    QS_ASSIGN_OR_RETURN(GroupSite made, SiteFromProto(site));
+    info.sites.push_back(std::move(made));
+  }
+  for (const v1::GroupTensor& tensor : begin.tensors()) {
+    QS_ASSIGN_OR_RETURN(GroupTensor made, TensorFromProto(info, tensor));
+    info.tensors.push_back(std::move(made));
+  }
+  const absl::Status valid = ValidateGroup(spec, info);
+  if (!valid.ok()) return BadFieldError("group", std::string(valid.message()));
+  return info;
+}
+
+absl::StatusOr<std::shared_ptr<GroupJob>> GroupJob::Create(
+    int64_t handle, const QuantSpec& spec, GroupInfo info,
+    const QuantizeOptions& options, Reservation reservation) {
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<SolveGroup> group,
+                      SolveGroup::Create(spec, std::move(info), options));
+  return std::shared_ptr<GroupJob>(
+      new GroupJob(handle, std::move(group), std::move(reservation)));
+}
+
+GroupJob::GroupJob(int64_t handle, std::unique_ptr<SolveGroup> group,
+                   Reservation reservation)
+    : reservation_(std::make_shared<Reservation>(std::move(reservation))),
+      handle_(handle),
+      group_(std::move(group)),
+      sites_(group_->info().sites.size()),
+      tensor_begun_(group_->info().tensors.size()),
+      sites_left_(sites_.size()),
+      tensors_left_(tensor_begun_.size()) {}
+
+absl::Status GroupJob::NotInGroup(const std::string& what) const {
+  return RpcError(absl::StatusCode::kInvalidArgument, "NOT_IN_GROUP",
+                  absl::StrCat("group \"", name(), "\": ", what),
+                  {{"group", absl::StrCat(handle_)}});
+}
+
+absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
+    const v1::SiteBegin& begin, ByteBudget& budget) {
+  const std::vector<GroupSite>& declared = group_->info().sites;
+  const auto find = [&](const std::string& name) {
+    return static_cast<size_t>(
+        std::find_if(declared.begin(), declared.end(),
+                     [&](const GroupSite& s) { return s.name == name; }) -
+        declared.begin());
+  };
+  const size_t index = find(begin.name());
+  if (index == declared.size()) {
+    return NotInGroup(
+        absl::StrCat("site \"", begin.name(), "\" is none of those declared"));
+  }
+  if (sites_[index] != nullptr) {
+    return NotInGroup(absl::StrCat("site \"", begin.name(), "\" came already"));
+  }
+  std::shared_ptr<Site> pool;
+  if (!declared[index].pool.empty()) {
+    const size_t pool_index = find(declared[index].pool);
+    if (sites_[pool_index] == nullptr || !sites_[pool_index]->complete()) {
+      return NotInGroup(absl::StrCat("site \"", begin.name(), "\": its pool \"",
+                                     declared[index].pool,
+                                     "\" must be sent before it"));
+    }
+    pool = group_->site(pool_index);
+  }
+  const int64_t bytes = SiteJob::RoomFor(begin, declared[index].inputs);
+  std::optional<Reservation> room = budget.TryReserve(bytes);
+  if (!room) {
+    return NoRoomError(absl::StrCat("site \"", begin.name(), "\""), bytes,
+                       budget);
+  }
+  auto job = SiteJob::Create(begin, group_->site(index), std::move(pool),
+                             *std::move(room));
+  if (job.status().code() == absl::StatusCode::kInvalidArgument) {
+    const std::string text(job.status().message());
+    const size_t colon = text.find(": ");
+    return BadFieldError("site." + text.substr(0, colon),
+                         text.substr(colon + 2));
+  }
+  if (job.ok()) sites_[index] = *job;
+  return job;
+}
+
+absl::Status GroupJob::CheckTensor(const v1::TensorBegin& begin,
+                                   size_t index) const {
+  const GroupTensor& declared = group_->info().tensors[index];
+  const std::string quoted = absl::StrCat("tensor \"", begin.name(), "\"");
+  if (tensor_begun_[index]) return NotInGroup(quoted + " came already");
+  const std::vector<int64_t> shape(begin.shape().begin(), begin.shape().end());
+  if ((begin.dtype() != v1::DATA_TYPE_UNSPECIFIED &&
+       begin.dtype() != DTypeToProto(declared.info.dtype)) ||
+      (!shape.empty() && shape != declared.info.shape)) {
+    return NotInGroup(
+        absl::StrCat(quoted, ": got ", v1::DataType_Name(begin.dtype()), " [",
+                     absl::StrJoin(shape, ", "), "], declared ",
+                     v1::DataType_Name(DTypeToProto(declared.info.dtype)), " [",
+                     absl::StrJoin(declared.info.shape, ", "), "]"));
+  }
+  if (declared.site < 0) return absl::OkStatus();
+  const std::shared_ptr<SiteJob>& site =
+      sites_[static_cast<size_t>(declared.site)];
+  if (site != nullptr && site->complete()) return absl::OkStatus();
+  const std::string& name =
+      group_->info().sites[static_cast<size_t>(declared.site)].name;
+  return NotInGroup(
+      absl::StrCat(quoted, ": its site \"", name, "\" must be sent before it"));
+}
+
+absl::StatusOr<std::shared_ptr<TensorJob>> GroupJob::BeginTensor(
+    const v1::TensorBegin& begin) {
+  const std::vector<GroupTensor>& declared = group_->info().tensors;
+  const auto found = std::find_if(
+      declared.begin(), declared.end(),
+      [&](const GroupTensor& t) { return t.info.name == begin.name(); });
+  if (found == declared.end()) {
+    return NotInGroup(absl::StrCat("tensor \"", begin.name(),
+                                   "\" is none of those declared"));
+  }
+  const auto index = static_cast<size_t>(found - declared.begin());
+  QS_RETURN_IF_ERROR(CheckTensor(begin, index));
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<TensorQuantizer> quantizer,
+                      group_->TakeTensor(index));
+  tensor_begun_[index] = true;
+  return TensorJob::Create(begin.handle(), std::move(quantizer), Reservation(),
+                           reservation_);
+}
+
+void GroupJob::TensorComplete(std::shared_ptr<TensorJob> job) {
+  --tensors_left_;
+  if (solves_whole()) waiting_.push_back(std::move(job));
+}
+
+std::string GroupJob::Missing() const {
+  const GroupInfo& info = group_->info();
+  for (size_t i = 0; i < sites_.size(); ++i) {
+    if (sites_[i] == nullptr || !sites_[i]->complete()) {
+      return absl::StrCat("site \"", info.sites[i].name, "\"");
+    }
+  }
+  for (size_t i = 0; i < tensor_begun_.size(); ++i) {
+    if (!tensor_begun_[i]) {
+      return absl::StrCat("tensor \"", info.tensors[i].info.name, "\"");
+    }
+  }
+  return "";
+}
+
+}  // namespace qs

@@ -1,0 +1,81 @@
+// GroupJob: one solve group of a stream from its declaration until its last
+// tensor's last frame is written — who belongs to it, what of it has come, and
+// the memory for all of it.
+//
+// The memory is given back after the last tensor's last frame.
+// Thread: one caller at a time (the stream's reader), but for Solve.
+#ifndef QS_SERVICE_STREAM_GROUP_JOB_H_
+#define QS_SERVICE_STREAM_GROUP_JOB_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "quant/quant_spec.h"
+#include "quant/solve_group.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/site_job.h"
+#include "service/stream/tensor_job.h"
+
+namespace qs {
+
+// Errors: BAD_FIELD; what ValidateGroup says.
+absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
+                                         const quant::v1::GroupBegin& begin);
+
+class GroupJob {
+ public:
+  // Errors: SolveGroup::Create's.
+  static absl::StatusOr<std::shared_ptr<GroupJob>> Create(
+      int64_t handle, const QuantSpec& spec, GroupInfo info,
+      const QuantizeOptions& options, Reservation reservation);
+
+  int64_t handle() const { return handle_; }
+  const std::string& name() const { return group_->info().name; }
+
+  // Errors: NOT_IN_GROUP; BAD_FIELD; MEMORY_BUDGET.
+  absl::StatusOr<std::shared_ptr<SiteJob>> BeginSite(
+      const quant::v1::SiteBegin& begin, ByteBudget& budget);
+  void SiteComplete() { --sites_left_; }
+  // Errors: NOT_IN_GROUP; BAD_FIELD; RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::shared_ptr<TensorJob>> BeginTensor(
+      const quant::v1::TensorBegin& begin);
+  // A tensor has all its input. With solves_whole() it is kept for later.
+  void TensorComplete(std::shared_ptr<TensorJob> job);
+  bool complete() const { return sites_left_ == 0 && tensors_left_ == 0; }
+  // "site \"x\"" or "tensor \"w\"": something that has not come.
+  std::string Missing() const;
+
+  bool solves_whole() const { return group_->solves_whole(); }
+  absl::Status Solve(Backend& backend) { return group_->Solve(backend); }
+  // The tensors that waited for Solve.
+  std::vector<std::shared_ptr<TensorJob>> TakeWaiting() {
+    return std::move(waiting_);
+  }
+
+ private:
+  GroupJob(int64_t handle, std::unique_ptr<SolveGroup> group,
+           Reservation reservation);
+  absl::Status NotInGroup(const std::string& what) const;
+  absl::Status CheckTensor(const quant::v1::TensorBegin& begin,
+                           size_t index) const;
+
+  // Shared with the tensors, so that it is given back after the last.
+  const std::shared_ptr<Reservation> reservation_;
+  const int64_t handle_;
+  const std::unique_ptr<SolveGroup> group_;
+  std::vector<std::shared_ptr<SiteJob>> sites_;  // null: not begun
+  std::vector<bool> tensor_begun_;
+  size_t sites_left_;
+  size_t tensors_left_;
+  std::vector<std::shared_ptr<TensorJob>> waiting_;
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_STREAM_GROUP_JOB_H_

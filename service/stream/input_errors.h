@@ -1,0 +1,46 @@
+// What is wrong with a request of a Quantize stream: the checks and errors that
+// tensors, sites and groups share.
+// Thread: pure functions.
+#ifndef QS_SERVICE_STREAM_INPUT_ERRORS_H_
+#define QS_SERVICE_STREAM_INPUT_ERRORS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/tensor_quantizer.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/server/error.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/wire.h"
+
+namespace qs {
+
+absl::Status InvalidError(const std::string& reason, const std::string& text,
+                          const ErrorMetadata& metadata = {});
+// The machine has less memory than the budget promises.
+absl::Status NoMemoryError(const absl::Status& status);
+// MEMORY_BUDGET for what cannot wait, because the stream holds memory.
+absl::Status NoRoomError(const std::string& what, int64_t bytes,
+                         const ByteBudget& budget);
+// TENSOR_TOO_LARGE "WHAT: VERB got bytes, allowed".
+absl::Status TooLargeError(const std::string& what, const char* verb,
+                           int64_t got, int64_t allowed);
+// Of what a quantizer or group says when it is made.
+absl::Status OpenError(const absl::Status& status);
+
+// Name, dtype and shape; `field` is where they lie ("tensor"). Errors:
+// BAD_FIELD.
+absl::StatusOr<TensorInfo> TensorInfoFromProto(
+    const quant::v1::TensorBegin& begin, const std::string& field);
+
+// OFFSET_GAP.
+absl::Status CheckOffset(const std::string& what, int64_t handle,
+                         int64_t offset, int64_t expected);
+// CHUNK_CRC_MISMATCH.
+absl::Status CheckCrc(const ChunkView& chunk);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_STREAM_INPUT_ERRORS_H_

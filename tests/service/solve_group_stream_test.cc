@@ -1,0 +1,315 @@
+// Solve groups of a Quantize stream: sites and tensors that belong together.
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quant/site.h"
+#include "quant/site_accumulator.h"
+#include "service/server/error.h"
+#include "tests/service/group_messages.h"
+#include "tests/service/session_driver.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::testing {
+namespace {
+
+using Form = v1::SiteBegin;
+
+TestSite SmallSite() { return TestSite("block/in", 128, 300, 5); }
+
+std::vector<TestWeight> TwoReaders() {
+  return {TestWeight(11, "q.weight", 96, 128, 1),
+          TestWeight(12, "k.weight", 700, 128, 2)};
+}
+
+// What the server makes of the site's transport form.
+std::shared_ptr<Site> Direct(const TestSite& site, Form::Form form,
+                             Backend& backend) {
+  auto made = std::make_shared<Site>(site.name(), site.inputs());
+  if (form == Form::ACTIVATIONS) {
+    auto sums =
+        SiteAccumulator::Create(site.name(), site.inputs(), DType::kF32);
+    const std::string bytes = AsBytes(site.activations());
+    REQUIRE((*sums)
+                ->Add(reinterpret_cast<const uint8_t*>(bytes.data()),
+                      site.tokens(), backend)
+                .ok());
+    made->Fill(*(*sums)->Finish(backend));
+    return made;
+  }
+  SiteMoments moments = *SiteMoments::Create(site.name(), site.inputs());
+  const std::vector<float> packed = site.Packed();
+  moments.FillFromPacked(packed.data());
+  std::copy(packed.end() - site.inputs(), packed.end(), moments.abs_sum());
+  moments.set_tokens(site.tokens());
+  made->Fill(std::move(moments));
+  return made;
+}
+
+Requests WholeGroup(const std::string& preset, Form::Form form, size_t chunk) {
+  const TestSite site = SmallSite();
+  const std::vector<TestWeight> weights = TwoReaders();
+  Requests requests = {Config(preset), Group(1, site, weights)};
+  AppendSite(&requests, 2, 1, site, form, chunk);
+  for (const TestWeight& weight : weights) {
+    AppendTensor(&requests, 1, weight, chunk);
+  }
+  return requests;
+}
+
+void AppendReaders(Requests* requests) {
+  for (const TestWeight& weight : TwoReaders()) {
+    AppendTensor(requests, 1, weight);
+  }
+}
+
+void RequireRefused(const Requests& requests, const std::string& reason,
+                    const std::string& text) {
+  QuantizeContext context(TestContextOptions(2));
+  {
+    SessionDriver stream(context);
+    const Answers& answers = stream.Run(requests);
+    INFO(answers.status);
+    CHECK(ErrorReason(answers.status) == reason);
+    CHECK(std::string(answers.status.message()).find(text) !=
+          std::string::npos);
+  }
+  RequireClean(context);
+}
+
+TEST_CASE("a group's tensors equal the quantizer's with the same site",
+          "[group]") {
+  const Form::Form form = GENERATE(Form::SECOND_MOMENT, Form::ACTIVATIONS);
+  const std::string preset = GENERATE("W4A16-gptq", "W4A16");
+  const size_t chunk = GENERATE(size_t{100000}, size_t{7777});
+  const int workers = GENERATE(1, 3);
+  QuantizeContext context(TestContextOptions(workers));
+  const auto backend = NewCpuBackend(1);
+  QuantizeOptions options;
+  options.site = Direct(SmallSite(), form, *backend);
+  {
+    SessionDriver stream(context);
+    const Answers& answers = stream.Run(WholeGroup(preset, form, chunk));
+    INFO(answers.status << " " << answers.problem);
+    REQUIRE(answers.status.ok());
+    REQUIRE(answers.problem.empty());
+    REQUIRE(answers.summary->tensors() == 2);
+    QuantSpec spec = PresetSpec(preset, Profile::kReference);
+    if (spec.gptq() != nullptr) spec.method = DefaultGptqSpec(spec.profile);
+    for (const TestWeight& weight : TwoReaders()) {
+      INFO(weight.info.name);
+      const QuantizedTensor direct =
+          Quantize(spec, weight.info, weight.bytes, *backend, options);
+      for (const OutputTensor& output : direct.tensors) {
+        INFO(output.name);
+        CHECK(answers.parts.at(weight.handle).at(output.name).bytes ==
+              Bytes(output));
+      }
+      const v1::TensorReport* report = answers.ReportOf(weight.handle);
+      REQUIRE(report != nullptr);
+      CHECK(report->has_output_error());
+      CHECK(report->tokens() == SmallSite().tokens());
+      CHECK(report->output_error() ==
+            RelativeOutputError(direct.report.output_error));
+    }
+    CHECK(answers.summary->has_output_error());
+  }
+  RequireClean(context);
+}
+
+TEST_CASE("AWQ's group is solved when all of it is there", "[group]") {
+  const int workers = GENERATE(1, 3);
+  QuantizeContext context(TestContextOptions(workers));
+  const TestSite site = SmallSite();
+  std::vector<TestWeight> weights = TwoReaders();
+  const TestWeight norm(13, "norm.weight", 1, 128, 3);
+  v1::QuantizeRequest group = Group(1, site, weights);
+  v1::GroupTensor* fold_only = group.mutable_group()->add_tensors();
+  fold_only->set_name(norm.info.name);
+  fold_only->set_dtype(v1::BF16);
+  fold_only->add_shape(128);
+  fold_only->set_role(v1::GroupTensor::FOLD_ONLY);
+  v1::Fold* fold = group.mutable_group()->mutable_sites(0)->mutable_fold();
+  fold->set_kind(v1::Fold::NORM);
+  fold->set_producer(norm.info.name);
+  Requests requests = {Config("W4A16-awq"), group};
+  AppendTensor(&requests, 1, norm);
+  AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+  for (const TestWeight& weight : weights) AppendTensor(&requests, 1, weight);
+  {
+    SessionDriver stream(context);
+    const Answers& answers = stream.Run(requests);
+    INFO(answers.status << " " << answers.problem);
+    REQUIRE(answers.status.ok());
+    REQUIRE(answers.problem.empty());
+    REQUIRE(answers.summary->tensors() == 3);
+    const Answers::Part& folded =
+        answers.parts.at(norm.handle).at(norm.info.name);
+    CHECK(folded.dtype == v1::BF16);
+    CHECK(folded.shape == std::vector<int64_t>{128});
+    CHECK(folded.bytes.size() == norm.bytes.size());
+    CHECK(answers.parts.at(11).count("q.weight_packed") == 1);
+  }
+  RequireClean(context);
+}
+
+TEST_CASE("what a group does not declare is refused", "[group]") {
+  const TestSite site = SmallSite();
+  const std::vector<TestWeight> weights = TwoReaders();
+  const v1::QuantizeRequest config = Config("W4A16-gptq");
+  const v1::QuantizeRequest group = Group(1, site, weights);
+  const TestWeight foreign(13, "v.weight", 4, 128, 3);
+  SECTION("no group at all") {
+    Requests requests = {config};
+    weights[0].AppendTo(&requests, 4096);
+    RequireRefused(requests, "CALIBRATION_MISSING", "\"q.weight\"");
+  }
+  SECTION("a group that is not open") {
+    Requests requests = {config};
+    AppendTensor(&requests, 9, weights[0]);
+    RequireRefused(requests, "HANDLE_UNKNOWN", "tensor.group: 9");
+  }
+  SECTION("another tensor") {
+    Requests requests = {config, group};
+    AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+    AppendTensor(&requests, 1, foreign);
+    RequireRefused(requests, "NOT_IN_GROUP", "\"v.weight\"");
+  }
+  SECTION("a tensor before its site") {
+    Requests requests = {config, group};
+    AppendTensor(&requests, 1, weights[0]);
+    RequireRefused(requests, "NOT_IN_GROUP", "\"block/in\" must be sent");
+  }
+  SECTION("another shape") {
+    Requests requests = {config, group};
+    AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+    requests.push_back(Begin(11, "q.weight", v1::BF16, {95, 128}));
+    requests.back().mutable_tensor()->set_group(1);
+    RequireRefused(requests, "NOT_IN_GROUP", "[95, 128]");
+  }
+  SECTION("another site") {
+    Requests requests = {config, group};
+    AppendSite(&requests, 2, 1, TestSite("other", 128, 8, 1),
+               Form::SECOND_MOMENT);
+    RequireRefused(requests, "NOT_IN_GROUP", "\"other\"");
+  }
+  SECTION("a site twice") {
+    Requests requests = {config, group};
+    AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+    AppendSite(&requests, 3, 1, site, Form::SECOND_MOMENT);
+    RequireRefused(requests, "NOT_IN_GROUP", "came already");
+  }
+  SECTION("a site of another input size") {
+    v1::QuantizeRequest wrong = group;
+    wrong.mutable_group()->mutable_sites(0)->set_inputs(64);
+    RequireRefused({config, wrong}, "BAD_FIELD", "allowed 64");
+  }
+  SECTION("the end before all of it") {
+    Requests requests = {config, group};
+    AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+    AppendTensor(&requests, 1, weights[0]);
+    RequireRefused(requests, "TOO_FEW_BYTES", "\"k.weight\" is missing");
+  }
+  SECTION("a handle twice") {
+    RequireRefused({config, group, group}, "HANDLE_IN_USE", "group.handle: 1");
+  }
+}
+
+TEST_CASE("moments that are none are refused", "[group]") {
+  const TestSite site = SmallSite();
+  const v1::QuantizeRequest group = Group(1, site, TwoReaders());
+  std::vector<float> packed = site.Packed();
+  const v1::QuantizeRequest begin = SiteBegin(2, 1, site, Form::SECOND_MOMENT);
+  Requests requests = {Config("W4A16-gptq"), group, begin};
+  SECTION("too few bytes") {
+    packed.pop_back();
+    AppendBytes(&requests, 2, AsBytes(packed), 100000);
+    RequireRefused(requests, "TOO_FEW_BYTES", "\"block/in\"");
+  }
+  SECTION("too many bytes") {
+    packed.push_back(0);
+    AppendBytes(&requests, 2, AsBytes(packed), 100000);
+    RequireRefused(requests, "TOO_MANY_BYTES", "\"block/in\"");
+  }
+  SECTION("a negative diagonal") {
+    packed[0] = -1;
+    AppendBytes(&requests, 2, AsBytes(packed), 100000);
+    AppendReaders(&requests);
+    RequireRefused(requests, "BAD_CALIBRATION", "block/in");
+  }
+  SECTION("NaN") {
+    packed[200] = std::nanf("");
+    AppendBytes(&requests, 2, AsBytes(packed), 100000);
+    AppendReaders(&requests);
+    RequireRefused(requests, "NON_FINITE_INPUT", "block/in");
+  }
+  SECTION("of no tokens") {
+    requests.back().mutable_site()->set_token_count(0);
+    RequireRefused(requests, "BAD_FIELD", "site.token_count");
+  }
+  SECTION("of no form") {
+    requests.back().mutable_site()->clear_form();
+    RequireRefused(requests, "BAD_FIELD", "site.form");
+  }
+}
+
+TEST_CASE("activations are checked", "[group]") {
+  const TestSite site = SmallSite();
+  Requests requests = {Config("W4A16-gptq"), Group(1, site, TwoReaders()),
+                       SiteBegin(2, 1, site, Form::ACTIVATIONS)};
+  std::vector<float> values = site.activations();
+  SECTION("half a token") {
+    values.pop_back();
+    AppendBytes(&requests, 2, AsBytes(values), 100000);
+    RequireRefused(requests, "TOO_FEW_BYTES", "whole number of tokens");
+  }
+  SECTION("Inf") {
+    values[3 * 128 + 5] = INFINITY;
+    AppendBytes(&requests, 2, AsBytes(values), 100000);
+    AppendReaders(&requests);
+    RequireRefused(requests, "NON_FINITE_INPUT", "Inf at token 3, input 5");
+  }
+}
+
+TEST_CASE("a group waits for memory, and is refused when it can have none",
+          "[group]") {
+  const int64_t budget = int64_t{24} << 20;
+  QuantizeContext context(TestContextOptions(1, budget));
+  {
+    SessionDriver stream(context);
+    const Answers& answers =
+        stream.Run(WholeGroup("W4A16", Form::SECOND_MOMENT, 100000));
+    INFO(answers.status);
+    REQUIRE(answers.status.ok());
+  }
+  RequireClean(context);
+  const TestSite site("block/in", 128, 30, 5);
+  v1::QuantizeRequest group = Group(1, site, TwoReaders());
+  v1::GroupSite* large = group.mutable_group()->add_sites();
+  large->set_name("large");
+  large->set_inputs(4096);
+  SessionDriver stream(context);
+  const Answers& answers = stream.Run({Config("W4A16"), group});
+  CHECK(ErrorReason(answers.status) == "TENSOR_TOO_LARGE");
+}
+
+TEST_CASE("a stream that ends inside a group leaves nothing", "[group]") {
+  QuantizeContext context(TestContextOptions(2));
+  const TestSite site = SmallSite();
+  {
+    SessionDriver stream(context);
+    Requests requests = {Config("W4A16-awq"), Group(1, site, TwoReaders())};
+    AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+    AppendTensor(&requests, 1, TwoReaders()[0]);
+    for (const v1::QuantizeRequest& request : requests) {
+      REQUIRE(stream.Send(request));
+    }
+    stream.Cancel();
+    CHECK(stream.Finish().status.code() == absl::StatusCode::kCancelled);
+  }
+  RequireClean(context);
+}
+
+}  // namespace
+}  // namespace qs::testing
