@@ -3,14 +3,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <map>
 #include <sstream>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "kernels/base/status_macros.h"
+#include "service/cli/argument_groups.h"
 
 namespace qs::cli {
 namespace {
@@ -25,112 +24,17 @@ constexpr char kExitCodes[] =
     "  4    server not reachable, lost, or too busy\n"
     "  5    bad input: malformed files, NaN or infinity in a tensor\n"
     "  6    output: exists, not writable, or the disk is full\n"
+    "  7    done, but a tensor's report has a warning and --fail-on-warning\n"
+    "       was given\n"
     "  130  ended by SIGINT; 143: by SIGTERM or SIGHUP\n"
-    "After every code but 0 nothing is left of the output (a report file that\n"
-    "cannot be written, code 6, leaves the complete output).";
+    "After every code but 0 and 7 nothing is left of the output (a report\n"
+    "file that cannot be written, code 6, leaves the complete output).";
 
 constexpr char kExample[] =
     "Example:\n"
-    "  quantctl quantize llama -o llama-W4A16 --preset W4A16 --target vllm\n\n";
-
-// The checks' own descriptions would stand beside the type's name in --help.
-CLI::Validator OneOf(const std::vector<std::string>& values) {
-  CLI::Validator check = CLI::IsMember(values);
-  return check.description("");
-}
-
-CLI::Validator Between(int low, int high) {
-  CLI::Validator check = CLI::Range(low, high);
-  return check.description("");
-}
-
-void AddServer(CLI::App* app, ServerArguments* server) {
-  const std::string group = "Server";
-  app->add_option("--server", server->address, "Where quantd listens")
-      ->type_name("HOST:PORT")
-      ->capture_default_str()
-      ->group(group);
-  app->add_option("--tls-ca", server->tls_ca,
-                  "PEM file: who may have signed the server's certificate")
-      ->type_name("FILE")
-      ->group(group);
-  app->add_option("--tls-cert", server->tls_cert,
-                  "PEM file: this client's certificate chain")
-      ->type_name("FILE")
-      ->group(group);
-  app->add_option("--tls-key", server->tls_key, "PEM file: its private key")
-      ->type_name("FILE")
-      ->group(group);
-}
-
-void AddMethodOptions(CLI::App* app, ConfigArguments* config,
-                      const std::string& group) {
-  app->add_option("--blocksize", config->block_size,
-                  "nf4: weights that share one absmax, 32 to 4096 [64]")
-      ->type_name("N")
-      ->group(group);
-  app->add_flag("--double-quant", config->double_quant, "nf4: absmax in 8 bits")
-      ->group(group);
-  app->add_option("--group-size", config->group_size,
-                  "rtn: weights that share one scale; -1 is a row [128]")
-      ->type_name("N")
-      ->group(group);
-  app->add_option("--bits", config->bits, "rtn: 2 to 8 [4]")
-      ->type_name("N")
-      ->group(group);
-  CLI::Option* symmetric = app->add_flag_callback(
-      "--symmetric", [config] { config->symmetric = true; },
-      "rtn: codes around zero [yes]");
-  symmetric->disable_flag_override()->group(group);
-  app->add_flag_callback(
-         "--asymmetric", [config] { config->symmetric = false; },
-         "rtn: codes with a zero point")
-      ->disable_flag_override()
-      ->excludes(symmetric)
-      ->group(group);
-}
-
-void AddMethod(CLI::App* app, ConfigArguments* config) {
-  const std::string group = "Method: a preset, a method, or a preset changed";
-  app->add_option("--preset", config->preset,
-                  "NF4, NF4-dq, FP4, W4A16 or W8A16 (see capabilities)")
-      ->type_name("NAME")
-      ->group(group);
-  app->add_option("--method", config->method, "nf4 or rtn")
-      ->type_name("NAME")
-      ->check(OneOf({"nf4", "rtn"}))
-      ->group(group);
-  app->add_option("--profile", config->profile,
-                  "best: lower error [yes]; reference: the library's own bits")
-      ->type_name("NAME")
-      ->check(OneOf({"reference", "best"}))
-      ->group(group);
-  AddMethodOptions(app, config, group);
-}
-
-void AddSelection(CLI::App* app, ConfigArguments* config) {
-  const std::string group = "Selection and target";
-  app->add_option("--include", config->include,
-                  "Tensors by name; repeat for more [all]")
-      ->type_name("GLOB")
-      ->allow_extra_args(false)
-      ->group(group);
-  app->add_option("--exclude", config->exclude, "Wins over --include")
-      ->type_name("GLOB")
-      ->allow_extra_args(false)
-      ->group(group);
-  app->add_option("--target", config->target,
-                  "Engine that will load the result; its rules are checked:\n"
-                  "vllm, transformers or bitsandbytes")
-      ->type_name("NAME")
-      ->check(OneOf({"vllm", "transformers", "bitsandbytes"}))
-      ->group(group);
-  app->add_option("--tensor-parallel", config->tensor_parallel,
-                  "1 to 4096 ranks that will share the weights [1]")
-      ->type_name("N")
-      ->check(Between(1, 4096))
-      ->group(group);
-}
+    "  quantctl quantize llama -o llama-W4A16 --preset W4A16 --target vllm\n"
+    "  quantctl quantize llama -o llama-gptq --preset W4A16-gptq \\\n"
+    "      --calibration llama-moments.safetensors --target vllm\n\n";
 
 void AddInput(CLI::App* app, Arguments* a) {
   app->add_option("IN", a->input, "Checkpoint directory or .safetensors file")
@@ -156,11 +60,15 @@ void AddQuantize(CLI::App* root, Arguments* a) {
       ->required();
   app->add_option("--json", a->json_file, "Where to put the whole report")
       ->type_name("FILE");
-  app->add_flag("--overwrite", a->overwrite, "Replace what OUT names");
-  app->add_option("--streams", a->streams,
-                  "1 to 64 streams at once, a connection each [2]")
-      ->type_name("N")
-      ->check(Between(1, kMaxStreams));
+  app->add_flag("--overwrite", a->run.overwrite, "Replace what OUT names");
+  AddStreams(app, &a->run);
+  AddCalibration(app, &a->calibration);
+  app->add_flag("--fail-on-warning", a->run.fail_on_warning,
+                "Exit code 7 when a tensor's report has a warning");
+  app->add_flag("--skip-error-report", a->run.skip_error_report,
+                "No error statistics: faster");
+  app->add_flag("--skip-digest", a->run.skip_digest,
+                "No SHA-256 of the answer; each piece has its CRC32C anyway");
   AddMethod(app, &a->config);
   AddSelection(app, &a->config);
   AddServer(app, &a->server);
@@ -176,6 +84,32 @@ void AddPlan(CLI::App* root, Arguments* a) {
   AddServer(app, &a->server);
 }
 
+void AddCompare(CLI::App* root, Arguments* a) {
+  CLI::App* app = AddCommand(
+      root, a, Command::kCompare, "compare",
+      "Runs rtn, nf4, hqq, gptq and awq on the tensors; writes no checkpoint");
+  AddInput(app, a);
+  AddCalibration(app, &a->calibration);
+  app->add_option("--bits", a->compare.bits,
+                  "2 to 8; a method that lacks it says so [4]")
+      ->type_name("N")
+      ->check(Between(2, 8));
+  app->add_option("--group-size", a->compare.group_size,
+                  "Weights that share one scale; -1 is a row [128]")
+      ->type_name("N");
+  app->add_option("--profile", a->config.profile, "best [yes] or reference")
+      ->type_name("NAME")
+      ->check(OneOf({"reference", "best"}));
+  AddGlobs(app, &a->config, "Options");
+  app->add_option("--json", a->json_file, "Where to put all reports")
+      ->type_name("FILE");
+  app->add_option("--html", a->html_file,
+                  "Where to put one self-contained page with charts")
+      ->type_name("FILE");
+  AddStreams(app, &a->run);
+  AddServer(app, &a->server);
+}
+
 void AddReport(CLI::App* root, Arguments* a) {
   CLI::App* app = AddCommand(root, a, Command::kReport, "report",
                              "Shows what quantize --json wrote");
@@ -183,6 +117,27 @@ void AddReport(CLI::App* root, Arguments* a) {
   app->add_option("--html", a->html_file,
                   "Where to put one self-contained page with charts")
       ->type_name("FILE");
+}
+
+void AddCalibrationFiles(CLI::App* root, Arguments* a) {
+  CLI::App* app =
+      root->add_subcommand("calibration", "Works on calibration files");
+  app->footer(kExitCodes);
+  app->require_subcommand(1);
+  CLI::App* merge = AddCommand(app, a, Command::kCalibrationMerge, "merge",
+                               "Sums files of one model into another");
+  merge->add_option("OUT", a->output, "The file to write")
+      ->type_name("")
+      ->required();
+  merge->add_option("IN", a->inputs, "Two or more files with the same sites")
+      ->type_name("")
+      ->expected(2, kMaxMergedFiles)
+      ->required();
+  merge->add_flag("--overwrite", a->run.overwrite, "Replace what OUT names");
+  CLI::App* inspect = AddCommand(app, a, Command::kCalibrationInspect,
+                                 "inspect", "Shows what a file knows");
+  inspect->add_option("FILE", a->input, "The file")->type_name("")->required();
+  inspect->add_flag("--json", a->json, "JSON on standard output");
 }
 
 void AddInfo(CLI::App* root, Arguments* a) {
@@ -200,14 +155,6 @@ absl::Status Wrong(const std::string& text) {
   return absl::InvalidArgumentError(text);
 }
 
-absl::Status CheckMethod(const ConfigArguments& c) {
-  if (c.preset.empty() && c.method.empty()) {
-    return Wrong(
-        "--preset and --method: got none, allowed one of them or both");
-  }
-  return c.method.empty() ? absl::OkStatus() : CheckMethodOptions(c, c.method);
-}
-
 absl::Status Check(const Arguments& a) {
   if (a.server.tls_cert.empty() != a.server.tls_key.empty()) {
     return Wrong(
@@ -215,7 +162,9 @@ absl::Status Check(const Arguments& a) {
   }
   const bool configured =
       a.command == Command::kQuantize || a.command == Command::kPlan;
-  return configured ? CheckMethod(a.config) : absl::OkStatus();
+  // What a file says is checked when it was read.
+  return configured && a.config.config_file.empty() ? CheckConfig(a.config)
+                                                    : absl::OkStatus();
 }
 
 ParsedArguments Refuse(const std::string& text) {
@@ -236,11 +185,14 @@ ParsedArguments ParseArguments(const std::vector<std::string>& args) {
   app.footer(std::string(kExample) + kExitCodes);
   AddQuantize(&app, &arguments);
   AddPlan(&app, &arguments);
+  AddCompare(&app, &arguments);
   AddReport(&app, &arguments);
+  AddCalibrationFiles(&app, &arguments);
   AddInfo(&app, &arguments);
   // The parser itself only says that a command is missing.
-  const std::vector<std::string> names = {"quantize", "plan", "report",
-                                          "capabilities", "health"};
+  const std::vector<std::string> names = {
+      "quantize",    "plan",         "compare", "report",
+      "calibration", "capabilities", "health"};
   if (!args.empty() && !args[0].starts_with("-") &&
       std::find(names.begin(), names.end(), args[0]) == names.end()) {
     return Refuse(absl::StrCat("command: got \"", args[0], "\", allowed ",

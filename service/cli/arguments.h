@@ -2,6 +2,7 @@
 #ifndef QS_SERVICE_CLI_ARGUMENTS_H_
 #define QS_SERVICE_CLI_ARGUMENTS_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@ namespace qs::cli {
 
 constexpr char kVersion[] = "0.1.0";
 constexpr int kMaxStreams = 64;
+constexpr int kMaxMergedFiles = 256;  // all are open at once
 
 struct ServerArguments {
   std::string address = "127.0.0.1:50051";
@@ -21,19 +23,46 @@ struct ServerArguments {
   std::string tls_key;
 };
 
-enum class Command { kQuantize, kPlan, kReport, kCapabilities, kHealth };
+// What quantize does beside the method.
+struct RunArguments {
+  bool overwrite = false;
+  int streams = 2;
+  bool skip_error_report = false;
+  bool skip_digest = false;
+  bool fail_on_warning = false;
+};
+
+// What compare asks of every method.
+struct CompareArguments {
+  int bits = 4;
+  int64_t group_size = 128;
+};
+
+enum class Command {
+  kQuantize,
+  kPlan,
+  kCompare,
+  kReport,
+  kCalibrationMerge,
+  kCalibrationInspect,
+  kCapabilities,
+  kHealth
+};
 
 struct Arguments {
   Command command = Command::kHealth;
   ServerArguments server;
   ConfigArguments config;
-  std::string input;      // IN, or report's FILE
-  std::string output;     // quantize
-  std::string json_file;  // quantize
-  std::string html_file;  // report
-  bool json = false;      // plan and capabilities: JSON on standard output
-  bool overwrite = false;
-  int streams = 2;
+  RunArguments run;
+  CompareArguments compare;
+  std::string input;  // IN, or FILE of report and calibration inspect
+  std::vector<std::string> inputs;  // calibration merge
+  std::string output;               // quantize and calibration merge
+  std::string calibration;          // quantize and compare: a file, or empty
+  std::string json_file;            // quantize and compare
+  std::string html_file;            // report and compare
+  // plan, capabilities and calibration inspect: JSON on standard output
+  bool json = false;
 };
 
 // Either `arguments` to run, or texts to print and the exit code.
@@ -45,7 +74,8 @@ struct ParsedArguments {
 };
 
 // Without the program's name. Usage errors name the flag, got and allowed and
-// have exit code 2.
+// have exit code 2. No file is opened: whether --config fits is found out when
+// it is read.
 ParsedArguments ParseArguments(const std::vector<std::string>& args);
 
 }  // namespace qs::cli

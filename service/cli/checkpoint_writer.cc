@@ -25,6 +25,7 @@ namespace v1 = quant::v1;
 
 constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kConfigName[] = "config.json";
+constexpr char kQuantizeConfigName[] = "quantize_config.json";
 
 absl::Status CopySynced(const std::string& from, const std::string& to) {
   std::error_code error;
@@ -42,10 +43,12 @@ absl::Status CopySynced(const std::string& from, const std::string& to) {
 
 CheckpointWriter::CheckpointWriter(const Checkpoint& checkpoint,
                                    const PlanAnswer& plan,
+                                   const std::set<size_t>& replaced,
                                    const std::string& directory,
                                    const std::string& file_name)
     : checkpoint_(checkpoint),
       plan_(plan),
+      replaced_(replaced),
       directory_(directory),
       file_name_(file_name) {}
 
@@ -62,19 +65,26 @@ std::map<std::string, std::string> CheckpointWriter::MetadataOf(
   return metadata;
 }
 
-absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
+std::vector<SafetensorsItem> CheckpointWriter::Carried(int shard) const {
   const SafetensorsFile& input =
       checkpoint_.shards()[static_cast<size_t>(shard)];
   std::vector<SafetensorsItem> items;
   for (size_t i = 0; i < checkpoint_.tensors().size(); ++i) {
     const CheckpointTensor& tensor = checkpoint_.tensors()[i];
-    if (tensor.shard != shard ||
+    if (tensor.shard != shard || replaced_.contains(i) ||
         plan_.entries[i].action() != v1::PlanEntry::CARRY) {
       continue;
     }
     items.push_back({tensor.entry.name, tensor.entry.dtype, tensor.entry.shape,
                      input.Data(tensor.entry)});
   }
+  return items;
+}
+
+absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
+  const SafetensorsFile& input =
+      checkpoint_.shards()[static_cast<size_t>(shard)];
+  std::vector<SafetensorsItem> items = Carried(shard);
   std::span<const uint8_t> spilled;
   if (arrived.spill != nullptr) {
     QS_ASSIGN_OR_RETURN(spilled, arrived.spill->Map());
@@ -115,6 +125,12 @@ absl::Status CheckpointWriter::WriteRest() const {
   }
   if (!config.empty()) {
     QS_RETURN_IF_ERROR(WriteTextFile(directory_ + "/" + kConfigName, config));
+  }
+  // Where loaders of the format looked before config.json had it.
+  const v1::OutputFormat format = plan_.summary.resolved().format();
+  if (!added.empty() && (format == v1::GPTQ_V1 || format == v1::GPTQ_V2)) {
+    QS_RETURN_IF_ERROR(
+        WriteTextFile(directory_ + "/" + kQuantizeConfigName, added + "\n"));
   }
   return WriteSideFiles();
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,10 @@ namespace qs::cli {
 // while it was read; kUnexpected — the plan leaves a file out.
 class CheckpointWriter {
  public:
+  // `replaced`: tensors that the plan carries and that arrive changed.
   // `file_name`: of a single file, empty for a directory. All outlive it.
   CheckpointWriter(const Checkpoint& checkpoint, const PlanAnswer& plan,
+                   const std::set<size_t>& replaced,
                    const std::string& directory, const std::string& file_name);
 
   // The shard's carried tensors, byte for byte, and what arrived for it.
@@ -33,9 +36,11 @@ class CheckpointWriter {
  private:
   std::map<std::string, std::string> MetadataOf(int shard) const;
   absl::Status WriteSideFiles() const;
+  std::vector<SafetensorsItem> Carried(int shard) const;
 
   const Checkpoint& checkpoint_;
   const PlanAnswer& plan_;
+  const std::set<size_t> replaced_;
   const std::string directory_;
   const std::string file_name_;
   std::map<std::string, std::string> weight_map_;  // tensor to shard name

@@ -1,13 +1,21 @@
 # Everything of quantctl but main, so that tests run it in their own process.
 add_library(qs_cli STATIC
+  cli/argument_groups.cc
   cli/arguments.cc
+  cli/calibration_command.cc
+  cli/calibration_charts.cc
   cli/channel.cc
   cli/checkpoint_writer.cc
+  cli/compare_command.cc
+  cli/compare_html.cc
+  cli/compare_report.cc
   cli/config_arguments.cc
   cli/exit_code.cc
   cli/html_charts.cc
+  cli/html_page.cc
   cli/html_report.cc
   cli/info_commands.cc
+  cli/method_options.cc
   cli/output_staging.cc
   cli/plan_client.cc
   cli/progress.cc
@@ -18,11 +26,16 @@ add_library(qs_cli STATIC
   cli/run_control.cc
   cli/run_report.cc
   cli/signal_watcher.cc
+  cli/solver_text.cc
   cli/spill_file.cc
   cli/stream_client.cc
+  cli/stream_receiver.cc
+  cli/stream_sender.cc
   cli/svg.cc
+  cli/tensor_charts.cc
   cli/tensor_sink.cc
   cli/text_table.cc
+  cli/work_batch.cc
   cli/work_board.cc)
 target_link_libraries(qs_cli
   PUBLIC qs_options qs_service

@@ -17,12 +17,19 @@ struct Console {
 
 // Call it before the process has other threads (see SignalWatcher). After an
 // error or a signal nothing is left of the output, except that a complete
-// output stays when only the --json file could not be written.
+// output stays when only the --json file could not be written, or for kWarning.
 absl::Status RunQuantize(const Arguments& arguments, const Console& console);
 
 absl::Status RunPlan(const Arguments& arguments, const Console& console);
+// Writes no checkpoint.
+absl::Status RunCompare(const Arguments& arguments, const Console& console);
 absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console);
+// Neither needs a server. Exit codes kBadInput, kOutput and kUsage.
+absl::Status RunCalibrationMerge(const Arguments& arguments,
+                                 const Console& console);
+absl::Status RunCalibrationInspect(const Arguments& arguments,
+                                   const Console& console);
 absl::Status RunCapabilities(const Arguments& arguments,
                              const Console& console);
 absl::Status RunHealth(const Arguments& arguments, const Console& console);

@@ -1,46 +1,58 @@
-// How to quantize, as the flags say it, and the messages that this becomes.
-// Thread: pure functions.
+// How to quantize, as the flags and a file say it, and the messages that this
+// becomes. Thread: pure functions.
 #ifndef QS_SERVICE_CLI_CONFIG_ARGUMENTS_H_
 #define QS_SERVICE_CLI_CONFIG_ARGUMENTS_H_
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/v1/quantization.pb.h"
+#include "service/cli/method_options.h"
 
 namespace qs::cli {
 
-// Unset means the server's default.
+// Unset means what `file` says, and there the server's default.
 struct ConfigArguments {
   std::string preset;
-  std::string method;   // "nf4" or "rtn"
+  std::string method;   // see MethodNames
   std::string profile;  // "reference" or "best"
-  std::optional<int64_t> block_size;
-  bool double_quant = false;  // set only when true
-  std::optional<int64_t> group_size;
-  std::optional<int> bits;
-  std::optional<bool> symmetric;
+  std::string format;   // see FormatWords
+  MethodOptions options;
+  std::string config_file;             // path
+  quant::v1::QuantizationConfig file;  // what is in it
   std::vector<std::string> include;
   std::vector<std::string> exclude;
-  std::string target;  // "vllm", "transformers", "bitsandbytes" or empty
+  std::string target;  // see TargetWords, or empty
   int tensor_parallel = 1;
+  bool list_sites = false;
 };
 
-// Options belong to one method, "nf4" or "rtn". Errors: INVALID_ARGUMENT.
-absl::Status CheckMethodOptions(const ConfigArguments& config,
-                                const std::string& method);
+std::vector<std::string> FormatWords();
+std::vector<std::string> TargetWords();
 
-// The preset, or the method with its options.
+// JSON of a QuantizationConfig under the .proto's names. `path` is for errors:
+// INVALID_ARGUMENT — no such JSON, an unknown key, a value of a wrong type, a
+// preset together with a method of two kinds.
+absl::StatusOr<quant::v1::QuantizationConfig> ParseConfigFile(
+    std::string_view text, const std::string& path);
+
+// Whether flags and file go together. Errors: INVALID_ARGUMENT.
+absl::Status CheckConfig(const ConfigArguments& config);
+
+// The preset, or the method with its options. REQUIRES: CheckConfig is OK.
 quant::v1::QuantizationConfig QuantizationOf(const ConfigArguments& config);
 
+// The preset's name, from the flags or the file.
+std::string PresetOf(const ConfigArguments& config);
 // A preset is named together with a method or options of one: the server's
 // meaning of the preset is needed, which ChangedPreset takes.
 bool ChangesPreset(const ConfigArguments& config);
-// `preset` with the options of `config` in place of its own. Errors:
+// `preset` with what `config` says in place of its own. Errors:
 // INVALID_ARGUMENT — an option or a method that is not the preset's.
 absl::StatusOr<quant::v1::QuantizationConfig> ChangedPreset(
     const ConfigArguments& config, const quant::v1::QuantizationConfig& preset);

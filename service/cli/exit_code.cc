@@ -20,6 +20,7 @@ constexpr char kPayload[] = "quantctl/exit-code";
 
 // The server's reasons (see the .proto) that say more than its status code.
 constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
+    {"BAD_CALIBRATION", ExitCode::kBadInput},
     {"BAD_CONFIG_JSON", ExitCode::kBadInput},
     {"CHUNK_CRC_MISMATCH", ExitCode::kServerLost},
     {"DUPLICATE_TENSOR", ExitCode::kBadInput},

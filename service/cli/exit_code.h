@@ -19,7 +19,8 @@ enum class ExitCode {
   kRefused = 3,     // by the plan: the target engine, or quantized already
   kServerLost = 4,  // not reachable, gone, or too busy
   kBadInput = 5,
-  kOutput = 6,  // not writable, exists, or disk full
+  kOutput = 6,   // not writable, exists, or disk full
+  kWarning = 7,  // done, with a warning that was asked to count
   kInterrupted = 130,
   kTerminated = 143,
 };

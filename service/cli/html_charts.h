@@ -11,6 +11,15 @@ namespace qs::cli {
 
 // Relative error of every tensor in checkpoint order, its RTN beside it.
 std::string ErrorChart(const RunReport& report);
+// The same of the outputs; empty without a calibration.
+std::string OutputErrorChart(const RunReport& report);
+// Bits a weight of every tensor against its output error, or without a
+// calibration its relative error.
+std::string BitsChart(const RunReport& report);
+// Tokens that every expert of a mixture saw; empty without one.
+std::string ExpertChart(const RunReport& report);
+// Share of the groups by clip limit; empty when nothing was clipped.
+std::string ClipChart(const RunReport& report);
 // Share of the weights by error over step, as far as errors reach; empty
 // without a histogram.
 std::string HistogramChart(const RunReport& report, const RunTotals& totals);

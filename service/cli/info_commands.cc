@@ -29,7 +29,8 @@ std::string MethodsText(const v1::Capabilities& capabilities) {
   TextTable table({{"method", Align::kLeft},
                    {"bits", Align::kLeft},
                    {"block sizes", Align::kLeft},
-                   {"formats", Align::kLeft}});
+                   {"formats", Align::kLeft},
+                   {"calibration", Align::kLeft}});
   for (const v1::MethodInfo& method : capabilities.methods()) {
     std::vector<std::string> formats;
     for (const int format : method.formats()) {
@@ -38,7 +39,8 @@ std::string MethodsText(const v1::Capabilities& capabilities) {
     }
     table.AddRow({method.name(), absl::StrJoin(method.bits(), " "),
                   absl::StrJoin(method.block_sizes(), " "),
-                  absl::StrJoin(formats, " ")});
+                  absl::StrJoin(formats, " "),
+                  method.needs_calibration() ? "needed" : ""});
   }
   return table.Text();
 }

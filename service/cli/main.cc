@@ -41,8 +41,14 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
       return RunQuantize(arguments, console);
     case Command::kPlan:
       return RunPlan(arguments, console);
+    case Command::kCompare:
+      return RunCompare(arguments, console);
     case Command::kReport:
       return RunReportCommand(arguments, console);
+    case Command::kCalibrationMerge:
+      return RunCalibrationMerge(arguments, console);
+    case Command::kCalibrationInspect:
+      return RunCalibrationInspect(arguments, console);
     case Command::kCapabilities:
       return RunCapabilities(arguments, console);
     case Command::kHealth:

@@ -31,6 +31,7 @@ v1::PlanCheckpointRequest ConfigMessage(
   v1::PlanConfig* out = request.mutable_config();
   *out->mutable_quantization() = quantization;
   *out->mutable_target() = TargetOf(config);
+  out->set_list_sites(config.list_sites);
   out->set_config_json(checkpoint.config_json());
   for (const std::string& glob : config.include) out->add_include(glob);
   for (const std::string& glob : config.exclude) out->add_exclude(glob);
@@ -148,6 +149,9 @@ PlanAnswer ReadAll(Stream& stream) {
         MoveAll(response.mutable_findings()->mutable_findings(),
                 &answer.findings);
         break;
+      case v1::PlanCheckpointResponse::kSites:
+        MoveAll(response.mutable_sites()->mutable_sites(), &answer.sites);
+        break;
       case v1::PlanCheckpointResponse::kSummary:
         answer.summary = response.summary();
         break;
@@ -197,14 +201,14 @@ absl::StatusOr<v1::QuantizationConfig> FetchChangedPreset(
   if (!end.ok()) return FromServer(end, server.address);
   std::vector<std::string> names;
   for (const v1::PresetInfo& preset : answer.presets()) {
-    if (preset.name() == config.preset) {
+    if (preset.name() == PresetOf(config)) {
       return WithExitCode(ChangedPreset(config, preset.config()),
                           ExitCode::kUsage);
     }
     names.push_back(preset.name());
   }
-  return UsageError(absl::StrCat("--preset: got ", config.preset, ", allowed ",
-                                 absl::StrJoin(names, ", ")));
+  return UsageError(absl::StrCat("--preset: got ", PresetOf(config),
+                                 ", allowed ", absl::StrJoin(names, ", ")));
 }
 
 absl::StatusOr<PlanAnswer> FetchPlanOnce(

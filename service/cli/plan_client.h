@@ -18,6 +18,7 @@ struct PlanAnswer {
   std::vector<quant::v1::PlanEntry> entries;  // as Checkpoint::tensors()
   std::vector<quant::v1::PlanFile> files;
   std::vector<quant::v1::Finding> findings;
+  std::vector<quant::v1::PlanSite> sites;  // see ConfigArguments::list_sites
   quant::v1::PlanSummary summary;
 };
 

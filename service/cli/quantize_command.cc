@@ -2,8 +2,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint.h"
+#include "quant/formats/posix_file.h"
 #include "service/cli/checkpoint_writer.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
@@ -23,12 +25,15 @@
 #include "service/cli/signal_watcher.h"
 #include "service/cli/stream_client.h"
 #include "service/cli/text_table.h"
+#include "service/cli/work_batch.h"
 #include "service/cli/work_board.h"
 
 namespace qs::cli {
 namespace {
 
 namespace v1 = quant::v1;
+
+constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
 absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& path) {
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(path);
@@ -45,12 +50,41 @@ void PrintWarnings(const PlanAnswer& plan, const Console& console) {
   }
 }
 
-std::vector<bool> Selected(const PlanAnswer& plan) {
-  std::vector<bool> selected;
-  for (const v1::PlanEntry& entry : plan.entries) {
-    selected.push_back(entry.action() == v1::PlanEntry::QUANTIZE);
+v1::QuantizeConfig StreamConfig(const PlanAnswer& plan,
+                                const RunArguments& run) {
+  v1::QuantizeConfig config;
+  *config.mutable_quantization() = plan.summary.resolved();
+  if (run.skip_error_report) config.set_skip_error_report(true);
+  if (run.skip_digest) config.set_skip_digest(true);
+  return config;
+}
+
+absl::Status CheckNoWarning(const RunReport& report) {
+  std::vector<std::string> warned;
+  for (const v1::TensorReport& tensor : report.tensors) {
+    if (!tensor.warnings().empty()) warned.push_back(tensor.name());
   }
-  return selected;
+  if (warned.empty()) return absl::OkStatus();
+  return WithExitCode(
+      absl::FailedPreconditionError(
+          absl::StrCat("--fail-on-warning: got warnings for ", warned.size(),
+                       " of ", report.tensors.size(), " tensors, the first is ",
+                       warned[0], ", allowed none; the output is complete")),
+      ExitCode::kWarning);
+}
+
+// The flags with what --config names. Errors: kUsage; kBadInput.
+absl::StatusOr<ConfigArguments> WithConfigFile(ConfigArguments config) {
+  if (config.config_file.empty()) return config;
+  absl::StatusOr<std::string> text =
+      ReadSmallFile(config.config_file, kMaxConfigBytes);
+  if (!text.ok()) return WithExitCode(text.status(), ExitCode::kUsage);
+  absl::StatusOr<v1::QuantizationConfig> file =
+      ParseConfigFile(*text, config.config_file);
+  if (!file.ok()) return WithExitCode(file.status(), ExitCode::kUsage);
+  config.file = *std::move(file);
+  QS_RETURN_IF_ERROR(WithExitCode(CheckConfig(config), ExitCode::kUsage));
+  return config;
 }
 
 // One run after its plan was accepted.
@@ -58,41 +92,51 @@ class QuantizeRun {
  public:
   QuantizeRun(const Arguments& arguments, const Console& console,
               const Checkpoint& checkpoint, const PlanAnswer& plan,
-              RunControl& control)
+              const Calibration* calibration, RunControl& control)
       : arguments_(arguments),
         console_(console),
         checkpoint_(checkpoint),
         plan_(plan),
+        calibration_(calibration),
+        config_(StreamConfig(plan, arguments.run)),
         control_(control) {}
 
   absl::Status Run(const OutputTarget& target);
 
  private:
   // Streams and writes shards at the same time; then the other files.
-  absl::Status Fill(const OutputTarget& target, const std::string& directory);
+  absl::Status Fill(const OutputTarget& target, const std::string& directory,
+                    std::vector<WorkBatch> batches);
   absl::Status WriteShards(CheckpointWriter* writer, WorkBoard* board);
-  int64_t SelectedBytes() const;
   int64_t InputBytes() const;
+  void KeepReports(const std::vector<v1::TensorReport>& reports);
   absl::Status Report(const OutputTarget& target) const;
 
   const Arguments& arguments_;
   const Console& console_;
   const Checkpoint& checkpoint_;
   const PlanAnswer& plan_;
+  const Calibration* const calibration_;  // or null
+  const v1::QuantizeConfig config_;
   RunControl& control_;
   const absl::Time started_ = absl::Now();
+  BatchTotals sent_;
   int64_t output_bytes_ = 0;
   std::vector<v1::TensorReport> reports_;
+  std::vector<v1::TensorReport> folded_;
 };
 
 absl::Status QuantizeRun::Run(const OutputTarget& target) {
+  QS_ASSIGN_OR_RETURN(std::vector<WorkBatch> batches,
+                      MakeBatches(plan_, calibration_));
+  sent_ = TotalsOf(batches, checkpoint_);
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));
   console_.error << absl::StrCat(
       "quantizing ", CountsOf(plan_).quantized, " of ", plan_.entries.size(),
-      " tensors, ", FormatBytes(SelectedBytes()), ", ", arguments_.streams,
+      " tensors, ", FormatBytes(sent_.bytes), ", ", arguments_.run.streams,
       " streams to ", arguments_.server.address, "\n");
-  absl::Status status = Fill(target, staging->directory());
+  absl::Status status = Fill(target, staging->directory(), std::move(batches));
   // The last moment for a signal: what is published stays.
   if (status.ok()) status = control_.status();
   if (status.ok()) status = staging->Publish();
@@ -100,16 +144,6 @@ absl::Status QuantizeRun::Run(const OutputTarget& target) {
     return WithText(status, "; no output was written");
   }
   return Report(target);
-}
-
-int64_t QuantizeRun::SelectedBytes() const {
-  int64_t bytes = 0;
-  for (size_t i = 0; i < plan_.entries.size(); ++i) {
-    if (plan_.entries[i].action() != v1::PlanEntry::QUANTIZE) continue;
-    const SafetensorsEntry& entry = checkpoint_.tensors()[i].entry;
-    bytes += entry.end - entry.begin;
-  }
-  return bytes;
 }
 
 int64_t QuantizeRun::InputBytes() const {
@@ -121,34 +155,41 @@ int64_t QuantizeRun::InputBytes() const {
 }
 
 absl::Status QuantizeRun::Fill(const OutputTarget& target,
-                               const std::string& directory) {
-  WorkBoard board(checkpoint_, Selected(plan_), directory);
-  Progress progress(console_.error, console_.columns, SelectedBytes(),
-                    CountsOf(plan_).quantized);
+                               const std::string& directory,
+                               std::vector<WorkBatch> batches) {
+  const int64_t streams = std::min<int64_t>(
+      arguments_.run.streams, static_cast<int64_t>(batches.size()));
+  WorkBoard board(checkpoint_, std::move(batches), directory);
+  Progress progress(console_.error, console_.columns, sent_.bytes,
+                    sent_.tensors);
   CheckpointWriter writer(
-      checkpoint_, plan_, directory,
+      checkpoint_, plan_, sent_.fold_only, directory,
       target.is_directory
           ? ""
           : std::filesystem::path(target.path).filename().string());
-  const StreamContext context = {arguments_.server, plan_.summary.resolved(),
-                                 checkpoint_,       board,
-                                 progress,          control_};
-  const int64_t streams =
-      std::min<int64_t>(arguments_.streams, CountsOf(plan_).quantized);
-  {
-    std::vector<std::jthread> threads;
-    for (int64_t i = 0; i < streams; ++i) {
-      threads.emplace_back([&context] { RunStreams(context); });
-    }
+  const StreamContext context = {arguments_.server, config_, checkpoint_,
+                                 calibration_,      board,   progress,
+                                 control_};
+  RunInParallel(context, streams, [&] {
     const absl::Status written = WriteShards(&writer, &board);
     if (!written.ok()) control_.Fail(written);
-  }
+  });
   progress.Finish();
   QS_RETURN_IF_ERROR(control_.status());
   QS_RETURN_IF_ERROR(writer.WriteRest());
   output_bytes_ = writer.data_bytes();
-  reports_ = board.Reports();
+  KeepReports(board.Reports());
   return absl::OkStatus();
+}
+
+void QuantizeRun::KeepReports(const std::vector<v1::TensorReport>& reports) {
+  std::set<std::string> folded;
+  for (const size_t tensor : sent_.fold_only) {
+    folded.insert(checkpoint_.tensors()[tensor].entry.name);
+  }
+  for (const v1::TensorReport& report : reports) {
+    (folded.contains(report.name()) ? folded_ : reports_).push_back(report);
+  }
 }
 
 absl::Status QuantizeRun::WriteShards(CheckpointWriter* writer,
@@ -169,13 +210,19 @@ absl::Status QuantizeRun::Report(const OutputTarget& target) const {
   report.input_bytes = InputBytes();
   report.output_bytes = output_bytes_;
   report.target = TargetOf(arguments_.config);
-  report.streams = arguments_.streams;
+  report.calibration_path = arguments_.calibration;
+  report.streams = arguments_.run.streams;
   report.seconds = absl::ToDoubleSeconds(absl::Now() - started_);
   report.plan = plan_;
   report.tensors = reports_;
+  report.folded = folded_;
   console_.out << ReportTable(report) << "wrote " << target.path << "\n";
-  if (arguments_.json_file.empty()) return absl::OkStatus();
-  return WriteTextFile(arguments_.json_file, ReportToJson(report));
+  if (!arguments_.json_file.empty()) {
+    QS_RETURN_IF_ERROR(
+        WriteTextFile(arguments_.json_file, ReportToJson(report)));
+  }
+  return arguments_.run.fail_on_warning ? CheckNoWarning(report)
+                                        : absl::OkStatus();
 }
 
 }  // namespace
@@ -183,30 +230,40 @@ absl::Status QuantizeRun::Report(const OutputTarget& target) const {
 absl::Status RunQuantize(const Arguments& arguments, const Console& console) {
   RunControl control;
   const SignalWatcher signals(control);
+  QS_ASSIGN_OR_RETURN(ConfigArguments config, WithConfigFile(arguments.config));
   QS_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                       OpenCheckpoint(arguments.input));
-  QS_ASSIGN_OR_RETURN(
-      const OutputTarget target,
-      ResolveOutput(arguments.output, arguments.input, arguments.overwrite));
+  QS_ASSIGN_OR_RETURN(const OutputTarget target,
+                      ResolveOutput(arguments.output, arguments.input,
+                                    arguments.run.overwrite));
   if (!arguments.json_file.empty()) {
     QS_RETURN_IF_ERROR(
         CheckFileTarget(arguments.json_file, arguments.input, target));
   }
-  QS_ASSIGN_OR_RETURN(
-      const PlanAnswer plan,
-      FetchPlan(arguments.server, arguments.config, checkpoint, control));
+  config.list_sites = !arguments.calibration.empty();
+  QS_ASSIGN_OR_RETURN(const PlanAnswer plan,
+                      FetchPlan(arguments.server, config, checkpoint, control));
   QS_RETURN_IF_ERROR(CheckNotRefused(plan));
   PrintWarnings(plan, console);
-  return QuantizeRun(arguments, console, checkpoint, plan, control).Run(target);
+  QS_RETURN_IF_ERROR(CheckCalibrationGiven(arguments.calibration, plan));
+  std::optional<Calibration> calibration;
+  if (!arguments.calibration.empty()) {
+    QS_ASSIGN_OR_RETURN(calibration,
+                        OpenCalibration(arguments.calibration, plan));
+  }
+  return QuantizeRun(arguments, console, checkpoint, plan,
+                     calibration ? &*calibration : nullptr, control)
+      .Run(target);
 }
 
 absl::Status RunPlan(const Arguments& arguments, const Console& console) {
+  QS_ASSIGN_OR_RETURN(const ConfigArguments config,
+                      WithConfigFile(arguments.config));
   QS_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                       OpenCheckpoint(arguments.input));
   RunControl control;
-  QS_ASSIGN_OR_RETURN(
-      const PlanAnswer plan,
-      FetchPlan(arguments.server, arguments.config, checkpoint, control));
+  QS_ASSIGN_OR_RETURN(const PlanAnswer plan,
+                      FetchPlan(arguments.server, config, checkpoint, control));
   console.out << (arguments.json ? PlanToJson(plan) : PlanTable(plan));
   console.out.flush();
   return CheckNotRefused(plan);

@@ -1,4 +1,6 @@
 // Tested by tests/cli/report_test.cc.
+#include "service/cli/report_json.h"
+
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -7,8 +9,6 @@
 #include "quant/formats/json.h"
 #include "service/cli/arguments.h"
 #include "service/cli/exit_code.h"
-#include "service/cli/proto_json.h"
-#include "service/cli/run_report.h"
 
 namespace qs::cli {
 namespace {
@@ -21,38 +21,12 @@ constexpr JsonLimits kLimits = {.max_bytes = int64_t{1} << 30,
                                 .max_depth = 16,
                                 .max_values = int64_t{64} << 20};
 
-template <typename Message>
-Json ArrayOf(const std::vector<Message>& messages) {
-  Json array = Json::array();
-  for (const Message& message : messages) {
-    array.push_back(MessageToJson(message));
-  }
-  return array;
-}
-
 Json PlanJson(const PlanAnswer& plan) {
   return {{"summary", MessageToJson(plan.summary)},
-          {"findings", ArrayOf(plan.findings)},
-          {"entries", ArrayOf(plan.entries)},
-          {"files", ArrayOf(plan.files)}};
-}
-
-Json TotalsJson(const RunTotals& totals) {
-  quant::v1::TensorReport figures;  // for its rule on infinite figures
-  figures.set_mse_ratio_to_rtn(totals.mse_ratio_to_rtn);
-  return {{"tensors", totals.tensors},
-          {"weights", totals.weights},
-          {"bytes_in", totals.bytes_in},
-          {"bytes_out", totals.bytes_out},
-          {"bits_per_weight", totals.bits_per_weight},
-          {"error", MessageToJson(totals.error)},
-          {"rtn", MessageToJson(totals.rtn)},
-          {"mse_ratio_to_rtn", MessageToJson(figures)["mse_ratio_to_rtn"]},
-          {"histogram", totals.histogram}};
-}
-
-std::string Dump(const Json& json) {
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+          {"findings", MessagesToJson(plan.findings)},
+          {"entries", MessagesToJson(plan.entries)},
+          {"files", MessagesToJson(plan.files)},
+          {"sites", MessagesToJson(plan.sites)}};
 }
 
 const Json& At(const Json& json, const char* key) {
@@ -79,6 +53,15 @@ absl::Status ReadArray(const Json& json, const std::string& where,
   return absl::OkStatus();
 }
 
+// One that reports of the schema's first version lack.
+template <typename Message>
+absl::Status ReadLaterArray(const Json& json, const char* key,
+                            const std::string& where,
+                            std::vector<Message>* out) {
+  const Json& array = At(json, key);
+  return array.is_null() ? absl::OkStatus() : ReadArray(array, where, out);
+}
+
 absl::Status ReadPlan(const Json& json, PlanAnswer* plan) {
   if (!json.is_object()) return Wrong("plan", json, "an object");
   QS_RETURN_IF_ERROR(
@@ -87,7 +70,8 @@ absl::Status ReadPlan(const Json& json, PlanAnswer* plan) {
       ReadArray(At(json, "findings"), "plan.findings", &plan->findings));
   QS_RETURN_IF_ERROR(
       ReadArray(At(json, "entries"), "plan.entries", &plan->entries));
-  return ReadArray(At(json, "files"), "plan.files", &plan->files);
+  QS_RETURN_IF_ERROR(ReadArray(At(json, "files"), "plan.files", &plan->files));
+  return ReadLaterArray(json, "sites", "plan.sites", &plan->sites);
 }
 
 absl::Status ReadText(const Json& json, const std::string& where,
@@ -121,6 +105,10 @@ absl::Status ReadReport(const Json& json, RunReport* report) {
                               &report->input_bytes));
   QS_RETURN_IF_ERROR(ReadSide(At(json, "output"), "output",
                               &report->output_path, &report->output_bytes));
+  if (const Json& path = At(json, "calibration"); !path.is_null()) {
+    QS_RETURN_IF_ERROR(
+        ReadText(path, "calibration", &report->calibration_path));
+  }
   QS_RETURN_IF_ERROR(
       MessageFromJson(At(json, "target"), "target", &report->target));
   const Json& streams = At(json, "streams");
@@ -132,10 +120,35 @@ absl::Status ReadReport(const Json& json, RunReport* report) {
   if (!seconds.is_number()) return Wrong("seconds", seconds, "a number");
   report->seconds = seconds.get<double>();
   QS_RETURN_IF_ERROR(ReadPlan(At(json, "plan"), &report->plan));
-  return ReadArray(At(json, "tensors"), "tensors", &report->tensors);
+  QS_RETURN_IF_ERROR(
+      ReadArray(At(json, "tensors"), "tensors", &report->tensors));
+  return ReadLaterArray(json, "folded", "folded", &report->folded);
 }
 
 }  // namespace
+
+Json TotalsToJson(const RunTotals& totals) {
+  quant::v1::TensorReport figures;  // for its rule on infinite figures
+  figures.set_mse_ratio_to_rtn(totals.mse_ratio_to_rtn);
+  return {{"tensors", totals.tensors},
+          {"weights", totals.weights},
+          {"bytes_in", totals.bytes_in},
+          {"bytes_out", totals.bytes_out},
+          {"bits_per_weight", totals.bits_per_weight},
+          {"error", MessageToJson(totals.error)},
+          {"rtn", MessageToJson(totals.rtn)},
+          {"mse_ratio_to_rtn", MessageToJson(figures)["mse_ratio_to_rtn"]},
+          {"histogram", totals.histogram},
+          {"with_output_error", totals.with_output_error},
+          {"output_error", totals.output_error},
+          {"rtn_output_error", totals.rtn_output_error},
+          {"worker_seconds", totals.worker_seconds},
+          {"warnings", totals.warnings}};
+}
+
+std::string DumpJson(const Json& json) {
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 std::string ReportToJson(const RunReport& report) {
   Json json;
@@ -147,13 +160,15 @@ std::string ReportToJson(const RunReport& report) {
                    {"data_bytes", report.input_bytes}};
   json["output"] = {{"path", report.output_path},
                     {"data_bytes", report.output_bytes}};
+  json["calibration"] = report.calibration_path;
   json["target"] = MessageToJson(report.target);
   json["streams"] = report.streams;
   json["seconds"] = report.seconds;
   json["plan"] = PlanJson(report.plan);
-  json["summary"] = TotalsJson(TotalsOf(report));
-  json["tensors"] = ArrayOf(report.tensors);
-  return Dump(json);
+  json["summary"] = TotalsToJson(TotalsOf(report.tensors));
+  json["tensors"] = MessagesToJson(report.tensors);
+  json["folded"] = MessagesToJson(report.folded);
+  return DumpJson(json);
 }
 
 absl::StatusOr<RunReport> ReportFromJson(std::string_view text) {
@@ -166,7 +181,7 @@ absl::StatusOr<RunReport> ReportFromJson(std::string_view text) {
 }
 
 std::string PlanToJson(const PlanAnswer& plan) {
-  return Dump({{"schema", "quantd.plan/1"}, {"plan", PlanJson(plan)}});
+  return DumpJson({{"schema", "quantd.plan/1"}, {"plan", PlanJson(plan)}});
 }
 
 }  // namespace qs::cli

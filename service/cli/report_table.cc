@@ -1,4 +1,6 @@
 // Tested by tests/cli/report_test.cc.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -10,15 +12,48 @@ namespace {
 
 namespace v1 = quant::v1;
 
-std::vector<std::string> Figures(double bits, bool has_error,
-                                 const v1::ErrorStats& error, double ratio) {
-  std::vector<std::string> cells = {FormatFixed(bits, 3)};
-  if (has_error) {
-    cells.push_back(FormatError(error.mean_squared_error()));
-    cells.push_back(FormatFixed(error.sqnr_db(), 2));
-    cells.push_back(FormatFixed(ratio, 3));
+// Columns beside a tensor's name and shape. Those of a calibration are left
+// out of a report without one.
+struct RowFigures {
+  double bits = 0;
+  const v1::ErrorStats* error = nullptr;  // null: none
+  double ratio = 0;
+  bool has_output = false;
+  double output_error = 0;
+  double rtn_output_error = 0;
+};
+
+RowFigures FiguresOf(const v1::TensorReport& tensor) {
+  return {
+      tensor.bits_per_weight(),  tensor.has_error() ? &tensor.error() : nullptr,
+      tensor.mse_ratio_to_rtn(), tensor.has_output_error(),
+      tensor.output_error(),     tensor.rtn_output_error()};
+}
+
+RowFigures FiguresOf(const RunTotals& totals) {
+  return {totals.bits_per_weight,
+          totals.error.count() > 0 ? &totals.error : nullptr,
+          totals.mse_ratio_to_rtn,
+          totals.with_output_error > 0,
+          totals.output_error,
+          totals.rtn_output_error};
+}
+
+std::vector<std::string> Cells(const RowFigures& row, bool with_output) {
+  std::vector<std::string> cells = {FormatFixed(row.bits, 3)};
+  if (row.error != nullptr) {
+    cells.push_back(FormatError(row.error->mean_squared_error()));
+    cells.push_back(FormatFixed(row.error->sqnr_db(), 2));
+    cells.push_back(FormatFixed(row.ratio, 3));
   } else {
     cells.insert(cells.end(), 3, "-");
+  }
+  if (!with_output) return cells;
+  if (row.has_output) {
+    cells.push_back(FormatError(row.output_error));
+    cells.push_back(FormatError(row.rtn_output_error));
+  } else {
+    cells.insert(cells.end(), 2, "-");
   }
   return cells;
 }
@@ -76,6 +111,47 @@ std::string FindingsText(const PlanAnswer& plan) {
   return text.empty() ? "" : absl::StrCat("\n", text);
 }
 
+// The first warnings, one a line.
+std::string WarningsText(const RunReport& report, int64_t warnings) {
+  constexpr int64_t kShown = 10;
+  std::string text;
+  int64_t shown = 0;
+  for (const v1::TensorReport& tensor : report.tensors) {
+    for (const std::string& warning : tensor.warnings()) {
+      if (shown == kShown) {
+        return absl::StrCat(text, "and ", warnings - shown, " more warnings\n");
+      }
+      ++shown;
+      absl::StrAppend(&text, "warning ", tensor.name(), ": ", warning, "\n");
+    }
+  }
+  return text;
+}
+
+// "9 of them scaled, ".
+std::string FoldedText(const RunReport& report) {
+  if (report.folded.empty()) return "";
+  return absl::StrCat(report.folded.size(), " of them scaled, ");
+}
+
+// "experts of layer 3: 12 to 4096 tokens".
+std::string ExpertsText(const RunReport& report) {
+  std::string text;
+  const std::vector<ExpertTokens> experts = ExpertTokensOf(report.tensors);
+  for (size_t i = 0; i < experts.size();) {
+    const std::string& layer = experts[i].layer;
+    int64_t least = experts[i].tokens;
+    int64_t most = least;
+    for (; i < experts.size() && experts[i].layer == layer; ++i) {
+      least = std::min(least, experts[i].tokens);
+      most = std::max(most, experts[i].tokens);
+    }
+    absl::StrAppend(&text, "experts of layer ", layer, ": ", least, " to ",
+                    most, " tokens each\n");
+  }
+  return text;
+}
+
 // "loads in: vLLM 0.33.0"; empty when nothing is known to load it.
 std::string EnginesText(const v1::PlanSummary& summary) {
   if (summary.engines_size() == 0) return "";
@@ -99,33 +175,38 @@ std::string SummaryText(const PlanAnswer& plan) {
 }  // namespace
 
 std::string ReportTable(const RunReport& report) {
-  TextTable table({{"tensor", Align::kLeft},
-                   {"shape", Align::kLeft},
-                   {"bits/weight"},
-                   {"MSE"},
-                   {"SQNR dB"},
-                   {"ratio to RTN"}});
+  const RunTotals totals = TotalsOf(report.tensors);
+  const bool with_output = totals.with_output_error > 0;
+  std::vector<TextTable::Column> columns = {{"tensor", Align::kLeft},
+                                            {"shape", Align::kLeft},
+                                            {"bits/weight"},
+                                            {"MSE"},
+                                            {"SQNR dB"},
+                                            {"ratio to RTN"}};
+  if (with_output) {
+    columns.push_back({"output error"});
+    columns.push_back({"RTN's"});
+  }
+  TextTable table(columns);
   for (const v1::TensorReport& tensor : report.tensors) {
     AddRow(&table, {tensor.name(), FormatShape(tensor.shape())},
-           Figures(tensor.bits_per_weight(), tensor.has_error(), tensor.error(),
-                   tensor.mse_ratio_to_rtn()));
+           Cells(FiguresOf(tensor), with_output));
   }
-  const RunTotals totals = TotalsOf(report);
   table.AddRule();
   AddRow(
       &table,
       {absl::StrCat("total: ", totals.tensors, " tensors"),
        FormatBytes(totals.bytes_in) + " -> " + FormatBytes(totals.bytes_out)},
-      Figures(totals.bits_per_weight, totals.error.count() > 0, totals.error,
-              totals.mse_ratio_to_rtn));
+      Cells(FiguresOf(totals), with_output));
   const PlanCounts counts = CountsOf(report.plan);
   return absl::StrCat(
       table.Text(), "\nweights ", FormatBytes(report.input_bytes), " -> ",
       FormatBytes(report.output_bytes),
       Percent(report.output_bytes, report.input_bytes), "; ", counts.carried,
       " tensors carried (", FormatBytes(counts.carried_bytes), "), ",
-      counts.tied, " tied; ", FormatFixed(report.seconds, 1), " s\n",
-      EnginesText(report.plan.summary));
+      FoldedText(report), counts.tied, " tied; ",
+      FormatFixed(report.seconds, 1), " s\n", ExpertsText(report),
+      WarningsText(report, totals.warnings), EnginesText(report.plan.summary));
 }
 
 std::string PlanTable(const PlanAnswer& plan) {

@@ -4,6 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 
 namespace qs::cli {
 namespace {
@@ -58,23 +64,51 @@ void AddHistogram(const v1::ErrorHistogram& from, std::vector<int64_t>* to) {
   }
 }
 
+void AddOutputError(const v1::TensorReport& tensor, RunTotals* totals) {
+  if (!tensor.has_output_error()) return;
+  ++totals->with_output_error;
+  totals->output_error += tensor.output_error();
+  totals->rtn_output_error += tensor.rtn_output_error();
+}
+
+// "....layers.3.mlp.experts.17.down_proj.weight".
+std::optional<ExpertTokens> ExpertOf(const v1::TensorReport& tensor) {
+  if (!tensor.has_output_error()) return std::nullopt;
+  const std::vector<std::string> parts = absl::StrSplit(tensor.name(), '.');
+  ExpertTokens out;
+  out.tokens = tensor.tokens();
+  int64_t number = 0;
+  for (size_t i = 0; i + 1 < parts.size(); ++i) {
+    if (!absl::SimpleAtoi(parts[i + 1], &number)) continue;
+    if (parts[i] == "experts") {
+      out.expert = number;
+      return out;
+    }
+    if (out.layer.empty()) out.layer = parts[i + 1];
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 int64_t WeightsOf(const v1::TensorReport& tensor) {
   int64_t weights = 1;
   for (const int64_t dimension : tensor.shape()) weights *= dimension;
   return weights;
 }
 
-}  // namespace
-
-RunTotals TotalsOf(const RunReport& report) {
+RunTotals TotalsOf(const std::vector<v1::TensorReport>& tensors) {
   RunTotals totals;
   Sums error;
   Sums rtn;
-  for (const v1::TensorReport& tensor : report.tensors) {
+  for (const v1::TensorReport& tensor : tensors) {
     ++totals.tensors;
     totals.weights += WeightsOf(tensor);
     totals.bytes_in += tensor.bytes_in();
     totals.bytes_out += tensor.bytes_out();
+    totals.worker_seconds += tensor.quantize_seconds();
+    totals.warnings += tensor.warnings_size();
+    AddOutputError(tensor, &totals);
     if (!tensor.has_error()) continue;
     error.Add(tensor.error());
     rtn.Add(tensor.rtn());
@@ -84,6 +118,11 @@ RunTotals TotalsOf(const RunReport& report) {
     totals.bits_per_weight = static_cast<double>(totals.bytes_out) * 8 /
                              static_cast<double>(totals.weights);
   }
+  if (totals.with_output_error > 0) {
+    const auto n = static_cast<double>(totals.with_output_error);
+    totals.output_error /= n;
+    totals.rtn_output_error /= n;
+  }
   totals.error = error.Stats();
   totals.rtn = rtn.Stats();
   if (rtn.squared > 0) {
@@ -92,6 +131,32 @@ RunTotals TotalsOf(const RunReport& report) {
     totals.mse_ratio_to_rtn = error.squared > 0 ? kInfinity : 1;
   }
   return totals;
+}
+
+std::vector<ExpertTokens> ExpertTokensOf(
+    const std::vector<v1::TensorReport>& tensors) {
+  std::vector<ExpertTokens> experts;
+  std::map<std::pair<std::string, int64_t>, size_t> index;
+  for (const v1::TensorReport& tensor : tensors) {
+    const std::optional<ExpertTokens> found = ExpertOf(tensor);
+    if (!found) continue;
+    const auto [at, is_new] =
+        index.emplace(std::pair(found->layer, found->expert), experts.size());
+    if (is_new) {
+      experts.push_back(*found);
+    } else {
+      int64_t& tokens = experts[at->second].tokens;
+      tokens = std::min(tokens, found->tokens);
+    }
+  }
+  std::map<std::string, size_t> layers;
+  for (const ExpertTokens& e : experts) layers.emplace(e.layer, layers.size());
+  std::sort(experts.begin(), experts.end(),
+            [&](const ExpertTokens& a, const ExpertTokens& b) {
+              return std::pair(layers[a.layer], a.expert) <
+                     std::pair(layers[b.layer], b.expert);
+            });
+  return experts;
 }
 
 PlanCounts CountsOf(const PlanAnswer& plan) {

@@ -2,14 +2,17 @@
 // its three forms: JSON, a table, a page.
 //
 // The JSON ("schema": "quantd.report/1"): created, quantctl, server, input
-// {path, data_bytes}, output {path, data_bytes}, target, streams, seconds;
-// `plan` {summary, entries, files, findings}; `summary` {tensors, weights,
-// bytes_in, bytes_out, bits_per_weight, error, rtn, mse_ratio_to_rtn,
-// histogram}; `tensors`. plan, target and tensors hold the messages of the
-// .proto under its field names: PlanEntry, PlanFile, Finding, PlanSummary,
-// Target, TensorReport, ErrorStats. Integers are numbers; a figure that is
-// infinite (the SQNR without any error) is null. Fields may be added under the
-// same schema name; readers leave unknown ones aside.
+// {path, data_bytes}, output {path, data_bytes}, calibration (a path, or
+// empty), target, streams, seconds; `plan` {summary, entries, files, findings,
+// sites}; `summary` {tensors, weights, bytes_in, bytes_out, bits_per_weight,
+// error, rtn, mse_ratio_to_rtn, histogram, with_output_error, output_error,
+// rtn_output_error, worker_seconds, warnings}; `tensors`; `folded`: tensors
+// that were not quantized and changed. plan, target, tensors and folded hold
+// the messages of the .proto under its field names: PlanEntry, PlanFile,
+// Finding, PlanSite, PlanSummary, Target, TensorReport, ErrorStats,
+// SolverFacts. Integers are numbers; a figure that is infinite (the SQNR
+// without any error) is null. Fields may be added under the same schema name;
+// readers leave unknown ones aside.
 #ifndef QS_SERVICE_CLI_RUN_REPORT_H_
 #define QS_SERVICE_CLI_RUN_REPORT_H_
 
@@ -29,13 +32,16 @@ struct RunReport {
   std::string server;
   std::string input_path;
   std::string output_path;
-  int64_t input_bytes = 0;  // of tensors
+  std::string calibration_path;  // empty: none
+  int64_t input_bytes = 0;       // of tensors
   int64_t output_bytes = 0;
   quant::v1::Target target;
   int streams = 0;
   double seconds = 0;
   PlanAnswer plan;
   std::vector<quant::v1::TensorReport> tensors;  // checkpoint order
+  // Carried tensors that took up scales and so changed.
+  std::vector<quant::v1::TensorReport> folded;
 };
 
 // Over all tensors that have error statistics, weight by weight; sizes over
@@ -50,8 +56,15 @@ struct RunTotals {
   quant::v1::ErrorStats rtn;
   double mse_ratio_to_rtn = 0;
   std::vector<int64_t> histogram;
+  // Means over the tensors that have one; 0 tensors: there was no calibration.
+  int64_t with_output_error = 0;
+  double output_error = 0;
+  double rtn_output_error = 0;
+  double worker_seconds = 0;
+  int64_t warnings = 0;
 };
-RunTotals TotalsOf(const RunReport& report);
+RunTotals TotalsOf(const std::vector<quant::v1::TensorReport>& tensors);
+int64_t WeightsOf(const quant::v1::TensorReport& tensor);
 
 // How often plan entries have an action.
 struct PlanCounts {
@@ -61,6 +74,24 @@ struct PlanCounts {
   int64_t carried_bytes = 0;
 };
 PlanCounts CountsOf(const PlanAnswer& plan);
+
+// What the solver did, in words: "damping 0.01, 3 dead columns"; empty when the
+// report does not say.
+std::string SolverText(const quant::v1::TensorReport& tensor);
+// "method, bits, groups, symmetry, format".
+std::string ConfigText(const quant::v1::QuantizationConfig& resolved);
+
+// How much of the calibration an expert of a mixture saw: the fewest tokens of
+// its tensors' sites, as gate and up may share one of the whole layer.
+struct ExpertTokens {
+  std::string layer;
+  int64_t expert = 0;
+  int64_t tokens = 0;
+};
+// In checkpoint order of layers, then by expert; empty without experts or
+// calibration.
+std::vector<ExpertTokens> ExpertTokensOf(
+    const std::vector<quant::v1::TensorReport>& tensors);
 
 std::string ReportToJson(const RunReport& report);
 // Errors: kBadInput — not JSON, another schema, or a field of a wrong type.

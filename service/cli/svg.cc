@@ -48,6 +48,17 @@ Axis NiceAxis(double low, double high, int count) {
           step};
 }
 
+Axis LogAxis(double low, double high) {
+  const double from = std::floor(std::log10(low));
+  return {from, std::max(std::ceil(std::log10(high)), from + 1), 1, true};
+}
+
+double Axis::Place(double value, double from, double to) const {
+  if (!log) return PlaceTick(value, from, to);
+  const double tick = value > 0 ? std::log10(value) : low;
+  return PlaceTick(std::max(tick, low), from, to);
+}
+
 std::string SvgOpen(const Plot& p, const char* label) {
   return absl::StrFormat(
       "<svg%s viewBox=\"0 0 %g %g\" role=\"img\" aria-label=\"%s\">\n",
@@ -82,10 +93,11 @@ std::string SvgPercentGrid(const Plot& p, const Axis& axis,
   for (int i = 0;; ++i) {
     const double value = axis.low + i * axis.step;
     if (value > axis.high + axis.step / 2) return svg;
-    const double y = axis.Place(value, p.y0(), p.y1());
+    const double y = axis.PlaceTick(value, p.y0(), p.y1());
+    const double percent = axis.log ? std::pow(10, value) : value;
     absl::StrAppend(
         &svg, SvgLine("grid", p.x0(), y, p.x1(), y),
-        SvgText(p.x0() - 8, y + 4, "end", absl::StrFormat("%.4g%%", value)));
+        SvgText(p.x0() - 8, y + 4, "end", absl::StrFormat("%.4g%%", percent)));
   }
 }
 

@@ -31,13 +31,19 @@ struct Axis {
   double low = 0;
   double high = 1;
   double step = 1;
-  double Place(double value, double from, double to) const {
-    return from + (value - low) / (high - low) * (to - from);
+  bool log = false;  // the three above are powers of ten
+
+  // On a log axis what is not above `low` lies there.
+  double Place(double value, double from, double to) const;
+  double PlaceTick(double tick, double from, double to) const {
+    return from + (tick - low) / (high - low) * (to - from);
   }
 };
 
 // About `count` round steps around [low, high].
 Axis NiceAxis(double low, double high, int count);
+// Whole powers of ten around them. REQUIRES: 0 < low <= high.
+Axis LogAxis(double low, double high);
 
 std::string SvgOpen(const Plot& p, const char* label);
 std::string SvgText(double x, double y, const char* anchor,

@@ -58,8 +58,8 @@ absl::Status TensorSink::Begin(const v1::Frame& frame) {
         absl::StrCat("at most ", MostBytes(*source_), " bytes in all"));
   }
   total_ += *bytes;
-  outputs_.push_back(
-      {frame.tensor(), *dtype, shape, spill_->Reserve(*bytes), *bytes});
+  const int64_t offset = spill_ == nullptr ? 0 : spill_->Reserve(*bytes);
+  outputs_.push_back({frame.tensor(), *dtype, shape, offset, *bytes});
   received_ = 0;
   open_ = true;
   return absl::OkStatus();
@@ -98,7 +98,9 @@ absl::Status TensorSink::TakeFrame(const v1::Frame& frame) {
     return Broken(outputs_.back().name + " crc32c", absl::StrCat(crc),
                   absl::StrCat(frame.crc32c(), " as sent"));
   }
-  QS_RETURN_IF_ERROR(spill_->Write(outputs_.back().offset + received_, data));
+  if (spill_ != nullptr) {
+    QS_RETURN_IF_ERROR(spill_->Write(outputs_.back().offset + received_, data));
+  }
   received_ += static_cast<int64_t>(data.size());
   open_ = !frame.last();
   return absl::OkStatus();
@@ -121,6 +123,11 @@ absl::Status TensorSink::TakeReport(const v1::TensorReport& report) const {
     return Broken("report bytes_out", absl::StrCat(report.bytes_out()),
                   absl::StrCat(total_));
   }
+  return CheckOutputs(report);
+}
+
+absl::Status TensorSink::CheckOutputs(const v1::TensorReport& report) const {
+  const SafetensorsEntry& entry = source_->entry;
   const bool same =
       std::equal(report.output_tensors().begin(), report.output_tensors().end(),
                  outputs_.begin(), outputs_.end(),
@@ -131,6 +138,14 @@ absl::Status TensorSink::TakeReport(const v1::TensorReport& report) const {
     return Broken("report output_tensors",
                   absl::StrJoin(report.output_tensors(), " "),
                   "the tensors of the frames");
+  }
+  const SpilledTensor& first = outputs_.front();
+  if (fold_only_ &&
+      (outputs_.size() > 1 || first.name != entry.name ||
+       first.dtype != entry.dtype || first.shape != entry.shape)) {
+    return Broken("report output_tensors",
+                  absl::StrJoin(report.output_tensors(), " "),
+                  "the tensor itself in its dtype and shape");
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
 // TensorSink: takes the frames and the report of one input tensor, checks every
-// promise of the contract, and puts the data into a spill file.
+// promise of the contract, and puts the data into a spill file if there is one.
 #ifndef QS_SERVICE_CLI_TENSOR_SINK_H_
 #define QS_SERVICE_CLI_TENSOR_SINK_H_
 
@@ -27,9 +27,11 @@ struct SpilledTensor {
 // Thread: one caller at a time.
 class TensorSink {
  public:
-  // Both must outlive it.
-  TensorSink(const CheckpointTensor& source, SpillFile& spill)
-      : source_(&source), spill_(&spill) {}
+  // Both must outlive it. Without `spill` data are checked and dropped.
+  // `fold_only`: the answer is the tensor itself, changed.
+  TensorSink(const CheckpointTensor& source, SpillFile* spill,
+             bool fold_only = false)
+      : source_(&source), spill_(spill), fold_only_(fold_only) {}
 
   // Errors: kUnexpected — the server broke the contract (which promise, got,
   // allowed); kOutput.
@@ -42,11 +44,13 @@ class TensorSink {
  private:
   absl::Status Begin(const quant::v1::Frame& frame);
   absl::Status CheckPiece(const quant::v1::Frame& frame) const;
+  absl::Status CheckOutputs(const quant::v1::TensorReport& report) const;
   absl::Status Broken(const std::string& what, const std::string& got,
                       const std::string& allowed) const;
 
   const CheckpointTensor* source_;
-  SpillFile* spill_;
+  SpillFile* spill_;  // or null
+  bool fold_only_;
   std::vector<SpilledTensor> outputs_;
   int64_t received_ = 0;  // of outputs_.back()
   int64_t total_ = 0;

@@ -9,37 +9,40 @@
 namespace qs::cli {
 
 WorkBoard::WorkBoard(const Checkpoint& checkpoint,
-                     const std::vector<bool>& quantize,
+                     std::vector<WorkBatch> batches,
                      const std::string& directory)
     : checkpoint_(checkpoint),
+      batches_(std::move(batches)),
       directory_(directory),
       missing_(checkpoint.shards().size()),
       shards_(checkpoint.shards().size()) {
-  for (size_t i = 0; i < quantize.size(); ++i) {
-    if (!quantize[i]) continue;
+  for (size_t i = 0; i < batches_.size(); ++i) {
     to_send_.push_back(i);
-    ++missing_[static_cast<size_t>(checkpoint.tensors()[i].shard)];
+    for (const BatchTensor& tensor : batches_[i].tensors) {
+      const int shard = checkpoint.tensors()[tensor.tensor].shard;
+      ++missing_[static_cast<size_t>(shard)];
+    }
   }
   for (size_t i = 0; i < missing_.size(); ++i) {
     if (missing_[i] == 0) ready_.push_back(static_cast<int>(i));
   }
 }
 
-std::optional<size_t> WorkBoard::NextTensor() {
+std::optional<size_t> WorkBoard::NextBatch() {
   absl::MutexLock lock(&mutex_);
   if (to_send_.empty()) return std::nullopt;
-  const size_t tensor = to_send_.front();
+  const size_t batch = to_send_.front();
   to_send_.pop_front();
-  return tensor;
+  return batch;
 }
 
-void WorkBoard::GiveBack(const std::vector<size_t>& tensors) {
+void WorkBoard::GiveBack(const std::vector<size_t>& batches) {
   absl::MutexLock lock(&mutex_);
   // In front: their shards were begun first.
-  to_send_.insert(to_send_.begin(), tensors.begin(), tensors.end());
+  to_send_.insert(to_send_.begin(), batches.begin(), batches.end());
 }
 
-bool WorkBoard::HasTensors() const {
+bool WorkBoard::HasBatches() const {
   absl::MutexLock lock(&mutex_);
   return !to_send_.empty();
 }
@@ -55,6 +58,7 @@ int WorkBoard::streams() const {
 }
 
 absl::StatusOr<SpillFile*> WorkBoard::SpillOf(int shard) {
+  if (directory_.empty()) return nullptr;
   absl::MutexLock lock(&mutex_);
   std::unique_ptr<SpillFile>& spill = shards_[static_cast<size_t>(shard)].spill;
   if (spill == nullptr) {
@@ -63,15 +67,16 @@ absl::StatusOr<SpillFile*> WorkBoard::SpillOf(int shard) {
   return spill.get();
 }
 
-void WorkBoard::Complete(size_t tensor,
-                         const std::vector<SpilledTensor>& outputs,
-                         const quant::v1::TensorReport& report) {
-  const int shard = checkpoint_.tensors()[tensor].shard;
+void WorkBoard::Complete(const std::vector<CompletedTensor>& tensors) {
   absl::MutexLock lock(&mutex_);
-  std::vector<SpilledTensor>& all = shards_[static_cast<size_t>(shard)].outputs;
-  all.insert(all.end(), outputs.begin(), outputs.end());
-  reports_[tensor] = report;
-  if (--missing_[static_cast<size_t>(shard)] == 0) ready_.push_back(shard);
+  for (const CompletedTensor& done : tensors) {
+    const int index = checkpoint_.tensors()[done.tensor].shard;
+    const auto shard = static_cast<size_t>(index);
+    std::vector<SpilledTensor>& all = shards_[shard].outputs;
+    all.insert(all.end(), done.outputs.begin(), done.outputs.end());
+    reports_[done.tensor] = done.report;
+    if (--missing_[shard] == 0) ready_.push_back(index);
+  }
 }
 
 std::optional<int> WorkBoard::NextShard(const RunControl& control) {

@@ -1,4 +1,4 @@
-// WorkBoard: which tensors are to be sent, which have arrived, and which output
+// WorkBoard: which batches are to be sent, which have arrived, and which output
 // shards are complete and can be written.
 #ifndef QS_SERVICE_CLI_WORK_BOARD_H_
 #define QS_SERVICE_CLI_WORK_BOARD_H_
@@ -20,32 +20,43 @@
 #include "service/cli/run_control.h"
 #include "service/cli/spill_file.h"
 #include "service/cli/tensor_sink.h"
+#include "service/cli/work_batch.h"
 
 namespace qs::cli {
 
-// Tensors are named by their index in Checkpoint::tensors().
+// What came back for one tensor.
+struct CompletedTensor {
+  size_t tensor = 0;
+  std::vector<SpilledTensor> outputs;
+  quant::v1::TensorReport report;
+};
+
+// Tensors are named by their index in Checkpoint::tensors(), batches by theirs
+// in `batches`. A batch is sent, completes and is given back as a whole.
 // Thread: thread-safe.
 class WorkBoard {
  public:
-  // `quantize[i]`: tensor i is to be sent. Spill files go to `directory`.
-  WorkBoard(const Checkpoint& checkpoint, const std::vector<bool>& quantize,
+  // Spill files go to `directory`; empty: what arrives is not kept.
+  WorkBoard(const Checkpoint& checkpoint, std::vector<WorkBatch> batches,
             const std::string& directory);
 
-  // A tensor for the caller to send; none: nothing is left to begin.
-  std::optional<size_t> NextTensor();
-  // Tensors that the caller took and that did not complete.
-  void GiveBack(const std::vector<size_t>& tensors);
-  bool HasTensors() const;
+  const std::vector<WorkBatch>& batches() const { return batches_; }
+
+  // A batch for the caller to send; none: nothing is left to begin.
+  std::optional<size_t> NextBatch();
+  // Batches that the caller took and that did not complete.
+  void GiveBack(const std::vector<size_t>& batches);
+  bool HasBatches() const;
 
   // Streams that the server took in and that go on.
   void AddStream(int change);
   int streams() const;
 
-  // The spill file of a shard with tensors to come. Errors: kOutput.
+  // The spill file of a shard with tensors to come; null when nothing is kept.
+  // Errors: kOutput.
   absl::StatusOr<SpillFile*> SpillOf(int shard);
-  // Once for a tensor.
-  void Complete(size_t tensor, const std::vector<SpilledTensor>& outputs,
-                const quant::v1::TensorReport& report);
+  // Once for a batch, with all of its tensors.
+  void Complete(const std::vector<CompletedTensor>& tensors);
 
   // A shard whose tensors have all arrived, each once, waiting for one; none:
   // there is no more, or the run failed.
@@ -66,9 +77,10 @@ class WorkBoard {
   }
 
   const Checkpoint& checkpoint_;
+  const std::vector<WorkBatch> batches_;
   const std::string directory_;
   mutable absl::Mutex mutex_;
-  std::deque<size_t> to_send_ ABSL_GUARDED_BY(mutex_);
+  std::deque<size_t> to_send_ ABSL_GUARDED_BY(mutex_);  // batches
   int streams_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // tensors, by shard
   std::vector<Shard> shards_ ABSL_GUARDED_BY(mutex_);

@@ -23,7 +23,7 @@ TEST_CASE("a preset alone is a configuration") {
   CHECK(a.command == Command::kQuantize);
   CHECK(a.input == "in");
   CHECK(a.output == "out");
-  CHECK(a.streams == 2);
+  CHECK(a.run.streams == 2);
   CHECK(a.server.address == "127.0.0.1:50051");
   const v1::QuantizationConfig config = QuantizationOf(a.config);
   CHECK(config.preset() == "W4A16");
@@ -56,12 +56,114 @@ TEST_CASE("a method carries only the options that were given") {
   CHECK_FALSE(config.rtn().has_bits());
 }
 
+TEST_CASE("every option of a method is a flag") {
+  struct Case {
+    std::string method;
+    Args flags;
+    std::string json;  // what the method's config then says
+  };
+  const Case cases[] = {
+      {"nf4",
+       {"--blocksize", "128", "--double-quant", "--codebook", "fp4", "--rule",
+        "cpu"},
+       "codebook: FP4 block_size: 128 double_quant: true rule: CPU"},
+      {"gptq",
+       {"--bits", "3", "--group-size", "64", "--asymmetric", "--order",
+        "act-order-static", "--damping", "0.02", "--range-search", "mse",
+        "--range-norm", "2", "--sweeps", "0", "--no-scale-refit"},
+       "bits: 3 group_size: 64 symmetric: false order: ACT_ORDER_STATIC "
+       "damping: 0.02 range_search: MSE range_norm: 2 sweeps: 0 "
+       "scale_refit: false"},
+      {"awq",
+       {"--bits", "4", "--group-size", "-1", "--symmetric", "--grid", "10",
+        "--no-duo", "--no-clip", "--max-scale-ratio", "0", "--solve-codes",
+        "--damping", "0.05"},
+       "bits: 4 group_size: -1 symmetric: true grid: 10 duo_scaling: false "
+       "clip: false max_scale_ratio: 0 solve_codes: true damping: 0.05"},
+      {"hqq",
+       {"--bits", "2", "--group-size", "16", "--axis", "0", "--iterations",
+        "5"},
+       "bits: 2 group_size: 16 axis: 0 iterations: 5"},
+  };
+  for (const Case& c : cases) {
+    Args args = {"--method", c.method};
+    args.insert(args.end(), c.flags.begin(), c.flags.end());
+    const ParsedArguments parsed = ParseArguments(Quantize(args));
+    INFO(c.method << " " << parsed.error);
+    REQUIRE(parsed.arguments);
+    const v1::QuantizationConfig config =
+        QuantizationOf(parsed.arguments->config);
+    CHECK(config.ShortDebugString() == c.method + " { " + c.json + " }");
+  }
+}
+
+TEST_CASE("no option of any method lacks a flag") {
+  const std::string help = ParseArguments({"quantize", "--help"}).out;
+  for (const std::string& method : MethodNames()) {
+    const auto* config = v1::QuantizationConfig::descriptor()
+                             ->FindFieldByName(method)
+                             ->message_type();
+    for (int i = 0; i < config->field_count(); ++i) {
+      MethodOptions options;
+      options[config->field(i)->name()] = int64_t{1};
+      // An option without a flag is nobody's, and so is never refused.
+      const bool known = !CheckMethodOptions(options, "").ok();
+      INFO(method << "." << config->field(i)->name());
+      CHECK(known);
+    }
+  }
+  for (const char* flag : {"--format", "--config", "--calibration",
+                           "--fail-on-warning", "--skip-error-report"}) {
+    CHECK(help.find(flag) != std::string::npos);
+  }
+}
+
+TEST_CASE("a file says the same as flags, and flags win") {
+  const absl::StatusOr<v1::QuantizationConfig> file = ParseConfigFile(
+      R"({"gptq": {"bits": 3, "order": "GROUP_AWARE", "damping": 0.5},
+          "profile": "REFERENCE", "format": "GPTQ_V2"})",
+      "c.json");
+  INFO(file.status().ToString());
+  REQUIRE(file.ok());
+  ConfigArguments config;
+  config.file = *file;
+  CHECK(CheckConfig(config).ok());
+  CHECK(QuantizationOf(config).SerializeAsString() ==
+        file->SerializeAsString());
+
+  config.method = "gptq";
+  config.options["bits"] = int64_t{2};
+  config.profile = "best";
+  config.format = "gptq";
+  CHECK(CheckConfig(config).ok());
+  CHECK(QuantizationOf(config).ShortDebugString() ==
+        "gptq { bits: 2 order: GROUP_AWARE damping: 0.5 } profile: BEST "
+        "format: GPTQ_V1");
+
+  config.method = "awq";
+  CHECK_FALSE(CheckConfig(config).ok());
+  config.method.clear();
+  config.options["grid"] = int64_t{2};
+  CHECK_FALSE(CheckConfig(config).ok());
+  for (const char* bad :
+       {"[]", "{", R"({"gptq": {"bit": 3}})", R"({"gptq": {"bits": "3"}})",
+        R"({"gptq": {}, "awq": {}})", R"({"gptq": {"order": "ANY"}})"}) {
+    const absl::Status status = ParseConfigFile(bad, "c.json").status();
+    INFO(bad << ": " << status.ToString());
+    CHECK(status.code() == absl::StatusCode::kInvalidArgument);
+    CHECK(std::string(status.message()).find("c.json") != std::string::npos);
+  }
+}
+
 TEST_CASE("symmetric and its opposite") {
-  auto symmetric = [](const Args& more) {
+  auto symmetric = [](const Args& more) -> std::optional<bool> {
     const ParsedArguments parsed = ParseArguments(Quantize(more));
     INFO(parsed.error);
     REQUIRE(parsed.arguments);
-    return parsed.arguments->config.symmetric;
+    const MethodOptions& options = parsed.arguments->config.options;
+    const auto found = options.find("symmetric");
+    if (found == options.end()) return std::nullopt;
+    return std::get<bool>(found->second);
   };
   CHECK(symmetric({"--method", "rtn"}) == std::nullopt);
   CHECK(symmetric({"--method", "rtn", "--symmetric"}) == true);
@@ -110,6 +212,26 @@ TEST_CASE("a preset is changed by a method's options") {
           .ok());
 }
 
+TEST_CASE("a changed preset leaves how hard to solve to the profile") {
+  const ParsedArguments parsed = ParseArguments(
+      Quantize({"--preset", "W4A16-gptq", "--profile", "reference",
+                "--group-size", "32", "--sweeps", "3"}));
+  INFO(parsed.error);
+  REQUIRE(parsed.arguments);
+  v1::QuantizationConfig preset;
+  preset.mutable_gptq()->set_bits(4);
+  preset.mutable_gptq()->set_group_size(128);
+  preset.mutable_gptq()->set_symmetric(true);
+  preset.mutable_gptq()->set_sweeps(10);
+  preset.mutable_gptq()->set_damping(0.01);
+  preset.set_profile(v1::BEST);
+  const auto changed = ChangedPreset(parsed.arguments->config, preset);
+  REQUIRE(changed.ok());
+  CHECK(changed->ShortDebugString() ==
+        "gptq { bits: 4 group_size: 32 symmetric: true sweeps: 3 } "
+        "profile: REFERENCE");
+}
+
 TEST_CASE("globs repeat and do not swallow what follows") {
   const ParsedArguments parsed = ParseArguments(
       {"plan", "--preset", "NF4", "--include", "*.mlp.*", "--include", "*q*",
@@ -132,6 +254,12 @@ TEST_CASE("the other commands") {
   };
   CHECK(command({"health", "--server", "host:1"}).server.address == "host:1");
   CHECK(command({"capabilities", "--json"}).json);
+  const Arguments compare =
+      command({"compare", "in", "--calibration", "c", "--group-size", "-1"});
+  CHECK(compare.command == Command::kCompare);
+  CHECK(compare.calibration == "c");
+  CHECK(compare.compare.bits == 4);
+  CHECK(compare.compare.group_size == -1);
   CHECK(command({"report", "a.json", "--html", "b"}).html_file == "b");
 }
 
@@ -145,7 +273,13 @@ TEST_CASE("usage errors name the flag and have exit code 2") {
       {{"shrink"}, "shrink"},
       {{"quantize", "in", "--preset", "NF4"}, "--output"},
       {Quantize({}), "--preset and --method: got none"},
-      {Quantize({"--method", "gptq"}), "--method"},
+      {Quantize({"--method", "gguf"}), "--method"},
+      {Quantize({"--method", "rtn", "--sweeps", "3"}),
+       "--sweeps: got it with method rtn, allowed with gptq"},
+      {Quantize({"--method", "hqq", "--damping", "0.1"}), "gptq, awq"},
+      {Quantize({"--method", "gptq", "--order", "any"}), "--order"},
+      {Quantize({"--method", "gptq", "--format", "gguf"}), "--format"},
+      {{"compare", "in", "--bits", "9"}, "--bits"},
       {Quantize({"--method", "rtn", "--blocksize", "64"}), "--blocksize"},
       {Quantize({"--method", "nf4", "--symmetric"}), "--symmetric"},
       {Quantize({"--method", "rtn", "--symmetric=false"}), "symmetric"},

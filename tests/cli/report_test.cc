@@ -167,7 +167,7 @@ TEST_CASE("a report that is none is bad input") {
 }
 
 TEST_CASE("totals weigh tensors by their weights") {
-  const RunTotals totals = TotalsOf(MakeReport());
+  const RunTotals totals = TotalsOf(MakeReport().tensors);
   CHECK(totals.weights == 2048);
   CHECK(totals.bytes_out == 1152);
   CHECK(totals.error.mean_squared_error() == Approx(1e-4));
@@ -176,7 +176,7 @@ TEST_CASE("totals weigh tensors by their weights") {
   // Only the first tensor has an error: its energy is mse n / 0.1^2.
   CHECK(totals.error.sqnr_db() == Approx(20));
   CHECK(totals.error.max_absolute_error() == Approx(6e-4));
-  CHECK(TotalsOf(RunReport()).mse_ratio_to_rtn == 1);
+  CHECK(TotalsOf(RunReport().tensors).mse_ratio_to_rtn == 1);
 }
 
 TEST_CASE("the table has a line for every tensor and a total") {
@@ -191,6 +191,100 @@ TEST_CASE("the table has a line for every tensor and a total") {
   CHECK(Has(table, "10.0 kB -> 4.00 kB (40.0%)"));
   CHECK(Has(table, "1 tensors carried (5.90 kB)"));
   CHECK(Has(table, "\nloads in: vLLM 0.33\n"));
+}
+
+// A report with everything that a calibration adds.
+RunReport MakeCalibratedReport() {
+  RunReport report = MakeReport();
+  report.calibration_path = "moments.safetensors";
+  for (size_t i = 0; i < report.tensors.size(); ++i) {
+    v1::TensorReport& tensor = report.tensors[i];
+    tensor.set_output_error(0.01 * static_cast<double>(i + 1));
+    tensor.set_rtn_output_error(0.04);
+    tensor.set_tokens(4096);
+    v1::SolverFacts* solver = tensor.mutable_solver();
+    solver->set_damping(0.01);
+    solver->set_damping_retries(2);
+    solver->set_dead_columns(3);
+    solver->set_codes_changed(256);
+    for (int bin = 0; bin < 10; ++bin) solver->add_clip_histogram(bin);
+  }
+  report.tensors[1].add_warnings(std::string("NO_CHANGE: <all> as rounded"));
+  report.folded.push_back(MakeTensor("model.norm.weight", 0, 1));
+  report.plan.summary.mutable_resolved()->mutable_gptq()->set_bits(3);
+  return report;
+}
+
+TEST_CASE("a calibration's figures in all three forms") {
+  const RunReport report = MakeCalibratedReport();
+  const RunTotals totals = TotalsOf(report.tensors);
+  CHECK(totals.with_output_error == 2);
+  CHECK(totals.output_error == Approx(0.015));
+  CHECK(totals.warnings == 1);
+
+  const std::string table = ReportTable(report);
+  INFO(table);
+  CHECK(Has(table, "output error"));
+  CHECK(Has(table, "1.500e-02"));
+  CHECK(Has(table, "4.000e-02"));
+  CHECK(Has(table, "NO_CHANGE: <all> as rounded"));
+  CHECK(Has(table, "1 of them scaled"));
+  CHECK_FALSE(Has(ReportTable(MakeReport()), "output error"));
+
+  const std::string text = ReportToJson(report);
+  const absl::StatusOr<RunReport> back = ReportFromJson(text);
+  REQUIRE(back.ok());
+  CHECK(ReportToJson(*back) == text);
+  CHECK(back->calibration_path == report.calibration_path);
+  CHECK(back->folded.size() == 1);
+  CHECK(Json::parse(text)["tensors"][0]["solver"]["dead_columns"] == 3);
+
+  const std::string html = ReportHtml(report);
+  CHECK(Has(html, "damping 0.01, 2 retries, 3 dead columns, 25.0% of codes"));
+  CHECK(Has(html, "NO_CHANGE: &lt;all&gt;"));
+  CHECK(Has(html, "model.norm.weight"));
+  for (const char* chart : {"Output error of every tensor",
+                            "Bits a weight against error", "clip limits"}) {
+    INFO(chart);
+    CHECK(Has(html, chart));
+  }
+  CHECK_FALSE(Has(html, "Tokens that every expert saw"));
+  CHECK_FALSE(Has(html, "\"nan"));
+}
+
+TEST_CASE("a report of the first version is still read") {
+  Json json = Json::parse(ReportToJson(MakeReport()));
+  json.erase("calibration");
+  json.erase("folded");
+  json["plan"].erase("sites");
+  CHECK(ReportFromJson(json.dump()).ok());
+}
+
+TEST_CASE("tokens of experts") {
+  std::vector<v1::TensorReport> tensors;
+  const auto add = [&](const std::string& name, int64_t tokens) {
+    v1::TensorReport& tensor = tensors.emplace_back(MakeTensor(name, 1e-4, 1));
+    tensor.set_output_error(0.1);
+    tensor.set_tokens(tokens);
+  };
+  add("model.layers.0.self_attn.q_proj.weight", 900);
+  add("model.layers.10.mlp.experts.1.down_proj.weight", 7);
+  add("model.layers.2.mlp.experts.10.down_proj.weight", 30);
+  add("model.layers.2.mlp.experts.2.gate_proj.weight", 900);
+  add("model.layers.2.mlp.experts.2.down_proj.weight", 20);
+  const std::vector<ExpertTokens> experts = ExpertTokensOf(tensors);
+  REQUIRE(experts.size() == 3);
+  CHECK(experts[0].layer == "10");
+  CHECK(experts[1].expert == 2);
+  CHECK(experts[1].tokens == 20);
+  CHECK(experts[2].expert == 10);
+  RunReport report;
+  report.tensors = tensors;
+  CHECK(Has(ReportTable(report), "experts of layer 2: 20 to 30 tokens each"));
+  const std::string chart = ExpertChart(report);
+  CHECK(Has(chart, "layer 2, expert 10: 30 tokens"));
+  report.tensors.resize(1);
+  CHECK(ExpertChart(report).empty());
 }
 
 TEST_CASE("tensors without statistics show dashes") {

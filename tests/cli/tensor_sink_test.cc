@@ -61,7 +61,7 @@ TEST_CASE("frames end up in the spill file") {
   // Another tensor's place comes first.
   const int64_t before = (*f.spill)->Reserve(5);
   CHECK(before == 0);
-  TensorSink sink(f.source, **f.spill);
+  TensorSink sink(f.source, f.spill->get());
   REQUIRE(sink.TakeFrame(MakeFrame("w", 4, 0, "abc", false)).ok());
   REQUIRE(sink.TakeFrame(MakeFrame("w", 4, 3, "d", true)).ok());
   REQUIRE(sink.TakeFrame(MakeFrame("w.absmax", 2, 0, "ef", true)).ok());
@@ -77,18 +77,54 @@ TEST_CASE("frames end up in the spill file") {
 TEST_CASE("a zero-sized output is one empty frame") {
   Fixture f;
   REQUIRE(f.spill.ok());
-  TensorSink sink(f.source, **f.spill);
+  TensorSink sink(f.source, f.spill->get());
   CHECK(sink.TakeFrame(MakeFrame("w", 0, 0, "", true)).ok());
   const auto bytes = (*f.spill)->Map();
   REQUIRE(bytes.ok());
   CHECK(bytes->empty());
 }
 
+TEST_CASE("without a spill file data are checked and dropped") {
+  Fixture f;
+  TensorSink sink(f.source, nullptr);
+  REQUIRE(sink.TakeFrame(MakeFrame("w", 4, 0, "abcd", true)).ok());
+  REQUIRE(sink.TakeFrame(MakeFrame("w.absmax", 2, 0, "ef", true)).ok());
+  CHECK(sink.TakeReport(MakeReport()).ok());
+  v1::Frame flipped = MakeFrame("w.x", 4, 0, "abcd", true);
+  flipped.set_data("abcD");
+  CHECK_FALSE(sink.TakeFrame(flipped).ok());
+}
+
+TEST_CASE("a fold-only tensor comes back as itself") {
+  const auto answer = [](const std::string& name, v1::DataType dtype,
+                         int64_t rows) {
+    Fixture f;
+    TensorSink sink(f.source, f.spill->get(), /*fold_only=*/true);
+    const std::string data(static_cast<size_t>(rows * 8), 'x');
+    v1::Frame frame = MakeFrame(name, rows, 0, data, true);
+    frame.add_shape(4);
+    frame.set_dtype(dtype);
+    v1::TensorReport report = MakeReport();
+    report.set_bytes_out(rows * 8);
+    report.clear_output_tensors();
+    report.add_output_tensors(name);
+    const absl::Status taken = sink.TakeFrame(frame);
+    return taken.ok() ? sink.TakeReport(report) : taken;
+  };
+  CHECK(answer("w", v1::BF16, 2).ok());
+  for (const absl::Status& status :
+       {answer("v", v1::BF16, 2), answer("w", v1::F16, 2),
+        answer("w", v1::BF16, 1)}) {
+    INFO(status.ToString());
+    CHECK(ExitCodeOf(status) == ExitCode::kUnexpected);
+  }
+}
+
 // Frames of which the last one breaks a promise; `says` is in the error.
 void CheckBroken(const std::vector<v1::Frame>& frames, const char* says) {
   Fixture f;
   REQUIRE(f.spill.ok());
-  TensorSink sink(f.source, **f.spill);
+  TensorSink sink(f.source, f.spill->get());
   for (size_t i = 0; i + 1 < frames.size(); ++i) {
     REQUIRE(sink.TakeFrame(frames[i]).ok());
   }
@@ -128,7 +164,7 @@ TEST_CASE("broken promises of the report") {
   for (const Change& change : changes) {
     Fixture f;
     REQUIRE(f.spill.ok());
-    TensorSink sink(f.source, **f.spill);
+    TensorSink sink(f.source, f.spill->get());
     CHECK_FALSE(sink.TakeReport(MakeReport()).ok());  // before any frame
     REQUIRE(sink.TakeFrame(MakeFrame("w", 4, 0, "abcd", true)).ok());
     REQUIRE(sink.TakeFrame(MakeFrame("w.absmax", 2, 0, "e", false)).ok());

@@ -25,6 +25,8 @@ from checkpoints import (INDEX, MODEL, ROOT, SEED, decode_nf4, decode_w4,
                          read_safetensors, round_bf16, write_safetensors)
 from programs import BIN, quantctl
 
+CALIBRATION = ROOT / "tests" / "data" / "tiny-llama-calibration.safetensors"
+
 
 class PageParser(html.parser.HTMLParser):
     VOID = {"meta", "br", "link", "img"}
@@ -185,12 +187,16 @@ class QuantctlTest(programs.QuantctlCase):
         server = ("--server", self.server.address)
         presets = json.loads(self.run_ok("capabilities", "--json", *server)
                              .stdout)["presets"]
-        self.assertEqual({p["name"] for p in presets},
-                         {"NF4", "NF4-dq", "FP4", "W4A16", "W8A16"})
+        self.assertLessEqual({"NF4", "NF4-dq", "FP4", "W4A16", "W8A16",
+                              "W4A16-gptq", "W4A16-awq", "W4A16-hqq", "HQQ-2"},
+                             {p["name"] for p in presets})
         file = self.work / "report.json"
         for preset in presets:
+            method = preset["config"].keys() & {"gptq", "awq"}
             self.quantize_ok(MODEL, self.work / preset["name"], "--preset",
-                             preset["name"], "--json", file)
+                             preset["name"], "--json", file,
+                             *(("--calibration", CALIBRATION) if method
+                               else ()))
             report = json.loads(file.read_text())
             self.assertEqual(report["plan"]["summary"]["resolved"],
                              preset["config"])
@@ -395,7 +401,7 @@ class QuantctlTest(programs.QuantctlCase):
         parser.close()
         self.assertEqual(parser.problems, [])
         self.assertEqual(parser.open, [])
-        self.assertEqual(parser.seen["svg"], 3)
+        self.assertEqual(parser.seen["svg"], 4)
         self.assertNotIn("script", parser.seen)
         tensors = len(json.loads(file.read_text())["tensors"])
         self.assertGreaterEqual(parser.seen["circle"], 2 * tensors)
@@ -426,12 +432,12 @@ class QuantctlTest(programs.QuantctlCase):
         readme = (ROOT / "README.md").read_text()
         lines = re.findall(r"^    build/release/bin/quantctl .*(?:\n     .*)*",
                            readme, re.M)
-        self.assertEqual(len(lines), 3, lines)
+        self.assertEqual(len(lines), 7, lines)
         for line in lines:
             typed = line.replace("/tmp/", f"{self.work}/")
             typed = typed.replace("build/release/bin/quantctl",
                                   shlex.quote(str(BIN / "quantctl")))
-            if "--target" in line:
+            if "quantctl report" not in line:
                 typed += f" --server {self.server.address}"
             done = subprocess.run(["bash", "-c", typed], cwd=ROOT, text=True,
                                   capture_output=True, timeout=120)
@@ -439,8 +445,11 @@ class QuantctlTest(programs.QuantctlCase):
         self.assertIn("<svg", (self.work / "report.html").read_text())
 
         texts = {command: self.run_ok(command, "--help").stdout
-                 for command in ("quantize", "plan", "report", "capabilities",
-                                 "health")}
+                 for command in ("quantize", "plan", "compare", "report",
+                                 "capabilities", "health")}
+        texts["calibration"] = "".join(
+            self.run_ok("calibration", command, "--help").stdout
+            for command in ("merge", "inspect"))
         section = readme[readme.index("## quantctl"):
                          readme.index("## Running the server")]
         for command in texts:

@@ -1,0 +1,169 @@
+// Tested by tests/cli/calibration_command_test.cc.
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "quant/calibration/calibration_file.h"
+#include "quant/calibration/calibration_inspect.h"
+#include "quant/formats/json.h"
+#include "service/cli/commands.h"
+#include "service/cli/exit_code.h"
+#include "service/cli/text_table.h"
+
+namespace qs::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct InspectedSite {
+  const CalibrationSite* site = nullptr;
+  SiteFacts facts;
+};
+
+absl::StatusOr<std::vector<InspectedSite>> InspectAll(
+    const CalibrationFile& file) {
+  std::vector<InspectedSite> all;
+  for (size_t i = 0; i < file.sites().size(); ++i) {
+    QS_ASSIGN_OR_RETURN(SiteFacts facts, InspectSite(file, i));
+    all.push_back({&file.sites()[i], std::move(facts)});
+  }
+  return all;
+}
+
+Json SiteJson(const InspectedSite& one) {
+  Json json = {{"name", one.site->name},
+               {"inputs", one.site->inputs},
+               {"tokens", one.site->tokens},
+               {"packed", one.site->packed},
+               {"modules", one.site->modules},
+               {"rank_deficient", one.facts.rank_deficient}};
+  if (!one.facts.problem.empty()) {
+    json["problem"] = one.facts.problem;
+    return json;
+  }
+  json["trace"] = one.facts.trace;
+  json["dead_columns"] = one.facts.dead_columns;
+  json["largest_input"] = one.facts.largest_input;
+  json["largest_direction"] = one.facts.largest_direction;
+  return json;
+}
+
+std::string InspectionJson(const CalibrationFile& file,
+                           const std::vector<InspectedSite>& all) {
+  Json json = {{"path", file.path()},
+               {"metadata", file.metadata()},
+               {"sites", Json::array()}};
+  for (const InspectedSite& one : all) json["sites"].push_back(SiteJson(one));
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string NoteOf(const SiteFacts& facts) {
+  if (!facts.problem.empty()) return "unusable, see below";
+  return facts.rank_deficient ? "fewer tokens than inputs" : "";
+}
+
+std::string Percent(double share) {
+  return absl::StrCat(FormatFixed(100 * share, 1), " %");
+}
+
+std::string InspectionText(const CalibrationFile& file,
+                           const std::vector<InspectedSite>& all) {
+  TextTable table({{"site", Align::kLeft},
+                   {"inputs"},
+                   {"tokens"},
+                   {"readers"},
+                   {"trace"},
+                   {"dead"},
+                   {"largest input"},
+                   {"largest direction"},
+                   {"note", Align::kLeft}});
+  std::string problems;
+  for (const auto& [site, facts] : all) {
+    const bool usable = facts.problem.empty();
+    table.AddRow(
+        {site->name, absl::StrCat(site->inputs), absl::StrCat(site->tokens),
+         absl::StrCat(site->modules.size()),
+         usable ? FormatError(facts.trace) : "",
+         usable ? absl::StrCat(facts.dead_columns) : "",
+         usable ? Percent(facts.largest_input) : "",
+         usable ? Percent(facts.largest_direction) : "", NoteOf(facts)});
+    if (!usable) absl::StrAppend(&problems, facts.problem, "\n");
+  }
+  std::string text = table.Text();
+  for (const auto& [key, value] : file.metadata()) {
+    absl::StrAppend(&text, key, ": ", value, "\n");
+  }
+  return text + problems;
+}
+
+// The library names the file that it could not write.
+absl::Status MergeError(const absl::Status& status, const std::string& out) {
+  const bool at_output =
+      absl::StrContains(status.message(), QuoteForError(out)) ||
+      absl::StrContains(status.message(), QuoteForError(out + ".tmp"));
+  return at_output ? OutputError(status) : InputError(status);
+}
+
+// Before gigabytes are read for nothing.
+absl::Status CheckOutput(const Arguments& arguments) {
+  for (const std::string& input : arguments.inputs) {
+    std::error_code ignored;
+    if (std::filesystem::equivalent(input, arguments.output, ignored)) {
+      return UsageError(absl::StrCat("OUT: got ", QuoteForError(input),
+                                     ", which is an input, allowed another "
+                                     "file"));
+    }
+  }
+  std::error_code ignored;
+  if (arguments.run.overwrite ||
+      !std::filesystem::exists(arguments.output, ignored)) {
+    return absl::OkStatus();
+  }
+  return OutputError(absl::AlreadyExistsError(
+      absl::StrCat(QuoteForError(arguments.output),
+                   ": got a file that exists, allowed a new one (or "
+                   "--overwrite)")));
+}
+
+}  // namespace
+
+absl::Status RunCalibrationMerge(const Arguments& arguments,
+                                 const Console& console) {
+  QS_RETURN_IF_ERROR(CheckOutput(arguments));
+  const absl::StatusOr<std::vector<std::string>> conflicts =
+      MergeCalibrations(arguments.output, arguments.inputs);
+  if (!conflicts.ok()) return MergeError(conflicts.status(), arguments.output);
+  for (const std::string& conflict : *conflicts) {
+    console.error << "quantctl: warning: " << conflict << "\n";
+  }
+  console.out << "wrote " << arguments.output << "\n";
+  return absl::OkStatus();
+}
+
+absl::Status RunCalibrationInspect(const Arguments& arguments,
+                                   const Console& console) {
+  const absl::StatusOr<CalibrationFile> file =
+      CalibrationFile::Open(arguments.input);
+  if (!file.ok()) return InputError(file.status());
+  const auto all = InspectAll(*file);
+  if (!all.ok()) return InputError(all.status());
+  console.out << (arguments.json ? InspectionJson(*file, *all)
+                                 : InspectionText(*file, *all));
+  console.out.flush();
+  int64_t unusable = 0;
+  for (const InspectedSite& one : *all) {
+    unusable += one.facts.problem.empty() ? 0 : 1;
+  }
+  if (unusable == 0) return absl::OkStatus();
+  return InputError(file->Error(absl::StrCat(
+      "got ", unusable, " sites that no solver may use, allowed none")));
+}
+
+}  // namespace qs::cli

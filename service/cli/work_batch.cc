@@ -1,0 +1,249 @@
+// Tested by tests/cli/work_batch_test.cc.
+#include "service/cli/work_batch.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "service/cli/exit_code.h"
+
+namespace qs::cli {
+namespace {
+
+namespace v1 = quant::v1;
+
+std::string MethodOf(const v1::QuantizationConfig& config) {
+  return config.has_gptq() ? "gptq" : "awq";
+}
+
+PlanSite FromProto(const v1::PlanSite& site) {
+  PlanSite out;
+  out.name = site.name();
+  out.inputs = site.inputs();
+  out.consumers = {site.consumers().begin(), site.consumers().end()};
+  out.group = site.group();
+  out.pooled = site.pooled();
+  out.pool = site.pool();
+  return out;
+}
+
+// Makes the batches of one plan.
+class BatchMaker {
+ public:
+  BatchMaker(const PlanAnswer& plan, const Calibration* calibration)
+      : plan_(plan), calibration_(calibration), batched_(plan.entries.size()) {
+    for (size_t i = 0; i < plan.entries.size(); ++i) {
+      index_of_.emplace(plan.entries[i].name(), i);
+    }
+    if (calibration == nullptr) return;
+    for (const SiteMatch& match : calibration->match.sites) {
+      match_of_.emplace(match.name, &match);
+    }
+  }
+
+  absl::StatusOr<std::vector<WorkBatch>> Make() {
+    if (calibration_ != nullptr) {
+      QS_RETURN_IF_ERROR(plan_.summary.resolved().has_awq() ? AddSolveGroups()
+                                                            : AddSites());
+    }
+    AddSingles();
+    std::stable_sort(batches_.begin(), batches_.end(),
+                     [](const WorkBatch& a, const WorkBatch& b) {
+                       return a.tensors[0].tensor < b.tensors[0].tensor;
+                     });
+    return std::move(batches_);
+  }
+
+ private:
+  absl::Status AddSites();
+  absl::Status AddSolveGroups();
+  void AddSingles();
+  // The site after its pool, if it needs one; false: no moments serve it.
+  bool AddSite(const v1::PlanSite& site, bool with_fold, WorkBatch* batch);
+  absl::Status AddTensor(const std::string& name, const std::string& site,
+                         bool fold_only, WorkBatch* batch);
+  absl::Status AddFolds(const v1::PlanSite& site, WorkBatch* batch);
+
+  const PlanAnswer& plan_;
+  const Calibration* const calibration_;
+  std::unordered_map<std::string, size_t> index_of_;  // of entries
+  std::unordered_map<std::string, const SiteMatch*> match_of_;
+  std::vector<bool> batched_;
+  std::vector<WorkBatch> batches_;
+};
+
+bool BatchMaker::AddSite(const v1::PlanSite& site, bool with_fold,
+                         WorkBatch* batch) {
+  const auto found = match_of_.find(site.name());
+  if (found == match_of_.end()) return false;
+  const SiteMatch& match = *found->second;
+  const auto has = [&](const std::string& name) {
+    return std::any_of(
+        batch->sites.begin(), batch->sites.end(),
+        [&](const BatchSite& s) { return s.declared.name() == name; });
+  };
+  const std::string pool = match.pool_weight > 0 ? match.pool : "";
+  if (!pool.empty() && !has(pool)) {
+    BatchSite added;
+    added.match = calibration_->match.pools.at(pool);
+    added.declared.set_name(pool);
+    added.declared.set_inputs(added.match.inputs);
+    batch->sites.push_back(std::move(added));
+  }
+  BatchSite added;
+  added.match = match;
+  added.declared.set_name(site.name());
+  added.declared.set_inputs(site.inputs());
+  added.declared.set_pool(pool);
+  if (with_fold && site.fold().kind() != v1::Fold::KIND_UNSPECIFIED) {
+    *added.declared.mutable_fold() = site.fold();
+  }
+  batch->sites.push_back(std::move(added));
+  return true;
+}
+
+absl::Status BatchMaker::AddTensor(const std::string& name,
+                                   const std::string& site, bool fold_only,
+                                   WorkBatch* batch) {
+  const auto found = index_of_.find(name);
+  if (found == index_of_.end()) {
+    return UnexpectedError(absl::StrCat("plan: got tensor ", name, " in group ",
+                                        batch->name,
+                                        ", allowed one of the checkpoint's"));
+  }
+  if (batched_[found->second]) return absl::OkStatus();
+  batched_[found->second] = true;
+  batch->tensors.push_back({found->second, site, fold_only});
+  return absl::OkStatus();
+}
+
+// The tensors of each site, few at a time.
+absl::Status BatchMaker::AddSites() {
+  for (const v1::PlanSite& site : plan_.sites) {
+    for (int begin = 0; begin < site.consumers_size();
+         begin += static_cast<int>(kMaxGroupTensors)) {
+      WorkBatch batch;
+      batch.name = site.name();
+      if (!AddSite(site, /*with_fold=*/false, &batch)) break;
+      const int end = std::min(begin + static_cast<int>(kMaxGroupTensors),
+                               site.consumers_size());
+      for (int i = begin; i < end; ++i) {
+        QS_RETURN_IF_ERROR(
+            AddTensor(site.consumers(i), site.name(), false, &batch));
+      }
+      if (!batch.tensors.empty()) batches_.push_back(std::move(batch));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// What reads the site without being quantized, and what it folds into.
+absl::Status BatchMaker::AddFolds(const v1::PlanSite& site, WorkBatch* batch) {
+  const v1::Fold& fold = site.fold();
+  if (fold.kind() == v1::Fold::KIND_UNSPECIFIED) return absl::OkStatus();
+  for (const std::string& name : fold.scaled_only()) {
+    QS_RETURN_IF_ERROR(AddTensor(name, site.name(), true, batch));
+  }
+  QS_RETURN_IF_ERROR(AddTensor(fold.producer(), "", true, batch));
+  if (fold.producer_bias().empty()) return absl::OkStatus();
+  return AddTensor(fold.producer_bias(), "", true, batch);
+}
+
+absl::Status BatchMaker::AddSolveGroups() {
+  std::map<std::string, std::vector<const v1::PlanSite*>> groups;
+  for (const v1::PlanSite& site : plan_.sites) {
+    groups[site.group()].push_back(&site);
+  }
+  for (const auto& [name, sites] : groups) {
+    WorkBatch batch;
+    batch.name = name;
+    for (const v1::PlanSite* site : sites) {
+      if (!AddSite(*site, /*with_fold=*/true, &batch)) continue;
+      for (const std::string& consumer : site->consumers()) {
+        QS_RETURN_IF_ERROR(AddTensor(consumer, site->name(), false, &batch));
+      }
+    }
+    // Only now: a producer may be another site's consumer.
+    for (const v1::PlanSite* site : sites) {
+      if (!match_of_.contains(site->name())) continue;
+      QS_RETURN_IF_ERROR(AddFolds(*site, &batch));
+    }
+    if (batch.tensors.empty()) continue;
+    std::sort(batch.tensors.begin(), batch.tensors.end(),
+              [](const BatchTensor& a, const BatchTensor& b) {
+                return a.tensor < b.tensor;
+              });
+    batches_.push_back(std::move(batch));
+  }
+  return absl::OkStatus();
+}
+
+void BatchMaker::AddSingles() {
+  for (size_t i = 0; i < plan_.entries.size(); ++i) {
+    if (plan_.entries[i].action() != v1::PlanEntry::QUANTIZE || batched_[i]) {
+      continue;
+    }
+    batches_.push_back({plan_.entries[i].name(), {}, {{i, "", false}}});
+  }
+}
+
+}  // namespace
+
+BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
+                     const Checkpoint& checkpoint) {
+  BatchTotals totals;
+  for (const WorkBatch& batch : batches) {
+    for (const BatchTensor& tensor : batch.tensors) {
+      const SafetensorsEntry& entry = checkpoint.tensors()[tensor.tensor].entry;
+      totals.bytes += entry.end - entry.begin;
+      ++totals.tensors;
+      if (tensor.fold_only) totals.fold_only.insert(tensor.tensor);
+    }
+  }
+  return totals;
+}
+
+bool NeedsCalibration(const v1::QuantizationConfig& resolved) {
+  return resolved.has_gptq() || resolved.has_awq();
+}
+
+absl::Status CheckCalibrationGiven(const std::string& path,
+                                   const PlanAnswer& plan) {
+  if (!path.empty() || !NeedsCalibration(plan.summary.resolved())) {
+    return absl::OkStatus();
+  }
+  return UsageError(absl::StrCat(
+      "--calibration: got none with method ", MethodOf(plan.summary.resolved()),
+      ", allowed a file with the second moments of its inputs"));
+}
+
+absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
+                                            const PlanAnswer& plan) {
+  absl::StatusOr<CalibrationIndex> index = CalibrationIndex::Open(path);
+  if (!index.ok()) return InputError(index.status());
+  std::vector<PlanSite> sites;
+  for (const v1::PlanSite& site : plan.sites) sites.push_back(FromProto(site));
+  absl::StatusOr<CalibrationMatch> match =
+      index->Match(sites, plan.summary.architecture());
+  if (!match.ok()) return InputError(match.status());
+  if (NeedsCalibration(plan.summary.resolved())) {
+    QS_RETURN_IF_ERROR(InputError(index->RequireComplete(*match)));
+  }
+  if (match->sites.empty()) {
+    return InputError(index->file().Error(
+        absl::StrCat("got ", index->file().sites().size(),
+                     " sites, of which none is read by a tensor that is "
+                     "quantized, allowed at least one")));
+  }
+  return Calibration{*std::move(index), *std::move(match)};
+}
+
+absl::StatusOr<std::vector<WorkBatch>> MakeBatches(
+    const PlanAnswer& plan, const Calibration* calibration) {
+  return BatchMaker(plan, calibration).Make();
+}
+
+}  // namespace qs::cli

@@ -1,0 +1,79 @@
+// WorkBatch: what is sent together — one tensor by itself, or a solve group
+// with its sites — and how a plan falls into batches.
+// Thread: pure functions and plain data.
+#ifndef QS_SERVICE_CLI_WORK_BATCH_H_
+#define QS_SERVICE_CLI_WORK_BATCH_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/calibration/calibration_index.h"
+#include "quant/formats/checkpoint.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/cli/plan_client.h"
+
+namespace qs::cli {
+
+// A calibration file and what of it serves a plan.
+struct Calibration {
+  CalibrationIndex index;
+  CalibrationMatch match;
+};
+
+struct BatchSite {
+  quant::v1::GroupSite declared;
+  SiteMatch match;  // what of the calibration it is
+};
+
+struct BatchTensor {
+  size_t tensor = 0;  // index into Checkpoint::tensors()
+  std::string site;   // of the batch; empty: it reads none
+  // Comes back changed under its own name, in place of the carried tensor.
+  bool fold_only = false;
+};
+
+struct WorkBatch {
+  std::string name;
+  std::vector<BatchSite> sites;  // empty: a tensor by itself
+  std::vector<BatchTensor> tensors;
+};
+
+// What a run sends.
+struct BatchTotals {
+  int64_t bytes = 0;
+  int64_t tensors = 0;
+  std::set<size_t> fold_only;  // tensors
+};
+BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
+                     const Checkpoint& checkpoint);
+
+// Tensors in one group, at most, where a method solves each by itself: more
+// only hold memory.
+constexpr size_t kMaxGroupTensors = 16;
+
+// Whether the method cannot do without second moments.
+bool NeedsCalibration(const quant::v1::QuantizationConfig& resolved);
+
+// Errors: kUsage — the plan's method needs a calibration and `path` is empty;
+// kBadInput — the file is malformed, or lacks sites that the method needs, or
+// serves none.
+absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
+                                            const PlanAnswer& plan);
+// Only the first of the errors above.
+absl::Status CheckCalibrationGiven(const std::string& path,
+                                   const PlanAnswer& plan);
+
+// Every tensor that the plan quantizes, once, and the fold-only ones, in the
+// order of their first tensors. `calibration` may be null.
+// Errors: kUnexpected — the plan names a tensor that is not there.
+absl::StatusOr<std::vector<WorkBatch>> MakeBatches(
+    const PlanAnswer& plan, const Calibration* calibration);
+
+}  // namespace qs::cli
+
+#endif  // QS_SERVICE_CLI_WORK_BATCH_H_

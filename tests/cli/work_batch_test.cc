@@ -1,0 +1,204 @@
+#include "service/cli/work_batch.h"
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "service/cli/exit_code.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cli {
+namespace {
+
+namespace v1 = quant::v1;
+using Names = std::vector<std::string>;
+
+void AddEntry(const std::string& name, v1::PlanEntry::Action action,
+              const std::string& site, PlanAnswer* plan) {
+  v1::PlanEntry& entry = plan->entries.emplace_back();
+  entry.set_name(name);
+  entry.set_action(action);
+  entry.set_site(site);
+}
+
+v1::PlanSite& AddPlanSite(const std::string& name, const Names& consumers,
+                          const std::string& group, PlanAnswer* plan) {
+  v1::PlanSite& site = plan->sites.emplace_back();
+  site.set_name(name);
+  site.set_inputs(8);
+  site.mutable_consumers()->Add(consumers.begin(), consumers.end());
+  site.set_group(group);
+  return site;
+}
+
+// norm -> q, v (site "in"); v -> o (site "out"); a router that reads "in".
+PlanAnswer AttentionPlan() {
+  PlanAnswer plan;
+  AddEntry("o", v1::PlanEntry::QUANTIZE, "out", &plan);
+  AddEntry("q", v1::PlanEntry::QUANTIZE, "in", &plan);
+  AddEntry("router", v1::PlanEntry::CARRY, "", &plan);
+  AddEntry("norm", v1::PlanEntry::CARRY, "", &plan);
+  AddEntry("v", v1::PlanEntry::QUANTIZE, "in", &plan);
+  AddEntry("v.bias", v1::PlanEntry::CARRY, "", &plan);
+  AddEntry("other", v1::PlanEntry::CARRY, "", &plan);
+  v1::PlanSite& in = AddPlanSite("in", {"q", "v"}, "g", &plan);
+  in.mutable_fold()->set_kind(v1::Fold::NORM);
+  in.mutable_fold()->set_producer("norm");
+  in.mutable_fold()->add_scaled_only(std::string("router"));
+  v1::PlanSite& out = AddPlanSite("out", {"o"}, "g", &plan);
+  out.mutable_fold()->set_kind(v1::Fold::LINEAR);
+  out.mutable_fold()->set_producer("v");
+  out.mutable_fold()->set_producer_bias("v.bias");
+  return plan;
+}
+
+// Every site of the plan is served.
+Calibration Serving(const PlanAnswer& plan) {
+  absl::StatusOr<CalibrationIndex> index = CalibrationIndex::Open(
+      QS_TEST_DATA "/tiny-llama-calibration.safetensors");
+  REQUIRE(index.ok());
+  Calibration calibration = {*std::move(index), {}};
+  for (const v1::PlanSite& site : plan.sites) {
+    SiteMatch& match = calibration.match.sites.emplace_back();
+    match.name = site.name();
+    match.inputs = site.inputs();
+    match.tokens = 100;
+    match.sources = {0};
+  }
+  return calibration;
+}
+
+std::vector<WorkBatch> BatchesOf(const PlanAnswer& plan,
+                                 const Calibration* calibration) {
+  const auto batches = MakeBatches(plan, calibration);
+  INFO(batches.status().ToString());
+  REQUIRE(batches.ok());
+  return *batches;
+}
+
+// "q@in" for a tensor to quantize, "norm*" for one to scale.
+Names TensorsOf(const PlanAnswer& plan, const WorkBatch& batch) {
+  Names names;
+  for (const BatchTensor& tensor : batch.tensors) {
+    names.push_back(plan.entries[tensor.tensor].name() +
+                    (tensor.site.empty() ? "" : "@" + tensor.site) +
+                    (tensor.fold_only ? "*" : ""));
+  }
+  return names;
+}
+
+TEST_CASE("without a calibration every tensor goes by itself") {
+  const PlanAnswer plan = AttentionPlan();
+  const std::vector<WorkBatch> batches = BatchesOf(plan, nullptr);
+  REQUIRE(batches.size() == 3);
+  CHECK(batches[0].sites.empty());
+  CHECK(TensorsOf(plan, batches[0]) == Names{"o"});
+  CHECK(TensorsOf(plan, batches[2]) == Names{"v"});
+}
+
+TEST_CASE("AWQ: a group with all that its scales touch") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_awq();
+  const Calibration calibration = Serving(plan);
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 1);
+  CHECK(batches[0].name == "g");
+  CHECK(TensorsOf(plan, batches[0]) ==
+        Names{"o@out", "q@in", "router@in*", "norm*", "v@in", "v.bias*"});
+  REQUIRE(batches[0].sites.size() == 2);
+  CHECK(batches[0].sites[0].declared.fold().producer() == "norm");
+  CHECK(batches[0].sites[1].declared.fold().kind() == v1::Fold::LINEAR);
+}
+
+TEST_CASE("other methods: a group for each site, without folds") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_gptq();
+  const Calibration calibration = Serving(plan);
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  CHECK(TensorsOf(plan, batches[0]) == Names{"o@out"});
+  CHECK(TensorsOf(plan, batches[1]) == Names{"q@in", "v@in"});
+  for (const WorkBatch& batch : batches) {
+    REQUIRE(batch.sites.size() == 1);
+    CHECK_FALSE(batch.sites[0].declared.has_fold());
+  }
+}
+
+TEST_CASE("many readers of a site: it is sent more than once") {
+  PlanAnswer plan;
+  Names names;
+  for (size_t i = 0; i < 2 * kMaxGroupTensors + 1; ++i) {
+    names.push_back("w" + std::to_string(i));
+    AddEntry(names.back(), v1::PlanEntry::QUANTIZE, "s", &plan);
+  }
+  AddPlanSite("s", names, "s", &plan);
+  plan.summary.mutable_resolved()->mutable_gptq();
+  const Calibration calibration = Serving(plan);
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 3);
+  std::set<size_t> seen;
+  for (const WorkBatch& batch : batches) {
+    CHECK(batch.sites.size() == 1);
+    CHECK(batch.tensors.size() <= kMaxGroupTensors);
+    for (const BatchTensor& t : batch.tensors) seen.insert(t.tensor);
+  }
+  CHECK(seen.size() == names.size());
+}
+
+TEST_CASE("a site that saw few tokens brings its pool, and first") {
+  PlanAnswer plan;
+  for (const char* name : {"e0", "e1"}) {
+    AddEntry(name, v1::PlanEntry::QUANTIZE, name, &plan);
+    AddPlanSite(name, {name}, name, &plan).set_pool("pool");
+  }
+  plan.summary.mutable_resolved()->mutable_gptq();
+  Calibration calibration = Serving(plan);
+  calibration.match.sites[1].pool = "pool";
+  calibration.match.sites[1].pool_weight = 0.5;
+  calibration.match.pools["pool"].name = "pool";
+  calibration.match.pools["pool"].inputs = 8;
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  CHECK(batches[0].sites.size() == 1);
+  CHECK(batches[0].sites[0].declared.pool().empty());
+  REQUIRE(batches[1].sites.size() == 2);
+  CHECK(batches[1].sites[0].declared.name() == "pool");
+  CHECK(batches[1].sites[0].declared.inputs() == 8);
+  CHECK(batches[1].sites[1].declared.pool() == "pool");
+}
+
+TEST_CASE("tensors whose site is not in the file go by themselves") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_rtn();
+  Calibration calibration = Serving(plan);
+  calibration.match.sites.pop_back();  // "out"
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  CHECK(TensorsOf(plan, batches[0]) == Names{"o"});
+  CHECK(batches[0].sites.empty());
+  CHECK(batches[1].sites.size() == 1);
+}
+
+TEST_CASE("a fold that names what is not there is the server's mistake") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_awq();
+  plan.sites[0].mutable_fold()->set_producer("gone");
+  const Calibration calibration = Serving(plan);
+  const absl::Status status = MakeBatches(plan, &calibration).status();
+  CHECK(ExitCodeOf(status) == ExitCode::kUnexpected);
+  CHECK(std::string(status.message()).find("gone") != std::string::npos);
+}
+
+TEST_CASE("methods that need a calibration say so") {
+  PlanAnswer plan;
+  plan.summary.mutable_resolved()->mutable_hqq();
+  CHECK(CheckCalibrationGiven("", plan).ok());
+  plan.summary.mutable_resolved()->mutable_awq();
+  CHECK(CheckCalibrationGiven("file", plan).ok());
+  const absl::Status status = CheckCalibrationGiven("", plan);
+  CHECK(ExitCodeOf(status) == ExitCode::kUsage);
+  CHECK(std::string(status.message()).find("awq") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace qs::cli
