@@ -1,10 +1,23 @@
 add_executable(quant_bench
   bench/affine_bench.cc
   bench/bench.cc
+  bench/formats_bench.cc
+  bench/hqq_bench.cc
   bench/nf4_bench.cc
   bench/quant_bench.cc
   bench/stats_bench.cc)
-target_link_libraries(quant_bench PRIVATE qs_options qs_kernels)
+target_link_libraries(quant_bench PRIVATE qs_options qs_quant)
+
+add_executable(awq_bench bench/awq_bench.cc)
+target_link_libraries(awq_bench PRIVATE qs_options qs_kernels
+  PkgConfig::openblas)
+
+add_executable(gptq_bench bench/gptq_bench.cc bench/fma_peak.cc)
+target_link_libraries(gptq_bench PRIVATE qs_options qs_kernels hwy::hwy
+  PkgConfig::openblas)
+
+add_executable(quality_bench bench/quality_bench.cc)
+target_link_libraries(quality_bench PRIVATE qs_options qs_quant)
 
 add_executable(service_bench
   bench/discard_server.cc

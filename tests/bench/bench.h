@@ -36,7 +36,9 @@ void ForCpuBackends(
 // Each family's rows.
 void BenchNf4(Bench& bench);
 void BenchAffine(Bench& bench);
+void BenchFormats(Bench& bench);
 void BenchStats(Bench& bench);
+void BenchHqq(Bench& bench);
 
 }  // namespace qs
 

@@ -28,6 +28,8 @@ int main(int argc, char** argv) {
   qs::Bench bench(filter, runs);
   qs::BenchNf4(bench);
   qs::BenchAffine(bench);
+  qs::BenchFormats(bench);
   qs::BenchStats(bench);
+  qs::BenchHqq(bench);
   return 0;
 }

@@ -3,7 +3,9 @@
     dequantize.py QUANTIZED OUT
 
 OUT is an ordinary float checkpoint with the weights that an engine should
-compute with. Nothing of quantd or of an engine is used: torch and numpy only.
+compute with; every other tensor is the quantized checkpoint's own (AWQ changes
+norms too). Nothing of quantd or of an engine is used: torch only. Tested by
+dequantize_test.py.
 """
 import json
 import pathlib
@@ -11,18 +13,9 @@ import shutil
 import sys
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
-
-def load(folder):
-    tensors = {}
-    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():
-                assert name not in tensors, f"{name} is in two files"
-                tensors[name] = opened.get_tensor(name)
-    return tensors
+import agreement
 
 
 def decode_bitsandbytes(name, tensors):
@@ -46,7 +39,9 @@ def decode_bitsandbytes(name, tensors):
 
 
 def unpack(words, bits, count):
-    """[rows, words] int32 -> [rows, count] codes, dense along a row."""
+    """[rows, words] int32 -> [rows, count or all] codes, dense along a row."""
+    if count is None:
+        count = words.shape[1] * 32 // bits
     position = torch.arange(count) * bits
     wide = words.long() & 0xFFFFFFFF
     wide = torch.cat([wide, torch.zeros_like(wide[:, :1])], 1)
@@ -66,26 +61,78 @@ def decode_compressed(module, tensors, scheme):
         words = tensors.pop(module + ".weight_zero_point")
         zero = unpack(words.T.contiguous(), bits, rows).T
     repeat = cols // scale.shape[1]
-    weight = ((codes - zero.repeat_interleave(repeat, 1)).to(scale.dtype)
-              * scale.repeat_interleave(repeat, 1))
-    return weight.reshape(rows, cols)
+    return scale_codes(codes, zero.repeat_interleave(repeat, 1),
+                       scale.repeat_interleave(repeat, 1))
+
+
+def decode_gptq(module, tensors, config):
+    bits = config["bits"]
+    groups = tensors.pop(module + ".g_idx").long()
+    scale = tensors.pop(module + ".scales")
+    rows, cols = scale.shape[1], groups.numel()
+    codes = unpack(tensors.pop(module + ".qweight").T, bits, cols)
+    zero = unpack(tensors.pop(module + ".qzeros"), bits, rows).T
+    if config["checkpoint_format"] == "gptq":  # version 1
+        zero = zero + 1
+    return scale_codes(codes, zero[:, groups], scale.T[:, groups])
+
+
+def decode_awq(module, tensors, config):
+    codes, zero = (unpack(tensors.pop(module + end), 4, None)
+                   for end in (".qweight", ".qzeros"))
+    order = [0, 4, 1, 5, 2, 6, 3, 7]  # the nibble of each row of a word's eight
+    codes, zero = (x.unflatten(1, (-1, 8))[:, :, order].flatten(1).T
+                   for x in (codes, zero))
+    scale = tensors.pop(module + ".scales").T
+    size = config["group_size"] if config["group_size"] > 0 else codes.shape[1]
+    return scale_codes(codes, zero.repeat_interleave(size, 1),
+                       scale.repeat_interleave(size, 1))
+
+
+def scale_codes(codes, zero, scale):
+    """The product in float32, rounded once to the scales' dtype."""
+    return ((codes - zero).float() * scale.float()).to(scale.dtype)
+
+
+def decode_hqq(module, tensors):
+    side = {k[len(module) + 1:]: tensors.pop(k)
+            for k in list(tensors) if k.startswith(module + ".")}
+    bits, axis, size = (int(side[k]) for k in ("nbits", "axis", "group_size"))
+    rows, cols = side["shape"].tolist()
+    shape = ((rows * cols // size, size) if axis == 1
+             else (size, rows * cols // size))
+    parts, top = (10, 27) if bits == 3 else (8 // bits, 8 - bits)
+    codes = torch.cat([(side["W_q"].long() >> (top - bits * part))
+                       & ((1 << bits) - 1) for part in range(parts)])
+    difference = codes[:shape[0]].to(side["scale"].dtype) - side["zero"]
+    weight = (difference * side["scale"]).reshape(rows, cols)
+    if "bias" in side:
+        tensors[module + ".bias"] = side["bias"]
+    return weight
 
 
 def decode(folder):
     """Float tensors under the original checkpoint's names."""
-    config = json.loads((pathlib.Path(folder) / "config.json").read_text())
-    quantization = config["quantization_config"]
-    tensors = load(folder)
-    if quantization["quant_method"] == "bitsandbytes":
-        for name in [k for k in tensors if k.endswith(".weight.absmax")]:
-            weight = name[:-len(".absmax")]
-            tensors[weight] = decode_bitsandbytes(weight, tensors)
-    else:
-        scheme = quantization["config_groups"]["group_0"]["weights"]
-        for name in [k for k in tensors if k.endswith(".weight_packed")]:
-            module = name[:-len(".weight_packed")]
-            tensors[module + ".weight"] = decode_compressed(
-                module, tensors, scheme)
+    quantization = agreement.config_of(folder)["quantization_config"]
+    method = quantization["quant_method"]
+    if method == "compressed-tensors":
+        quantization = quantization["config_groups"]["group_0"]["weights"]
+    end, decode_one = {
+        "bitsandbytes": (".weight.absmax",
+                         lambda m, t: decode_bitsandbytes(m + ".weight", t)),
+        "compressed-tensors": (".weight_packed",
+                               lambda m, t: decode_compressed(
+                                   m, t, quantization)),
+        "gptq": (".qweight", lambda m, t: decode_gptq(m, t, quantization)),
+        "awq": (".qweight", lambda m, t: decode_awq(m, t, quantization)),
+        "hqq": (".W_q", decode_hqq),
+    }[method]
+    tensors = agreement.load_tensors(folder)
+    modules = [k[:-len(end)] for k in tensors if k.endswith(end)]
+    assert modules, f"{folder}: nothing is quantized"
+    for module in modules:
+        weight = decode_one(module, tensors)
+        tensors[module + ".weight"] = weight
     return tensors
 
 
@@ -96,7 +143,7 @@ def write_dequantized(folder, out):
     for file in folder.iterdir():
         if file.is_file() and not file.name.startswith("model"):
             shutil.copy(file, out)
-    config = json.loads((folder / "config.json").read_text())
+    config = agreement.config_of(folder)
     del config["quantization_config"]
     (out / "config.json").write_text(json.dumps(config, indent=2))
     weights = {k: v.contiguous() for k, v in decode(folder).items()}

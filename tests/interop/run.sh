@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Quantizes tests/data/tiny-llama through a running server and loads the output
 # in the real engines.
-# usage: run.sh BIN_DIR transformers|vllm
+# usage: run.sh BIN_DIR transformers|gptqmodel|hqq|vllm
 set -euo pipefail
 bin=$(realpath "$1")
 engine=$2
 here=$(cd "$(dirname "$0")" && pwd)
 model=$here/../data/tiny-llama
-python=$("$here/setup.sh" "$engine")
+calibration=$here/../data/tiny-llama-calibration.safetensors
+environment=transformers
+[ "$engine" = vllm ] && environment=vllm
+python=$("$here/setup.sh" "$environment")
 work=$(mktemp -d)
 export HF_HUB_OFFLINE=1  # everything is local; nothing is asked for
 trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -21,26 +24,72 @@ for _ in $(seq 100); do
 done
 address=127.0.0.1:$(cat "$work/port")
 
+made=()
 # quantize NAME ARGUMENTS...: NAME and NAME-float below the work folder.
 quantize() {
   local name=$1
   shift
-  "$bin/quantctl" quantize "$model" -o "$work/$name" --server "$address" "$@" \
-    >"$work/$name.log"
+  "$bin/quantctl" quantize "$model" -o "$work/$name" --server "$address" \
+    --target "$engine" "$@" >"$work/$name.log" || {
+    cat "$work/$name.log"
+    return 1
+  }
   "$python" "$here/dequantize.py" "$work/$name" "$work/$name-float"
+  made+=("$work/$name")
+}
+
+# solve NAME ARGUMENTS...: the same, for the methods that need calibration.
+solve() {
+  quantize "$@" --calibration "$calibration"
 }
 
 case $engine in
   transformers)
+    "$python" "$here/dequantize_test.py"
     for preset in NF4 NF4-dq FP4 W4A16 W8A16; do
-      quantize "$preset" --preset "$preset" --target transformers
-      echo "$preset"
-      "$python" "$here/check_transformers.py" "$work/$preset" \
-        "$work/$preset-float"
+      quantize "$preset" --preset "$preset"
     done
+    for preset in W4A16-gptq W3A16-gptq W4A16-awq; do
+      solve "$preset" --preset "$preset"
+    done
+    quantize hqq-symmetric --preset W4A16-hqq --symmetric
+    solve gptq-v1 --preset W4A16-gptq --format gptq
+    solve gptq-v2-asymmetric --method gptq --format gptq-v2 --asymmetric
+    solve awq-gemm --method awq --format awq
+    ;;
+  gptqmodel)
+    solve gptq-v1 --preset W4A16-gptq --format gptq
+    solve gptq-v1-8bit --preset W8A16-gptq --format gptq
+    solve gptq-v1-act-order --method gptq --format gptq --order act-order
+    for bits in 2 3 4 8; do
+      solve "gptq-v2-${bits}bit" --method gptq --format gptq-v2 \
+        --bits "$bits" --group-size 64 --asymmetric
+    done
+    solve gptq-reference --preset W4A16-gptq --format gptq --profile reference
+    solve awq-gemm --method awq --format awq
+    solve awq-gemm-reference --method awq --format awq --profile reference
+    ;;
+  hqq)
+    for preset in HQQ-4 HQQ-3 HQQ-2; do
+      quantize "$preset" --preset "$preset"
+    done
+    quantize HQQ-8 --method hqq --format hqq --bits 8
+    quantize HQQ-1 --method hqq --format hqq --bits 1 --group-size 16
+    quantize HQQ-4-axis-0 --preset HQQ-4 --axis 0 --profile reference
     ;;
   vllm)
-    quantize W4A16 --preset W4A16 --target vllm
-    "$python" "$here/check_vllm.py" "$work/W4A16" "$work/W4A16-float"
+    quantize W4A16 --preset W4A16
+    solve W4A16-gptq --preset W4A16-gptq
+    solve W4A16-gptq-asymmetric --preset W4A16-gptq --group-size 32 --asymmetric
+    solve W4A16-awq --preset W4A16-awq
+    quantize W4A16-hqq --preset W4A16-hqq
+    solve gptq-v1 --preset W4A16-gptq --format gptq
+    solve awq-gemm --method awq --format awq
     ;;
 esac
+# The engines write much, of which the verdicts are enough when all is well.
+"$python" "$here/check_$engine.py" "${made[@]}" >"$work/check.log" 2>&1 || {
+  cat "$work/check.log"
+  exit 1
+}
+grep -a "^ok" "$work/check.log"

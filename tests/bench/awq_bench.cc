@@ -1,0 +1,250 @@
+// awq_bench [--rows N] [--cols N] [--group N] [--threads N] [--runs N]: the
+// parts of AWQ on one linear layer, F32 weights, 20 ratios, 10 limits. One JSON
+// line a row: best of the runs in seconds of processor time of all threads and
+// of the clock, the operations that the definition needs (a triangular factor
+// halves them), and the rate of a large matrix product measured beside.
+#include <cblas.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/buffer.h"
+#include "kernels/cpu/blas.h"
+
+namespace qs {
+namespace {
+
+struct Options {
+  int64_t rows = 4096;
+  int64_t cols = 4096;
+  int64_t group = 128;
+  int threads = 1;
+  int runs = 3;
+};
+
+struct Time {
+  double processor = 0;
+  double wall = 0;
+};
+
+double Now(clockid_t clock) {
+  timespec t;
+  clock_gettime(clock, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+Time Best(int runs, const std::function<void()>& body) {
+  Time best = {INFINITY, INFINITY};
+  for (int i = 0; i < runs; ++i) {
+    const double processor = Now(CLOCK_PROCESS_CPUTIME_ID);
+    const double wall = Now(CLOCK_MONOTONIC);
+    body();
+    best.processor =
+        std::min(best.processor, Now(CLOCK_PROCESS_CPUTIME_ID) - processor);
+    best.wall = std::min(best.wall, Now(CLOCK_MONOTONIC) - wall);
+  }
+  return best;
+}
+
+// Weights with tails, a factor R whose columns differ in size, H = R R^T.
+struct Data {
+  explicit Data(const Options& o)
+      : weight(*Buffer::Allocate(o.rows * o.cols * 4)),
+        factor(*Buffer::Allocate(o.cols * o.cols * 4)),
+        moment(*Buffer::Allocate(o.cols * o.cols * 4)),
+        codes(*Buffer::Allocate(o.rows * o.cols)) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> gauss;
+    for (int64_t i = 0; i < o.rows * o.cols; ++i) {
+      weight.As<float>()[i] = 0.02f * gauss(random);
+    }
+    const int64_t n = o.cols;
+    auto* r = factor.As<float>();
+    for (int64_t i = 0; i < n; ++i) {
+      const float loud = i % 64 == 5 ? 15.0f : 1.0f;
+      for (int64_t j = 0; j < n; ++j) {
+        const float part = i == j ? 30.0f + gauss(random) : gauss(random);
+        r[i * n + j] = j < i ? 0.0f : loud * part;
+      }
+    }
+    std::memcpy(moment.data(), factor.data(),
+                static_cast<size_t>(moment.size()));
+    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit,
+                static_cast<blasint>(n), static_cast<blasint>(n), 1.0f, r,
+                static_cast<blasint>(n), moment.As<float>(),
+                static_cast<blasint>(n));
+    for (int64_t k = 0; k < n; ++k) {
+      x_mean.push_back(std::sqrt(moment.As<float>()[k * n + k]));
+    }
+  }
+  Buffer weight, factor, moment, codes;
+  std::vector<float> x_mean;
+};
+
+double ProductRate(int runs) {
+  constexpr int64_t n = 1024;
+  std::vector<float> a(n * n, 0.5f), b(n * n, 0.25f), c(n * n);
+  const Time time = Best(10 * runs, [&] {
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1.0f,
+                a.data(), n, b.data(), n, 0.0f, c.data(), n);
+  });
+  return 2.0 * n * n * n / time.processor;
+}
+
+class Rows {
+ public:
+  explicit Rows(const Options& options)
+      : o_(options),
+        data_(options),
+        backend_(NewCpuBackend(options.threads)),
+        weight_{data_.weight.data(), DType::kF32, o_.rows, o_.cols} {}
+
+  void Run() {
+    std::vector<float> w_mean(static_cast<size_t>(o_.cols));
+    Row("statistics", 0, [&] {
+      return backend_->awq().Statistics(
+          {{&weight_, 1}, o_.group, w_mean.data()}, backend_->stream());
+    });
+    Losses(w_mean, true);
+    Losses(w_mean, false);
+    Clip(AwqRule::kAutoAwq);
+    Clip(AwqRule::kBest);
+    Quantize();
+  }
+
+ private:
+  double Weights() const {
+    return static_cast<double>(o_.rows) * static_cast<double>(o_.cols);
+  }
+
+  void Row(const std::string& name, double operations,
+           const std::function<absl::Status()>& body) {
+    absl::Status status;
+    const Time time = Best(o_.runs, [&] { status = body(); });
+    if (!status.ok()) {
+      std::fprintf(stderr, "%s: %s\n", name.c_str(),
+                   std::string(status.message()).c_str());
+      std::exit(1);
+    }
+    std::printf(
+        "{\"name\":\"awq/%s\",\"rows\":%lld,\"cols\":%lld,\"group\":%lld,"
+        "\"threads\":%d,\"seconds\":%.4f,\"processor_seconds\":%.4f,"
+        "\"gflops\":%.1f,\"product_gflops\":%.1f,\"runs\":%d}\n",
+        name.c_str(), static_cast<long long>(o_.rows),
+        static_cast<long long>(o_.cols), static_cast<long long>(o_.group),
+        o_.threads, time.wall, time.processor,
+        operations / time.processor * 1e-9, ProductRate(o_.runs) * 1e-9,
+        o_.runs);
+    std::fflush(stdout);
+  }
+
+  AwqGridSpec Grid(AwqRule rule) const {
+    return {4, o_.group, false, rule, DType::kF32};
+  }
+
+  void Losses(const std::vector<float>& w_mean, bool factored) {
+    constexpr int kRatios = 20;
+    std::vector<float> scales;
+    for (int i = 0; i < kRatios; ++i) {
+      const float ratio = static_cast<float>(i) / kRatios;
+      for (size_t k = 0; k < w_mean.size(); ++k) {
+        scales.push_back(std::pow(data_.x_mean[k], ratio) /
+                         (std::pow(w_mean[k], 1 - ratio) + 1e-4f));
+      }
+    }
+    std::vector<double> losses(kRatios);
+    AwqScaleLossArgs args;
+    args.weights = {&weight_, 1};
+    args.grid = Grid(AwqRule::kAutoAwq);
+    args.scales = scales.data();
+    args.candidates = kRatios;
+    args.losses = losses.data();
+    if (factored) {
+      args.factor = data_.factor.As<float>();
+    } else {
+      args.second_moment = data_.moment.As<float>();
+    }
+    const double work = Weights() * static_cast<double>(o_.cols) * kRatios;
+    Row(factored ? "scales_20_factor" : "scales_20_moment",
+        factored ? work : 2 * work,
+        [&] { return backend_->awq().ScaleLosses(args, backend_->stream()); });
+  }
+
+  void Clip(AwqRule rule) {
+    const auto groups = static_cast<size_t>(o_.rows * (o_.cols / o_.group));
+    std::vector<float> low(groups), high(groups);
+    AwqClipArgs args;
+    args.weight = weight_;
+    args.grid = Grid(rule);
+    args.second_moment = data_.moment.As<float>();
+    args.low = low.data();
+    args.high = high.data();
+    const int limits = rule == AwqRule::kBest ? 18 : 10;
+    Row(rule == AwqRule::kBest ? "clip_best" : "clip_10",
+        2 * Weights() * static_cast<double>(o_.group) * limits,
+        [&] { return backend_->awq().ClipSearch(args, backend_->stream()); });
+  }
+
+  void Quantize() {
+    const auto groups = static_cast<size_t>(o_.rows * (o_.cols / o_.group));
+    std::vector<float> scales(groups);
+    std::vector<uint8_t> zero_points(groups);
+    AwqQuantizeArgs args;
+    args.weight = weight_;
+    args.grid = Grid(AwqRule::kAutoAwq);
+    args.codes = data_.codes.data();
+    args.group_scales = scales.data();
+    args.zero_points = zero_points.data();
+    Row("quantize", 0,
+        [&] { return backend_->awq().Quantize(args, backend_->stream()); });
+  }
+
+  const Options o_;
+  Data data_;
+  const std::unique_ptr<Backend> backend_;
+  const TensorView weight_;
+};
+
+}  // namespace
+}  // namespace qs
+
+int main(int argc, char** argv) {
+  qs::Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string name = argv[i];
+    const int64_t value = i + 1 < argc ? std::atoll(argv[i + 1]) : 0;
+    if (value < 1) {
+      std::fprintf(stderr, "awq_bench: %s: needs a number of 1 or more\n",
+                   name.c_str());
+      return 2;
+    }
+    if (name == "--rows") {
+      options.rows = value;
+    } else if (name == "--cols") {
+      options.cols = value;
+    } else if (name == "--group") {
+      options.group = value;
+    } else if (name == "--threads") {
+      options.threads = static_cast<int>(value);
+    } else if (name == "--runs") {
+      options.runs = static_cast<int>(value);
+    } else {
+      std::fprintf(stderr,
+                   "usage: awq_bench [--rows N] [--cols N] [--group N] "
+                   "[--threads N] [--runs N]\n");
+      return 2;
+    }
+  }
+  qs::UseOneBlasThread();
+  qs::Rows(options).Run();
+  return 0;
+}

@@ -1,0 +1,65 @@
+"""What the checks of one engine each have in common: what is compared, and how.
+
+A check gets directories QUANTIZED; QUANTIZED-float beside each holds what
+dequantize.py made of it. Logits are compared as relative norms: a wrong nibble
+order or scale gives about 1, a zero point off by one in one layer over 0.1,
+float16 arithmetic about 0.001 and bfloat16 about 0.01.
+"""
+import json
+import pathlib
+import sys
+
+import torch
+from safetensors import safe_open
+
+
+def config_of(folder):
+    return json.loads((pathlib.Path(folder) / "config.json").read_text())
+
+
+def load_tensors(folder):
+    tensors = {}
+    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():
+                assert name not in tensors, f"{name} is in two files"
+                tensors[name] = opened.get_tensor(name)
+    return tensors
+
+
+def float_folder(folder):
+    return str(folder).rstrip("/") + "-float"
+
+
+def logits_of(model, vocabulary):
+    ids = (torch.arange(96).reshape(4, 24) * 37) % vocabulary
+    model.train(False)
+    with torch.no_grad():
+        return model(input_ids=ids).logits.float()
+
+
+def float_logits(folder):
+    """Of the dequantized checkpoint, by transformers in float32."""
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(
+        float_folder(folder), dtype=torch.float32, device_map="cpu")
+    return logits_of(model, model.config.vocab_size)
+
+
+def judge(folder, count, got, tolerance):
+    """Prints a line; whether `got` are the dequantized checkpoint's logits."""
+    want = float_logits(folder)
+    difference = ((got - want).norm() / want.norm()).item()
+    good = (count > 0 and torch.isfinite(got).all().item()
+            and difference <= tolerance)
+    print(f"{'ok  ' if good else 'FAIL'} {pathlib.Path(folder).name}: {count} "
+          f"quantized modules, logits differ by {difference:.1e} (allowed "
+          f"{tolerance:.0e})", flush=True)
+    return good
+
+
+def check_all(check):
+    """Runs `check` on every directory of the command line; the exit code."""
+    folders = sys.argv[1:]
+    assert folders, "no directory to check"
+    sys.exit(0 if all([check(folder) for folder in folders]) else 1)
