@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# From a clean clone to two quantized checkpoints: installs what is missing,
+# From a clean clone to three quantized checkpoints: installs what is missing,
 # builds a release, starts quantd on 127.0.0.1:50051, quantizes the checkpoint
-# in tests/data/tiny-llama to NF4 and to W4A16, and stops the server again.
+# in tests/data/tiny-llama to NF4, to W4A16 and, with its calibration, by GPTQ,
+# and stops the server again.
 # Output goes to build/quickstart. Set QUANTD_PORT for another port.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,7 @@ server=127.0.0.1:$port
 bin=build/release/bin
 out=build/quickstart
 model=tests/data/tiny-llama
+calibration=tests/data/tiny-llama-calibration.safetensors
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -44,10 +46,10 @@ start_server() {
   fail "quantd did not start on $server; QUANTD_PORT=N takes another port"
 }
 
-quantize() { # preset, target
+quantize() { # preset, target, more arguments...
   local to=$out/tiny-llama-$1
   "$bin/quantctl" quantize "$model" -o "$to" --preset "$1" --target "$2" \
-    --server "$server" --overwrite --json "$to.json"
+    --server "$server" --overwrite --json "$to.json" "${@:3}"
   "$bin/quantctl" report "$to.json" --html "$to.html" >/dev/null
 }
 
@@ -67,6 +69,9 @@ quantize NF4 transformers
 step "W4A16, compressed-tensors format, for vLLM"
 quantize W4A16 vllm
 
+step "W4A16 by GPTQ with calibration, the same format, for vLLM"
+quantize W4A16-gptq vllm --calibration "$calibration"
+
 cat <<TXT
 
 == results
@@ -76,9 +81,13 @@ $PWD/$out/tiny-llama-NF4
 $PWD/$out/tiny-llama-W4A16
     vLLM, and transformers with compressed-tensors:
     vllm serve $out/tiny-llama-W4A16
+$PWD/$out/tiny-llama-W4A16-gptq
+    the same engines, a smaller output error: its report has RTN's beside it
+    vllm serve $out/tiny-llama-W4A16-gptq
 The reports as pages for a browser:
     $PWD/$out/tiny-llama-NF4.html
     $PWD/$out/tiny-llama-W4A16.html
+    $PWD/$out/tiny-llama-W4A16-gptq.html
 
 == next
 The server of this script is stopped now. Start your own, in another terminal:
@@ -87,6 +96,9 @@ Your own checkpoint, first what would happen to it, then the work:
     $bin/quantctl plan DIRECTORY --preset W4A16 --target vllm --server $server
     $bin/quantctl quantize DIRECTORY -o DIRECTORY-W4A16 --preset W4A16 \\
       --target vllm --server $server
+GPTQ and AWQ want the second moments of the inputs of its linears besides:
+    $bin/quantctl quantize DIRECTORY -o DIRECTORY-gptq --preset W4A16-gptq \\
+      --calibration FILE --target vllm --server $server
 The same by hand with grpcurl, for a tensor of four numbers:
     grpcurl -plaintext -d '{"config":{"quantization":{"preset":"NF4"}}}
       {"tensor":{"handle":1,"name":"w","dtype":"F32","shape":[1,4]}}

@@ -44,6 +44,10 @@ std::unique_ptr<Backend> NewReferenceBackend();
 // SIMD by run-time dispatch. `threads` > 1 splits large operations over that
 // many threads of oneTBB; 1 runs on the caller's thread.
 std::unique_ptr<Backend> NewCpuBackend(int threads);
+// The same with `solver_threads` for second moments, GPTQ and AWQ: workers that
+// each quantize on one thread may all wait for one factorisation, which then
+// takes every core.
+std::unique_ptr<Backend> NewCpuBackend(int threads, int solver_threads);
 
 // Every implementation present in this build, for the differential test.
 std::vector<std::unique_ptr<Backend>> AllBackends();

@@ -66,6 +66,10 @@ std::unique_ptr<Backend> NewReferenceBackend() {
 }
 
 std::unique_ptr<Backend> NewCpuBackend(int threads) {
+  return NewCpuBackend(threads, threads);
+}
+
+std::unique_ptr<Backend> NewCpuBackend(int threads, int solver_threads) {
   return std::make_unique<HostBackend>(
       "cpu",
       absl::StrCat(InstructionSet(), ", ", threads,
@@ -74,9 +78,9 @@ std::unique_ptr<Backend> NewCpuBackend(int threads) {
                .affine = NewAffineCpu(threads),
                .stats = NewStatsCpu(threads),
                .hqq = NewHqqCpu(threads),
-               .gram = NewGramCpu(threads),
-               .gptq = NewGptqCpu(threads),
-               .awq = NewAwqCpu(threads)});
+               .gram = NewGramCpu(solver_threads),
+               .gptq = NewGptqCpu(solver_threads),
+               .awq = NewAwqCpu(solver_threads)});
 }
 
 std::vector<std::unique_ptr<Backend>> AllBackends() {

@@ -33,7 +33,8 @@
 namespace qs {
 
 // Called between panels and blocks with the share that is done, in [0, 1];
-// another status than OK ends the operation with it. May be null.
+// another status than OK ends the operation with it. May be null. Called from
+// any thread of the operation, one call at a time.
 using PanelCheck = std::function<absl::Status(double done)>;
 
 struct GptqFactorFacts {

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
+#include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/awq_judge.h"
 
@@ -17,6 +19,8 @@ constexpr float kLeastScale = 1e-4f;
 constexpr int64_t kSearchedRows = 512;
 // Golden section steps around the best ratio.
 constexpr int kRefinements = 4;
+// Parts of the rows after which a candidate may be given up.
+constexpr int64_t kLossParts = 8;
 constexpr double kGolden = 0.6180339887498949;
 
 float Rounded(DType dtype, double x) {
@@ -48,10 +52,50 @@ void Cap(double ratio, std::vector<float>* s) {
   for (float& v : *s) v = std::max(v, least);
 }
 
+// Rows of all weights, at even distances, next to each other: products of few
+// rows at a time would mostly pack the other matrix.
+class Sample {
+ public:
+  explicit Sample(std::span<const TensorView> weights) {
+    int64_t rows = 0;
+    for (const TensorView& weight : weights) rows += weight.rows;
+    const int64_t stride = std::max<int64_t>(1, rows / kSearchedRows);
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      Gather(weights, dtype, stride);
+    }
+  }
+  std::span<const TensorView> views() const { return views_; }
+
+ private:
+  void Gather(std::span<const TensorView> weights, DType dtype,
+              int64_t stride) {
+    std::vector<uint8_t> bytes;
+    for (const TensorView& weight : weights) {
+      if (weight.dtype != dtype) continue;
+      const auto* data = static_cast<const uint8_t*>(weight.data);
+      const int64_t row_bytes = weight.cols * DTypeBytes(dtype);
+      for (int64_t r = 0; r < weight.rows; r += stride) {
+        bytes.insert(bytes.end(), data + r * row_bytes,
+                     data + (r + 1) * row_bytes);
+      }
+    }
+    if (bytes.empty()) return;
+    const int64_t cols = weights.front().cols;
+    rows_.push_back(std::move(bytes));
+    views_.push_back(
+        {rows_.back().data(), dtype,
+         static_cast<int64_t>(rows_.back().size()) / (cols * DTypeBytes(dtype)),
+         cols});
+  }
+
+  std::vector<std::vector<uint8_t>> rows_;  // moved, their bytes stay in place
+  std::vector<TensorView> views_;
+};
+
 class Search {
  public:
   Search(AwqSearchArgs args, Backend& backend)
-      : args_(std::move(args)), backend_(backend) {}
+      : args_(std::move(args)), backend_(backend), sample_(args_.weights) {}
 
   absl::StatusOr<AwqScales> Reference() {
     std::vector<AwqScales> candidates;
@@ -59,9 +103,7 @@ class Search {
       const double ratio = i / static_cast<double>(args_.spec.grid);
       candidates.push_back(Make(ratio, args_.spec.duo_scaling));
     }
-    QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
-                        Losses(candidates, 1));
-    return candidates[Least(losses)];
+    return LeastOfAllRows(candidates);
   }
 
   absl::StatusOr<AwqScales> Best() {
@@ -82,6 +124,48 @@ class Search {
   DType Arithmetic() const {
     return args_.profile == Profile::kReference ? args_.weights.front().dtype
                                                 : DType::kF32;
+  }
+
+  // The candidate with the least loss on all rows, the first of equals. Rows
+  // only add to a loss: a candidate is given up as soon as some of them cost
+  // more than all rows cost the best so far. Those that look best on few rows
+  // come first.
+  absl::StatusOr<AwqScales> LeastOfAllRows(
+      std::span<const AwqScales> candidates) {
+    QS_ASSIGN_OR_RETURN(const std::vector<double> sampled,
+                        SampledLosses(candidates));
+    std::vector<size_t> order(candidates.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return sampled[a] < sampled[b];
+    });
+    size_t best = order.front();
+    double least = INFINITY;
+    for (size_t at : order) {
+      QS_ASSIGN_OR_RETURN(const double loss, LossUpTo(candidates[at], least));
+      if (loss < least || (loss == least && at < best)) {
+        best = at;
+        least = loss;
+      }
+    }
+    return candidates[best];
+  }
+
+  // The loss on all rows, or what some cost when that is above `most`.
+  absl::StatusOr<double> LossUpTo(const AwqScales& candidate, double most) {
+    const std::span<const TensorView> all = args_.weights;
+    const auto part = static_cast<size_t>(
+        CeilDiv(static_cast<int64_t>(all.size()), kLossParts));
+    double loss = 0;
+    for (size_t first = 0; first < all.size() && !(loss > most);
+         first += part) {
+      QS_ASSIGN_OR_RETURN(
+          const std::vector<double> some,
+          Losses({&candidate, 1},
+                 all.subspan(first, std::min(part, all.size() - first))));
+      loss += some.front();
+    }
+    return loss;
   }
 
   AwqJudgeArgs JudgeArgs() const {
@@ -106,7 +190,7 @@ class Search {
       }
     }
     QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
-                        Losses(candidates, Stride()));
+                        SampledLosses(candidates));
     const size_t at = Least(losses);
     AwqScales best = std::move(candidates[at]);
     if (at != 0) QS_RETURN_IF_ERROR(Refine(losses[at], &best));
@@ -131,21 +215,20 @@ class Search {
     return made;
   }
 
-  int64_t Stride() const {
-    int64_t rows = 0;
-    for (const TensorView& weight : args_.weights) rows += weight.rows;
-    return std::max<int64_t>(1, rows / kSearchedRows);
+  absl::StatusOr<std::vector<double>> SampledLosses(
+      std::span<const AwqScales> candidates) {
+    return Losses(candidates, sample_.views());
   }
-
   absl::StatusOr<std::vector<double>> Losses(
-      std::span<const AwqScales> candidates, int64_t stride) {
+      std::span<const AwqScales> candidates,
+      std::span<const TensorView> weights) {
     std::vector<float> scales;
     for (const AwqScales& c : candidates) {
       scales.insert(scales.end(), c.values.begin(), c.values.end());
     }
     std::vector<double> losses(candidates.size());
     AwqScaleLossArgs args;
-    args.weights = args_.weights;
+    args.weights = weights;
     args.grid = args_.grid;
     args.scales = scales.data();
     args.candidates = static_cast<int64_t>(candidates.size());
@@ -156,7 +239,6 @@ class Search {
     } else {
       args.second_moment = args_.second_moment;
     }
-    args.row_stride = stride;
     args.checkpoint = args_.checkpoint;
     args.losses = losses.data();
     QS_RETURN_IF_ERROR(backend_.awq().ScaleLosses(args, backend_.stream()));
@@ -181,8 +263,7 @@ class Search {
       const std::vector<AwqScales> two = {
           Make(high - kGolden * (high - low), best->duo),
           Make(low + kGolden * (high - low), best->duo)};
-      QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
-                          Losses(two, Stride()));
+      QS_ASSIGN_OR_RETURN(const std::vector<double> losses, SampledLosses(two));
       const size_t at = Least(losses);
       if (at == 0) {
         high = two[1].exponent;
@@ -200,12 +281,14 @@ class Search {
   // `best` where it is below no scaling on all rows.
   absl::StatusOr<AwqScales> NotWorse(AwqScales best) {
     const std::vector<AwqScales> two = {Identity(), std::move(best)};
-    QS_ASSIGN_OR_RETURN(const std::vector<double> losses, Losses(two, 1));
+    QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
+                        Losses(two, args_.weights));
     return two[losses[1] < losses[0] ? 1 : 0];
   }
 
   AwqSearchArgs args_;
   Backend& backend_;
+  const Sample sample_;
   std::vector<float> curvature_;
 };
 

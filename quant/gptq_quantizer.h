@@ -2,9 +2,10 @@
 // second moments of the tensor's input, to any format of GridWriter.
 //
 // A tile is a run of whole rows: rows are independent given the factor of their
-// input, which the first tile of the first reader makes. BEST goes on after the
-// loop: coordinate descent, scales refitted, and a row that rounding would
-// serve better is rounded; so no row's output error is above rounding's.
+// input, which the first tile of the first reader makes. BEST solves each row
+// from several scales, goes on with coordinate descent and refitted scales, and
+// rounds a row that rounding serves better; so no row's output error is above
+// rounding's.
 #ifndef QS_QUANT_GPTQ_QUANTIZER_H_
 #define QS_QUANT_GPTQ_QUANTIZER_H_
 

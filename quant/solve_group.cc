@@ -184,7 +184,6 @@ absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
                                            const QuantizeOptions& options,
                                            int64_t max_tiles) {
   if (SolvesInGroups(spec)) return EstimateAwqGroupBytes(spec, info);
-  if (SolvesInGroups(spec)) return EstimateAwqGroupBytes(spec, info);
   int64_t bytes = SiteBytes(info);
   for (const GroupTensor& tensor : info.tensors) {
     QS_ASSIGN_OR_RETURN(
@@ -201,7 +200,6 @@ absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
 absl::StatusOr<std::unique_ptr<SolveGroup>> SolveGroup::Create(
     const QuantSpec& spec, GroupInfo info, const QuantizeOptions& options) {
   QS_RETURN_IF_ERROR(ValidateGroup(spec, info));
-  if (SolvesInGroups(spec)) return NewAwqGroup(spec, std::move(info), options);
   if (SolvesInGroups(spec)) return NewAwqGroup(spec, std::move(info), options);
   return std::unique_ptr<SolveGroup>(
       std::make_unique<IndependentTensors>(spec, std::move(info), options));

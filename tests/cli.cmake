@@ -7,7 +7,8 @@ qs_test(cli_test
   LABELS unit cli)
 
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
-foreach(name quantctl quantctl_calibration quantctl_faults)
+foreach(name quantctl quantctl_calibration quantctl_calibration_faults
+    quantctl_faults)
   add_test(NAME ${name}_e2e
     COMMAND Python3::Interpreter
       ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}_test.py

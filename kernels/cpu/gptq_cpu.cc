@@ -20,7 +20,9 @@ bool SharedCheckpoint::Step() {
   if (!checkpoint_) return true;
   absl::MutexLock lock(&mutex_);
   if (!status_.ok()) return false;
-  status_ = checkpoint_(static_cast<double>(done_++) /
+  // Work that has to be done again would count above 1.
+  const int64_t done = std::min(done_++, steps_);
+  status_ = checkpoint_(static_cast<double>(done) /
                         static_cast<double>(std::max<int64_t>(steps_, 1)));
   if (!status_.ok()) stopped_.store(true, std::memory_order_relaxed);
   return status_.ok();

@@ -130,6 +130,37 @@ Axis ErrorAxis(const std::vector<Point>& points) {
   return NiceAxis(0, most->error, 5);
 }
 
+// A place on the chart, and the method that lies there.
+struct Spot {
+  double x;
+  double y;
+  const Point* point;
+};
+
+// Whether a name to the right of spot `i` would lie on a later one.
+bool IsCrowded(const std::vector<Spot>& spots, size_t i) {
+  constexpr double kHigh = 14;
+  constexpr double kWide = 52;
+  return std::any_of(spots.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                     spots.end(), [&](const Spot& other) {
+                       return std::abs(other.y - spots[i].y) < kHigh &&
+                              std::abs(other.x - spots[i].x) < kWide;
+                     });
+}
+
+std::string SpotSvg(const Spot& spot, bool name_left) {
+  const std::string& name = spot.point->entry->run->name;
+  return absl::StrCat(
+      absl::StrFormat(
+          "<g class=\"mark\">%s<circle class=\"ours\" "
+          "cx=\"%.1f\" cy=\"%.1f\" r=\"6\"/></g>\n",
+          SvgTitle(absl::StrFormat("%s\n%.3f bits a weight\n%.3g%%", name,
+                                   spot.point->bits, spot.point->error)),
+          spot.x, spot.y),
+      SvgText(spot.x + (name_left ? -10 : 10), spot.y + 4,
+              name_left ? "end" : "start", name, "title"));
+}
+
 // Lower and further left is better.
 std::string ScatterChart(const Entries& entries) {
   const std::vector<Point> points = PointsOf(entries);
@@ -143,18 +174,13 @@ std::string ScatterChart(const Entries& entries) {
                                  AllMeasured(entries) ? "mean output error"
                                                       : "relative error"),
                   BitsTicks(p, bits));
+  std::vector<Spot> spots;
   for (const Point& point : points) {
-    const double x = bits.Place(point.bits, p.x0(), p.x1());
-    const double y = error.Place(point.error, p.y0(), p.y1());
-    absl::StrAppend(
-        &svg,
-        absl::StrFormat("<g class=\"mark\">%s<circle class=\"ours\" "
-                        "cx=\"%.1f\" cy=\"%.1f\" r=\"6\"/></g>\n",
-                        SvgTitle(absl::StrFormat(
-                            "%s\n%.3f bits a weight\n%.3g%%",
-                            point.entry->run->name, point.bits, point.error)),
-                        x, y),
-        SvgText(x + 10, y + 4, "start", point.entry->run->name, "title"));
+    spots.push_back({bits.Place(point.bits, p.x0(), p.x1()),
+                     error.Place(point.error, p.y0(), p.y1()), &point});
+  }
+  for (size_t i = 0; i < spots.size(); ++i) {
+    svg += SpotSvg(spots[i], IsCrowded(spots, i));
   }
   return svg + "</svg>\n";
 }

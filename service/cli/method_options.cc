@@ -40,7 +40,7 @@ constexpr Option kOptions[] = {
     {"rule", "rule", "whose rounding reference follows [cuda]"},
     {"order", "order",
      "of the columns [act-order-static; with reference group-aware]", false},
-    {"damping", "damping", "of the mean diagonal [0.01]", false},
+    {"damping", "damping", "of the mean diagonal [0.001]", false},
     {"range-search", "range_search", "[curvature; with reference min-max]",
      false},
     {"range-norm", "range_norm", "of mse [2.4]", false},

@@ -59,14 +59,13 @@ constexpr size_t kMaxGroupTensors = 16;
 // Whether the method cannot do without second moments.
 bool NeedsCalibration(const quant::v1::QuantizationConfig& resolved);
 
-// Errors: kUsage — the plan's method needs a calibration and `path` is empty;
-// kBadInput — the file is malformed, or lacks sites that the method needs, or
-// serves none.
-absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
-                                            const PlanAnswer& plan);
-// Only the first of the errors above.
+// kUsage — the plan's method needs a calibration and `path` is empty.
 absl::Status CheckCalibrationGiven(const std::string& path,
                                    const PlanAnswer& plan);
+// Errors: kBadInput — the file is malformed, or lacks sites that the method
+// needs, or serves none at all.
+absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
+                                            const PlanAnswer& plan);
 
 // Every tensor that the plan quantizes, once, and the fold-only ones, in the
 // order of their first tensors. `calibration` may be null.

@@ -44,8 +44,9 @@ QuantizeContextOptions ContextOptions(const ServerOptions& options) {
   out.limits = LimitsOf(options);
   out.stream_idle_timeout = absl::Seconds(options.stream_idle_timeout);
   out.workers = options.workers.partitions;
-  out.make_backend = [threads = options.workers.threads] {
-    return NewCpuBackend(threads);
+  out.make_backend = [workers = options.workers] {
+    return NewCpuBackend(workers.threads,
+                         workers.partitions * workers.threads);
   };
   return out;
 }

@@ -19,6 +19,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/buffer.h"
 #include "kernels/cpu/blas.h"
+#include "quant/awq_scales.h"
 
 namespace qs {
 namespace {
@@ -114,6 +115,7 @@ class Rows {
       return backend_->awq().Statistics(
           {{&weight_, 1}, o_.group, w_mean.data()}, backend_->stream());
     });
+    Search(w_mean);
     Losses(w_mean, true);
     Losses(w_mean, false);
     Clip(AwqRule::kAutoAwq);
@@ -149,6 +151,30 @@ class Rows {
 
   AwqGridSpec Grid(AwqRule rule) const {
     return {4, o_.group, false, rule, DType::kF32};
+  }
+
+  // REFERENCE's: the best of 20 ratios, exactly, without every loss.
+  void Search(const std::vector<float>& w_mean) {
+    std::vector<TensorView> pieces;
+    const int64_t rows = std::min<int64_t>(o_.rows, 256);
+    for (int64_t row = 0; row < o_.rows; row += rows) {
+      pieces.push_back({data_.weight.As<float>() + row * o_.cols, DType::kF32,
+                        std::min(rows, o_.rows - row), o_.cols});
+    }
+    Row("search_20", 0, [&] {
+      AwqSearchArgs args;
+      args.spec.group_size = o_.group;
+      args.profile = Profile::kReference;
+      args.grid = Grid(AwqRule::kAutoAwq);
+      args.weights = pieces;
+      args.x_mean = data_.x_mean;
+      args.w_mean = w_mean;
+      args.second_moment = data_.moment.As<float>();
+      args.factor = *Buffer::Allocate(data_.factor.size());
+      std::memcpy(args.factor.data(), data_.factor.data(),
+                  static_cast<size_t>(data_.factor.size()));
+      return SearchAwqScales(std::move(args), *backend_).status();
+    });
   }
 
   void Losses(const std::vector<float>& w_mean, bool factored) {

@@ -9,7 +9,7 @@ add_executable(quant_bench
 target_link_libraries(quant_bench PRIVATE qs_options qs_quant)
 
 add_executable(awq_bench bench/awq_bench.cc)
-target_link_libraries(awq_bench PRIVATE qs_options qs_kernels
+target_link_libraries(awq_bench PRIVATE qs_options qs_quant
   PkgConfig::openblas)
 
 add_executable(gptq_bench bench/gptq_bench.cc bench/fma_peak.cc)

@@ -1,9 +1,9 @@
 """What the checks of one engine each have in common: what is compared, and how.
 
 A check gets directories QUANTIZED; QUANTIZED-float beside each holds what
-dequantize.py made of it. Logits are compared as relative norms: a wrong nibble
-order or scale gives about 1, a zero point off by one in one layer over 0.1,
-float16 arithmetic about 0.001 and bfloat16 about 0.01.
+dequantize.py made of it. Logits are compared as relative norms. In tiny-llama,
+of 28 linears, two codes swapped throughout one linear give 0.2, its zero points
+off by one 0.02; float16 arithmetic gives 0.0005 and bfloat16 0.004.
 """
 import json
 import pathlib

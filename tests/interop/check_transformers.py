@@ -22,7 +22,7 @@ import agreement
 # classes of quantized modules.
 ENGINES = {
     "bitsandbytes": (torch.bfloat16, 0.02, {"Linear4bit"}),
-    "compressed-tensors": (torch.float32, 4e-3, {"Linear", "CompressedLinear"}),
+    "compressed-tensors": (torch.float32, 1e-4, {"Linear", "CompressedLinear"}),
     "gptq": (torch.float16, 4e-3, {"TorchLinear"}),
     "awq": (torch.float16, 4e-3, {"AwqTorchLinear"}),
 }

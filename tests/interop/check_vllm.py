@@ -5,8 +5,8 @@ the dequantized ones (QUANTIZED-float).
 
 All in one process, because most of the time goes into starting. Exit code 1
 when the mean absolute difference of the prompts' log probabilities is above T
-(natural log units): float16 arithmetic gives about 1e-4, a wrong nibble order
-over 1.
+(natural log units): float16 arithmetic gives 6e-4 with tiny-llama, two codes
+swapped throughout one of its 28 linears 0.4.
 """
 import argparse
 import gc
@@ -56,7 +56,7 @@ def check(folder, tolerance):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("quantized", nargs="+")
-    parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--tolerance", type=float, default=2e-3)
     args = parser.parse_args()
     good = all([check(folder, args.tolerance) for folder in args.quantized])
     sys.stdout.flush()

@@ -90,8 +90,9 @@ def decode_awq(module, tensors, config):
 
 
 def scale_codes(codes, zero, scale):
-    """The product in float32, rounded once to the scales' dtype."""
-    return ((codes - zero).float() * scale.float()).to(scale.dtype)
+    """In float32, where the product is exact: each engine then rounds it to the
+    dtype that it computes in."""
+    return (codes - zero).float() * scale.float()
 
 
 def decode_hqq(module, tensors):

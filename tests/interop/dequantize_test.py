@@ -60,7 +60,8 @@ def check(folder, decoder):
         tensors, metadata = read(file)
         parameters = json.loads(metadata["params"])
         for got in decoder(tensors, parameters):
-            assert torch.equal(got, tensors["dequantized"]), file.name
+            want = tensors["dequantized"]
+            assert torch.equal(got.to(want.dtype), want), file.name
             count += 1
     assert count > 0, folder
     print(f"ok   {folder}: {count} weights equal")

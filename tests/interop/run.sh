@@ -52,7 +52,6 @@ case $engine in
     for preset in W4A16-gptq W3A16-gptq W4A16-awq; do
       solve "$preset" --preset "$preset"
     done
-    quantize hqq-symmetric --preset W4A16-hqq --symmetric
     solve gptq-v1 --preset W4A16-gptq --format gptq
     solve gptq-v2-asymmetric --method gptq --format gptq-v2 --asymmetric
     solve awq-gemm --method awq --format awq

@@ -92,6 +92,10 @@ class HookedBackend final : public Backend {
   Nf4Ops& nf4() override { return nf4_; }
   AffineOps& affine() override { return affine_; }
   StatsOps& stats() override { return real_->stats(); }
+  HqqOps& hqq() override { return real_->hqq(); }
+  GramOps& gram() override { return real_->gram(); }
+  GptqOps& gptq() override { return real_->gptq(); }
+  AwqOps& awq() override { return real_->awq(); }
 
   Hooks hooks;
 

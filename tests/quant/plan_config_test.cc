@@ -123,7 +123,7 @@ TEST_CASE("tiny-llama to GPTQ files") {
   CHECK(plan.tensors_quantized == 28);
   CHECK_FALSE(plan.refused);
   CHECK(plan.quantization_config_json ==
-        R"({"bits":4,"checkpoint_format":"gptq","damp_percent":0.01,)"
+        R"({"bits":4,"checkpoint_format":"gptq","damp_percent":0.001,)"
         R"("desc_act":false,"dynamic":{"-:^lm_head$":{}},"group_size":128,)"
         R"("lm_head":false,"pack_dtype":"int32","quant_method":"gptq",)"
         R"("static_groups":true,"sym":true,"true_sequential":false})");

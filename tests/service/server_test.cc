@@ -31,16 +31,22 @@ TEST_CASE("capabilities show methods, presets and every limit", "[server]") {
               .ok());
   REQUIRE(got.version() == kServerVersion);
   REQUIRE(got.api_version() == "quant.v1");
-  REQUIRE(got.methods_size() == 2);
+  REQUIRE(got.methods_size() == 5);
   REQUIRE(got.methods(0).name() == "nf4");
   REQUIRE(got.methods(0).block_sizes_size() == 8);
   REQUIRE(got.methods(1).bits_size() == 7);
+  REQUIRE_FALSE(got.methods(1).needs_calibration());
+  REQUIRE(got.methods(2).name() == "gptq");
+  REQUIRE(got.methods(2).needs_calibration());
+  REQUIRE(got.methods(2).formats_size() == 3);
   std::set<std::string> presets;
   for (const v1::PresetInfo& preset : got.presets()) {
     presets.insert(preset.name());
   }
-  REQUIRE(presets ==
-          std::set<std::string>{"NF4", "NF4-dq", "FP4", "W4A16", "W8A16"});
+  REQUIRE(presets == std::set<std::string>{
+                         "NF4", "NF4-dq", "FP4", "W4A16", "W8A16", "W4A16-gptq",
+                         "W3A16-gptq", "W2A16-gptq", "W8A16-gptq", "W4A16-awq",
+                         "W4A16-hqq", "HQQ-4", "HQQ-3", "HQQ-2"});
   REQUIRE(got.limits().max_message_bytes() == 4 << 20);
   REQUIRE(got.limits().recommended_chunk_bytes() == 1 << 20);
   REQUIRE(got.limits().max_chunk_bytes() == 2 << 20);
