@@ -82,7 +82,8 @@ $PWD/$out/tiny-llama-W4A16
     vLLM, and transformers with compressed-tensors:
     vllm serve $out/tiny-llama-W4A16
 $PWD/$out/tiny-llama-W4A16-gptq
-    the same engines, a smaller output error: its report has RTN's beside it
+    the same engines; the report compares its output error on the calibration
+    with that of rounding to nearest
     vllm serve $out/tiny-llama-W4A16-gptq
 The reports as pages for a browser:
     $PWD/$out/tiny-llama-NF4.html

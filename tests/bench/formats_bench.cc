@@ -5,6 +5,7 @@
 #include <random>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kernels/base/buffer.h"
 #include "quant/formats/grid_writer.h"
@@ -76,7 +77,7 @@ void BenchHqq(Bench& bench, int bits) {
   layout.bits = bits;
   layout.group_size = 64;
   const int64_t bytes = kWeights + HqqPackedBytes(layout);
-  const std::string end = "_" + std::to_string(bits);
+  const std::string end = absl::StrCat("_", bits);
   bench.Row("pack_hqq" + end, kWeights, bytes, [&] {
     PackHqqCodes(layout, data.codes.data(), data.packed.data());
   });
