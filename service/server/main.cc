@@ -13,12 +13,24 @@
 namespace qs {
 namespace {
 
+pthread_t main_thread;
+
+extern "C" void HandToMain(int signal) { pthread_kill(main_thread, signal); }
+
+// For sigwait on this thread, which must be the process's first.
 sigset_t BlockEndSignals() {
+  // A library may have started threads before main (OpenBLAS does). They block
+  // nothing, so a signal may reach one of them: it hands it on.
+  main_thread = pthread_self();
+  struct sigaction hand_on = {};
+  hand_on.sa_handler = HandToMain;
+  sigaction(SIGTERM, &hand_on, nullptr);
+  sigaction(SIGINT, &hand_on, nullptr);
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
-  // Before the first thread, so that all inherit it and sigwait gets them.
+  // Before our first thread, so that all inherit it.
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
 }
