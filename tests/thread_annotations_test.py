@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Where classes with locks are.
-CHECKED = ("kernels/base/", "service/")
+CHECKED = ("kernels/base/", "quant/", "service/")
 
 
 def command_of(entry):
