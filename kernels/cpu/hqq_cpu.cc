@@ -155,7 +155,9 @@ class Solver {
         sum_.tiles() * (hqq::InChunks(args_) ? args_.iterations : 1);
     const int64_t bytes = parts * static_cast<int64_t>(sizeof(TileErrors));
     QS_ASSIGN_OR_RETURN(errors_, Buffer::Allocate(bytes));
-    std::memset(errors_.data(), 0, static_cast<size_t>(bytes));
+    if (bytes > 0) {
+      std::memset(errors_.data(), 0, static_cast<size_t>(bytes));
+    }
     progress_ = {inverse_.As<float>(), zero_.As<float>(),
                  still_.As<uint16_t>()};
     // Lanes after the last group are computed with, to no effect.
