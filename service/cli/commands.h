@@ -15,9 +15,9 @@ struct Console {
   int columns = 0;  // of a terminal that `error` is; 0: it is none
 };
 
-// Call it before the process has other threads (see SignalWatcher). After an
-// error or a signal nothing is left of the output, except that a complete
-// output stays when only the --json file could not be written, or for kWarning.
+// After an error or a signal nothing is left of the output, except that a
+// complete output stays when only the --json file could not be written, or for
+// kWarning.
 absl::Status RunQuantize(const Arguments& arguments, const Console& console);
 
 absl::Status RunPlan(const Arguments& arguments, const Console& console);

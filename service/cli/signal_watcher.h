@@ -3,25 +3,22 @@
 #ifndef QS_SERVICE_CLI_SIGNAL_WATCHER_H_
 #define QS_SERVICE_CLI_SIGNAL_WATCHER_H_
 
-#include <csignal>
 #include <thread>
 
+#include "service/base/end_signals.h"
 #include "service/cli/run_control.h"
 
 namespace qs::cli {
 
-// Make it before the process has other threads: they inherit its signal mask.
 class SignalWatcher {
  public:
   explicit SignalWatcher(RunControl& control);
-  ~SignalWatcher();
   SignalWatcher(const SignalWatcher&) = delete;
   SignalWatcher& operator=(const SignalWatcher&) = delete;
 
  private:
-  sigset_t signals_;
-  sigset_t previous_;
-  std::jthread thread_;
+  EndSignals signals_;
+  std::jthread thread_;  // ends first
 };
 
 }  // namespace qs::cli

@@ -1,11 +1,14 @@
-// quantd: parses the command line, serves until SIGTERM or SIGINT, drains. A
-// second signal ends the drain. Exit codes: 0, 1 (did not start), 2 (options).
-#include <csignal>
+// quantd: parses the command line, serves until SIGTERM, SIGINT or SIGHUP,
+// drains. A second signal ends the drain. Exit codes: 0, 1 (did not start), 2
+// (options).
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "service/base/end_signals.h"
 #include "service/server/log.h"
 #include "service/server/options.h"
 #include "service/server/server.h"
@@ -13,30 +16,8 @@
 namespace qs {
 namespace {
 
-pthread_t main_thread;
-
-extern "C" void HandToMain(int signal) { pthread_kill(main_thread, signal); }
-
-// For sigwait on this thread, which must be the process's first.
-sigset_t BlockEndSignals() {
-  // A library may have started threads before main (OpenBLAS does). They block
-  // nothing, so a signal may reach one of them: it hands it on.
-  main_thread = pthread_self();
-  struct sigaction hand_on = {};
-  hand_on.sa_handler = HandToMain;
-  sigaction(SIGTERM, &hand_on, nullptr);
-  sigaction(SIGINT, &hand_on, nullptr);
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  // Before our first thread, so that all inherit it.
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return signals;
-}
-
 int Serve(const ServerOptions& options) {
-  const sigset_t signals = BlockEndSignals();
+  EndSignals signals;
   Server::PrepareProcess(options.tcp_read_chunks);
   if (!SetLogLevel(options.log_level).ok()) return 2;
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
@@ -52,13 +33,10 @@ int Serve(const ServerOptions& options) {
        {"workers", FormatWorkers(options.workers)},
        {"memory_budget", options.memory_budget},
        {"version", kServerVersion}});
-  int signal = 0;
-  sigwait(&signals, &signal);
-  Log(LogLevel::kInfo, "draining", {{"signal", signal}});
-  (*server)->Drain([&signals] {
-    const timespec now{};
-    return sigtimedwait(&signals, nullptr, &now) > 0;
-  });
+  const std::optional<int> signal = signals.Wait(absl::InfiniteDuration());
+  Log(LogLevel::kInfo, "draining", {{"signal", signal.value_or(0)}});
+  (*server)->Drain(
+      [&signals] { return signals.Wait(absl::ZeroDuration()).has_value(); });
   return 0;
 }
 

@@ -1,6 +1,7 @@
 # Everything of the server but main, so that tests and benchmarks run it in
 # their own process.
 add_library(qs_service STATIC
+  base/end_signals.cc
   server/acceptor.cc
   server/capabilities.cc
   server/channel_arguments.cc
