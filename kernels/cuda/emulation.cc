@@ -62,6 +62,10 @@ void* EmulatedDevice::Allocate(int64_t bytes, int64_t misalign) {
   return reinterpret_cast<void*>(address);
 }
 
+void EmulatedDevice::Free(void* address) {
+  memory_.erase(reinterpret_cast<uintptr_t>(address));
+}
+
 void EmulatedDevice::FreeAll() { memory_.clear(); }
 
 std::string EmulatedDevice::TakeError() {

@@ -41,6 +41,7 @@ class EmulatedDevice {
   // Memory of exactly `bytes`, filled with 0xff, `misalign` bytes off a
   // 256-byte border.
   void* Allocate(int64_t bytes, int64_t misalign = 0);
+  void Free(void* address);
   void FreeAll();
 
   void Seed(uint64_t seed) { seed_ = seed; }

@@ -1,0 +1,120 @@
+// Tested by tests/kernels/cuda_session_test.cc.
+#include <utility>
+
+#include "kernels/base/checked_math.h"
+#include "kernels/cuda/staged_ops.h"
+
+namespace qs::cuda {
+namespace {
+
+// Words of a row, or of a column, of `count` codes.
+int64_t Words(int64_t count, int bits) { return CeilDiv(count * bits, 32); }
+
+class StagedAffine final : public AffineOps {
+ public:
+  StagedAffine(DeviceSession& session, std::unique_ptr<AffineOps> device,
+               AffineOps& host)
+      : session_(session), device_(std::move(device)), host_(host) {}
+
+  absl::Status Encode(const AffineEncodeArgs& host, Stream& stream) override {
+    return session_.Do(
+        [&](StagedCall& call) {
+          AffineEncodeArgs args = host;
+          const int64_t n = host.weight.num_elements();
+          const int64_t groups = n / host.group_size;
+          args.weight = call.In(host.weight);
+          args.codes = call.Out(host.codes, n);
+          args.scales = call.OutBytes(host.scales,
+                                      groups * DTypeBytes(host.weight.dtype));
+          args.zero_points = call.Out(host.zero_points, groups);
+          args.first_non_finite = call.Out(host.first_non_finite, 1);
+          return call.Run([&](Stream& s) { return device_->Encode(args, s); });
+        },
+        [&] { return host_.Encode(host, stream); });
+  }
+
+  absl::Status Decode(const AffineDecodeArgs& host, Stream& stream) override {
+    return session_.Do(
+        [&](StagedCall& call) {
+          AffineDecodeArgs args = host;
+          const int64_t n = host.weight.num_elements();
+          const int64_t groups = n / host.group_size;
+          args.codes = call.In(host.codes, n);
+          args.scales =
+              call.InBytes(host.scales, groups * DTypeBytes(host.weight.dtype));
+          args.zero_points = call.In(host.zero_points, groups);
+          args.weight = call.Out(host.weight);
+          return call.Run([&](Stream& s) { return device_->Decode(args, s); });
+        },
+        [&] { return host_.Decode(host, stream); });
+  }
+
+  absl::Status PackRows(const PackRowsArgs& host, Stream& stream) override {
+    return session_.Do(
+        [&](StagedCall& call) {
+          PackRowsArgs args = host;
+          args.codes = call.In(host.codes, host.rows * host.cols);
+          args.words =
+              call.Out(host.words, host.rows * Words(host.cols, host.bits));
+          return call.Run(
+              [&](Stream& s) { return device_->PackRows(args, s); });
+        },
+        [&] { return host_.PackRows(host, stream); });
+  }
+
+  absl::Status UnpackRows(const UnpackRowsArgs& host, Stream& stream) override {
+    return session_.Do(
+        [&](StagedCall& call) {
+          UnpackRowsArgs args = host;
+          args.words =
+              call.In(host.words, host.rows * Words(host.cols, host.bits));
+          args.codes = call.Out(host.codes, host.rows * host.cols);
+          return call.Run(
+              [&](Stream& s) { return device_->UnpackRows(args, s); });
+        },
+        [&] { return host_.UnpackRows(host, stream); });
+  }
+
+  absl::Status PackColumns(const PackColumnsArgs& host,
+                           Stream& stream) override {
+    return session_.Do(
+        [&](StagedCall& call) {
+          PackColumnsArgs args = host;
+          args.codes = call.In(host.codes, host.rows * host.cols);
+          args.words =
+              call.Out(host.words, Words(host.rows, host.bits) * host.cols);
+          return call.Run(
+              [&](Stream& s) { return device_->PackColumns(args, s); });
+        },
+        [&] { return host_.PackColumns(host, stream); });
+  }
+
+  absl::Status UnpackColumns(const UnpackColumnsArgs& host,
+                             Stream& stream) override {
+    return session_.Do(
+        [&](StagedCall& call) {
+          UnpackColumnsArgs args = host;
+          args.words =
+              call.In(host.words, Words(host.rows, host.bits) * host.cols);
+          args.codes = call.Out(host.codes, host.rows * host.cols);
+          return call.Run(
+              [&](Stream& s) { return device_->UnpackColumns(args, s); });
+        },
+        [&] { return host_.UnpackColumns(host, stream); });
+  }
+
+ private:
+  DeviceSession& session_;
+  const std::unique_ptr<AffineOps> device_;
+  AffineOps& host_;
+};
+
+}  // namespace
+
+std::unique_ptr<AffineOps> StageAffine(DeviceSession& session,
+                                       std::unique_ptr<AffineOps> device,
+                                       AffineOps& host) {
+  return std::make_unique<StagedAffine>(session, std::move(device), host);
+}
+
+}  // namespace qs::cuda

@@ -1,0 +1,158 @@
+// Tested by tests/kernels/cuda_workspace_test.cc.
+#include "kernels/cuda/workspace.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
+
+namespace qs::cuda {
+
+absl::Status MemoryLedger::Take(int64_t bytes) {
+  int64_t used = used_;
+  do {
+    if (bytes > cap_ - used) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("device memory: got ", bytes, " bytes more, ", used,
+                       " are in use, allowed ", cap_));
+    }
+  } while (!used_.compare_exchange_weak(used, used + bytes));
+  int64_t high = high_water_;
+  while (high < used + bytes &&
+         !high_water_.compare_exchange_weak(high, used + bytes)) {
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(
+    Device& device, MemoryLedger& ledger) {
+  std::unique_ptr<Workspace> workspace(new Workspace(device, ledger));
+  QS_RETURN_IF_ERROR(workspace->Open());
+  return workspace;
+}
+
+absl::Status Workspace::Open() {
+  QS_ASSIGN_OR_RETURN(stream_.native, device_.NewStream());
+  for (Slot& slot : slots_) {
+    QS_ASSIGN_OR_RETURN(slot.pinned, device_.AllocatePinned(kSlotBytes));
+    QS_ASSIGN_OR_RETURN(slot.free, device_.NewEvent());
+  }
+  return absl::OkStatus();
+}
+
+Workspace::~Workspace() {
+  // Copies may still use the slots.
+  if (stream_.native != nullptr) device_.Synchronize(native()).IgnoreError();
+  GiveBack();
+  Trim();
+  for (Slot& slot : slots_) {
+    if (slot.free != nullptr) device_.DestroyEvent(slot.free);
+    if (slot.pinned != nullptr) device_.FreePinned(slot.pinned);
+  }
+  if (stream_.native != nullptr) device_.DestroyStream(native());
+}
+
+absl::Status Workspace::AddChunk(int64_t bytes) {
+  QS_RETURN_IF_ERROR(ledger_.Take(bytes));
+  absl::StatusOr<void*> data = device_.Allocate(bytes);
+  if (!data.ok()) {
+    ledger_.Give(bytes);
+    return data.status();
+  }
+  chunks_.push_back({static_cast<uint8_t*>(*data), bytes});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<void*> Workspace::Take(int64_t bytes) {
+  const int64_t padded =
+      CeilDiv(std::max<int64_t>(bytes, 1), kAlignment) * kAlignment;
+  while (chunk_ < chunks_.size() && padded > chunks_[chunk_].bytes - used_) {
+    ++chunk_;
+    used_ = 0;
+  }
+  if (chunk_ == chunks_.size()) {
+    const absl::Status roomy = AddChunk(std::max(padded, kLeastChunk));
+    if (!roomy.ok()) {
+      if (!absl::IsResourceExhausted(roomy)) return roomy;
+      QS_RETURN_IF_ERROR(AddChunk(padded));
+    }
+  }
+  uint8_t* const taken = chunks_[chunk_].data + used_;
+  used_ += padded;
+  taken_ += padded;
+  return taken;
+}
+
+void Workspace::GiveBack() {
+  const bool in_pieces = chunks_.size() > 1;
+  const int64_t bytes = taken_;
+  chunk_ = 0;
+  used_ = 0;
+  taken_ = 0;
+  if (!in_pieces) return;
+  Trim();
+  // Without room for one piece the next call takes it in pieces again.
+  AddChunk(std::max(bytes, kLeastChunk)).IgnoreError();
+}
+
+void Workspace::Trim() {
+  for (const Chunk& chunk : chunks_) {
+    device_.Free(chunk.data);
+    ledger_.Give(chunk.bytes);
+  }
+  chunks_.clear();
+  chunk_ = 0;
+  used_ = 0;
+}
+
+Workspace::Slot& Workspace::NextSlot() {
+  Slot& slot = slots_[next_slot_];
+  next_slot_ = (next_slot_ + 1) % slots_.size();
+  return slot;
+}
+
+absl::Status Workspace::CopyIn(void* device, const void* host, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += kSlotBytes) {
+    const int64_t count = std::min(kSlotBytes, bytes - at);
+    Slot& slot = NextSlot();
+    QS_RETURN_IF_ERROR(device_.Wait(slot.free));
+    std::memcpy(slot.pinned, static_cast<const uint8_t*>(host) + at,
+                static_cast<size_t>(count));
+    QS_RETURN_IF_ERROR(device_.CopyIn(static_cast<uint8_t*>(device) + at,
+                                      slot.pinned, count, native()));
+    QS_RETURN_IF_ERROR(device_.Record(slot.free, native()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Workspace::CopyOut(void* host, const void* device, int64_t bytes) {
+  // One slot is on its way while the one before it is emptied.
+  struct Part {
+    Slot* slot;
+    int64_t at;
+    int64_t count;
+  };
+  Part before = {};
+  const auto empty = [&](const Part& part) -> absl::Status {
+    if (part.slot == nullptr) return absl::OkStatus();
+    QS_RETURN_IF_ERROR(device_.Wait(part.slot->free));
+    std::memcpy(static_cast<uint8_t*>(host) + part.at, part.slot->pinned,
+                static_cast<size_t>(part.count));
+    return absl::OkStatus();
+  };
+  for (int64_t at = 0; at < bytes; at += kSlotBytes) {
+    const Part part = {&NextSlot(), at, std::min(kSlotBytes, bytes - at)};
+    QS_RETURN_IF_ERROR(device_.Wait(part.slot->free));
+    QS_RETURN_IF_ERROR(device_.CopyOut(part.slot->pinned,
+                                       static_cast<const uint8_t*>(device) + at,
+                                       part.count, native()));
+    QS_RETURN_IF_ERROR(device_.Record(part.slot->free, native()));
+    QS_RETURN_IF_ERROR(empty(before));
+    before = part;
+  }
+  return empty(before);
+}
+
+}  // namespace qs::cuda

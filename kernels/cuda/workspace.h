@@ -1,0 +1,109 @@
+// Workspace: what one worker keeps on its device between calls — a stream, a
+// ring of pinned slots that copies go through, and memory that calls take from
+// the front and give back all at once.
+//
+// Memory grows to the largest call and stays; what one call took in pieces is
+// one piece in the next. Trim gives it back. Every byte of the device is in the
+// ledger, which has a cap.
+// Thread: one thread at a time, but for the ledger's figures.
+#ifndef QS_KERNELS_CUDA_WORKSPACE_H_
+#define QS_KERNELS_CUDA_WORKSPACE_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda/device.h"
+#include "kernels/stream.h"
+
+namespace qs::cuda {
+
+// Bytes of one device that are taken, and the most there ever were.
+class MemoryLedger {
+ public:
+  // `cap`: bytes, at least 0.
+  explicit MemoryLedger(int64_t cap) : cap_(cap) {}
+  // Errors: RESOURCE_EXHAUSTED — more than the cap.
+  absl::Status Take(int64_t bytes);
+  void Give(int64_t bytes) { used_ -= bytes; }
+
+  int64_t cap() const { return cap_; }
+  int64_t used() const { return used_; }
+  int64_t high_water() const { return high_water_; }
+
+ private:
+  const int64_t cap_;
+  std::atomic<int64_t> used_ = 0;
+  std::atomic<int64_t> high_water_ = 0;
+};
+
+class Workspace {
+ public:
+  static constexpr int64_t kSlotBytes = int64_t{4} << 20;
+  static constexpr int kSlots = 4;
+  static constexpr int64_t kAlignment = 256;
+  static constexpr int64_t kLeastChunk = int64_t{32} << 20;
+
+  // Both must outlive it. Errors: as Device.
+  static absl::StatusOr<std::unique_ptr<Workspace>> Create(
+      Device& device, MemoryLedger& ledger);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  Device& device() { return device_; }
+  MemoryLedger& ledger() { return ledger_; }
+  Stream& stream() { return stream_; }
+  cudaStream_t native() const {
+    return static_cast<cudaStream_t>(stream_.native);
+  }
+
+  // Device memory until GiveBack, aligned to kAlignment. `bytes` may be 0.
+  // Errors: RESOURCE_EXHAUSTED — the device's or the ledger's.
+  absl::StatusOr<void*> Take(int64_t bytes);
+  // All that was taken.
+  void GiveBack();
+  // Nothing may be taken.
+  void Trim();
+
+  // Host memory of any kind; CopyIn may return before the copy was made, but
+  // `host` is free then; CopyOut returns when `host` is written, and everything
+  // enqueued before is done.
+  absl::Status CopyIn(void* device, const void* host, int64_t bytes);
+  absl::Status CopyOut(void* host, const void* device, int64_t bytes);
+  absl::Status Synchronize() { return device_.Synchronize(native()); }
+
+ private:
+  struct Chunk {
+    uint8_t* data = nullptr;
+    int64_t bytes = 0;
+  };
+  struct Slot {
+    void* pinned = nullptr;
+    cudaEvent_t free = nullptr;
+  };
+
+  Workspace(Device& device, MemoryLedger& ledger)
+      : device_(device), ledger_(ledger) {}
+  absl::Status Open();
+  absl::Status AddChunk(int64_t bytes);
+  Slot& NextSlot();
+
+  Device& device_;
+  MemoryLedger& ledger_;
+  Stream stream_;
+  std::array<Slot, kSlots> slots_;
+  size_t next_slot_ = 0;
+  std::vector<Chunk> chunks_;
+  size_t chunk_ = 0;   // that is being taken from
+  int64_t used_ = 0;   // of it
+  int64_t taken_ = 0;  // since GiveBack
+};
+
+}  // namespace qs::cuda
+
+#endif  // QS_KERNELS_CUDA_WORKSPACE_H_

@@ -1,0 +1,203 @@
+#include "tests/testing/fake_device.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/emulation.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cuda {
+
+FakeDevice::FakeDevice(const Faults& faults, bool lazy)
+    : facts_{.index = 0,
+             .name = "host emulation",
+             .compute_major = 9,
+             .compute_minor = 0,
+             .memory_bytes = int64_t{1} << 40,
+             .multiprocessors = 1},
+      lazy_(lazy),
+      faults_(faults) {}
+
+FakeDevice::~FakeDevice() {
+  absl::MutexLock lock(&mutex_);
+  CHECK(allocations_.empty());
+  CHECK(pinned_.empty());
+  CHECK(streams_.empty());
+  CHECK(events_.empty());
+}
+
+void FakeDevice::SetFaults(const Faults& faults) {
+  absl::MutexLock lock(&mutex_);
+  faults_ = faults;
+  launches_ = 0;
+  copies_ = 0;
+}
+
+int64_t FakeDevice::launches() const {
+  absl::MutexLock lock(&mutex_);
+  return launches_;
+}
+
+int64_t FakeDevice::copies() const {
+  absl::MutexLock lock(&mutex_);
+  return copies_;
+}
+
+int64_t FakeDevice::memory_in_use() const {
+  absl::MutexLock lock(&mutex_);
+  return used_;
+}
+
+bool FakeDevice::lost() const {
+  absl::MutexLock lock(&mutex_);
+  return lost_;
+}
+
+absl::Status FakeDevice::Alive() const {
+  if (!lost_) return absl::OkStatus();
+  return absl::InternalError("device 0 is lost: CUDA error 700");
+}
+
+absl::Status FakeDevice::Lose(const std::string& why) {
+  lost_ = true;
+  queue_.clear();
+  return absl::InternalError(absl::StrCat("device 0 is lost: ", why));
+}
+
+absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  if (bytes > faults_.memory_bytes - used_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("device 0: no memory for ", bytes, " bytes"));
+  }
+  void* const memory = EmulatedDevice::Get().Allocate(bytes);
+  allocations_[memory] = bytes;
+  used_ += bytes;
+  return memory;
+}
+
+void FakeDevice::Free(void* memory) {
+  absl::MutexLock lock(&mutex_);
+  Catch(enqueued_);
+  const auto found = allocations_.find(memory);
+  REQUIRE(found != allocations_.end());
+  used_ -= found->second;
+  allocations_.erase(found);
+  EmulatedDevice::Get().Free(memory);
+}
+
+absl::StatusOr<void*> FakeDevice::AllocatePinned(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  auto memory =
+      std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(bytes));
+  void* const address = memory.get();
+  pinned_[address] = std::move(memory);
+  return address;
+}
+
+void FakeDevice::FreePinned(void* memory) {
+  absl::MutexLock lock(&mutex_);
+  Catch(enqueued_);
+  REQUIRE(pinned_.erase(memory) == 1);
+}
+
+absl::StatusOr<cudaStream_t> FakeDevice::NewStream() {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  void* const handle = reinterpret_cast<void*>(next_handle_++);
+  streams_.insert(handle);
+  return static_cast<cudaStream_t>(handle);
+}
+
+void FakeDevice::DestroyStream(cudaStream_t stream) {
+  absl::MutexLock lock(&mutex_);
+  REQUIRE(streams_.erase(stream) == 1);
+}
+
+absl::StatusOr<cudaEvent_t> FakeDevice::NewEvent() {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  void* const handle = reinterpret_cast<void*>(next_handle_++);
+  events_[handle] = 0;
+  return static_cast<cudaEvent_t>(handle);
+}
+
+void FakeDevice::DestroyEvent(cudaEvent_t event) {
+  absl::MutexLock lock(&mutex_);
+  REQUIRE(events_.erase(event) == 1);
+}
+
+void FakeDevice::Catch(int64_t last) {
+  while (!queue_.empty() &&
+         enqueued_ - static_cast<int64_t>(queue_.size()) < last) {
+    queue_.front()();
+    queue_.pop_front();
+  }
+}
+
+absl::Status FakeDevice::Copy(void* to, const void* from, int64_t bytes) {
+  absl::Duration time;
+  {
+    absl::MutexLock lock(&mutex_);
+    QS_RETURN_IF_ERROR(Alive());
+    if (copies_++ == faults_.lost_after_copies) return Lose("a copy failed");
+    ++enqueued_;
+    queue_.push_back([to, from, bytes] {
+      std::memcpy(to, from, static_cast<size_t>(bytes));
+    });
+    if (!lazy_) Catch(enqueued_);
+    time = faults_.copy_time;
+  }
+  absl::SleepFor(time);
+  return absl::OkStatus();
+}
+
+absl::Status FakeDevice::CopyIn(void* device, const void* pinned, int64_t bytes,
+                                cudaStream_t) {
+  return Copy(device, pinned, bytes);
+}
+
+absl::Status FakeDevice::CopyOut(void* pinned, const void* device,
+                                 int64_t bytes, cudaStream_t) {
+  return Copy(pinned, device, bytes);
+}
+
+absl::Status FakeDevice::Record(cudaEvent_t event, cudaStream_t) {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  events_.at(event) = enqueued_;
+  return absl::OkStatus();
+}
+
+absl::Status FakeDevice::Wait(cudaEvent_t event) {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  Catch(events_.at(event));
+  return absl::OkStatus();
+}
+
+absl::Status FakeDevice::Synchronize(cudaStream_t) {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  Catch(enqueued_);
+  return absl::OkStatus();
+}
+
+absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
+  absl::MutexLock lock(&mutex_);
+  QS_RETURN_IF_ERROR(Alive());
+  Catch(enqueued_);
+  if (launches_++ == faults_.lost_after_launches)
+    return Lose("a kernel failed");
+  const absl::Status status = enqueue();
+  const std::string error = EmulatedDevice::Get().TakeError();
+  if (!error.empty()) return Lose(error);
+  return status;
+}
+
+}  // namespace qs::cuda
