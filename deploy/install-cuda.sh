@@ -12,7 +12,7 @@ if command -v nvcc >/dev/null && [ ! -e "$dir" ]; then
   echo "nvcc is on PATH already: $(command -v nvcc)"
   exit 0
 fi
-[ -x "$dir/bin/nvcc" ] && exit 0
+[ -x "$dir/bin/nvcc" ] && [ -e "$dir/lib/libcudart.so" ] && exit 0
 
 if [ ! -x "$cache/nvidia/cu13/bin/nvcc" ]; then
   # Complete or not there: an interrupted run starts again.
@@ -27,8 +27,10 @@ if [ ! -x "$cache/nvidia/cu13/bin/nvcc" ]; then
   rm -rf "$part/venv"
   mv "$part" "$cache"
 fi
-# CMake looks for lib64, the packages bring lib.
+# CMake looks for lib64 and for libcudart.so; the packages bring lib and the
+# versioned name. (Programs are linked with the static one.)
 ln -sfn lib "$cache/nvidia/cu13/lib64"
+ln -sfn libcudart.so.13 "$cache/nvidia/cu13/lib/libcudart.so"
 mkdir -p "$(dirname "$dir")"
 ln -sfn "$cache/nvidia/cu13" "$dir"
 "$dir/bin/nvcc" --version | tail -n 2

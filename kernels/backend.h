@@ -6,6 +6,7 @@
 #ifndef QS_KERNELS_BACKEND_H_
 #define QS_KERNELS_BACKEND_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -23,6 +24,13 @@
 
 namespace qs {
 
+struct DeviceMemoryUse {
+  int64_t cap = 0;  // bytes that it takes at most
+  int64_t used = 0;
+  int64_t high_water = 0;  // the most ever used
+  int64_t host_calls = 0;  // operations that the host did instead
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -36,6 +44,12 @@ class Backend {
   virtual GramOps& gram() = 0;
   virtual GptqOps& gptq() = 0;
   virtual AwqOps& awq() = 0;
+
+  // INTERNAL once its device is lost: the host does everything from then on,
+  // and a worker should leave the work to others. Thread-safe.
+  virtual absl::Status health() const { return absl::OkStatus(); }
+  // Of its device's own memory; zeros on a host. Thread-safe.
+  virtual DeviceMemoryUse memory() const { return {}; }
 };
 
 // The definition: plain loops, no threads. Slow; for tests.
@@ -48,6 +62,30 @@ std::unique_ptr<Backend> NewCpuBackend(int threads);
 // each quantize on one thread may all wait for one factorisation, which then
 // takes every core.
 std::unique_ptr<Backend> NewCpuBackend(int threads, int solver_threads);
+
+struct GpuInfo {
+  int index = 0;
+  std::string name;                // "NVIDIA H200"
+  std::string compute_capability;  // "9.0"
+  int64_t memory_bytes = 0;
+};
+
+// Where GPUs come from, so that a program chooses at link time (and a test at
+// run time) what there is. Thread-safe.
+class GpuProvider {
+ public:
+  virtual ~GpuProvider() = default;
+  // Not empty. Errors: UNIMPLEMENTED — the build has no CUDA; UNAVAILABLE — why
+  // there is none: no driver, too old a driver, no device.
+  virtual absl::StatusOr<std::vector<GpuInfo>> List() const = 0;
+  // On the GPU `index` of the list; `host` does what it cannot.
+  // Errors: as List; NOT_FOUND — no such index; INTERNAL — the device failed.
+  virtual absl::StatusOr<std::unique_ptr<Backend>> Open(
+      int index, std::unique_ptr<Backend> host) const = 0;
+  // On which devices and when the kernels of this build were verified, or that
+  // none has.
+  virtual std::string VerifiedOn() const = 0;
+};
 
 // Every implementation present in this build, for the differential test.
 std::vector<std::unique_ptr<Backend>> AllBackends();

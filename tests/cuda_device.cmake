@@ -1,6 +1,14 @@
 # GPU workers on a device of the host emulation, with faults to order.
+add_library(qs_fake_gpu STATIC
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/cuda_backend.cc
+  testing/fake_device.cc)
+target_link_libraries(qs_fake_gpu PUBLIC qs_emulated_cuda Catch2::Catch2)
 qs_test(cuda_device_test
-  SOURCES kernels/cuda_session_test.cc kernels/cuda_workspace_test.cc
-    testing/fake_device.cc
-  LIBS qs_emulated_cuda
+  SOURCES kernels/cuda_backend_test.cc kernels/cuda_session_test.cc
+    kernels/cuda_workspace_test.cc
+  LIBS qs_fake_gpu
+  LABELS unit)
+qs_test(cuda_provider_test
+  SOURCES kernels/cuda_provider_test.cc
+  LIBS qs_gpus
   LABELS unit)

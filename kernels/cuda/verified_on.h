@@ -1,0 +1,13 @@
+// Where the kernels of this source were verified. Written by tests/gpu/run.sh
+// after every test has passed on a device; not by hand.
+#ifndef QS_KERNELS_CUDA_VERIFIED_ON_H_
+#define QS_KERNELS_CUDA_VERIFIED_ON_H_
+
+namespace qs::cuda {
+
+// "NVIDIA H200, 2026-01-31, driver 580.65"; empty: nowhere.
+constexpr char kVerifiedOn[] = "";
+
+}  // namespace qs::cuda
+
+#endif  // QS_KERNELS_CUDA_VERIFIED_ON_H_
