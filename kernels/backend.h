@@ -62,6 +62,8 @@ std::unique_ptr<Backend> NewCpuBackend(int threads);
 // each quantize on one thread may all wait for one factorisation, which then
 // takes every core.
 std::unique_ptr<Backend> NewCpuBackend(int threads, int solver_threads);
+// As many, for as many workers: each solves with the threads of all.
+std::vector<std::unique_ptr<Backend>> NewCpuBackends(int count, int threads);
 
 struct GpuInfo {
   int index = 0;

@@ -83,6 +83,14 @@ std::unique_ptr<Backend> NewCpuBackend(int threads, int solver_threads) {
                .awq = NewAwqCpu(solver_threads)});
 }
 
+std::vector<std::unique_ptr<Backend>> NewCpuBackends(int count, int threads) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int i = 0; i < count; ++i) {
+    backends.push_back(NewCpuBackend(threads, count * threads));
+  }
+  return backends;
+}
+
 std::vector<std::unique_ptr<Backend>> AllBackends() {
   std::vector<std::unique_ptr<Backend>> all;
   all.push_back(NewReferenceBackend());

@@ -12,3 +12,7 @@ qs_test(cuda_provider_test
   SOURCES kernels/cuda_provider_test.cc
   LIBS qs_gpus
   LABELS unit)
+qs_test(service_gpu_test
+  SOURCES service/gpu_workers_test.cc
+  LIBS qs_service qs_fake_gpu nlohmann_json::nlohmann_json
+  LABELS unit service)

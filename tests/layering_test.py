@@ -15,7 +15,8 @@ ALLOWED = {
     "kernels": [r"kernels/"],
     "quant": [r"kernels/base/", r"kernels/backend\.h", r"kernels/stream\.h",
               r"kernels/\w+_ops\.h", r"quant/"],
-    "service": [r"kernels/base/", r"kernels/backend\.h", r"quant/",
+    "service": [r"kernels/base/", r"kernels/backend\.h",
+                r"kernels/gpus\.h", r"quant/",
                 r"service/", r"\w+/v1/\w+(\.grpc)?\.pb\.h",
                 r"quant/v1/", r"google/rpc/", r"grpc/health/"],
 }

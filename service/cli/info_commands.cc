@@ -76,11 +76,20 @@ std::string LimitsText(const v1::Limits& limits) {
 }
 
 std::string DevicesText(const v1::Capabilities& capabilities) {
-  TextTable table(
-      {{"device", Align::kLeft}, {"description", Align::kLeft}, {"threads"}});
+  TextTable table({{"device", Align::kLeft},
+                   {"description", Align::kLeft},
+                   {"threads"},
+                   {"memory, most used"},
+                   {"done by the host"},
+                   {"state", Align::kLeft}});
   for (const v1::DeviceInfo& device : capabilities.devices()) {
-    table.AddRow(
-        {device.name(), device.description(), absl::StrCat(device.threads())});
+    const bool has_memory = device.memory_cap_bytes() > 0;
+    table.AddRow({device.name(), device.description(),
+                  absl::StrCat(device.threads()),
+                  has_memory ? FormatBytes(device.memory_high_water_bytes())
+                             : "-",
+                  has_memory ? absl::StrCat(device.host_calls()) : "-",
+                  device.lost().empty() ? "works" : device.lost()});
   }
   return absl::StrCat(table.Text(), "cuda: ", capabilities.cuda(), "\n");
 }

@@ -1,7 +1,6 @@
 // Tested by tests/service/server_test.cc.
 #include "service/server/capabilities.h"
 
-#include "absl/strings/str_cat.h"
 #include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
 #include "service/server/proto_convert.h"
@@ -60,23 +59,15 @@ v1::Limits LimitsOf(const ServerOptions& options) {
 }
 
 v1::Capabilities MakeCapabilities(const ServerOptions& options,
-                                  const std::string& device) {
+                                  const std::string& gpus) {
   v1::Capabilities out;
   out.set_version(kServerVersion);
   out.set_api_version(kApiVersion);
   AddMethods(&out);
   AddPresets(&out);
   *out.mutable_limits() = LimitsOf(options);
-  for (int i = 0; i < options.workers.partitions; ++i) {
-    v1::DeviceInfo* info = out.add_devices();
-    info->set_name(absl::StrCat("cpu:", i));
-    info->set_description(device);
-    info->set_threads(options.workers.threads);
-  }
   AddEngines(&out);
-  out.set_cuda(
-      "no CUDA worker in this version; the CUDA kernels were run by emulation "
-      "only, no device has verified them");
+  out.set_cuda(gpus);
   return out;
 }
 

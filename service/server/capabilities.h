@@ -1,4 +1,5 @@
-// GetCapabilities' answer: methods, presets, limits, devices and engines.
+// GetCapabilities' answer but for the devices, which change while they work
+// (service/server/workers.h): methods, presets, limits and engines.
 #ifndef QS_SERVICE_SERVER_CAPABILITIES_H_
 #define QS_SERVICE_SERVER_CAPABILITIES_H_
 
@@ -11,9 +12,9 @@ namespace qs {
 
 quant::v1::Limits LimitsOf(const ServerOptions& options);
 
-// `device` is what a worker's backend says of itself (Backend::description).
+// `gpus`: DescribeGpus'.
 quant::v1::Capabilities MakeCapabilities(const ServerOptions& options,
-                                         const std::string& device);
+                                         const std::string& gpus);
 
 }  // namespace qs
 

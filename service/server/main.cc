@@ -1,6 +1,6 @@
 // quantd: parses the command line, serves until SIGTERM, SIGINT or SIGHUP,
 // drains. A second signal ends the drain. Exit codes: 0, 1 (did not start), 2
-// (options).
+// (options), 3 (the device of every worker was lost).
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -8,19 +8,24 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "kernels/gpus.h"
 #include "service/base/end_signals.h"
 #include "service/server/log.h"
 #include "service/server/options.h"
 #include "service/server/server.h"
+#include "service/server/workers.h"
 
 namespace qs {
 namespace {
+
+constexpr int kDevicesLost = 3;
 
 int Serve(const ServerOptions& options) {
   EndSignals signals;
   Server::PrepareProcess(options.tcp_read_chunks);
   if (!SetLogLevel(options.log_level).ok()) return 2;
-  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
+  absl::StatusOr<std::unique_ptr<Server>> server =
+      Server::Start(options, &Gpus());
   if (!server.ok()) {
     const std::string text(server.status().message());
     std::fprintf(stderr, "quantd: %s\n", text.c_str());
@@ -31,13 +36,14 @@ int Serve(const ServerOptions& options) {
        {"port", (*server)->port()},
        {"tls", options.tls() ? "on" : "off"},
        {"workers", FormatWorkers(options.workers)},
+       {"gpus", DescribeGpus(&Gpus())},
        {"memory_budget", options.memory_budget},
        {"version", kServerVersion}});
   const std::optional<int> signal = signals.Wait(absl::InfiniteDuration());
   Log(LogLevel::kInfo, "draining", {{"signal", signal.value_or(0)}});
   (*server)->Drain(
       [&signals] { return signals.Wait(absl::ZeroDuration()).has_value(); });
-  return 0;
+  return (*server)->lost() ? kDevicesLost : 0;
 }
 
 }  // namespace

@@ -18,6 +18,14 @@ namespace {
 
 constexpr int kMaxWorkers = 1024;
 
+absl::Status WorkersError(const std::string& text) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "workers: got \"", text,
+      "\", allowed one of N and NxT (or cpu:N, "
+      "cpu:NxT), N and T from 1 to ",
+      kMaxWorkers, ", and gpu:INDEX for each GPU, separated by commas"));
+}
+
 absl::StatusOr<int> ParseCount(const std::string& whole,
                                std::string_view text) {
   int value = 0;
@@ -25,11 +33,36 @@ absl::StatusOr<int> ParseCount(const std::string& whole,
       std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 1 ||
       value > kMaxWorkers) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "workers: got \"", whole, "\", allowed N or NxT (or cpu:NxT), N and T ",
-        "from 1 to ", kMaxWorkers));
+    return WorkersError(whole);
   }
   return value;
+}
+
+// One of the parts between commas.
+absl::Status AddWorkers(const std::string& whole, std::string_view part,
+                        WorkerLayout* layout) {
+  if (part.substr(0, 4) == "gpu:") {
+    int index = 0;
+    if (part.substr(4) != "0") {
+      QS_ASSIGN_OR_RETURN(index, ParseCount(whole, part.substr(4)));
+    }
+    const auto& gpus = layout->gpus;
+    if (std::find(gpus.begin(), gpus.end(), index) != gpus.end()) {
+      return WorkersError(whole);
+    }
+    layout->gpus.push_back(index);
+    return absl::OkStatus();
+  }
+  if (part.substr(0, 4) == "cpu:") part.remove_prefix(4);
+  if (layout->partitions > 0) return WorkersError(whole);
+  const size_t by = part.find('x');
+  QS_ASSIGN_OR_RETURN(layout->partitions,
+                      ParseCount(whole, part.substr(0, by)));
+  if (by != std::string_view::npos) {
+    QS_ASSIGN_OR_RETURN(layout->threads,
+                        ParseCount(whole, part.substr(by + 1)));
+  }
+  return absl::OkStatus();
 }
 
 // CLI11's own number checks name neither the option nor the unit well enough.
@@ -86,8 +119,12 @@ void AddConnections(CLI::App* app, ServerOptions* o) {
 void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
   const std::string group = "Work and memory";
   app->add_option("--workers", *workers,
-                  "Partitions that quantize at once, as N or NxT: N of them "
-                  "on T threads each")
+                  "Who quantizes: N or NxT (or cpu:NxT), N workers on T "
+                  "threads each; gpu:0,gpu:1,cpu:4: GPUs and CPUs")
+      ->group(group);
+  app->add_flag("--exit-when-lost", o->exit_when_lost,
+                "Drain and end with code 3 when the last GPU failed and no CPU "
+                "worker is there, to be started again")
       ->group(group);
   app->add_option("--memory-budget", o->memory_budget,
                   "Bytes for tensors in flight; streams wait for it. KiB, MiB "
@@ -165,20 +202,28 @@ ServerOptions DefaultOptions() {
 }
 
 absl::StatusOr<WorkerLayout> ParseWorkers(const std::string& text) {
-  std::string_view rest = text;
-  if (rest.substr(0, 4) == "cpu:") rest.remove_prefix(4);
   WorkerLayout workers;
-  const size_t by = rest.find('x');
-  QS_ASSIGN_OR_RETURN(workers.partitions, ParseCount(text, rest.substr(0, by)));
-  if (by != std::string_view::npos) {
-    QS_ASSIGN_OR_RETURN(workers.threads, ParseCount(text, rest.substr(by + 1)));
+  workers.partitions = 0;
+  std::string_view rest = text;
+  while (true) {
+    const size_t comma = rest.find(',');
+    QS_RETURN_IF_ERROR(AddWorkers(text, rest.substr(0, comma), &workers));
+    if (comma == std::string_view::npos) return workers;
+    rest.remove_prefix(comma + 1);
   }
-  return workers;
 }
 
 std::string FormatWorkers(const WorkerLayout& workers) {
-  if (workers.threads == 1) return absl::StrCat(workers.partitions);
-  return absl::StrCat(workers.partitions, "x", workers.threads);
+  std::string text;
+  for (const int gpu : workers.gpus) absl::StrAppend(&text, "gpu:", gpu, ",");
+  if (workers.partitions == 0) {
+    text.pop_back();
+    return text;
+  }
+  if (!text.empty()) text += "cpu:";
+  absl::StrAppend(&text, workers.partitions);
+  if (workers.threads > 1) absl::StrAppend(&text, "x", workers.threads);
+  return text;
 }
 
 absl::Status ValidateOptions(const ServerOptions& options) {

@@ -20,10 +20,12 @@ constexpr int64_t kMaxChunkBytes = int64_t{2} << 20;
 constexpr char kServerVersion[] = "0.1.0";
 constexpr char kApiVersion[] = "quant.v1";
 
-// `partitions` tensors parts are quantized at once, each on `threads` threads.
+// Who quantizes: `partitions` workers on `threads` threads each, and one worker
+// for each GPU. At least one of both.
 struct WorkerLayout {
   int partitions = 1;
   int threads = 1;
+  std::vector<int> gpus = {};  // indices
   bool operator==(const WorkerLayout&) const = default;
 };
 
@@ -47,7 +49,9 @@ struct ServerOptions {
   bool tcp_read_chunks = false;  // gRPC's chunked reads; off is faster
 
   // --- work and memory
-  WorkerLayout workers;  // default: one a core, one thread each
+  WorkerLayout workers;         // default: one a core, one thread each, no GPU
+  bool exit_when_lost = false;  // drain and end (code 3) when every device of
+                                // the workers is lost
   int64_t memory_budget = int64_t{4} << 30;      // bytes for tensors in flight
   int64_t max_tensor_bytes = int64_t{16} << 30;  // of one input tensor
   int64_t max_streams = 64;           // Quantize streams on the whole server
@@ -70,7 +74,8 @@ struct ServerOptions {
 // the memory that this process may use (affinity and cgroup limits counted).
 ServerOptions DefaultOptions();
 
-// "4", "cpu:4", "4x2" or "cpu:4x2".
+// Comma-separated: "4", "cpu:4", "4x2", "cpu:4x2" at most once, "gpu:0",
+// "gpu:1", ... each once.
 absl::StatusOr<WorkerLayout> ParseWorkers(const std::string& text);
 std::string FormatWorkers(const WorkerLayout& workers);
 

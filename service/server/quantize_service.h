@@ -19,11 +19,13 @@ using QuantizeServiceBase =
 class QuantizeServiceImpl final : public QuantizeServiceBase {
  public:
   // The contexts outlive the gRPC server.
+  // `host_threads`: of each worker.
   QuantizeServiceImpl(QuantizeContext& context, PlanContext& plans,
-                      quant::v1::Capabilities capabilities)
+                      quant::v1::Capabilities capabilities, int host_threads)
       : context_(context),
         plans_(plans),
-        capabilities_(std::move(capabilities)) {}
+        capabilities_(std::move(capabilities)),
+        host_threads_(host_threads) {}
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Quantize(
       grpc::CallbackServerContext* call) override;
@@ -36,7 +38,8 @@ class QuantizeServiceImpl final : public QuantizeServiceBase {
  private:
   QuantizeContext& context_;
   PlanContext& plans_;
-  const quant::v1::Capabilities capabilities_;
+  const quant::v1::Capabilities capabilities_;  // without devices
+  const int host_threads_;
 };
 
 }  // namespace qs

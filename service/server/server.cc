@@ -5,7 +5,9 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <malloc.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <climits>
 #include <csignal>
@@ -16,6 +18,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/acceptor.h"
@@ -25,6 +28,7 @@
 #include "service/server/quantize_service.h"
 #include "service/server/self_ping.h"
 #include "service/server/tls.h"
+#include "service/server/workers.h"
 
 namespace qs {
 namespace {
@@ -39,15 +43,15 @@ constexpr milliseconds kEndGrace{500};
 // How long Shutdown waits for calls that were told to end.
 constexpr milliseconds kShutdownGrace{2000};
 
-QuantizeContextOptions ContextOptions(const ServerOptions& options) {
+QuantizeContextOptions ContextOptions(
+    const ServerOptions& options,
+    std::vector<std::unique_ptr<Backend>>* backends,
+    WorkerPool::OnLost on_lost) {
   QuantizeContextOptions out;
   out.limits = LimitsOf(options);
   out.stream_idle_timeout = absl::Seconds(options.stream_idle_timeout);
-  out.workers = options.workers.partitions;
-  out.make_backend = [workers = options.workers] {
-    return NewCpuBackend(workers.threads,
-                         workers.partitions * workers.threads);
-  };
+  out.make_backends = [backends] { return std::move(*backends); };
+  out.on_lost = std::move(on_lost);
   return out;
 }
 
@@ -68,15 +72,18 @@ absl::Status WritePortFile(const std::string& path, int port) {
 
 class Server::Impl {
  public:
-  explicit Impl(const ServerOptions& options)
+  Impl(const ServerOptions& options,
+       std::vector<std::unique_ptr<Backend>> backends, const std::string& gpus)
       : options_(options),
-        context_(ContextOptions(options)),
+        context_(ContextOptions(
+            options, &backends,
+            [this](const Backend& backend, const absl::Status& why, int left) {
+              LostDevice(backend, why, left);
+            })),
         plans_{{options.max_plan_tensors, options.max_plan_bytes},
                options.max_plans},
-        service_(context_, plans_,
-                 MakeCapabilities(
-                     options,
-                     NewCpuBackend(options.workers.threads)->description())) {}
+        service_(context_, plans_, MakeCapabilities(options, gpus),
+                 options.workers.threads) {}
 
   ~Impl() { Stop(); }
 
@@ -120,9 +127,23 @@ class Server::Impl {
   }
 
   int port() const { return acceptor_->port(); }
+  bool lost() const { return lost_; }
   QuantizeContext& context() { return context_; }
 
  private:
+  // From a worker's thread. What was accepted is done on the host; readiness
+  // sends new work elsewhere.
+  void LostDevice(const Backend& backend, const absl::Status& why, int left) {
+    Log(LogLevel::kError, "device_lost",
+        {{"worker", backend.name()},
+         {"error", std::string(why.message())},
+         {"workers_left", left}});
+    if (left > 0) return;
+    lost_ = true;
+    SetServing("readiness", false);
+    if (options_.exit_when_lost) ::kill(::getpid(), SIGTERM);
+  }
+
   void HandOver(int listener_fd, int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters
         connection;
@@ -140,6 +161,8 @@ class Server::Impl {
   }
 
   void SetServing(const std::string& name, bool serving) {
+    absl::MutexLock lock(&serving_mutex_);
+    if (server_ == nullptr) return;
     server_->GetHealthCheckService()->SetServingStatus(name, serving);
   }
 
@@ -153,16 +176,21 @@ class Server::Impl {
     context_.CancelAll();
     server_->Shutdown(system_clock::now() + kShutdownGrace);
     server_->Wait();
+    absl::MutexLock lock(&serving_mutex_);
     server_.reset();
   }
 
   const ServerOptions options_;
+  std::atomic<bool> lost_ = false;
+  // Held to set a status and to take the server away. Before the context, whose
+  // workers may set one until they have ended.
+  absl::Mutex serving_mutex_;
+  std::unique_ptr<grpc::Server> server_;
   QuantizeContext context_;
   PlanContext plans_;
   QuantizeServiceImpl service_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;
   std::optional<Acceptor> acceptor_;
-  std::unique_ptr<grpc::Server> server_;
   std::optional<SelfPing> ping_;
 };
 
@@ -178,9 +206,11 @@ void Server::PrepareProcess(bool tcp_read_chunks) {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
-    const ServerOptions& options) {
+    const ServerOptions& options, const GpuProvider* gpus) {
   QS_RETURN_IF_ERROR(ValidateOptions(options));
-  auto impl = std::make_unique<Impl>(options);
+  QS_ASSIGN_OR_RETURN(auto backends, OpenWorkers(options.workers, gpus));
+  auto impl =
+      std::make_unique<Impl>(options, std::move(backends), DescribeGpus(gpus));
   QS_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
@@ -189,6 +219,7 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 int Server::port() const { return impl_->port(); }
+bool Server::lost() const { return impl_->lost(); }
 QuantizeContext& Server::context() { return impl_->context(); }
 void Server::Drain(const std::function<bool()>& hurry) { impl_->Drain(hurry); }
 

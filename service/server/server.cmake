@@ -18,7 +18,8 @@ add_library(qs_service STATIC
   server/self_ping.cc
   server/server.cc
   server/spec_convert.cc
-  server/tls.cc)
+  server/tls.cc
+  server/workers.cc)
 target_link_libraries(qs_service
   PUBLIC qs_quant qs_proto_grpc absl::synchronization absl::time
   PRIVATE gRPC::grpc++_reflection spdlog::spdlog OpenSSL::Crypto
@@ -26,5 +27,5 @@ target_link_libraries(qs_service
 include(stream/stream.cmake)
 
 add_executable(quantd server/main.cc)
-target_link_libraries(quantd PRIVATE qs_service)
+target_link_libraries(quantd PRIVATE qs_service qs_gpus)
 install(TARGETS quantd RUNTIME DESTINATION bin)

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "service/server/options.h"
 #include "service/stream/quantize_context.h"
 
@@ -21,14 +22,19 @@ class Server {
   // in main.
   static void PrepareProcess(bool tcp_read_chunks);
 
-  // Serves when it returns. Errors: INVALID_ARGUMENT — TLS files; UNAVAILABLE —
-  // the address; INTERNAL — gRPC did not start, the port file not written.
+  // Serves when it returns. `gpus` must outlive it; null: there are none.
+  // Errors: INVALID_ARGUMENT — TLS files; FAILED_PRECONDITION — a worker's
+  // device; UNAVAILABLE — the address; INTERNAL — gRPC did not start, the port
+  // file not written.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
-      const ServerOptions& options);
+      const ServerOptions& options, const GpuProvider* gpus = nullptr);
   // Ends whatever still runs.
   ~Server();
 
   int port() const;
+  // The device of every worker is lost. Readiness is off; what was accepted
+  // goes on on the host.
+  bool lost() const;
 
   // Readiness turns NOT_SERVING and new streams are refused; returns when the
   // running ones are done, drain_timeout has passed or `hurry` (asked often)

@@ -13,8 +13,8 @@ namespace qs {
 QuantizeContext::QuantizeContext(QuantizeContextOptions options)
     : options_(std::move(options)),
       budget_(options_.limits.memory_budget_bytes()),
-      pool_(std::make_unique<WorkerPool>(options_.workers,
-                                         options_.make_backend)),
+      pool_(std::make_unique<WorkerPool>(options_.make_backends(),
+                                         options_.on_lost)),
       sweeper_([this] { SweepUntilStopped(); }) {}
 
 QuantizeContext::~QuantizeContext() {

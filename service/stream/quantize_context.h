@@ -37,9 +37,9 @@ struct QuantizeContextOptions {
   // sent, for so long is ended with STREAM_STALLED.
   absl::Duration stream_idle_timeout = absl::Minutes(2);
   absl::Duration sweep_interval = absl::Seconds(1);
-  int workers = 1;
-  // Runs once on each worker's thread.
-  std::function<std::unique_ptr<Backend>()> make_backend;
+  // WorkerPool's arguments; called once, by QuantizeContext's constructor.
+  std::function<std::vector<std::unique_ptr<Backend>>()> make_backends;
+  WorkerPool::OnLost on_lost;
 };
 
 class QuantizeContext {

@@ -5,11 +5,14 @@
 
 namespace qs {
 
-WorkerPool::WorkerPool(int workers,
-                       std::function<std::unique_ptr<Backend>()> make_backend) {
-  threads_.reserve(static_cast<size_t>(workers));
-  for (int i = 0; i < workers; ++i) {
-    threads_.emplace_back([this, make_backend] { Work(make_backend); });
+WorkerPool::WorkerPool(std::vector<std::unique_ptr<Backend>> backends,
+                       OnLost on_lost)
+    : healthy_(static_cast<int>(backends.size())),
+      backends_(std::move(backends)),
+      on_lost_(std::move(on_lost)) {
+  threads_.reserve(backends_.size());
+  for (const std::unique_ptr<Backend>& backend : backends_) {
+    threads_.emplace_back([this, &backend] { Work(*backend); });
   }
 }
 
@@ -60,9 +63,30 @@ WorkerPool::Task WorkerPool::TakeTask() {
   return task;
 }
 
-void WorkerPool::Work(
-    const std::function<std::unique_ptr<Backend>()>& make_backend) {
-  const std::unique_ptr<Backend> backend = make_backend();
+bool WorkerPool::GoesOn(const Backend& backend, bool* lost) {
+  if (*lost) return true;  // the last one
+  const absl::Status health = backend.health();
+  if (health.ok()) return true;
+  *lost = true;
+  int left = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    left = --healthy_;
+  }
+  if (on_lost_) on_lost_(backend, health, left);
+  return left == 0;
+}
+
+std::vector<const Backend*> WorkerPool::backends() const {
+  std::vector<const Backend*> all;
+  for (const std::unique_ptr<Backend>& backend : backends_) {
+    all.push_back(backend.get());
+  }
+  return all;
+}
+
+void WorkerPool::Work(Backend& backend) {
+  bool lost = false;
   mutex_.Lock();
   while (true) {
     mutex_.Await(absl::Condition(this, &WorkerPool::Ready));
@@ -71,10 +95,12 @@ void WorkerPool::Work(
     if (task == nullptr) continue;
     ++running_;
     mutex_.Unlock();
-    task(*backend);
+    task(backend);
     task = nullptr;  // what it holds is freed before it counts as done
+    const bool goes_on = GoesOn(backend, &lost);
     mutex_.Lock();
     --running_;
+    if (!goes_on) break;
   }
   mutex_.Unlock();
 }

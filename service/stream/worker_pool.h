@@ -1,7 +1,10 @@
-// WorkerPool: the threads that compute. One thread a partition, each owning one
-// backend; tasks come in lanes, one lane a stream, and workers take one task
-// from each lane in turn, so that a stream with much to do does not hold up
-// the others.
+// WorkerPool: the threads that compute. One thread a CPU partition or a GPU,
+// each owning one backend; tasks come in lanes, one lane a stream, and workers
+// take one task from each lane in turn, so that a stream with much to do does
+// not hold up the others.
+//
+// A worker whose device is lost ends the task that it has (the backend's host
+// goes on with it) and takes no more; the last one left goes on on its host.
 //
 // The pool does not bound a lane: its owner does (a stream stops reading while
 // its lane is long), so the whole queue is bounded by streams times that.
@@ -35,9 +38,14 @@ class WorkerPool {
     bool in_turn = false;  // the lane stands in the pool's ring
   };
 
-  // `make_backend` runs once on each worker's own thread.
-  WorkerPool(int workers,
-             std::function<std::unique_ptr<Backend>()> make_backend);
+  // Called once for each lost device, from its worker: why, and how many
+  // workers with a device that computes are left.
+  using OnLost = std::function<void(const Backend& backend,
+                                    const absl::Status& why, int left)>;
+
+  // A worker for each backend. REQUIRES: at least one.
+  explicit WorkerPool(std::vector<std::unique_ptr<Backend>> backends,
+                      OnLost on_lost = nullptr);
   // Waits for the running tasks and drops the queued ones.
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -52,9 +60,13 @@ class WorkerPool {
   int64_t queued() const;
   int64_t running() const;
   int workers() const { return static_cast<int>(threads_.size()); }
+  // For their names, health and memory. They live as long as the pool.
+  std::vector<const Backend*> backends() const;
 
  private:
-  void Work(const std::function<std::unique_ptr<Backend>()>& make_backend);
+  void Work(Backend& backend);
+  // False: the worker ends.
+  bool GoesOn(const Backend& backend, bool* lost);
   bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return stopping_ || !ring_.empty();
   }
@@ -65,6 +77,9 @@ class WorkerPool {
   int64_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  int healthy_ ABSL_GUARDED_BY(mutex_) = 0;
+  const std::vector<std::unique_ptr<Backend>> backends_;
+  const OnLost on_lost_;
   std::vector<std::thread> threads_;
 };
 

@@ -133,7 +133,7 @@ TEST_CASE("wrong values are refused by name", "[options]") {
       {{"--log-level", "loud"}, "--log-level"},
       {{"--workers", "0"}, "workers: got \"0\""},
       {{"--workers", "2x"}, "workers: got \"2x\""},
-      {{"--workers", "gpu:1"}, "workers: got \"gpu:1\""},
+      {{"--workers", "gpu:1,gpu:1"}, "workers: got \"gpu:1,gpu:1\""},
       {{"--listen", "nowhere"}, "listen: got \"nowhere\""},
       {{"--no-such-flag"}, "--no-such-flag"},
       {{"surplus"}, "surplus"},
@@ -231,30 +231,16 @@ TEST_CASE("--help has every option with its default, --version the version",
   const CommandLine help = ParseCommandLine({"--help"});
   REQUIRE(help.exit_code == 0);
   REQUIRE_FALSE(help.serve);
-  for (const char* flag : {"--listen",
-                           "--port-file",
-                           "--tls-cert",
-                           "--tls-key",
-                           "--tls-client-ca",
-                           "--insecure",
-                           "--max-connections",
-                           "--max-connection-age",
-                           "--max-connection-idle",
-                           "--bdp-probe",
-                           "--tcp-read-chunks",
-                           "--workers",
-                           "--memory-budget",
-                           "--max-tensor-bytes",
-                           "--max-streams",
-                           "--max-open-tensors",
-                           "--max-plans",
-                           "--max-plan-tensors",
-                           "--max-plan-bytes",
-                           "--stream-idle-timeout",
-                           "--drain-timeout",
-                           "--log-level",
-                           "--config",
-                           "--check-config"}) {
+  for (const char* flag :
+       {"--listen",           "--port-file",          "--tls-cert",
+        "--tls-key",          "--tls-client-ca",      "--insecure",
+        "--max-connections",  "--max-connection-age", "--max-connection-idle",
+        "--bdp-probe",        "--tcp-read-chunks",    "--workers",
+        "--exit-when-lost",   "--memory-budget",      "--max-tensor-bytes",
+        "--max-streams",      "--max-open-tensors",   "--max-plans",
+        "--max-plan-tensors", "--max-plan-bytes",     "--stream-idle-timeout",
+        "--drain-timeout",    "--log-level",          "--config",
+        "--check-config"}) {
     INFO(flag);
     REQUIRE(help.out.find(flag) != std::string::npos);
   }
@@ -269,7 +255,14 @@ TEST_CASE("worker layouts", "[options]") {
   REQUIRE(*ParseWorkers("cpu:4x2") == WorkerLayout{4, 2});
   REQUIRE(FormatWorkers({4, 1}) == "4");
   REQUIRE(FormatWorkers({4, 2}) == "4x2");
-  for (const char* text : {"", "x", "x2", "2x0", "1025", "-1", "2 ", "2x2x2"}) {
+  REQUIRE(*ParseWorkers("gpu:0,gpu:12,cpu:4x2") == WorkerLayout{4, 2, {0, 12}});
+  REQUIRE(*ParseWorkers("gpu:1") == WorkerLayout{0, 1, {1}});
+  for (const char* text : {"gpu:0,gpu:12,cpu:4x2", "gpu:1", "3", "3x2"}) {
+    REQUIRE(FormatWorkers(*ParseWorkers(text)) == text);
+  }
+  for (const char* text :
+       {"", "x", "x2", "2x0", "1025", "-1", "2 ", "2x2x2", "gpu:", "gpu:x",
+        "gpu:-1", "gpu:0,gpu:0", "2,cpu:2", "gpu:0,", ",2", "gpu:0;2"}) {
     INFO(text);
     REQUIRE_FALSE(ParseWorkers(text).ok());
   }

@@ -38,8 +38,7 @@ inline QuantizeContextOptions TestContextOptions(int workers = 1,
   options.limits.set_max_open_tensors(4);
   options.limits.set_max_streams(8);
   options.limits.set_memory_budget_bytes(budget);
-  options.workers = workers;
-  options.make_backend = [] { return NewCpuBackend(1); };
+  options.make_backends = [workers] { return NewCpuBackends(workers, 1); };
   return options;
 }
 

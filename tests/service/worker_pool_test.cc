@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -13,9 +14,30 @@
 namespace qs {
 namespace {
 
-std::function<std::unique_ptr<Backend>()> MakeBackend() {
-  return [] { return NewCpuBackend(1); };
-}
+// Computes on the host; its device is lost when the test says so.
+class Losable final : public Backend {
+ public:
+  explicit Losable(std::string name) : name_(std::move(name)) {}
+  std::string name() const override { return name_; }
+  std::string description() const override { return host_->description(); }
+  Stream& stream() override { return host_->stream(); }
+  Nf4Ops& nf4() override { return host_->nf4(); }
+  AffineOps& affine() override { return host_->affine(); }
+  StatsOps& stats() override { return host_->stats(); }
+  HqqOps& hqq() override { return host_->hqq(); }
+  GramOps& gram() override { return host_->gram(); }
+  GptqOps& gptq() override { return host_->gptq(); }
+  AwqOps& awq() override { return host_->awq(); }
+  absl::Status health() const override {
+    return lost_ ? absl::InternalError(name_ + " is lost") : absl::OkStatus();
+  }
+  void Lose() { lost_ = true; }
+
+ private:
+  const std::string name_;
+  const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
+  std::atomic<bool> lost_ = false;
+};
 
 // Keeps the only worker busy until Open, so that tasks queue in known order.
 class Gate {
@@ -35,7 +57,7 @@ class Gate {
 };
 
 TEST_CASE("lanes take turns, each in its own order", "[worker_pool]") {
-  WorkerPool pool(1, MakeBackend());
+  WorkerPool pool(NewCpuBackends(1, 1));
   const auto a = pool.NewLane();
   const auto b = pool.NewLane();
   const auto idle = pool.NewLane();
@@ -56,7 +78,7 @@ TEST_CASE("lanes take turns, each in its own order", "[worker_pool]") {
 }
 
 TEST_CASE("dropped tasks do not run and free what they hold", "[worker_pool]") {
-  WorkerPool pool(1, MakeBackend());
+  WorkerPool pool(NewCpuBackends(1, 1));
   const auto idle = pool.NewLane();
   const auto lane = pool.NewLane();
   Gate gate(pool, idle);
@@ -79,11 +101,7 @@ TEST_CASE("dropped tasks do not run and free what they hold", "[worker_pool]") {
 
 TEST_CASE("every worker has a backend of its own and all work",
           "[worker_pool]") {
-  std::atomic<int> made{0};
-  WorkerPool pool(3, [&made] {
-    ++made;
-    return NewCpuBackend(1);
-  });
+  WorkerPool pool(NewCpuBackends(3, 1));
   REQUIRE(pool.workers() == 3);
   const auto lane = pool.NewLane();
   std::atomic<int> inside{0};
@@ -101,7 +119,6 @@ TEST_CASE("every worker has a backend of its own and all work",
     });
   }
   all.WaitForNotification();
-  REQUIRE(made == 3);
   std::lock_guard<std::mutex> lock(mutex);
   REQUIRE(backends[0] != backends[1]);
   REQUIRE(backends[1] != backends[2]);
@@ -115,7 +132,7 @@ TEST_CASE("the end waits for running tasks and drops queued ones",
   std::atomic<bool> dropped_ran{false};
   absl::Notification entered;
   {
-    WorkerPool pool(1, MakeBackend());
+    WorkerPool pool(NewCpuBackends(1, 1));
     const auto lane = pool.NewLane();
     pool.Submit(lane, [&](Backend&) {
       entered.Notify();
@@ -132,10 +149,64 @@ TEST_CASE("the end waits for running tasks and drops queued ones",
   REQUIRE(held.use_count() == 1);
 }
 
+TEST_CASE("a worker whose device is lost leaves the work to the others",
+          "[worker_pool]") {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const char* name : {"gpu:0", "gpu:1"}) {
+    backends.push_back(std::make_unique<Losable>(name));
+  }
+  std::mutex mutex;
+  std::vector<std::string> lost;
+  WorkerPool pool(std::move(backends), [&](const Backend& backend,
+                                           const absl::Status& why, int left) {
+    std::lock_guard<std::mutex> lock(mutex);
+    lost.push_back(backend.name() + ": " + std::string(why.message()) + ", " +
+                   std::to_string(left) + " left");
+  });
+  const auto lane = pool.NewLane();
+  // Runs tasks until one has run on `name`, which then loses its device.
+  const auto lose = [&](const std::string& name) {
+    std::atomic<bool> done = false;
+    while (!done) {
+      absl::Notification ran;
+      pool.Submit(lane, [&](Backend& backend) {
+        if (backend.name() == name) {
+          static_cast<Losable&>(backend).Lose();
+          done = true;
+        }
+        ran.Notify();
+      });
+      ran.WaitForNotification();
+    }
+  };
+  const auto names = [&] {
+    std::set<std::string> ran_on;
+    for (int i = 0; i < 20; ++i) {
+      absl::Notification ran;
+      pool.Submit(lane, [&](Backend& backend) {
+        ran_on.insert(backend.name());
+        ran.Notify();
+      });
+      ran.WaitForNotification();
+    }
+    return ran_on;
+  };
+  lose("gpu:1");
+  while (pool.running() > 0) std::this_thread::yield();
+  REQUIRE(names() == std::set<std::string>{"gpu:0"});
+  lose("gpu:0");
+  while (pool.running() > 0) std::this_thread::yield();
+  REQUIRE(names() == std::set<std::string>{"gpu:0"});  // on its host
+  std::lock_guard<std::mutex> lock(mutex);
+  REQUIRE(lost == std::vector<std::string>{"gpu:1: gpu:1 is lost, 1 left",
+                                           "gpu:0: gpu:0 is lost, 0 left"});
+  REQUIRE(pool.backends().size() == 2);
+}
+
 TEST_CASE("many threads, many lanes: each task runs once", "[worker_pool]") {
   std::atomic<int> ran{0};
   {
-    WorkerPool pool(4, MakeBackend());
+    WorkerPool pool(NewCpuBackends(4, 1));
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&] {

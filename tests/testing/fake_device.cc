@@ -10,6 +10,15 @@
 #include "tests/testing/catch_compat.h"
 
 namespace qs::cuda {
+namespace {
+
+// All fake devices share the emulated one.
+absl::Mutex& EmulationMutex() {
+  static auto* const mutex = new absl::Mutex;
+  return *mutex;
+}
+
+}  // namespace
 
 FakeDevice::FakeDevice(const Faults& faults, bool lazy)
     : facts_{.index = 0,
@@ -74,6 +83,7 @@ absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat("device 0: no memory for ", bytes, " bytes"));
   }
+  absl::MutexLock emulation(&EmulationMutex());
   void* const memory = EmulatedDevice::Get().Allocate(bytes);
   allocations_[memory] = bytes;
   used_ += bytes;
@@ -87,6 +97,7 @@ void FakeDevice::Free(void* memory) {
   REQUIRE(found != allocations_.end());
   used_ -= found->second;
   allocations_.erase(found);
+  absl::MutexLock emulation(&EmulationMutex());
   EmulatedDevice::Get().Free(memory);
 }
 
@@ -194,6 +205,7 @@ absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
   Catch(enqueued_);
   if (launches_++ == faults_.lost_after_launches)
     return Lose("a kernel failed");
+  absl::MutexLock emulation(&EmulationMutex());
   const absl::Status status = enqueue();
   const std::string error = EmulatedDevice::Get().TakeError();
   if (!error.empty()) return Lose(error);

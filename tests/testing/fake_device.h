@@ -4,7 +4,8 @@
 // checked; copies are made when they are enqueued, or, `lazy`, only when
 // somebody waits, so that memory reused too early shows. Events and streams are
 // counted, and their order is kept.
-// Thread: thread-safe: one call at a time, as the emulation needs it.
+// Thread: thread-safe: one launch at a time on all of them, as the emulation
+// needs it.
 #ifndef QS_TESTS_TESTING_FAKE_DEVICE_H_
 #define QS_TESTS_TESTING_FAKE_DEVICE_H_
 

@@ -1,0 +1,31 @@
+// The backends of the workers that the options ask for, and what is known of
+// them while they work.
+#ifndef QS_SERVICE_SERVER_WORKERS_H_
+#define QS_SERVICE_SERVER_WORKERS_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/server/options.h"
+
+namespace qs {
+
+// GPUs first, then CPU partitions. `gpus` null: the program has none.
+// Errors: FAILED_PRECONDITION "workers: got gpu:I: why it is not there".
+absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
+    const WorkerLayout& layout, const GpuProvider* gpus);
+
+// The GPUs that there are, used or not, or why there is none; and whether a
+// device has verified the kernels.
+std::string DescribeGpus(const GpuProvider* gpus);
+
+quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
+                                     int threads);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_SERVER_WORKERS_H_

@@ -1,0 +1,194 @@
+// GPU workers behind a real connection, on the emulated device: results, what
+// GetCapabilities says of them, and devices that fail in the middle.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "service/server/workers.h"
+#include "tests/service/quantize_client.h"
+#include "tests/testing/catch_compat.h"
+#include "tests/testing/fake_device.h"
+
+namespace qs::testing {
+namespace {
+
+using cuda::Faults;
+
+// Two devices.
+class FakeGpus final : public GpuProvider {
+ public:
+  explicit FakeGpus(const Faults& first = {}, const Faults& second = {})
+      : devices_{std::make_shared<cuda::FakeDevice>(first, /*lazy=*/true),
+                 std::make_shared<cuda::FakeDevice>(second)} {}
+
+  absl::StatusOr<std::vector<GpuInfo>> List() const override {
+    return std::vector<GpuInfo>{{0, "fake", "9.0", int64_t{1} << 30},
+                                {1, "fake", "9.0", int64_t{1} << 30}};
+  }
+  absl::StatusOr<std::unique_ptr<Backend>> Open(
+      int index, std::unique_ptr<Backend> host) const override {
+    if (index > 1) return absl::NotFoundError("got 2, allowed 0 to 1");
+    return cuda::NewCudaBackend(devices_[static_cast<size_t>(index)],
+                                std::move(host), int64_t{1} << 30);
+  }
+  std::string VerifiedOn() const override { return "no device"; }
+
+  cuda::FakeDevice& device(size_t i) { return *devices_[i]; }
+
+ private:
+  const std::vector<std::shared_ptr<cuda::FakeDevice>> devices_;
+};
+
+class GpuServer {
+ public:
+  GpuServer(const std::string& workers, const GpuProvider& gpus) {
+    REQUIRE(SetLogLevel("off").ok());
+    ServerOptions options = TestServerOptions();
+    options.workers = *ParseWorkers(workers);
+    auto started = Server::Start(options, &gpus);
+    INFO(started.status().ToString());
+    REQUIRE(started.ok());
+    server_ = *std::move(started);
+  }
+
+  Server& server() { return *server_; }
+  std::shared_ptr<grpc::Channel> NewChannel() const {
+    return Connect(server_->port());
+  }
+  v1::Capabilities Capabilities() const {
+    grpc::ClientContext context;
+    v1::Capabilities got;
+    REQUIRE(v1::QuantizeService::NewStub(NewChannel())
+                ->GetCapabilities(&context, {}, &got)
+                .ok());
+    return got;
+  }
+  bool Serves(const std::string& service) const {
+    HealthStatus health;
+    REQUIRE(CheckHealth(NewChannel(), service, &health).ok());
+    return health.status() == HealthStatus::SERVING;
+  }
+
+ private:
+  std::unique_ptr<Server> server_;
+};
+
+// NF4 of three tensors, each as the CPU makes it.
+void RequireQuantizes(const GpuServer& server) {
+  const std::vector<TestWeight> weights = {
+      TestWeight(1, "a.weight", 8, 128, 1),
+      TestWeight(2, "b.weight", 20, 512, 2),
+      TestWeight(3, "c.weight", 3, 64, 3)};
+  Requests requests = {Config("NF4", false, v1::BEST)};
+  for (const TestWeight& weight : weights) weight.AppendTo(&requests, 1 << 20);
+  const Answers answers = Exchange(server.NewChannel(), requests);
+  INFO(answers.status << " " << answers.problem);
+  REQUIRE(answers.status.ok());
+  REQUIRE(answers.problem.empty());
+  for (const TestWeight& weight : weights) {
+    RequireSameAsDirect(answers, PresetSpec("NF4", Profile::kBest), weight);
+  }
+}
+
+TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
+  FakeGpus gpus;
+  GpuServer server("gpu:0,gpu:1", gpus);
+  RequireQuantizes(server);
+  const v1::Capabilities got = server.Capabilities();
+  REQUIRE(got.devices_size() == 2);
+  CHECK(got.devices(0).name() == "gpu:0");
+  CHECK(got.devices(0).description().find("host emulation") == 0);
+  CHECK(got.devices(0).lost().empty());
+  CHECK(got.devices(0).memory_cap_bytes() == int64_t{1} << 30);
+  CHECK(got.devices(0).memory_high_water_bytes() +
+            got.devices(1).memory_high_water_bytes() >
+        0);
+  CHECK(got.devices(0).host_calls() == 0);
+  CHECK(got.devices(1).host_calls() == 0);
+  CHECK(got.cuda() ==
+        "gpu:0 fake, compute capability 9.0, 1024 MiB; gpu:1 fake, compute "
+        "capability 9.0, 1024 MiB; no device");
+  CHECK(gpus.device(0).launches() + gpus.device(1).launches() > 0);
+}
+
+TEST_CASE("the only device is lost in a stream: the stream ends well",
+          "[gpu]") {
+  for (const int64_t after : {0, 1, 3}) {
+    INFO("after " << after << " launches");
+    FakeGpus gpus({.lost_after_launches = after});
+    GpuServer server("gpu:0", gpus);
+    REQUIRE(server.Serves("readiness"));
+    RequireQuantizes(server);
+    REQUIRE(Eventually([&] { return server.server().lost(); }));
+    CHECK_FALSE(server.Serves("readiness"));
+    CHECK(server.Serves("liveness"));
+    const v1::Capabilities got = server.Capabilities();
+    CHECK(got.devices(0).lost().find("device 0 is lost") == 0);
+    CHECK(got.devices(0).host_calls() > 0);
+    RequireQuantizes(server);  // whoever comes anyway is served
+  }
+}
+
+TEST_CASE("one of two devices is lost: the other goes on", "[gpu]") {
+  FakeGpus gpus({.lost_after_copies = 0});
+  GpuServer server("gpu:0,cpu:1", gpus);
+  for (int i = 0; i < 50 && server.Capabilities().devices(0).lost().empty();
+       ++i) {
+    RequireQuantizes(server);
+  }
+  const v1::Capabilities got = server.Capabilities();
+  CHECK_FALSE(got.devices(0).lost().empty());
+  CHECK(got.devices(1).name() == "cpu:0");
+  CHECK(got.devices(1).lost().empty());
+  CHECK_FALSE(server.server().lost());
+  CHECK(server.Serves("readiness"));
+  RequireQuantizes(server);
+}
+
+TEST_CASE("a device without memory is worked around", "[gpu]") {
+  FakeGpus gpus({.memory_bytes = 100});
+  GpuServer server("gpu:0", gpus);
+  RequireQuantizes(server);
+  const v1::Capabilities got = server.Capabilities();
+  CHECK(got.devices(0).lost().empty());
+  CHECK(got.devices(0).host_calls() > 0);
+  CHECK(server.Serves("readiness"));
+  CHECK(gpus.device(0).launches() == 0);
+}
+
+TEST_CASE("a client that leaves a slow device frees it within a second",
+          "[gpu]") {
+  FakeGpus gpus({.copy_time = absl::Milliseconds(100)});
+  GpuServer server("gpu:0", gpus);
+  const TestWeight weight(1, "a.weight", 4096, 1024, 4);
+  Requests requests = {Config("NF4", false, v1::REFERENCE)};
+  weight.AppendTo(&requests, 1 << 20);
+  QuantizeContext& context = server.server().context();
+  {
+    QuantizeCall call(server.NewChannel());
+    for (const auto& request : requests) REQUIRE(call.Write(request));
+    REQUIRE(Eventually([&] { return context.pool().running() > 0; }));
+    call.context.TryCancel();
+  }
+  REQUIRE(Eventually(
+      [&] {
+        return context.live_streams() == 0 && context.pool().running() == 0;
+      },
+      absl::Seconds(2)));
+}
+
+TEST_CASE("a device that is not there is an error at the start", "[gpu]") {
+  const FakeGpus gpus;
+  ServerOptions options = TestServerOptions();
+  options.workers = *ParseWorkers("gpu:2,cpu:1");
+  const absl::Status missing = Server::Start(options, &gpus).status();
+  CHECK(missing.code() == absl::StatusCode::kFailedPrecondition);
+  CHECK(missing.message() == "workers: got gpu:2: got 2, allowed 0 to 1");
+  CHECK(Server::Start(options).status().message() ==
+        "workers: got gpu:2: this program has no GPU support");
+}
+
+}  // namespace
+}  // namespace qs::testing
