@@ -1,7 +1,15 @@
+# What both the server and its stores are made of; no gRPC.
+find_library(QS_ISAL isal REQUIRED)
+add_library(qs_service_base STATIC
+  base/end_signals.cc
+  stream/crc32c.cc
+  stream/digest.cc)
+target_link_libraries(qs_service_base
+  PUBLIC qs_base absl::time OpenSSL::Crypto ${QS_ISAL})
+
 # Everything of the server but main, so that tests and benchmarks run it in
 # their own process.
 add_library(qs_service STATIC
-  base/end_signals.cc
   server/acceptor.cc
   server/capabilities.cc
   server/channel_arguments.cc
@@ -21,7 +29,7 @@ add_library(qs_service STATIC
   server/tls.cc
   server/workers.cc)
 target_link_libraries(qs_service
-  PUBLIC qs_quant qs_proto_grpc absl::synchronization absl::time
+  PUBLIC qs_quant qs_service_base qs_proto_grpc absl::synchronization absl::time
   PRIVATE gRPC::grpc++_reflection spdlog::spdlog OpenSSL::Crypto
     nlohmann_json::nlohmann_json)
 include(stream/stream.cmake)

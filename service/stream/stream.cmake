@@ -1,9 +1,5 @@
-find_library(QS_ISAL isal REQUIRED)
-
 target_sources(qs_service PRIVATE
   stream/byte_budget.cc
-  stream/crc32c.cc
-  stream/digest.cc
   stream/group_input.cc
   stream/group_job.cc
   stream/input_errors.cc
@@ -16,4 +12,3 @@ target_sources(qs_service PRIVATE
   stream/tensor_job.cc
   stream/wire.cc
   stream/worker_pool.cc)
-target_link_libraries(qs_service PUBLIC OpenSSL::Crypto ${QS_ISAL})
