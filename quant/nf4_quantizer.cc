@@ -26,9 +26,11 @@ constexpr float kF32Tiny = 0x1p-126f;
 // Above this bitsandbytes' CUDA rule has no normal reciprocal of absmax and
 // gives code 7 to everything.
 constexpr float kLargestChecked = 0x1p125f;
-// Elements between two checked ones; odd, so that both nibbles and all
-// positions of a block get their turn.
-constexpr int64_t kCheckStride = 31;
+// Elements between two checked ones: at least one in every block; odd, so that
+// both nibbles and all positions of a block get their turn.
+int64_t CheckStride(int64_t block_size) {
+  return std::min<int64_t>(block_size, 64) - 1;
+}
 
 Partition MakePartition(const Nf4Spec& spec, DType dtype, int64_t n) {
   return {.num_elements = n,
@@ -38,7 +40,7 @@ Partition MakePartition(const Nf4Spec& spec, DType dtype, int64_t n) {
 
 int64_t ScratchBytes(const Nf4Spec& spec, DType dtype, int64_t n) {
   const int64_t slice = std::min(n, kSliceElements);
-  return Scratch::Padded(slice * DTypeBytes(dtype)) +
+  return 2 * Scratch::Padded(slice * DTypeBytes(dtype)) +
          Scratch::Padded(CeilDiv(slice, spec.block_size) *
                          static_cast<int64_t>(sizeof(double)));
 }
@@ -68,6 +70,7 @@ class Nf4Quantizer final : public QuantizerBase {
     int64_t begin = 0;  // element
     int64_t count = 0;
     int64_t first_block = 0;
+    TensorView weight;
     uint8_t* packed = nullptr;
     float* absmax = nullptr;
     MutableTensorView decoded;
@@ -110,6 +113,7 @@ class Nf4Quantizer final : public QuantizerBase {
     return {info().name, DType::kU8, {packed_bytes(), 1}, packed_bytes()};
   }
   int64_t packed_bytes() const { return (partition().num_elements + 1) / 2; }
+  bool stages_input() const override { return true; }
   bool best() const { return spec().profile == Profile::kBest; }
   bool has_second_round() const override {
     return Nf4HasSecondRound(spec(), options());
@@ -134,11 +138,14 @@ absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
   slice.decoded.dtype = info().dtype;
   slice.decoded.rows = 1;
   slice.group_errors = scratch.Take<double>(CeilDiv(most, nf4_.block_size));
+  uint8_t* const staging =
+      scratch.Take<uint8_t>(most * DTypeBytes(info().dtype));
   for (int64_t at = begin; at < end; at += kSliceElements) {
     QS_RETURN_IF_ERROR(CheckCancelled());
     slice.begin = at;
     slice.count = std::min(kSliceElements, end - at);
     slice.first_block = at / nf4_.block_size;
+    slice.weight = StagedInput(at, 1, slice.count, staging);
     slice.packed = packed + (at - begin) / 2;
     slice.absmax = absmax_.As<float>() + slice.first_block;
     slice.decoded.cols = slice.count;
@@ -169,7 +176,7 @@ absl::Status Nf4Quantizer::EncodeSlice(const Slice& slice, Backend& backend) {
 absl::Status Nf4Quantizer::Encode(const Slice& slice, Backend& backend) const {
   int64_t first_non_finite = -1;
   Nf4EncodeArgs args;
-  args.weight = InputView(slice.begin, 1, slice.count);
+  args.weight = slice.weight;
   args.block_size = nf4_.block_size;
   args.codebook = nf4_.codebook;
   args.rule = nf4_.rule;
@@ -184,7 +191,7 @@ absl::Status Nf4Quantizer::Encode(const Slice& slice, Backend& backend) const {
 
 absl::Status Nf4Quantizer::Recode(const Slice& slice, Backend& backend) const {
   Nf4RecodeArgs args;
-  args.weight = InputView(slice.begin, 1, slice.count);
+  args.weight = slice.weight;
   args.block_size = nf4_.block_size;
   args.codebook = nf4_.codebook;
   args.absmax = slice.absmax;
@@ -204,7 +211,7 @@ absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
 
 // Reads codes back by a decoder of its own.
 absl::Status Nf4Quantizer::Check(const Slice& slice) const {
-  const TensorView weight = InputView(slice.begin, 1, slice.count);
+  const TensorView& weight = slice.weight;
   int64_t bad = -1;
   switch (weight.dtype) {
     case DType::kF32:
@@ -227,8 +234,9 @@ int64_t Nf4Quantizer::FindBadCode(const Slice& slice, const T* weight,
                                   Load load) const {
   const float* levels = CodebookLevels(nf4_.codebook);
   const float tiny = info().dtype == DType::kF16 ? kF16Tiny : kF32Tiny;
+  const int64_t stride = CheckStride(nf4_.block_size);
   const int shift = std::countr_zero(static_cast<uint64_t>(nf4_.block_size));
-  for (int64_t i = 0; i < slice.count; i += kCheckStride) {
+  for (int64_t i = 0; i < slice.count; i += stride) {
     const float stored = slice.absmax[i >> shift];
     // A decoded nested absmax may be negative: its codes are those of zero.
     const float absmax = std::max(0.0f, stored);
@@ -246,7 +254,7 @@ int64_t Nf4Quantizer::FindBadCode(const Slice& slice, const T* weight,
 
 absl::Status Nf4Quantizer::Measure(const Slice& slice, Backend& backend) {
   return errors().Measure(slice.tile,
-                          {.weight = InputView(slice.begin, 1, slice.count),
+                          {.weight = slice.weight,
                            .decoded = slice.decoded,
                            .steps = slice.absmax,
                            .first_group = slice.first_block,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <new>
 #include <numeric>
 #include <utility>
@@ -16,6 +17,23 @@ namespace qs {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// `count` bytes of what the pieces are one after the other, from `offset` on.
+void CopyFrom(std::span<const InputPiece> pieces, size_t offset, size_t count,
+              uint8_t* to) {
+  for (const InputPiece& piece : pieces) {
+    if (offset >= piece.size()) {
+      offset -= piece.size();
+      continue;
+    }
+    const size_t n = std::min(count, piece.size() - offset);
+    std::memcpy(to, piece.data() + offset, n);
+    to += n;
+    count -= n;
+    if (count == 0) return;
+    offset = 0;
+  }
+}
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -58,6 +76,7 @@ absl::Status QuantizerBase::AllocateInput() {
   try {
     if (options_.tiled_input) {
       tile_inputs_.resize(static_cast<size_t>(num_tiles()));
+      tile_pieces_.resize(static_cast<size_t>(num_tiles()));
     }
     if (options_.streamed_output) {
       tile_outputs_.resize(static_cast<size_t>(num_tiles()));
@@ -110,6 +129,17 @@ absl::Status QuantizerBase::RunTile(int64_t tile, Backend& backend) {
   const absl::Status status = EncodeTile(tile, range.begin, range.end, backend);
   if (!has_second_round()) ReleaseTileInput(tile);
   tile_seconds_[static_cast<size_t>(tile)] = SecondsSince(start);
+  return status;
+}
+
+absl::Status QuantizerBase::RunTileFrom(std::span<const InputPiece> pieces,
+                                        int64_t tile, Backend& backend) {
+  if (!stages_input() || has_second_round()) {
+    return TensorQuantizer::RunTileFrom(pieces, tile, backend);
+  }
+  tile_pieces_[static_cast<size_t>(tile)] = pieces;
+  const absl::Status status = RunTile(tile, backend);
+  tile_pieces_[static_cast<size_t>(tile)] = {};
   return status;
 }
 
@@ -167,7 +197,9 @@ absl::Status QuantizerBase::CheckCancelled() const {
 }
 
 absl::Status QuantizerBase::NonFiniteError(int64_t index) const {
-  const float value = LoadAsFloat(InputView(index, 1, 1).data, info_.dtype, 0);
+  uint8_t element[sizeof(float)];
+  const float value =
+      LoadAsFloat(StagedInput(index, 1, 1, element).data, info_.dtype, 0);
   return absl::InvalidArgumentError(absl::StrCat(
       "tensor \"", info_.name, "\": ", std::isnan(value) ? "NaN" : "Inf",
       " at index ", index));
@@ -190,6 +222,20 @@ TensorView QuantizerBase::InputView(int64_t begin, int64_t rows,
   }
   return {base + (begin - first) * DTypeBytes(info_.dtype), info_.dtype, rows,
           cols};
+}
+
+TensorView QuantizerBase::StagedInput(int64_t begin, int64_t rows, int64_t cols,
+                                      uint8_t* staging) const {
+  const int64_t tile = begin / partition_.tile_elements;
+  if (!options_.tiled_input ||
+      tile_pieces_[static_cast<size_t>(tile)].empty()) {
+    return InputView(begin, rows, cols);
+  }
+  const auto size = static_cast<size_t>(DTypeBytes(info_.dtype));
+  CopyFrom(tile_pieces_[static_cast<size_t>(tile)],
+           static_cast<size_t>(begin - tile * partition_.tile_elements) * size,
+           static_cast<size_t>(rows * cols) * size, staging);
+  return {staging, info_.dtype, rows, cols};
 }
 
 }  // namespace qs

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,8 @@ class QuantizerBase : public TensorQuantizer {
     return std::move(tile_outputs_[static_cast<size_t>(tile)]);
   }
   absl::Status RunTile(int64_t tile, Backend& backend) final;
+  absl::Status RunTileFrom(std::span<const InputPiece> pieces, int64_t tile,
+                           Backend& backend) final;
   absl::Status BetweenRounds(Backend& backend) final;
   absl::Status RerunTile(int64_t tile, Backend& backend) final;
   absl::StatusOr<QuantizedTensor> Finish(Backend& backend) final;
@@ -97,6 +100,8 @@ class QuantizerBase : public TensorQuantizer {
   // input and Measure; calls ReleaseInput as soon as it needs it no more.
   virtual absl::StatusOr<std::vector<OutputTensor>> Assemble(
       Backend& backend) = 0;
+  // Whether EncodeTile reads its input by StagedInput only.
+  virtual bool stages_input() const { return false; }
   // What only the method knows: output errors, solver facts, warnings.
   virtual void AddToReport(TensorReport* /*report*/) const {}
   // Whether the first output leaves in pieces.
@@ -115,6 +120,9 @@ class QuantizerBase : public TensorQuantizer {
   absl::Status VerificationError(int64_t index) const;
   // REQUIRES: all of it lies in one tile.
   TensorView InputView(int64_t begin, int64_t rows, int64_t cols) const;
+  // The same, copied to `staging` where the tile has no memory of its own.
+  TensorView StagedInput(int64_t begin, int64_t rows, int64_t cols,
+                         uint8_t* staging) const;
 
   const QuantSpec& spec() const { return spec_; }
   const QuantizeOptions& options() const { return options_; }
@@ -136,6 +144,8 @@ class QuantizerBase : public TensorQuantizer {
   const Partition partition_;
   Buffer input_;
   std::vector<Buffer> tile_inputs_;   // instead of input_, with tiled_input
+  // Of the tiles that run from them, with stages_input.
+  std::vector<std::span<const InputPiece>> tile_pieces_;
   std::vector<Buffer> tile_outputs_;  // with streamed_output
   ErrorCollector errors_;
   std::vector<double> tile_seconds_;

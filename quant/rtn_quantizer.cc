@@ -58,7 +58,7 @@ int64_t ScratchBytes(const RtnSpec& spec, const Layout& layout, DType dtype) {
   const auto f32 = static_cast<int64_t>(sizeof(float));
   const auto f64 = static_cast<int64_t>(sizeof(double));
   const int64_t zero_points = spec.symmetric ? 0 : Scratch::Padded(groups);
-  return 2 * Scratch::Padded(n) + Scratch::Padded(n * DTypeBytes(dtype)) +
+  return 2 * Scratch::Padded(n) + 2 * Scratch::Padded(n * DTypeBytes(dtype)) +
          2 * zero_points + Scratch::Padded(groups * f32) +
          Scratch::Padded(groups * f64);
 }
@@ -98,6 +98,7 @@ class RtnQuantizer final : public QuantizerBase {
     uint32_t* words = nullptr;
     uint32_t* zero_point_words = nullptr;
     // Scratch.
+    uint8_t* staging = nullptr;
     uint8_t* codes = nullptr;
     uint8_t* unpacked = nullptr;
     uint8_t* zero_points = nullptr;  // null when symmetric
@@ -111,6 +112,7 @@ class RtnQuantizer final : public QuantizerBase {
                           Backend& backend) override;
   absl::StatusOr<std::vector<OutputTensor>> Assemble(Backend& backend) override;
 
+  bool stages_input() const override { return true; }
   StreamedOutput streamed_output() const override {
     if (!streams()) return {};
     return {info().name + "_packed",
@@ -148,6 +150,7 @@ RtnQuantizer::Slice RtnQuantizer::TakeScratch(int64_t tile,
   slice.codes = scratch->Take<uint8_t>(n);
   slice.unpacked = scratch->Take<uint8_t>(n);
   slice.decoded = scratch->Take<uint8_t>(n * DTypeBytes(info().dtype));
+  slice.staging = scratch->Take<uint8_t>(n * DTypeBytes(info().dtype));
   slice.steps = scratch->Take<float>(groups);
   slice.group_errors = scratch->Take<double>(groups);
   if (!rtn_.symmetric) {
@@ -160,7 +163,8 @@ RtnQuantizer::Slice RtnQuantizer::TakeScratch(int64_t tile,
 void RtnQuantizer::MoveTo(int64_t first_row, int64_t rows, Slice* slice) {
   slice->first_row = first_row;
   slice->rows = rows;
-  slice->weight = InputView(first_row * layout_.cols, rows, layout_.cols);
+  slice->weight =
+      StagedInput(first_row * layout_.cols, rows, layout_.cols, slice->staging);
   slice->scales =
       scales_.data() + first_row * layout_.groups * DTypeBytes(info().dtype);
   if (!rtn_.symmetric) {

@@ -113,6 +113,15 @@ absl::StatusOr<std::unique_ptr<TensorQuantizer>> TensorQuantizer::Create(
   return NewRtnQuantizer(spec, std::move(info), options);
 }
 
+absl::Status TensorQuantizer::RunTileFrom(std::span<const InputPiece> pieces,
+                                          int64_t tile, Backend& backend) {
+  QS_ASSIGN_OR_RETURN(uint8_t* to, BeginTileInput(tile));
+  for (const InputPiece& piece : pieces) {
+    to = std::copy(piece.begin(), piece.end(), to);
+  }
+  return RunTile(tile, backend);
+}
+
 absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
                                             const TensorInfo& info) {
   return EstimateMemoryBytes(spec, info, QuantizeOptions(), 0);

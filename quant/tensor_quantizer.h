@@ -16,6 +16,9 @@
 // memory that BeginTileInput(i) gives, and most methods free it as soon as the
 // tile has run. A large tensor then never lies in memory as a whole, and its
 // pages are used again and again (fresh pages cost more than the quantizing).
+// RunTileFrom takes a tile from where its bytes came in, with no memory of its
+// own: methods that work in slices copy one at a time, which then lies in the
+// core's cache.
 //
 // Tiles are a fixed partition of the tensor (whole blocks or rows, about
 // kTileBytes of input), so results do not depend on how bytes arrive or on who
@@ -24,15 +27,16 @@
 //
 // Memory: the input, or the tiles of it that exist at once, plus the packed
 // output plus a scratch of one tile per running tile; see EstimateMemoryBytes.
-// Thread: RunTile and RerunTile are thread-safe for distinct tiles; everything
-// else from one thread at a time, with happens-before to the tiles that the
-// caller provides.
+// Thread: BeginTileInput, RunTile, RunTileFrom and RerunTile are thread-safe
+// for distinct tiles; everything else from one thread at a time, with
+// happens-before to the tiles that the caller provides.
 #ifndef QS_QUANT_TENSOR_QUANTIZER_H_
 #define QS_QUANT_TENSOR_QUANTIZER_H_
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -52,6 +56,9 @@ struct TensorInfo {
   DType dtype = DType::kBF16;
   std::vector<int64_t> shape;
 };
+
+// A part of a tile's input, at any address.
+using InputPiece = std::span<const uint8_t>;
 
 class Site;
 
@@ -100,6 +107,11 @@ class TensorQuantizer {
   // index of this tile, counted in the tensor); CANCELLED; INTERNAL —
   // verification failed, our bug.
   virtual absl::Status RunTile(int64_t tile, Backend& backend) = 0;
+  // RunTile of a tile whose input is `pieces`, one after the other; used during
+  // the call only. REQUIRES: tiled_input, no BeginTileInput of this tile.
+  // Errors: RunTile's; RESOURCE_EXHAUSTED.
+  virtual absl::Status RunTileFrom(std::span<const InputPiece> pieces,
+                                   int64_t tile, Backend& backend);
   virtual bool has_second_round() const { return false; }
   // REQUIRES: has_second_round(), every tile has run. Errors: INVALID_ARGUMENT
   // — what only all tiles together show; CANCELLED.

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -195,6 +196,71 @@ TEST_CASE("both rounds work from tiles and give pieces") {
             straight.report.error.squared_error);
       CHECK(finished->report.bytes_out == straight.report.bytes_out);
     }
+  }
+}
+
+// The bytes of a tile as they come in: cut anywhere, at any address.
+class ScatteredTile {
+ public:
+  ScatteredTile(const TensorQuantizer& q, const std::vector<uint8_t>& bytes,
+                int64_t tile) {
+    const int64_t begin = tile == 0 ? 0 : q.tile_input_end(tile - 1);
+    copy_.assign(1, 0);
+    copy_.insert(copy_.end(), bytes.begin() + begin,
+                 bytes.begin() + q.tile_input_end(tile));
+    std::span<const uint8_t> rest(copy_.data() + 1, copy_.size() - 1);
+    for (size_t size = 1; !rest.empty(); size = size * 3 + 2) {
+      const size_t n = std::min(size, rest.size());
+      pieces_.push_back(rest.first(n));
+      rest = rest.subspan(n);
+    }
+  }
+  const std::vector<InputPiece>& pieces() const { return pieces_; }
+
+ private:
+  std::vector<uint8_t> copy_;
+  std::vector<InputPiece> pieces_;
+};
+
+TEST_CASE("a tile runs from pieces as from memory of its own") {
+  auto backend = NewCpuBackend(1);
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    const TensorInfo info = Info(dtype, {1111, 1024});
+    const auto bytes = Gaussian(1111 * 1024, dtype, 21);
+    QuantizeOptions options;
+    options.tiled_input = true;
+    for (Profile profile : kBoth) {
+      for (const QuantSpec& spec : AllPaths(profile)) {
+        INFO(SpecAlgorithm(spec) << " " << DTypeName(dtype));
+        auto q = *TensorQuantizer::Create(spec, info, options);
+        for (int64_t tile : TilesInOrder(*q)) {
+          const ScatteredTile scattered(*q, bytes, tile);
+          REQUIRE(q->RunTileFrom(scattered.pieces(), tile, *backend).ok());
+        }
+        auto finished = FinishRounds(*q, *backend);
+        REQUIRE(finished.ok());
+        RequireSame(Quantize(spec, info, bytes, *backend), *finished);
+      }
+    }
+  }
+}
+
+TEST_CASE("a bad number in pieces is named by its index in the tensor") {
+  auto backend = NewCpuBackend(1);
+  const TensorInfo info = Info(DType::kBF16, {1111, 1024});
+  auto bytes = Gaussian(1111 * 1024, info.dtype, 22);
+  StoreFromFloat(bytes.data(), info.dtype, 1100001,
+                 std::numeric_limits<float>::infinity());
+  QuantizeOptions options;
+  options.tiled_input = true;
+  for (const QuantSpec& spec : AllPaths(Profile::kReference)) {
+    INFO(SpecAlgorithm(spec));
+    auto q = *TensorQuantizer::Create(spec, info, options);
+    const int64_t tile = q->num_tiles() - 1;
+    const ScatteredTile scattered(*q, bytes, tile);
+    CHECK(std::string(
+              q->RunTileFrom(scattered.pieces(), tile, *backend).message()) ==
+          "tensor \"" + kName + "\": Inf at index 1100001");
   }
 }
 
