@@ -218,7 +218,7 @@ absl::StatusOr<std::shared_ptr<TensorJob>> GroupJob::BeginTensor(
                       group_->TakeTensor(index));
   tensor_begun_[index] = true;
   return TensorJob::Create(begin.handle(), std::move(quantizer), Reservation(),
-                           reservation_);
+                           reservation_, /*needs_all=*/solves_whole());
 }
 
 void GroupJob::TensorComplete(std::shared_ptr<TensorJob> job) {

@@ -51,15 +51,15 @@ class QuantizeReactor final
     }
     bytes_ += static_cast<int64_t>(in_.Length());
     // Not members: the next message may come while this one is taken in.
-    std::vector<grpc::Slice> slices;
-    if (!in_.Dump(&slices).ok()) return session_->OnCancel();
+    auto slices = std::make_shared<std::vector<grpc::Slice>>();
+    if (!in_.Dump(slices.get()).ok()) return session_->OnCancel();
     std::vector<ByteSpan> spans;
-    spans.reserve(slices.size());
-    for (const grpc::Slice& slice : slices) {
+    spans.reserve(slices->size());
+    for (const grpc::Slice& slice : *slices) {
       if (slice.size() > 0) spans.emplace_back(slice.begin(), slice.size());
     }
     in_.Clear();
-    session_->OnRequest(spans);
+    session_->OnRequest(spans, std::move(slices));
   }
 
   void OnWriteDone(bool ok) override {

@@ -1,6 +1,7 @@
 // Tested by tests/service/quantize_stream_test.cc.
 #include "service/stream/quantize_session.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -13,9 +14,11 @@
 namespace qs {
 namespace {
 
-// A stream does not read on while so many of its tiles wait for a worker: more
-// would only be memory, and the queue stays bounded.
-constexpr int64_t kMaxTilesQueued = TensorJob::kMaxTilesQueued;
+// Enough that no worker waits for bytes, and few enough that a tile's bytes are
+// still in a cache when it runs, and that their memory is soon used again.
+int64_t MaxTilesQueued(int workers) {
+  return std::clamp<int64_t>(2 * workers, 4, TensorJob::kMaxTilesQueued);
+}
 
 // A site's data that are finite, but no second moments.
 bool IsBadCalibration(const std::string& text) {
@@ -68,6 +71,7 @@ QuantizeSession::QuantizeSession(QuantizeContext& context,
       transport_(transport),
       tiles_(context.pool().NewLane()),
       emits_(context.pool().NewLane()),
+      max_tiles_queued_(MaxTilesQueued(context.pool().workers())),
       input_(*this, context.limits(), context.budget(), cancelled_) {}
 
 QuantizeSession::~QuantizeSession() {
@@ -76,7 +80,8 @@ QuantizeSession::~QuantizeSession() {
 
 // ------------------------------------------------------------------- reading
 
-void QuantizeSession::OnRequest(std::span<const ByteSpan> slices) {
+void QuantizeSession::OnRequest(std::span<const ByteSpan> slices,
+                                std::shared_ptr<const void> owner) {
   {
     absl::MutexLock lock(&mutex_);
     reading_ = false;
@@ -90,10 +95,12 @@ void QuantizeSession::OnRequest(std::span<const ByteSpan> slices) {
     // The next message may travel while this one is copied: it is taken in
     // after this one, by the lock. A chunk never parks the stream.
     reads_on = parsed && request_.is_chunk && ReadAhead();
+    request_.chunk.owner = std::move(owner);
     status = parsed ? input_.OnRequest(request_)
                     : RpcError(absl::StatusCode::kInvalidArgument,
                                "MALFORMED_MESSAGE",
                                "message: bytes that are no QuantizeRequest");
+    request_.chunk.owner = nullptr;
     if (status.ok() && input_.parked()) return;
   }
   if (!status.ok()) return End(status);
@@ -102,7 +109,7 @@ void QuantizeSession::OnRequest(std::span<const ByteSpan> slices) {
 
 bool QuantizeSession::ReadAhead() {
   absl::MutexLock lock(&mutex_);
-  if (ended_ || tiles_queued_ >= kMaxTilesQueued) return false;
+  if (ended_ || tiles_queued_ >= max_tiles_queued_) return false;
   reading_ = true;
   read_since_ = Clock::now();
   transport_.StartRead();
@@ -129,7 +136,7 @@ void QuantizeSession::OnReadEnd() {
 void QuantizeSession::ContinueReading() {
   absl::MutexLock lock(&mutex_);
   if (ended_) return;
-  read_held_ = tiles_queued_ >= kMaxTilesQueued;
+  read_held_ = tiles_queued_ >= max_tiles_queued_;
   if (read_held_) return;
   reading_ = true;
   read_since_ = Clock::now();
@@ -185,9 +192,12 @@ void QuantizeSession::SubmitWork(WorkerPool::Task task) {
   context_.pool().Submit(tiles_, std::move(task));
 }
 
-void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job, int64_t step) {
+void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job,
+                              TensorJob::Due due) {
   SubmitWork([self = shared_from_this(), job = std::move(job),
-              step](Backend& backend) { self->RunStep(job, step, backend); });
+              due = std::move(due)](Backend& backend) mutable {
+    self->RunStep(job, std::move(due), backend);
+  });
 }
 
 void QuantizeSession::SiteWorkDue(std::shared_ptr<SiteJob> site) {
@@ -209,17 +219,17 @@ void QuantizeSession::SolveGroup(GroupJob& group, Backend& backend) {
   const absl::Status status = group.Solve(backend);
   if (!status.ok()) return End(ComputeError(status));
   for (const std::shared_ptr<TensorJob>& job : group.TakeWaiting()) {
-    while (const std::optional<int64_t> tile = job->NextDueTile()) {
-      TileDue(job, *tile);
+    while (std::optional<TensorJob::Due> tile = job->NextDueTile()) {
+      TileDue(job, *std::move(tile));
     }
   }
   TileLeft();
 }
 
 void QuantizeSession::RunStep(const std::shared_ptr<TensorJob>& job,
-                              int64_t step, Backend& backend) {
+                              TensorJob::Due due, Backend& backend) {
   if (cancelled_) return;
-  const TensorJob::Outcome outcome = job->RunStep(step, backend);
+  const TensorJob::Outcome outcome = job->RunStep(std::move(due), backend);
   if (!outcome.error.ok()) return End(ComputeError(outcome.error));
   if (outcome.frame_due) Emit({job});
   if (outcome.round_done) StartSecondRound(job, backend);
@@ -233,7 +243,7 @@ void QuantizeSession::StartSecondRound(const std::shared_ptr<TensorJob>& job,
   const absl::Status status = job->BetweenRounds(backend);
   if (!status.ok()) return End(ComputeError(status));
   for (int64_t tile = 0; tile < job->num_tiles(); ++tile) {
-    TileDue(job, job->num_tiles() + tile);
+    TileDue(job, {job->num_tiles() + tile, {}});
   }
 }
 
@@ -241,7 +251,7 @@ void QuantizeSession::TileLeft() {
   absl::MutexLock lock(&mutex_);
   --tiles_queued_;
   read_since_ = Clock::now();
-  if (ended_ || !read_held_ || tiles_queued_ > kMaxTilesQueued / 2) return;
+  if (ended_ || !read_held_ || tiles_queued_ > max_tiles_queued_ / 2) return;
   read_held_ = false;
   reading_ = true;
   transport_.StartRead();
@@ -262,20 +272,21 @@ void QuantizeSession::Emit(Emission emission) {
     to_emit_.push_back(std::move(emission));
     if (to_emit_.size() > 1) return;  // somebody emits
   }
-  SubmitEmit();
+  // By the worker that has the bytes in its cache.
+  if (EmitNext() && EmitNext()) SubmitEmit();
 }
 
 void QuantizeSession::SubmitEmit() {
-  context_.pool().Submit(
-      emits_, [self = shared_from_this()](Backend&) { self->EmitNext(); });
+  context_.pool().Submit(emits_, [self = shared_from_this()](Backend&) {
+    if (self->EmitNext()) self->SubmitEmit();
+  });
 }
 
-// One frame a task, so that streams take turns and a cancelled one stops.
-void QuantizeSession::EmitNext() {
+bool QuantizeSession::EmitNext() {
   Emission emission;
   {
     absl::MutexLock lock(&mutex_);
-    if (ended_) return;
+    if (ended_) return false;
     emission = to_emit_.front();
   }
   StreamOutput::Step step;
@@ -290,7 +301,7 @@ void QuantizeSession::EmitNext() {
   bool more = true;
   {
     absl::MutexLock lock(&mutex_);
-    if (ended_) return;
+    if (ended_) return false;
     if (sends) {
       to_write_.push_back({std::move(step.message),
                            step.report ? std::move(emission.job) : nullptr});
@@ -304,8 +315,8 @@ void QuantizeSession::EmitNext() {
       QueueSummaryIfDone();
     }
   }
-  if (more) SubmitEmit();
-  Pump();
+  if (sends) Pump();
+  return more;
 }
 
 // ------------------------------------------------------------------- writing

@@ -63,7 +63,9 @@ class QuantizeSession final
   ~QuantizeSession() override;
 
   // From the transport.
-  void OnRequest(std::span<const ByteSpan> slices);
+  // `owner` keeps the slices; null when nobody does after the call.
+  void OnRequest(std::span<const ByteSpan> slices,
+                 std::shared_ptr<const void> owner = nullptr);
   void OnReadEnd();
   void OnWriteDone(bool ok);
   void OnCancel();
@@ -92,7 +94,7 @@ class QuantizeSession final
   void Accepted(const quant::v1::QuantizeConfig& config,
                 const QuantSpec& spec) override;
   void TensorBegun() override;
-  void TileDue(std::shared_ptr<TensorJob> job, int64_t step) override;
+  void TileDue(std::shared_ptr<TensorJob> job, TensorJob::Due due) override;
   void SiteWorkDue(std::shared_ptr<SiteJob> site) override;
   void GroupDue(std::shared_ptr<GroupJob> group) override;
   ByteBudget::Granted WhenRoom() override;
@@ -105,7 +107,7 @@ class QuantizeSession final
   void OnRoom(Reservation reservation);
 
   // Tasks.
-  void RunStep(const std::shared_ptr<TensorJob>& job, int64_t step,
+  void RunStep(const std::shared_ptr<TensorJob>& job, TensorJob::Due due,
                Backend& backend);
   void StartSecondRound(const std::shared_ptr<TensorJob>& job,
                         Backend& backend);
@@ -114,7 +116,9 @@ class QuantizeSession final
   void FinishTensor(const std::shared_ptr<TensorJob>& job, Backend& backend);
   void Emit(Emission emission);
   void SubmitEmit();
-  void EmitNext();
+  // Cuts one frame or none: more than a few at once would not let streams take
+  // turns. False: there is no more to emit.
+  bool EmitNext();
   void TileLeft();
 
   void Send(Outgoing outgoing);
@@ -133,6 +137,8 @@ class QuantizeSession final
   const std::shared_ptr<WorkerPool::Lane> tiles_;
   // A lane of its own, so that results go out while tiles still queue.
   const std::shared_ptr<WorkerPool::Lane> emits_;
+  // A stream does not read on while so many of its tiles wait or run.
+  const int64_t max_tiles_queued_;
   bool admitted_ = false;
   // Set when the stream ends; tiles that run see it.
   std::atomic<bool> cancelled_{false};

@@ -244,7 +244,7 @@ absl::Status StreamInput::OnChunk(const ChunkView& chunk) {
                                  chunk.offset, job->received()));
   QS_RETURN_IF_ERROR(CheckRoomInTensor(*job, chunk.data_bytes));
   QS_RETURN_IF_ERROR(CheckCrc(chunk));
-  const absl::Status filled = job->Fill(chunk.data);
+  const absl::Status filled = job->Fill(chunk.data, chunk.owner);
   if (!filled.ok()) return NoMemoryError(filled);
   return Advance(job, chunk.last);
 }
@@ -297,8 +297,8 @@ absl::Status StreamInput::Advance(TensorJob* job, bool last) {
   if (last) job->Complete();
   const OpenTensor& open = entry->second;
   if (open.group == nullptr || !open.group->solves_whole()) {
-    while (const std::optional<int64_t> tile = job->NextDueTile()) {
-      host_.TileDue(open.job, *tile);
+    while (std::optional<TensorJob::Due> tile = job->NextDueTile()) {
+      host_.TileDue(open.job, *std::move(tile));
     }
   }
   if (!last) return absl::OkStatus();

@@ -51,7 +51,8 @@ class StreamInput {
     virtual void Accepted(const quant::v1::QuantizeConfig& config,
                           const QuantSpec& spec) = 0;
     virtual void TensorBegun() = 0;
-    virtual void TileDue(std::shared_ptr<TensorJob> job, int64_t tile) = 0;
+    virtual void TileDue(std::shared_ptr<TensorJob> job,
+                         TensorJob::Due tile) = 0;
     // One call of site->Work. Tiles that wait for the site come later.
     virtual void SiteWorkDue(std::shared_ptr<SiteJob> site) = 0;
     // All of a group is there: Solve it, then its waiting tensors' tiles.

@@ -13,20 +13,27 @@ namespace qs {
 namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;  // large Buffers are whole ones
+// Smaller chunks are copied at once: where one came in, memory of several
+// times its size may be kept with it.
+constexpr size_t kLeastKept = size_t{256} << 10;
+constexpr size_t kLeastPiece = size_t{4} << 10;  // on average
+constexpr int64_t kMostKeptTile = 2 * kTileBytes;
 
 }  // namespace
 
 std::shared_ptr<TensorJob> TensorJob::Create(
     int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
-    Reservation reservation, std::shared_ptr<const Reservation> shared_memory) {
-  return std::shared_ptr<TensorJob>(new TensorJob(handle, std::move(quantizer),
-                                                  std::move(reservation),
-                                                  std::move(shared_memory)));
+    Reservation reservation, std::shared_ptr<const Reservation> shared_memory,
+    bool needs_all) {
+  return std::shared_ptr<TensorJob>(
+      new TensorJob(handle, std::move(quantizer), std::move(reservation),
+                    std::move(shared_memory), needs_all));
 }
 
 TensorJob::TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
                      Reservation reservation,
-                     std::shared_ptr<const Reservation> shared_memory)
+                     std::shared_ptr<const Reservation> shared_memory,
+                     bool needs_all)
     : reservation_(std::move(reservation)),
       shared_memory_(std::move(shared_memory)),
       handle_(handle),
@@ -34,27 +41,52 @@ TensorJob::TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
       streamed_(quantizer_->streamed_output()),
       num_tiles_(quantizer_->num_tiles()),
       num_steps_(quantizer_->has_second_round() ? 2 * num_tiles_ : num_tiles_),
+      copies_(needs_all || quantizer_->tile_input_end(0) > kMostKeptTile),
       done_(static_cast<size_t>(num_steps_)),
       failed_step_(num_steps_) {}
 
-absl::Status TensorJob::Append(ByteSpan bytes) {
+absl::Status TensorJob::Settle() {
+  QS_ASSIGN_OR_RETURN(fill_, quantizer_->BeginTileInput(fill_tile_ - 1));
+  for (const Piece& piece : pieces_.back()) {
+    std::memcpy(fill_, piece.bytes.data(), piece.bytes.size());
+    fill_ += piece.bytes.size();
+  }
+  pieces_.back().clear();
+  return absl::OkStatus();
+}
+
+absl::Status TensorJob::Append(ByteSpan bytes,
+                               const std::shared_ptr<const void>& owner) {
   while (!bytes.empty()) {
     if (received_ == fill_end_) {
-      QS_ASSIGN_OR_RETURN(fill_, quantizer_->BeginTileInput(fill_tile_));
+      fill_ = nullptr;
       fill_end_ = quantizer_->tile_input_end(fill_tile_++);
+      pieces_.emplace_back();
     }
     const size_t n =
         std::min(bytes.size(), static_cast<size_t>(fill_end_ - received_));
-    std::memcpy(fill_, bytes.data(), n);
-    fill_ += n;
+    if (fill_ == nullptr && owner == nullptr) QS_RETURN_IF_ERROR(Settle());
+    if (fill_ == nullptr) {
+      pieces_.back().push_back({bytes.first(n), owner});
+    } else {
+      std::memcpy(fill_, bytes.data(), n);
+      fill_ += n;
+    }
     received_ += static_cast<int64_t>(n);
     bytes = bytes.subspan(n);
   }
   return absl::OkStatus();
 }
 
-absl::Status TensorJob::Fill(std::span<const ByteSpan> pieces) {
-  for (const ByteSpan& piece : pieces) QS_RETURN_IF_ERROR(Append(piece));
+absl::Status TensorJob::Fill(std::span<const ByteSpan> pieces,
+                             const std::shared_ptr<const void>& owner) {
+  size_t size = 0;
+  for (const ByteSpan& piece : pieces) size += piece.size();
+  const bool keep =
+      !copies_ && size >= kLeastKept && size / kLeastPiece >= pieces.size();
+  for (const ByteSpan& piece : pieces) {
+    QS_RETURN_IF_ERROR(Append(piece, keep ? owner : nullptr));
+  }
   return absl::OkStatus();
 }
 
@@ -63,28 +95,39 @@ absl::Status TensorJob::FillFloats(std::span<const float> values) {
   uint8_t element[sizeof(float)];
   for (float value : values) {
     StoreFromFloat(element, info().dtype, 0, value);
-    QS_RETURN_IF_ERROR(Append({element, size}));
+    QS_RETURN_IF_ERROR(Append({element, size}, nullptr));
   }
   return absl::OkStatus();
 }
 
-std::optional<int64_t> TensorJob::NextDueTile() {
+std::optional<TensorJob::Due> TensorJob::NextDueTile() {
   if (next_tile_ == num_tiles_) return std::nullopt;
   const bool last = next_tile_ == num_tiles_ - 1;
   if (last ? !complete_ : quantizer_->tile_input_end(next_tile_) > received_) {
     return std::nullopt;
   }
-  return next_tile_++;
+  Due due{next_tile_++, std::move(pieces_.front())};
+  pieces_.pop_front();
+  return due;
 }
 
-TensorJob::Outcome TensorJob::RunStep(int64_t step, Backend& backend) {
+TensorJob::Outcome TensorJob::RunStep(Due due, Backend& backend) {
+  const int64_t step = due.step;
   {
     absl::MutexLock lock(&mutex_);
     if (step > failed_step_) return {};
   }
   return Record(step, step < num_tiles_
-                          ? quantizer_->RunTile(step, backend)
+                          ? RunTile(std::move(due), backend)
                           : quantizer_->RerunTile(step - num_tiles_, backend));
+}
+
+absl::Status TensorJob::RunTile(Due due, Backend& backend) {
+  if (due.input.empty()) return quantizer_->RunTile(due.step, backend);
+  std::vector<InputPiece> pieces;
+  pieces.reserve(due.input.size());
+  for (const Piece& piece : due.input) pieces.push_back(piece.bytes);
+  return quantizer_->RunTileFrom(pieces, due.step, backend);
 }
 
 TensorJob::Outcome TensorJob::Record(int64_t step, absl::Status status) {

@@ -3,16 +3,17 @@
 //
 // The reader fills it from the front; tiles become due as their bytes are
 // there; workers run them; the worker that completes the last one also calls
-// Finish. When the method looks at every tile again, the worker that completes
+// Finish. Large chunks stay where they came in until their tile runs from
+// there. When the method looks at every tile again, the worker that completes
 // the first round calls BetweenRounds and makes the second round due. Pieces of
 // the first output are sent while later tiles run. The three parts touch
-// different members.
-// Thread: Fill* and NextDueTile from the reader; RunStep from any worker; the
-// sender is one at a time.
+// different members. Thread: Fill* and NextDueTile from the reader; RunStep
+// from any worker; the sender is one at a time.
 #ifndef QS_SERVICE_STREAM_TENSOR_JOB_H_
 #define QS_SERVICE_STREAM_TENSOR_JOB_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,8 +31,8 @@ namespace qs {
 
 class TensorJob {
  public:
-  // Tiles of one tensor that are begun and have not run: the stream's queue
-  // (kMaxTilesQueued) and what two more messages begin.
+  // Tiles of one tensor that are begun and have not run, at most: the stream's
+  // queue and what two more messages begin.
   static constexpr int64_t kMaxTilesQueued = 32;
   static constexpr int64_t kMaxTilesHeld = kMaxTilesQueued + 8;
   // Memory beside what the quantizer's estimate counts: names, tables, queue
@@ -40,11 +41,24 @@ class TensorJob {
   // Data bytes of one frame, but for the last of an output tensor.
   static constexpr int64_t kFrameBytes = int64_t{1} << 20;
 
+  // Bytes of the tensor where they came in.
+  struct Piece {
+    ByteSpan bytes;
+    std::shared_ptr<const void> owner;  // keeps them
+  };
+  // A step that may run, and what of its input the quantizer does not have.
+  struct Due {
+    int64_t step = 0;
+    std::vector<Piece> input;
+  };
+
   // `shared_memory`: what a group reserved for this tensor, too; or null.
+  // `needs_all`: the quantizer must have all input before the first tile runs.
   static std::shared_ptr<TensorJob> Create(
       int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
       Reservation reservation,
-      std::shared_ptr<const Reservation> shared_memory = nullptr);
+      std::shared_ptr<const Reservation> shared_memory = nullptr,
+      bool needs_all = false);
 
   int64_t handle() const { return handle_; }
   const TensorInfo& info() const { return quantizer_->info(); }
@@ -52,15 +66,17 @@ class TensorJob {
   // --- the reader's part
   int64_t received() const { return received_; }
   int64_t missing() const { return quantizer_->input_bytes() - received_; }
-  // REQUIRES: no more bytes than missing(). Errors: RESOURCE_EXHAUSTED.
-  absl::Status Fill(std::span<const ByteSpan> pieces);
+  // `owner` keeps the pieces; null when nobody does after the call. REQUIRES:
+  // no more bytes than missing(). Errors: RESOURCE_EXHAUSTED.
+  absl::Status Fill(std::span<const ByteSpan> pieces,
+                    const std::shared_ptr<const void>& owner = nullptr);
   // Values converted to the tensor's dtype; the same limit and errors.
   absl::Status FillFloats(std::span<const float> values);
   // The client has marked its last chunk; the last tile waits for it.
   void Complete() { complete_ = true; }
   bool complete() const { return complete_; }
   // Each tile once, in order, as soon as it may run.
-  std::optional<int64_t> NextDueTile();
+  std::optional<Due> NextDueTile();
 
   // --- the workers' part. A step is a tile in a round: step i of the first is
   // tile i, and those of the second follow.
@@ -75,7 +91,7 @@ class TensorJob {
   };
   // An error waits until all lower steps are done, so that the one that is
   // reported is the lowest, whoever ran first.
-  Outcome RunStep(int64_t step, Backend& backend);
+  Outcome RunStep(Due due, Backend& backend);
   // REQUIRES: round_done was returned. Then the steps from num_tiles() to
   // 2 * num_tiles() - 1 may run.
   absl::Status BetweenRounds(Backend& backend) {
@@ -107,8 +123,12 @@ class TensorJob {
  private:
   TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
             Reservation reservation,
-            std::shared_ptr<const Reservation> shared_memory);
-  absl::Status Append(ByteSpan bytes);
+            std::shared_ptr<const Reservation> shared_memory, bool needs_all);
+  // `owner` as in Fill, and null when the bytes are to be copied.
+  absl::Status Append(ByteSpan bytes, const std::shared_ptr<const void>& owner);
+  // Gives the tile that is being filled memory of its own.
+  absl::Status Settle();
+  absl::Status RunTile(Due due, Backend& backend);
   // Tiles [0, this) are done in the last round, all OK.
   int64_t GoodTiles() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Dequantize(const QuantSpec& spec);
@@ -124,11 +144,13 @@ class TensorJob {
   const int64_t num_steps_;
   QuantizedTensor result_;
 
+  const bool copies_;  // all input at once
   int64_t received_ = 0;
-  uint8_t* fill_ = nullptr;  // where the next byte goes
+  uint8_t* fill_ = nullptr;  // where the next byte goes; null: a piece of it
   int64_t fill_end_ = 0;     // of the tile that is being filled
   int64_t fill_tile_ = 0;    // the next one
   int64_t next_tile_ = 0;
+  std::deque<std::vector<Piece>> pieces_;  // of tiles from next_tile_ on
   bool complete_ = false;
 
   absl::Mutex mutex_;

@@ -26,7 +26,8 @@ using ByteSpan = std::span<const uint8_t>;
 struct ChunkView {
   int64_t handle = 0;
   int64_t offset = 0;
-  std::vector<ByteSpan> data;  // in order; none is empty
+  std::vector<ByteSpan> data;         // in order; none is empty
+  std::shared_ptr<const void> owner;  // keeps `data`; null: only the caller
   int64_t data_bytes = 0;
   std::optional<uint32_t> crc32c;
   bool last = false;

@@ -133,17 +133,18 @@ class SessionDriver {
   // False: a client that sends and never reads.
   bool takes_messages = true;
 
-  // The next request, as one or as several slices, once the session reads.
-  // False: it ended, or did not read in time.
+  // The next request, as one or as several slices, once the session reads; the
+  // session alone keeps them. False: it ended, or did not read in time.
   bool Send(const std::string& bytes, size_t slice_bytes = SIZE_MAX,
             absl::Duration limit = absl::Seconds(20)) {
     if (!AwaitRead(limit)) return false;
     std::vector<ByteSpan> slices;
-    const auto* data = reinterpret_cast<const uint8_t*>(bytes.data());
+    auto kept = std::make_shared<const std::string>(bytes);
+    const auto* data = reinterpret_cast<const uint8_t*>(kept->data());
     for (size_t at = 0; at < bytes.size(); at += slice_bytes) {
       slices.emplace_back(data + at, std::min(slice_bytes, bytes.size() - at));
     }
-    session_->OnRequest(slices);
+    session_->OnRequest(slices, std::move(kept));
     return true;
   }
   bool Send(const v1::QuantizeRequest& request) {
