@@ -36,7 +36,10 @@ template <>
 constexpr DType kDType<hwy::bfloat16_t> = DType::kBF16;
 
 template <class T>
-float LoadOne(const void* data, int64_t i) {
+HWY_INLINE float LoadOne(const void* data, int64_t i) {
+  if constexpr (kDType<T> == DType::kBF16) {  // once a block: no call
+    return Bf16ToFloat(static_cast<const uint16_t*>(data)[i]);
+  }
   return LoadAsFloat(data, kDType<T>, i);
 }
 
