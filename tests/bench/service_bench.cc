@@ -2,8 +2,11 @@
 // BF16 tensor through Quantize and the same bytes through an RPC that throws
 // them away, in turns, and prints one JSON line a row:
 //   {"name", "bytes", "seconds" (median), "empty_seconds", "ratio" (of the
-//    medians), "gb_per_s", "server_cpu_seconds", "bytes_back",
-//    "peak_memory_bytes" (of the server, VmHWM), "runs"}
+//    medians), "gb_per_s", "least_seconds", "empty_least_seconds",
+//    "server_cpu_seconds" (as all processor times: the least of the runs),
+//    "client_cpu_seconds", "empty_server_cpu_seconds",
+//    "empty_client_cpu_seconds", "bytes_back", "peak_memory_bytes" (of the
+//    server, VmHWM), "runs"}
 // and one row of eight streams at once under --memory-budget.
 #include <stdlib.h>
 #include <unistd.h>
@@ -76,6 +79,10 @@ double Median(std::vector<double> values) {
                                 : (values[middle - 1] + values[middle]) / 2;
 }
 
+double Least(const std::vector<double>& values) {
+  return *std::min_element(values.begin(), values.end());
+}
+
 std::vector<std::string> QuantdArgs(const Settings& s,
                                     const std::string& port_file,
                                     const std::vector<std::string>& more) {
@@ -86,50 +93,67 @@ std::vector<std::string> QuantdArgs(const Settings& s,
   return args;
 }
 
-bool Timed(const Upload& upload, std::vector<double>* seconds,
-           int64_t* bytes_back) {
+// The runs of one RPC of a row.
+struct Runs {
+  std::vector<double> seconds;
+  std::vector<double> server_cpu;
+  std::vector<double> client_cpu;
+  int64_t bytes_back = 0;
+};
+
+bool RunOnce(const Upload& upload, const ServerProcess& server, Runs* runs) {
+  const double server_cpu = server.cpu_seconds();
+  const double client_cpu = OwnCpuSeconds();
   const UploadResult result = RunUpload(upload);
   if (!result.status.ok()) {
     std::fprintf(stderr, "service_bench: %s: %s\n", upload.method.c_str(),
                  result.status.error_message().c_str());
     return false;
   }
-  seconds->push_back(result.seconds);
-  *bytes_back = result.bytes_back;
+  runs->seconds.push_back(result.seconds);
+  runs->server_cpu.push_back(server.cpu_seconds() - server_cpu);
+  runs->client_cpu.push_back(OwnCpuSeconds() - client_cpu);
+  runs->bytes_back = result.bytes_back;
   return true;
 }
 
-bool RunRow(const Settings& s, const Row& row, const std::string& sink) {
+void PrintRow(const Settings& s, const Row& row, const Runs& runs,
+              const Runs& empty, int64_t peak_memory) {
+  const double time = Median(runs.seconds);
+  const double empty_time = Median(empty.seconds);
+  std::printf(
+      "{\"name\":\"%s\",\"bytes\":%lld,\"seconds\":%.4f,"
+      "\"empty_seconds\":%.4f,\"ratio\":%.3f,\"gb_per_s\":%.3f,"
+      "\"least_seconds\":%.4f,\"empty_least_seconds\":%.4f,"
+      "\"server_cpu_seconds\":%.3f,\"client_cpu_seconds\":%.3f,"
+      "\"empty_server_cpu_seconds\":%.3f,\"empty_client_cpu_seconds\":%.3f,"
+      "\"bytes_back\":%lld,\"peak_memory_bytes\":%lld,\"runs\":%d}\n",
+      row.name.c_str(), static_cast<long long>(s.bytes), time, empty_time,
+      time / empty_time, static_cast<double>(s.bytes) / time / 1e9,
+      Least(runs.seconds), Least(empty.seconds), Least(runs.server_cpu),
+      Least(runs.client_cpu), Least(empty.server_cpu), Least(empty.client_cpu),
+      static_cast<long long>(runs.bytes_back),
+      static_cast<long long>(peak_memory), s.runs);
+  std::fflush(stdout);
+}
+
+bool RunRow(const Settings& s, const Row& row, const ServerProcess& sink) {
   const std::string port_file = s.work + "/port";
   const ServerProcess server(QuantdArgs(s, port_file, {}), port_file);
   const Upload quantize{server.address(), kQuantizeMethod, row.config, s.bytes,
                         row.crc};
-  const Upload empty{sink, kDiscardMethod, row.config, s.bytes, row.crc};
-  std::vector<double> seconds;
-  std::vector<double> empty_seconds;
-  int64_t back = 0;
-  int64_t nothing = 0;
-  if (!Timed(quantize, &seconds, &back)) return false;  // warm-up
-  if (!Timed(empty, &empty_seconds, &nothing)) return false;
-  seconds.clear();
-  empty_seconds.clear();
-  const double cpu = server.cpu_seconds();
+  const Upload discard{sink.address(), kDiscardMethod, row.config, s.bytes,
+                       row.crc};
+  Runs warm_up;
+  if (!RunOnce(quantize, server, &warm_up)) return false;
+  if (!RunOnce(discard, sink, &warm_up)) return false;
+  Runs runs;
+  Runs empty;
   for (int run = 0; run < s.runs; ++run) {
-    if (!Timed(empty, &empty_seconds, &nothing)) return false;
-    if (!Timed(quantize, &seconds, &back)) return false;
+    if (!RunOnce(discard, sink, &empty)) return false;
+    if (!RunOnce(quantize, server, &runs)) return false;
   }
-  const double time = Median(seconds);
-  std::printf(
-      "{\"name\":\"%s\",\"bytes\":%lld,\"seconds\":%.4f,"
-      "\"empty_seconds\":%.4f,\"ratio\":%.3f,\"gb_per_s\":%.3f,"
-      "\"server_cpu_seconds\":%.3f,\"bytes_back\":%lld,"
-      "\"peak_memory_bytes\":%lld,\"runs\":%d}\n",
-      row.name.c_str(), static_cast<long long>(s.bytes), time,
-      Median(empty_seconds), time / Median(empty_seconds),
-      static_cast<double>(s.bytes) / time / 1e9,
-      (server.cpu_seconds() - cpu) / s.runs, static_cast<long long>(back),
-      static_cast<long long>(server.peak_memory()), s.runs);
-  std::fflush(stdout);
+  PrintRow(s, row, runs, empty, server.peak_memory());
   return true;
 }
 
@@ -173,7 +197,7 @@ bool RunAll(const Settings& s) {
   const std::string port_file = s.work + "/sink_port";
   const ServerProcess sink({s.self, "--serve-discard", port_file}, port_file);
   for (const Row& row : Rows()) {
-    if (Wanted(s, row.name) && !RunRow(s, row, sink.address())) return false;
+    if (Wanted(s, row.name) && !RunRow(s, row, sink)) return false;
   }
   return !Wanted(s, "eight_streams") || RunEight(s);
 }

@@ -5,6 +5,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,7 +18,6 @@
 #include <mutex>
 #include <random>
 #include <span>
-#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -48,6 +48,13 @@ const std::vector<uint8_t>& Pattern() {
     return bytes;
   }();
   return *pattern;
+}
+
+double ClockSeconds(clockid_t clock) {
+  timespec time;
+  if (clock_gettime(clock, &time) != 0) return 0;
+  return static_cast<double>(time.tv_sec) +
+         static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
 grpc::ByteBuffer ToBuffer(const v1::QuantizeRequest& request) {
@@ -249,16 +256,10 @@ int64_t ServerProcess::peak_memory() const {
 }
 
 double ServerProcess::cpu_seconds() const {
-  std::ifstream in("/proc/" + std::to_string(pid_) + "/stat");
-  std::string all;
-  std::getline(in, all);
-  std::istringstream rest(all.substr(all.rfind(')') + 2));
-  std::string skipped;
-  for (int i = 0; i < 11; ++i) rest >> skipped;
-  double user = 0;
-  double system = 0;
-  rest >> user >> system;
-  return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  clockid_t clock;
+  return clock_getcpuclockid(pid_, &clock) == 0 ? ClockSeconds(clock) : 0;
 }
+
+double OwnCpuSeconds() { return ClockSeconds(CLOCK_PROCESS_CPUTIME_ID); }
 
 }  // namespace qs

@@ -35,6 +35,9 @@ struct UploadResult {
   int64_t bytes_back = 0;  // message bytes received
 };
 
+// Processor time of this process so far, seconds.
+double OwnCpuSeconds();
+
 // All at once, each on a connection of its own.
 std::vector<UploadResult> RunUploads(const std::vector<Upload>& uploads);
 UploadResult RunUpload(const Upload& upload);
@@ -51,7 +54,7 @@ class ServerProcess {
   std::string address() const;
   // Peak resident memory so far, bytes.
   int64_t peak_memory() const;
-  // Processor time so far, seconds.
+  // Processor time of all its threads so far, seconds.
   double cpu_seconds() const;
 
  private:
