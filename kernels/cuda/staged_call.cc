@@ -24,6 +24,14 @@ const void* StagedCall::InBytes(const void* host, int64_t bytes) {
   return device;
 }
 
+const void* StagedCall::InBytes(const void* host, int64_t bytes, uint64_t id) {
+  if (id == 0) return InBytes(host, bytes);
+  if (host == nullptr || !status_.ok()) return nullptr;
+  absl::StatusOr<const void*> copy = workspace_.Resident(id, host, bytes);
+  status_.Update(copy.status());
+  return copy.ok() ? *copy : nullptr;
+}
+
 void* StagedCall::OutBytes(void* host, int64_t bytes) {
   if (host == nullptr || !status_.ok()) return nullptr;
   void* const device = Take(bytes);
@@ -57,10 +65,15 @@ absl::Status StagedCall::CopyResults() {
 
 absl::Status StagedCall::Run(
     absl::FunctionRef<absl::Status(Stream&)> operation) {
+  return RunSteps([&](Stream& stream) {
+    return workspace_.device().Launch([&] { return operation(stream); });
+  });
+}
+
+absl::Status StagedCall::RunSteps(
+    absl::FunctionRef<absl::Status(Stream&)> operation) {
   QS_RETURN_IF_ERROR(status_);
-  Stream& stream = workspace_.stream();
-  QS_RETURN_IF_ERROR(
-      workspace_.device().Launch([&] { return operation(stream); }));
+  QS_RETURN_IF_ERROR(operation(workspace_.stream()));
   // An error of the kernels shows here, before anything is written.
   QS_RETURN_IF_ERROR(workspace_.Synchronize());
   return CopyResults();

@@ -33,12 +33,19 @@ class StagedCall {
   StagedCall& operator=(const StagedCall&) = delete;
 
   const void* InBytes(const void* host, int64_t bytes);
+  // The same for memory that does not change, with its number (workspace.h);
+  // 0: it has none.
+  const void* InBytes(const void* host, int64_t bytes, uint64_t id);
   void* OutBytes(void* host, int64_t bytes);
   void* InOutBytes(void* host, int64_t bytes);
 
   template <typename T>
   const T* In(const T* host, int64_t count) {
     return static_cast<const T*>(InBytes(host, count * Size<T>()));
+  }
+  template <typename T>
+  const T* In(const T* host, int64_t count, uint64_t id) {
+    return static_cast<const T*>(InBytes(host, count * Size<T>(), id));
   }
   template <typename T>
   T* Out(T* host, int64_t count) {
@@ -61,6 +68,9 @@ class StagedCall {
 
   // Errors: the device's; `operation`'s.
   absl::Status Run(absl::FunctionRef<absl::Status(Stream&)> operation);
+  // The same for operations that launch by themselves, because they wait for
+  // results in between.
+  absl::Status RunSteps(absl::FunctionRef<absl::Status(Stream&)> operation);
 
  private:
   struct Result {

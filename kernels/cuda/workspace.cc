@@ -54,15 +54,58 @@ Workspace::~Workspace() {
   if (stream_.native != nullptr) device_.DestroyStream(native());
 }
 
-absl::Status Workspace::AddChunk(int64_t bytes) {
-  QS_RETURN_IF_ERROR(ledger_.Take(bytes));
-  absl::StatusOr<void*> data = device_.Allocate(bytes);
-  if (!data.ok()) {
-    ledger_.Give(bytes);
-    return data.status();
+absl::StatusOr<void*> Workspace::Allocate(int64_t bytes) {
+  while (true) {
+    absl::Status status = ledger_.Take(bytes);
+    if (status.ok()) {
+      absl::StatusOr<void*> data = device_.Allocate(bytes);
+      if (data.ok()) return data;
+      ledger_.Give(bytes);
+      status = data.status();
+    }
+    if (!absl::IsResourceExhausted(status) || !DropOneCopy()) return status;
   }
-  chunks_.push_back({static_cast<uint8_t*>(*data), bytes});
+}
+
+void Workspace::Deallocate(void* memory, int64_t bytes) {
+  device_.Free(memory);
+  ledger_.Give(bytes);
+}
+
+bool Workspace::DropOneCopy() {
+  const auto oldest = std::min_element(
+      copies_.begin(), copies_.end(), [](const auto& a, const auto& b) {
+        return a.second.last_call < b.second.last_call;
+      });
+  if (oldest == copies_.end() || oldest->second.last_call == call_) {
+    return false;
+  }
+  Deallocate(oldest->second.data, oldest->second.bytes);
+  copies_.erase(oldest);
+  return true;
+}
+
+absl::Status Workspace::AddChunk(int64_t bytes) {
+  QS_ASSIGN_OR_RETURN(void* const data, Allocate(bytes));
+  chunks_.push_back({static_cast<uint8_t*>(data), bytes});
   return absl::OkStatus();
+}
+
+absl::StatusOr<const void*> Workspace::Resident(uint64_t id, const void* host,
+                                                int64_t bytes) {
+  const auto found = copies_.find(id);
+  if (found != copies_.end()) {
+    found->second.last_call = call_;
+    return found->second.data;
+  }
+  QS_ASSIGN_OR_RETURN(void* const data, Allocate(std::max<int64_t>(bytes, 1)));
+  const absl::Status copied = CopyIn(data, host, bytes);
+  if (!copied.ok()) {
+    Deallocate(data, std::max<int64_t>(bytes, 1));
+    return copied;
+  }
+  copies_[id] = {data, std::max<int64_t>(bytes, 1), call_};
+  return data;
 }
 
 absl::StatusOr<void*> Workspace::Take(int64_t bytes) {
@@ -91,17 +134,21 @@ void Workspace::GiveBack() {
   chunk_ = 0;
   used_ = 0;
   taken_ = 0;
+  ++call_;
   if (!in_pieces) return;
-  Trim();
+  FreeChunks();
   // Without room for one piece the next call takes it in pieces again.
   AddChunk(std::max(bytes, kLeastChunk)).IgnoreError();
 }
 
 void Workspace::Trim() {
-  for (const Chunk& chunk : chunks_) {
-    device_.Free(chunk.data);
-    ledger_.Give(chunk.bytes);
+  FreeChunks();
+  while (DropOneCopy()) {
   }
+}
+
+void Workspace::FreeChunks() {
+  for (const Chunk& chunk : chunks_) Deallocate(chunk.data, chunk.bytes);
   chunks_.clear();
   chunk_ = 0;
   used_ = 0;

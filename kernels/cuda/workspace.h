@@ -3,8 +3,9 @@
 // the front and give back all at once.
 //
 // Memory grows to the largest call and stays; what one call took in pieces is
-// one piece in the next. Trim gives it back. Every byte of the device is in the
-// ledger, which has a cap.
+// one piece in the next. Copies of host memory that does not change stay, too,
+// while there is room. Trim gives all of it back. Every byte of the device is
+// in the ledger, which has a cap.
 // Thread: one thread at a time, but for the ledger's figures.
 #ifndef QS_KERNELS_CUDA_WORKSPACE_H_
 #define QS_KERNELS_CUDA_WORKSPACE_H_
@@ -12,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -70,6 +72,13 @@ class Workspace {
   // Nothing may be taken.
   void Trim();
 
+  // `bytes` of host memory that never change and have the number `id` (not 0)
+  // for as long as the process lives: copied once, then found again, until
+  // other calls need the room. Stays at least until GiveBack.
+  // Errors: as Take.
+  absl::StatusOr<const void*> Resident(uint64_t id, const void* host,
+                                       int64_t bytes);
+
   // Host memory of any kind; CopyIn may return before the copy was made, but
   // `host` is free then; CopyOut returns when `host` is written, and everything
   // enqueued before is done.
@@ -82,6 +91,11 @@ class Workspace {
     uint8_t* data = nullptr;
     int64_t bytes = 0;
   };
+  struct Copy {  // what Resident keeps
+    void* data = nullptr;
+    int64_t bytes = 0;
+    int64_t last_call = 0;
+  };
   struct Slot {
     void* pinned = nullptr;
     cudaEvent_t free = nullptr;
@@ -91,6 +105,12 @@ class Workspace {
       : device_(device), ledger_(ledger) {}
   absl::Status Open();
   absl::Status AddChunk(int64_t bytes);
+  // As the device's and the ledger's; drops copies until there is room.
+  absl::StatusOr<void*> Allocate(int64_t bytes);
+  void Deallocate(void* memory, int64_t bytes);
+  void FreeChunks();
+  // The copy that was not used for longest, unless this call uses it.
+  bool DropOneCopy();
   Slot& NextSlot();
 
   Device& device_;
@@ -99,9 +119,11 @@ class Workspace {
   std::array<Slot, kSlots> slots_;
   size_t next_slot_ = 0;
   std::vector<Chunk> chunks_;
-  size_t chunk_ = 0;   // that is being taken from
-  int64_t used_ = 0;   // of it
-  int64_t taken_ = 0;  // since GiveBack
+  size_t chunk_ = 0;                 // that is being taken from
+  int64_t used_ = 0;                 // of it
+  int64_t taken_ = 0;                // since GiveBack
+  std::map<uint64_t, Copy> copies_;  // by id
+  int64_t call_ = 0;                 // calls given back
 };
 
 }  // namespace qs::cuda

@@ -89,6 +89,44 @@ TEST_CASE("the ledger's cap and the device's own", "[workspace]") {
   REQUIRE((*greedy)->Take(least).ok());
 }
 
+TEST_CASE("what does not change is copied once, while there is room",
+          "[workspace]") {
+  const int64_t chunk = Workspace::kLeastChunk;
+  FakeDevice device({}, /*lazy=*/true);
+  MemoryLedger ledger(4 * chunk);
+  auto workspace = Workspace::Create(device, ledger);
+  REQUIRE(workspace.ok());
+  std::vector<std::vector<uint8_t>> host;
+  for (uint32_t i = 0; i < 3; ++i) host.push_back(Bytes(chunk, i + 1));
+  const auto check = [&](uint64_t id) {
+    const std::vector<uint8_t>& bytes = host[id - 1];
+    const auto copy = (*workspace)->Resident(id, bytes.data(), chunk);
+    REQUIRE(copy.ok());
+    std::vector<uint8_t> out(bytes.size());
+    REQUIRE((*workspace)->CopyOut(out.data(), *copy, chunk).ok());
+    CHECK(out == bytes);
+    return *copy;
+  };
+  const void* const first = check(1);
+  check(2);
+  (*workspace)->GiveBack();
+  const int64_t copies = device.copies();
+  CHECK(check(1) == first);
+  CHECK(device.copies() == copies + chunk / Workspace::kSlotBytes);  // out only
+  check(3);
+  REQUIRE((*workspace)->Take(chunk).ok());
+  CHECK(ledger.used() == 4 * chunk);
+  // 2 was not used since GiveBack and goes; 1 and 3 are in use and stay.
+  REQUIRE((*workspace)->Take(chunk).ok());
+  CHECK(ledger.used() == 4 * chunk);
+  CHECK(absl::IsResourceExhausted((*workspace)->Take(chunk).status()));
+  CHECK(check(1) == first);
+  (*workspace)->GiveBack();
+  (*workspace)->Trim();
+  CHECK(ledger.used() == 0);
+  check(2);
+}
+
 TEST_CASE("a lost device says so in every call", "[workspace]") {
   FakeDevice device({.lost_after_copies = 2});
   MemoryLedger ledger(kMany);
