@@ -115,9 +115,10 @@ struct GptqSolveArgs {
   int64_t* first_non_finite = nullptr;
 };
 
-// Coordinate descent on the codes and (after the first sweeps) least squares on
-// the scales, for static groups, until a sweep changes nothing of a row or
-// `sweeps` have run. But for rounding, the damped error of no row rises.
+// Coordinate descent on the codes and (in the first sweeps) least squares on the
+// scales, for static groups, block of columns by block, until a sweep changes
+// nothing of a row or `sweeps` have run. But for rounding, the damped error of
+// no row rises.
 struct GptqRefineArgs {
   TensorView weight;
   const float* hessian = nullptr;  // [cols, cols], undamped
@@ -129,6 +130,7 @@ struct GptqRefineArgs {
   uint8_t* codes = nullptr;              // in, out
   void* scales = nullptr;                // in, out
   const uint8_t* zero_points = nullptr;  // null when symmetric
+  double* row_error = nullptr;  // out, [rows]: undamped d H d^T; may be null
 };
 
 // Weights from codes.

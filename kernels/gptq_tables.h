@@ -16,9 +16,15 @@ constexpr int kMseRanges = 80;
 // kCurvature: the full range times 1 - i / 100, i from 0.
 constexpr int kCurvatureRanges = 80;
 
-// Refine: scales are refitted after so many sweeps; later ones find next to
-// nothing and a refit costs as much as several sweeps.
-constexpr int kScaleRefits = 3;
+// Refine: scales are refitted in so many sweeps; later ones find next to
+// nothing, and a change of a scale is one of all columns of its group.
+constexpr int kScaleRefits = 2;
+// Refine: how often a block of columns is gone through before the next.
+constexpr int kBlockPasses = 3;
+// Columns of a block: whole groups, where a block holds one.
+constexpr int64_t RefineBlock(int64_t group_size) {
+  return group_size > kBlock ? kBlock : kBlock / group_size * group_size;
+}
 
 // The ladder of Factor.
 constexpr double kDampingStep = 3;

@@ -1,5 +1,8 @@
-// Refine on CPUs: rows are swept alone, but a block of columns by all rows of a
-// tile in turn, so that the rows of H that they need stay in the caches.
+// Refine on CPUs. A block of columns is gone through by all rows of a tile in
+// turn, each with nothing but its own part of the gradient and the block's part
+// of H, which stay in the caches. What changed then reaches the other columns'
+// gradients: few codes column by column, moved scales (all columns of a group)
+// as products of all rows together.
 // Tested by tests/kernels/gptq_differential_test.cc.
 #include <algorithm>
 #include <limits>
@@ -18,8 +21,13 @@
 namespace qs::gptq {
 namespace {
 
-constexpr int64_t kTileRows = 64;
-constexpr int64_t kSweepColumns = 64;
+// Rows that share a packed block of H: the more, the less packing costs; their
+// gradients leave the second cache.
+constexpr int64_t kTileRows = 128;
+// Changed columns of a row's block from which products are cheaper than one
+// column after the other. Of the row alone, so that its result does not depend
+// on others.
+constexpr int64_t kDenseColumns = 64;
 
 // What all tiles read.
 struct Plan {
@@ -28,8 +36,9 @@ struct Plan {
         cols(a.weight.cols),
         padded(CeilDiv(cols, int64_t{16}) * 16),
         groups(CeilDiv(cols, a.grid.group_size)),
-        diagonal(static_cast<size_t>(padded)),
-        reciprocal(static_cast<size_t>(padded)) {
+        block(RefineBlock(a.grid.group_size)),
+        diagonal(static_cast<size_t>(padded + kBlock)),
+        reciprocal(static_cast<size_t>(padded + kBlock)) {
     double mean = 0;
     for (int64_t c = 0; c < cols; ++c) mean += a.hessian[c * (cols + 1)];
     damping = static_cast<float>(a.damping * mean / static_cast<double>(cols));
@@ -44,6 +53,7 @@ struct Plan {
   const int64_t cols;
   const int64_t padded;
   const int64_t groups;
+  const int64_t block;
   float damping = 0;
   std::vector<float> diagonal;
   std::vector<float> reciprocal;
@@ -51,12 +61,21 @@ struct Plan {
 
 struct Row {
   int64_t index = 0;
+  float* gradient = nullptr;  // [padded]
+  bool done = false;
+  int64_t changed = 0;  // in this sweep
+  int64_t moved = 0;    // columns of this block
+};
+
+// The columns of a block, or of all, of one row.
+struct Window {
+  int64_t begin = 0;
+  int64_t end = 0;
   float* steps = nullptr;
-  float* gradient = nullptr;
   float* scales = nullptr;
   float* low = nullptr;
   float* high = nullptr;
-  bool done = false;
+  float* before = nullptr;  // decoded, when the window was opened
 };
 
 class TileRefiner {
@@ -66,178 +85,323 @@ class TileRefiner {
 
   absl::Status Run(int64_t begin, int64_t end) {
     QS_RETURN_IF_ERROR(Allocate(begin, end));
-    for (Row& row : rows_) LoadGrid(&row);
     FindGradients();
     for (int sweep = 0; sweep < args_.sweeps; ++sweep) {
       if (!checkpoint_.Step()) return absl::OkStatus();
       if (!Sweep(args_.refit_scales && sweep < kScaleRefits)) break;
     }
-    for (const Row& row : rows_) Store(row);
+    if (args_.row_error != nullptr) FindErrors();
     return absl::OkStatus();
   }
 
  private:
   absl::Status Allocate(int64_t begin, int64_t end) {
     const int64_t count = end - begin;
-    const int64_t shared =
-        plan_.cols * kRowGroup + kDepth * (kDepth + kRowGroup) + plan_.padded;
-    QS_ASSIGN_OR_RETURN(
-        memory_, Buffer::Allocate((count * 5 * plan_.padded + shared) * 4));
+    groups_ = CeilDiv(count, kRowGroup);
+    // A vector may be read behind the last column.
+    const int64_t stride = plan_.padded + 16;
+    const int64_t each = std::max(plan_.cols, kBlock) * kRowGroup;
+    const int64_t shared = groups_ * (each + kDepth * kRowGroup) +
+                           2 * kDepth * kDepth + 6 * (plan_.padded + kBlock);
+    QS_ASSIGN_OR_RETURN(memory_,
+                        Buffer::Allocate((count * stride + shared) * 4));
     auto* next = memory_.As<float>();
     const auto take = [&](int64_t floats) {
       float* const taken = next;
       next += floats;
       return taken;
     };
-    lost_ = take(plan_.cols * kRowGroup);
+    lost_ = take(groups_ * each);
+    p_ = take(groups_ * kDepth * kRowGroup);
     panels_ = take(kDepth * kDepth);
-    p_ = take(kDepth * kRowGroup);
-    scratch_ = take(plan_.padded);
+    diagonal_block_ = take(kDepth * kDepth);
+    for (float** array : {&window_.steps, &window_.scales, &window_.low,
+                          &window_.high, &window_.before, &scratch_}) {
+      *array = take(plan_.padded + kBlock);
+    }
     rows_.resize(static_cast<size_t>(count));
     for (int64_t r = 0; r < count; ++r) {
       Row& row = rows_[static_cast<size_t>(r)];
       row.index = begin + r;
-      for (float** array :
-           {&row.steps, &row.gradient, &row.scales, &row.low, &row.high}) {
-        *array = take(plan_.padded);
-        std::fill_n(*array, plan_.padded, 0.0f);
-      }
+      row.gradient = take(stride);
+      std::fill_n(row.gradient, stride, 0.0f);
     }
     return absl::OkStatus();
   }
 
-  void LoadGrid(Row* row) const {
+  int64_t count() const { return static_cast<int64_t>(rows_.size()); }
+
+  // Columns [begin, end) of a row, padded to whole vectors with steps of 0.
+  void Open(const Row& row, int64_t begin, int64_t end) {
+    Window& w = window_;
+    w.begin = begin;
+    w.end = end;
     const auto top = static_cast<float>((1 << args_.grid.bits) - 1);
-    std::fill_n(row->scales, plan_.padded, 1.0f);
-    for (int64_t c = 0; c < plan_.cols; ++c) {
-      const int64_t at = row->index * plan_.groups + c / args_.grid.group_size;
+    const int64_t padded = CeilDiv(end - begin, int64_t{16}) * 16;
+    for (int64_t i = end - begin; i < padded; ++i) {
+      w.steps[i] = w.low[i] = w.high[i] = 0;
+      w.scales[i] = 1;
+    }
+    for (int64_t c = begin; c < end;) {
+      const int64_t g = c / args_.grid.group_size;
+      const int64_t last = std::min((g + 1) * args_.grid.group_size, end);
+      const int64_t at = row.index * plan_.groups + g;
       const float zero = args_.grid.symmetric
                              ? static_cast<float>(1 << (args_.grid.bits - 1))
                              : static_cast<float>(args_.zero_points[at]);
-      row->scales[c] = LoadAsFloat(args_.scales, args_.grid.scale_dtype, at);
-      row->low[c] = -zero;
-      row->high[c] = top - zero;
-      row->steps[c] =
-          static_cast<float>(args_.codes[row->index * plan_.cols + c]) - zero;
+      std::fill(w.scales + (c - begin), w.scales + (last - begin),
+                LoadAsFloat(args_.scales, args_.grid.scale_dtype, at));
+      std::fill(w.low + (c - begin), w.low + (last - begin), -zero);
+      std::fill(w.high + (c - begin), w.high + (last - begin), top - zero);
+      const uint8_t* const codes = args_.codes + row.index * plan_.cols;
+      for (; c < last; ++c) {
+        w.steps[c - begin] = static_cast<float>(codes[c]) - zero;
+      }
     }
+    Decode(w.before);
   }
 
-  void Store(const Row& row) const {
-    for (int64_t g = 0; g < plan_.groups; ++g) {
+  void Decode(float* to) const {
+    DecodeSteps(window_.steps, window_.scales, window_.end - window_.begin,
+                args_.grid.decoded_dtype, to);
+  }
+
+  void Close(const Row& row) const {
+    const Window& w = window_;
+    for (int64_t c = w.begin; c < w.end; ++c) {
+      args_.codes[row.index * plan_.cols + c] =
+          static_cast<uint8_t>(w.steps[c - w.begin] - w.low[c - w.begin]);
+    }
+    const int64_t size = args_.grid.group_size;
+    for (int64_t g = CeilDiv(w.begin, size); g * size < w.end; ++g) {
       StoreFromFloat(args_.scales, args_.grid.scale_dtype,
                      row.index * plan_.groups + g,
-                     row.scales[g * args_.grid.group_size]);
-    }
-    for (int64_t c = 0; c < plan_.cols; ++c) {
-      args_.codes[row.index * plan_.cols + c] =
-          static_cast<uint8_t>(row.steps[c] - row.low[c]);
+                     w.scales[g * size - w.begin]);
     }
   }
 
-  // (q - w) H_damped, kRowGroup rows at a time.
+  // (q - w) H_damped.
   void FindGradients() {
-    const auto count = static_cast<int64_t>(rows_.size());
-    for (int64_t first = 0; first < count; first += kRowGroup) {
-      const int64_t rows = std::min(kRowGroup, count - first);
-      LoadRowGroup(args_.weight, rows_[static_cast<size_t>(first)].index, rows,
-                   nullptr, lost_);
-      for (int64_t r = 0; r < rows; ++r) {
-        const Row& row = rows_[static_cast<size_t>(first + r)];
-        for (int64_t c = 0; c < plan_.cols; ++c) {
-          float& lost = lost_[c * kRowGroup + r];
-          lost = affine::RoundTo(args_.grid.decoded_dtype,
-                                 row.steps[c] * row.scales[c]) -
-                 lost;
-        }
+    FindLost();
+    for (int64_t j = 0; j < plan_.cols; j += kDepth) {
+      const int64_t width = std::min(kDepth, plan_.cols - j);
+      std::fill_n(p_, groups_ * kDepth * kRowGroup, 0.0f);
+      for (int64_t k = 0; k < plan_.cols; k += kDepth) {
+        AddProducts(k, std::min(kDepth, plan_.cols - k), j, width,
+                    plan_.cols * kRowGroup, k * kRowGroup);
       }
-      for (int64_t j = 0; j < plan_.cols; j += kDepth) {
-        FindGradientBlock(first, rows, j);
+      for (Row& row : rows_) {
+        AddColumn(PartOf(row), width, 1, row.gradient + j);
+        AddColumn(Lost(row, plan_.cols) + j * kRowGroup, width, plan_.damping,
+                  row.gradient + j);
       }
     }
   }
 
-  void FindGradientBlock(int64_t first, int64_t rows, int64_t j) {
-    const int64_t width = std::min(kDepth, plan_.cols - j);
-    const int64_t panels = CeilDiv(width, kPanel);
-    std::fill_n(p_, panels * kPanel * kRowGroup, 0.0f);
-    for (int64_t k = 0; k < plan_.cols; k += kDepth) {
-      const int64_t depth = std::min(kDepth, plan_.cols - k);
-      PackPanels(args_.hessian, plan_.cols, k, depth, j, width, panels_);
-      AddProduct(lost_ + k * kRowGroup, panels_, depth, depth, panels, p_);
+  // p_ += lost_ at `offset` of each row group, which are `stride` long, times
+  // rows [k, k + depth), columns [j, j + width) of H.
+  void AddProducts(int64_t k, int64_t depth, int64_t j, int64_t width,
+                   int64_t stride, int64_t offset) {
+    PackPanels(args_.hessian, plan_.cols, k, depth, j, width, panels_);
+    for (int64_t g = 0; g < groups_; ++g) {
+      AddProduct(lost_ + g * stride + offset, panels_, depth, depth,
+                 CeilDiv(width, kPanel), p_ + g * kDepth * kRowGroup);
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      float* const gradient =
-          rows_[static_cast<size_t>(first + r)].gradient + j;
-      for (int64_t c = 0; c < width; ++c) {
-        gradient[c] = p_[c * kRowGroup + r] +
-                      plan_.damping * lost_[(j + c) * kRowGroup + r];
+  }
+
+  int64_t Place(const Row& row) const { return row.index - rows_[0].index; }
+  // A row's column in p_ and in lost_ [columns][kRowGroup] of its group.
+  const float* PartOf(const Row& row) const {
+    const int64_t at = Place(row);
+    return p_ + at / kRowGroup * kDepth * kRowGroup + at % kRowGroup;
+  }
+  float* Lost(const Row& row, int64_t columns) const {
+    const int64_t at = Place(row);
+    return lost_ + at / kRowGroup * columns * kRowGroup + at % kRowGroup;
+  }
+
+  // lost_: q - w.
+  void FindLost() {
+    for (int64_t first = 0; first < count(); first += kRowGroup) {
+      LoadRowGroup(args_.weight, rows_[static_cast<size_t>(first)].index,
+                   std::min(kRowGroup, count() - first), nullptr,
+                   lost_ + first * plan_.cols);
+    }
+    for (const Row& row : rows_) {
+      Open(row, 0, plan_.cols);
+      float* const lost = Lost(row, plan_.cols);
+      for (int64_t c = 0; c < plan_.cols; ++c) {
+        lost[c * kRowGroup] = window_.before[c] - lost[c * kRowGroup];
       }
     }
   }
 
-  SweepArgs Args(const Row& row) const {
+  // (q - w) (gradient - damping (q - w)).
+  void FindErrors() {
+    FindLost();
+    for (const Row& row : rows_) {
+      const float* const lost = Lost(row, plan_.cols);
+      double sum = 0;
+      for (int64_t c = 0; c < plan_.cols; ++c) {
+        const double d = lost[c * kRowGroup];
+        sum += d * (row.gradient[c] - plan_.damping * d);
+      }
+      args_.row_error[row.index] = sum;
+    }
+  }
+
+  // Of the open window, against H[.., stride] at its columns.
+  SweepArgs Args(const Row& row, const float* hessian, int64_t cols) const {
+    const Window& w = window_;
     SweepArgs sweep;
-    sweep.cols = plan_.cols;
-    sweep.hessian = args_.hessian;
+    sweep.cols = cols;
+    sweep.hessian = hessian;
     sweep.damping = plan_.damping;
-    sweep.diagonal = plan_.diagonal.data();
-    sweep.reciprocal = plan_.reciprocal.data();
+    sweep.diagonal = plan_.diagonal.data() + w.begin;
+    sweep.reciprocal = plan_.reciprocal.data() + w.begin;
     sweep.decoded_dtype = args_.grid.decoded_dtype;
-    sweep.scales = row.scales;
-    sweep.low = row.low;
-    sweep.high = row.high;
-    sweep.steps = row.steps;
-    sweep.gradient = row.gradient;
+    sweep.scales = w.scales;
+    sweep.low = w.low;
+    sweep.high = w.high;
+    sweep.steps = w.steps;
+    sweep.gradient = row.gradient + w.begin;
     return sweep;
   }
 
   // Whether anything changed.
-  bool Sweep(bool refit_scales) {
-    std::vector<int64_t> changed(rows_.size());
-    for (int64_t c = 0; c < plan_.cols; c += kSweepColumns) {
-      const int64_t end = std::min(c + kSweepColumns, plan_.cols);
-      for (size_t r = 0; r < rows_.size(); ++r) {
-        if (rows_[r].done) continue;
-        changed[r] += SweepRow(Args(rows_[r]), c, end);
-      }
+  bool Sweep(bool refit) {
+    for (Row& row : rows_) row.changed = 0;
+    const bool inside = args_.grid.group_size <= kBlock;
+    for (int64_t begin = 0; begin < plan_.cols; begin += plan_.block) {
+      SweepBlock(begin, std::min(begin + plan_.block, plan_.cols),
+                 refit && inside);
     }
-    for (int64_t g = 0; refit_scales && g < plan_.groups; ++g) {
-      for (size_t r = 0; r < rows_.size(); ++r) {
-        if (!rows_[r].done && RefitScale(&rows_[r], g)) ++changed[r];
-      }
-    }
+    if (refit && !inside) RefitWide();
     bool any = false;
-    for (size_t r = 0; r < rows_.size(); ++r) {
-      if (changed[r] == 0) rows_[r].done = true;
-      any |= !rows_[r].done;
+    for (Row& row : rows_) {
+      if (row.changed == 0) row.done = true;
+      any |= !row.done;
     }
     return any;
   }
 
-  bool RefitScale(Row* row, int64_t g) {
-    const int64_t begin = g * args_.grid.group_size;
-    const int64_t end = std::min(begin + args_.grid.group_size, plan_.cols);
-    const SweepArgs args = Args(*row);
-    const float old = row->scales[begin];
+  void SweepBlock(int64_t begin, int64_t end, bool refit) {
+    const int64_t width = end - begin;
+    for (int64_t k = 0; k < width; ++k) {
+      std::copy_n(args_.hessian + (begin + k) * plan_.cols + begin, width,
+                  diagonal_block_ + k * width);
+    }
+    std::fill_n(lost_, groups_ * width * kRowGroup, 0.0f);
+    bool dense = false;
+    for (Row& row : rows_) {
+      row.moved = row.done ? 0 : SweepRowBlock(row, begin, end, refit);
+      row.changed += row.moved;
+      dense |= row.moved >= kDenseColumns;
+    }
+    for (const Row& row : rows_) {
+      if (row.moved < kDenseColumns) SpreadRow(row, begin, end);
+    }
+    if (!dense) return;
+    SpreadDense(begin, end, 0, begin);
+    SpreadDense(begin, end, end, plan_.cols);
+  }
+
+  // The passes of a row over a block; its moves go to lost_. How many columns
+  // moved.
+  int64_t SweepRowBlock(const Row& row, int64_t begin, int64_t end,
+                        bool refit) {
+    const int64_t width = end - begin;
+    Open(row, begin, end);
+    const SweepArgs args = Args(row, diagonal_block_, width);
+    bool any = false;
+    for (int pass = 0; pass < kBlockPasses; ++pass) {
+      bool moved = SweepRow(args, 0, width) > 0;
+      for (int64_t at = 0; refit && at < width; at += args_.grid.group_size) {
+        moved |= RefitScale(args, at);
+      }
+      if (!moved) break;
+      any = true;
+    }
+    if (!any) return 0;
+    Close(row);
+    Decode(scratch_);
+    float* const lost = Lost(row, width);
+    int64_t moved = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      const float by = scratch_[i] - window_.before[i];
+      lost[i * kRowGroup] = by;
+      moved += by != 0 ? 1 : 0;
+    }
+    return moved;
+  }
+
+  // The group at `at` of the open window.
+  bool RefitScale(const SweepArgs& args, int64_t at) {
+    const int64_t end =
+        std::min(at + args_.grid.group_size, window_.end - window_.begin);
+    const float old = window_.scales[at];
     const float scale = affine::RoundTo(args_.grid.scale_dtype,
-                                        old + ScaleChange(args, begin, end));
+                                        old + ScaleChange(args, at, end));
     if (!(scale > 0) || scale < args_.grid.min_scale || scale == old ||
         !(scale <= std::numeric_limits<float>::max()) ||
-        !MoveScale(args, begin, end, scale, scratch_)) {
+        !MoveScale(args, at, end, scale, scratch_)) {
       return false;
     }
-    std::fill(row->scales + begin, row->scales + end, scale);
+    std::fill(window_.scales + at, window_.scales + end, scale);
     return true;
+  }
+
+  // Groups wider than a block: against all of H.
+  void RefitWide() {
+    for (Row& row : rows_) {
+      if (row.done) continue;
+      Open(row, 0, plan_.cols);
+      const SweepArgs args = Args(row, args_.hessian, plan_.cols);
+      for (int64_t at = 0; at < plan_.cols; at += args_.grid.group_size) {
+        if (RefitScale(args, at)) ++row.changed;
+      }
+      Close(row);
+    }
+  }
+
+  // A row's moves to its gradient outside the block, one after the other.
+  void SpreadRow(const Row& row, int64_t begin, int64_t end) {
+    const float* const lost = Lost(row, end - begin);
+    for (int64_t c = begin; row.moved > 0 && c < end; ++c) {
+      const float by = lost[(c - begin) * kRowGroup];
+      if (by == 0) continue;
+      const float* const h = args_.hessian + c * plan_.cols;
+      AddScaled(by, h, begin, row.gradient);
+      AddScaled(by, h + end, plan_.cols - end, row.gradient + end);
+    }
+  }
+
+  // The same for the rows with many, as products, to columns [from, to).
+  void SpreadDense(int64_t begin, int64_t end, int64_t from, int64_t to) {
+    const int64_t depth = end - begin;
+    for (int64_t j = from; j < to; j += kDepth) {
+      const int64_t width = std::min(kDepth, to - j);
+      std::fill_n(p_, groups_ * kDepth * kRowGroup, 0.0f);
+      AddProducts(begin, depth, j, width, depth * kRowGroup, 0);
+      for (Row& row : rows_) {
+        if (row.moved < kDenseColumns) continue;
+        AddColumn(PartOf(row), width, 1, row.gradient + j);
+      }
+    }
   }
 
   const Plan& plan_;
   const GptqRefineArgs& args_;
   SharedCheckpoint& checkpoint_;
   Buffer memory_;
-  float* lost_ = nullptr;  // [cols][kRowGroup]: q - w
+  int64_t groups_ = 0;  // of rows
+  // [row groups][columns][kRowGroup]: q - w, or moves of a block.
+  float* lost_ = nullptr;
   float* panels_ = nullptr;
-  float* p_ = nullptr;
+  float* diagonal_block_ = nullptr;
+  float* p_ = nullptr;  // [row groups][kDepth][kRowGroup]
   float* scratch_ = nullptr;
+  Window window_;
   std::vector<Row> rows_;
 };
 
@@ -246,10 +410,14 @@ class TileRefiner {
 absl::Status RefineCpu(const GptqRefineArgs& args, int threads) {
   QS_RETURN_IF_ERROR(CheckGptqRefine(args));
   const Plan plan(args);
-  const int64_t tiles = CeilDiv(args.weight.rows, kTileRows);
+  // Rows are independent: the partition changes no byte.
+  const int64_t share = CeilDiv(args.weight.rows, std::max(threads, 1));
+  const int64_t tile =
+      std::clamp(CeilDiv(share, kRowGroup) * kRowGroup, kRowGroup, kTileRows);
+  const int64_t tiles = CeilDiv(args.weight.rows, tile);
   SharedCheckpoint checkpoint(args.checkpoint, tiles * args.sweeps);
   ParallelTiles(
-      threads, args.weight.rows, kTileRows, [&](int64_t begin, int64_t end) {
+      threads, args.weight.rows, tile, [&](int64_t begin, int64_t end) {
         if (checkpoint.stopped()) return;
         checkpoint.Fail(TileRefiner(plan, checkpoint).Run(begin, end));
       });

@@ -98,6 +98,16 @@ bool MoveScale(const SweepArgs& args, int64_t begin, int64_t end, float scale,
 // The least-squares change of the scale of the columns [begin, end).
 float ScaleChange(const SweepArgs& args, int64_t begin, int64_t end);
 
+// out[c] = steps[c] * scales[c], rounded; whole vectors of 16.
+void DecodeSteps(const float* steps, const float* scales, int64_t count,
+                 DType dtype, float* out);
+
+// out[c] += factor * in[c].
+void AddScaled(float factor, const float* in, int64_t count, float* out);
+
+// out[c] += factor * matrix[c][0] of a matrix [count][kRowGroup].
+void AddColumn(const float* matrix, int64_t count, float factor, float* out);
+
 // The grid of `count` weights of one row.
 struct GroupGrid {
   float scale = 1;

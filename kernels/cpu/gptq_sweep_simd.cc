@@ -19,18 +19,48 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace qs::HWY_NAMESPACE;
 
+HWY_INLINE void AddTo(float factor, const float* HWY_RESTRICT in, int64_t count,
+                      float* HWY_RESTRICT out) {
+  const VF by = hn::Set(DF(), factor);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    hn::StoreU(
+        hn::MulAdd(by, hn::LoadU(DF(), in + i), hn::LoadU(DF(), out + i)), DF(),
+        out + i);
+  }
+  for (; i < count; ++i) out[i] += factor * in[i];
+}
+
+void AddScaled(float factor, const float* in, int64_t count, float* out) {
+  AddTo(factor, in, count, out);
+}
+
+void AddColumn(const float* matrix, int64_t count, float factor, float* out) {
+  const VF by = hn::Set(DF(), factor);
+  const auto lanes =
+      hn::Mul(hn::Iota(DI(), 0), hn::Set(DI(), static_cast<int>(kRowGroup)));
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const VF column = hn::GatherIndex(DF(), matrix + i * kRowGroup, lanes);
+    hn::StoreU(hn::MulAdd(by, column, hn::LoadU(DF(), out + i)), DF(), out + i);
+  }
+  for (; i < count; ++i) out[i] += factor * matrix[i * kRowGroup];
+}
+
+void DecodeSteps(const float* steps, const float* scales, int64_t count,
+                 DType dtype, float* out) {
+  WithType(dtype, [&]<class T>(T*) {
+    for (int64_t i = 0; i < count; i += kLanes) {
+      hn::StoreU(RoundVector<T>(hn::Mul(hn::LoadU(DF(), steps + i),
+                                        hn::LoadU(DF(), scales + i))),
+                 DF(), out + i);
+    }
+  });
+}
+
 // gradient += by * H_damped[column].
 HWY_INLINE void Move(const SweepArgs& args, int64_t column, float by) {
-  const float* const row = args.hessian + column * args.cols;
-  const VF factor = hn::Set(DF(), by);
-  int64_t i = 0;
-  for (; i + kLanes <= args.cols; i += kLanes) {
-    float* const to = args.gradient + i;
-    hn::StoreU(
-        hn::MulAdd(factor, hn::LoadU(DF(), row + i), hn::LoadU(DF(), to)), DF(),
-        to);
-  }
-  for (; i < args.cols; ++i) args.gradient[i] += by * row[i];
+  AddTo(by, args.hessian + column * args.cols, args.cols, args.gradient);
   args.gradient[column] += by * args.damping;
 }
 
@@ -144,9 +174,25 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace qs::gptq {
 
+HWY_EXPORT(AddColumn);
+HWY_EXPORT(AddScaled);
+HWY_EXPORT(DecodeSteps);
 HWY_EXPORT(SweepRow);
 HWY_EXPORT(ScaleChange);
 HWY_EXPORT(MoveScale);
+
+void AddColumn(const float* matrix, int64_t count, float factor, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddColumn)(matrix, count, factor, out);
+}
+
+void AddScaled(float factor, const float* in, int64_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddScaled)(factor, in, count, out);
+}
+
+void DecodeSteps(const float* steps, const float* scales, int64_t count,
+                 DType dtype, float* out) {
+  HWY_DYNAMIC_DISPATCH(DecodeSteps)(steps, scales, count, dtype, out);
+}
 
 int64_t SweepRow(const SweepArgs& args, int64_t begin, int64_t end) {
   return HWY_DYNAMIC_DISPATCH(SweepRow)(args, begin, end);

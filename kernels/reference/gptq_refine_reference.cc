@@ -32,21 +32,19 @@ class RowRefiner {
         h_(args.hessian, args.hessian + cols_ * cols_) {
     double mean = 0;
     for (int64_t i = 0; i < cols_; ++i) mean += H(i, i);
-    mean /= static_cast<double>(cols_);
+    damping_ = args.damping * mean / static_cast<double>(cols_);
     for (int64_t i = 0; i < cols_; ++i) {
-      h_[static_cast<size_t>(i * (cols_ + 1))] += args.damping * mean;
+      h_[static_cast<size_t>(i * (cols_ + 1))] += damping_;
     }
   }
 
   void Refine(int64_t row) {
     Load(row);
     for (int sweep = 0; sweep < args_.sweeps; ++sweep) {
-      bool changed = SweepCodes();
-      const bool refits = args_.refit_scales && sweep < kScaleRefits;
-      if (refits && RefitScales()) changed = true;
-      if (!changed) break;
+      if (!Sweep(args_.refit_scales && sweep < kScaleRefits)) break;
     }
     Store(row);
+    if (args_.row_error != nullptr) args_.row_error[row] = Error();
   }
 
  private:
@@ -105,10 +103,39 @@ class RowRefiner {
     }
   }
 
-  bool SweepCodes() {
+  // Groups that lie in a block are refitted with it, others after all blocks.
+  bool Sweep(bool refits) {
+    const int64_t size = args_.grid.group_size;
+    const int64_t step = RefineBlock(size);
+    bool changed = false;
+    for (int64_t begin = 0; begin < cols_; begin += step) {
+      const int64_t end = std::min(begin + step, cols_);
+      for (int pass = 0; pass < kBlockPasses; ++pass) {
+        bool moved = SweepCodes(begin, end);
+        if (refits && size <= kBlock && RefitScales(begin, end)) moved = true;
+        if (!moved) break;
+        changed = true;
+      }
+    }
+    if (refits && size > kBlock && RefitScales(0, cols_)) changed = true;
+    return changed;
+  }
+
+  // d H d^T without the damping.
+  double Error() const {
+    double sum = 0;
+    for (int64_t c = 0; c < cols_; ++c) {
+      const auto at = static_cast<size_t>(c);
+      const double d = Decoded(steps_[at], scales_[Group(c)]) - weight_[at];
+      sum += d * (gradient_[at] - damping_ * d);
+    }
+    return sum;
+  }
+
+  bool SweepCodes(int64_t begin, int64_t end) {
     bool changed = false;
     const double max_code = (1 << args_.grid.bits) - 1;
-    for (int64_t c = 0; c < cols_; ++c) {
+    for (int64_t c = begin; c < end; ++c) {
       const auto at = static_cast<size_t>(c);
       const double scale = scales_[Group(c)];
       const double zero = zeros_[Group(c)];
@@ -125,10 +152,11 @@ class RowRefiner {
     return changed;
   }
 
-  bool RefitScales() {
+  // Of the groups that begin in [first, last).
+  bool RefitScales(int64_t first, int64_t last) {
     bool changed = false;
-    for (int64_t g = 0; g < groups_; ++g) {
-      const int64_t begin = g * args_.grid.group_size;
+    for (int64_t begin = first; begin < last; begin += args_.grid.group_size) {
+      const int64_t g = begin / args_.grid.group_size;
       const int64_t end = std::min(begin + args_.grid.group_size, cols_);
       double slope = 0, curvature = 0;
       for (int64_t i = begin; i < end; ++i) {
@@ -177,6 +205,7 @@ class RowRefiner {
   const int64_t cols_;
   const int64_t groups_;
   Doubles h_;  // damped
+  double damping_ = 0;
   Doubles weight_, steps_, gradient_, scales_, zeros_;
 };
 

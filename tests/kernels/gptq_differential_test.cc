@@ -116,11 +116,15 @@ TEST_CASE("threads change no byte, nor does the partition of the rows") {
 
 TEST_CASE("refining is the same on every target's rows, but for ties") {
   const auto reference = NewReferenceBackend();
-  for (DType decoded : {DType::kF32, DType::kBF16}) {
+  // Groups in a block of columns, wider than one, and a whole row.
+  for (int64_t group_size :
+       {int64_t{32}, int64_t{100}, int64_t{160}, int64_t{300}}) {
+    const DType decoded = group_size % 100 == 0 ? DType::kF32 : DType::kBF16;
+    INFO("groups of " << group_size);
     GptqCase c = MakeGptqCase({.rows = 70, .cols = 300, .seed = 12});
     c.order = "desc_act_static";
     c.grid = {.bits = 3,
-              .group_size = 100,
+              .group_size = group_size,
               .symmetric = decoded == DType::kF32,
               .scale_dtype = DType::kBF16,
               .decoded_dtype = decoded};
@@ -135,8 +139,13 @@ TEST_CASE("refining is the same on every target's rows, but for ties") {
       args.codes = r.codes.data();
       args.scales = r.scales.data();
       args.zero_points = c.grid.symmetric ? nullptr : r.zero_points.data();
+      std::vector<double> row_error(static_cast<size_t>(c.rows));
+      args.row_error = row_error.data();
       REQUIRE(backend.gptq().Refine(args, backend.stream()).ok());
       MeasureCase(backend, c, &r);
+      for (size_t i = 0; decoded == DType::kF32 && i < r.error.size(); ++i) {
+        CHECK(row_error[i] == Approx(r.error[i]).epsilon(1e-3));
+      }
       return r;
     };
     const GptqResult want = refine(*reference);
