@@ -135,7 +135,10 @@ absl::Status CheckGramFinish(const GramFinishArgs& args) {
 }
 
 absl::Status HessianError(const float* hessian, int64_t size, int64_t index) {
-  const float value = hessian[index];
+  return HessianValueError(hessian[index], size, index);
+}
+
+absl::Status HessianValueError(float value, int64_t size, int64_t index) {
   const std::string place =
       absl::StrCat("[", index / size, ", ", index % size, "]");
   if (!std::isfinite(value)) {

@@ -18,6 +18,8 @@ absl::Status CheckGramFinish(const GramFinishArgs& args);
 
 // INVALID_ARGUMENT "hessian: NaN|Inf at [i, j]" or "... negative diagonal ...".
 absl::Status HessianError(const float* hessian, int64_t size, int64_t index);
+// The same for an element that was read elsewhere.
+absl::Status HessianValueError(float value, int64_t size, int64_t index);
 
 }  // namespace qs
 

@@ -27,6 +27,7 @@
 #include <functional>
 
 #include "absl/status/status.h"
+#include "kernels/base/content_id.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/stream.h"
 
@@ -88,6 +89,7 @@ struct GptqSolveArgs {
   TensorView weight;  // [rows, cols] F32, F16 or BF16
   // Null: the identity. Nothing is compensated then: round to nearest.
   const float* factor = nullptr;
+  ContentId factor_id = 0;
   const int32_t* order = nullptr;
   GptqGrid grid;
   // Whether groups are runs of stored columns with ranges of the weights as
@@ -115,14 +117,15 @@ struct GptqSolveArgs {
   int64_t* first_non_finite = nullptr;
 };
 
-// Coordinate descent on the codes and (in the first sweeps) least squares on the
-// scales, for static groups, block of columns by block, until a sweep changes
-// nothing of a row or `sweeps` have run. But for rounding, the damped error of
-// no row rises.
+// Coordinate descent on the codes and (in the first sweeps) least squares on
+// the scales, for static groups, block of columns by block, until a sweep
+// changes nothing of a row or `sweeps` have run. But for rounding, the damped
+// error of no row rises.
 struct GptqRefineArgs {
   TensorView weight;
   const float* hessian = nullptr;  // [cols, cols], undamped
-  double damping = 0.01;           // of the mean diagonal
+  ContentId hessian_id = 0;
+  double damping = 0.01;  // of the mean diagonal
   GptqGrid grid;
   int sweeps = 10;
   bool refit_scales = true;
@@ -148,8 +151,9 @@ struct GptqErrorArgs {
   TensorView weight;
   TensorView decoded;              // same shape, F32, F16 or BF16
   const float* hessian = nullptr;  // [cols, cols], undamped
-  double* error = nullptr;         // out, [rows]
-  double* signal = nullptr;        // out, [rows]; may be null
+  ContentId hessian_id = 0;
+  double* error = nullptr;   // out, [rows]
+  double* signal = nullptr;  // out, [rows]; may be null
 };
 
 class GptqOps {

@@ -2,7 +2,10 @@
 target_sources(qs_kernels PRIVATE
   cuda/device_session.cc
   cuda/staged_affine.cc
+  cuda/staged_awq.cc
   cuda/staged_call.cc
+  cuda/staged_gptq.cc
+  cuda/staged_gram.cc
   cuda/staged_hqq.cc
   cuda/staged_nf4.cc
   cuda/staged_stats.cc

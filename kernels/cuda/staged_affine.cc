@@ -1,7 +1,9 @@
 // Tested by tests/kernels/cuda_session_test.cc.
 #include <utility>
 
+#include "kernels/affine_check.h"
 #include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/staged_ops.h"
 
 namespace qs::cuda {
@@ -17,6 +19,7 @@ class StagedAffine final : public AffineOps {
       : session_(session), device_(std::move(device)), host_(host) {}
 
   absl::Status Encode(const AffineEncodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckAffineEncode(host));
     return session_.Do(
         [&](StagedCall& call) {
           AffineEncodeArgs args = host;
@@ -34,6 +37,8 @@ class StagedAffine final : public AffineOps {
   }
 
   absl::Status Decode(const AffineDecodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(
+        CheckAffineGroups(host.weight, host.bits, host.group_size));
     return session_.Do(
         [&](StagedCall& call) {
           AffineDecodeArgs args = host;
@@ -50,6 +55,7 @@ class StagedAffine final : public AffineOps {
   }
 
   absl::Status PackRows(const PackRowsArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
         [&](StagedCall& call) {
           PackRowsArgs args = host;
@@ -63,6 +69,7 @@ class StagedAffine final : public AffineOps {
   }
 
   absl::Status UnpackRows(const UnpackRowsArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
         [&](StagedCall& call) {
           UnpackRowsArgs args = host;
@@ -77,6 +84,7 @@ class StagedAffine final : public AffineOps {
 
   absl::Status PackColumns(const PackColumnsArgs& host,
                            Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
         [&](StagedCall& call) {
           PackColumnsArgs args = host;
@@ -91,6 +99,7 @@ class StagedAffine final : public AffineOps {
 
   absl::Status UnpackColumns(const UnpackColumnsArgs& host,
                              Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
         [&](StagedCall& call) {
           UnpackColumnsArgs args = host;

@@ -1,7 +1,9 @@
 // Tested by tests/kernels/cuda_session_test.cc.
 #include <utility>
 
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/staged_ops.h"
+#include "kernels/hqq_check.h"
 
 namespace qs::cuda {
 namespace {
@@ -13,6 +15,7 @@ class StagedHqq final : public HqqOps {
       : session_(session), device_(std::move(device)), host_(host) {}
 
   absl::Status Encode(const HqqEncodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckHqqEncode(host));
     return session_.Do(
         [&](StagedCall& call) {
           HqqEncodeArgs args = host;
@@ -31,6 +34,7 @@ class StagedHqq final : public HqqOps {
   }
 
   absl::Status Decode(const HqqDecodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckHqqGroups(host.weight, host.group_size, host.axis));
     return session_.Do(
         [&](StagedCall& call) {
           HqqDecodeArgs args = host;

@@ -2,7 +2,9 @@
 #include <utility>
 
 #include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/staged_ops.h"
+#include "kernels/nf4_check.h"
 
 namespace qs::cuda {
 namespace {
@@ -14,6 +16,7 @@ class StagedNf4 final : public Nf4Ops {
       : session_(session), device_(std::move(device)), host_(host) {}
 
   absl::Status Encode(const Nf4EncodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNf4Encode(host));
     return session_.Do(
         [&](StagedCall& call) {
           Nf4EncodeArgs args = host;
@@ -28,6 +31,7 @@ class StagedNf4 final : public Nf4Ops {
   }
 
   absl::Status Recode(const Nf4RecodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNf4Block(host.weight.dtype, host.block_size));
     return session_.Do(
         [&](StagedCall& call) {
           Nf4RecodeArgs args = host;
@@ -41,6 +45,7 @@ class StagedNf4 final : public Nf4Ops {
   }
 
   absl::Status Decode(const Nf4DecodeArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNf4Block(host.weight.dtype, host.block_size));
     return session_.Do(
         [&](StagedCall& call) {
           Nf4DecodeArgs args = host;

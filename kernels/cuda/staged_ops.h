@@ -8,7 +8,10 @@
 #include <memory>
 
 #include "kernels/affine_ops.h"
+#include "kernels/awq_ops.h"
 #include "kernels/cuda/device_session.h"
+#include "kernels/gptq_ops.h"
+#include "kernels/gram_ops.h"
 #include "kernels/hqq_ops.h"
 #include "kernels/nf4_ops.h"
 #include "kernels/stats_ops.h"
@@ -27,6 +30,14 @@ std::unique_ptr<StatsOps> StageStats(DeviceSession& session,
                                      StatsOps& host);
 std::unique_ptr<HqqOps> StageHqq(DeviceSession& session,
                                  std::unique_ptr<HqqOps> device, HqqOps& host);
+std::unique_ptr<GramOps> StageGram(DeviceSession& session,
+                                   std::unique_ptr<GramOps> device,
+                                   GramOps& host);
+std::unique_ptr<GptqOps> StageGptq(DeviceSession& session,
+                                   std::unique_ptr<GptqOps> device,
+                                   GptqOps& host);
+std::unique_ptr<AwqOps> StageAwq(DeviceSession& session,
+                                 std::unique_ptr<AwqOps> device, AwqOps& host);
 
 }  // namespace qs::cuda
 

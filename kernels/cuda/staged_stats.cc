@@ -2,7 +2,9 @@
 #include <utility>
 
 #include "kernels/base/checked_math.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/staged_ops.h"
+#include "kernels/stats_check.h"
 
 namespace qs::cuda {
 namespace {
@@ -14,6 +16,7 @@ class StagedStats final : public StatsOps {
       : session_(session), device_(std::move(device)), host_(host) {}
 
   absl::Status Errors(const ErrorSumsArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckErrorSums(host));
     return session_.Do(
         [&](StagedCall& call) {
           ErrorSumsArgs args = host;
