@@ -14,6 +14,8 @@
 #include "quant/awq_quantizer.h"
 #include "quant/awq_scales.h"
 #include "quant/gptq_factor.h"
+#include "quant/gptq_quantizer.h"
+#include "quant/group_base.h"
 
 namespace qs {
 namespace {
@@ -66,35 +68,54 @@ absl::Status CheckTensors(const QuantSpec& spec, const GroupInfo& info) {
   return absl::OkStatus();
 }
 
-class AwqGroup final : public SolveGroup {
+// How scales are searched: AWQ's own spec, or what it would be for GPTQ.
+QuantSpec SearchSpec(const QuantSpec& spec) {
+  const GptqSpec* gptq = spec.gptq();
+  if (gptq == nullptr) return spec;
+  AwqSpec awq = DefaultAwqSpec(Profile::kBest);
+  awq.bits = gptq->bits;
+  awq.group_size = gptq->group_size;
+  awq.symmetric = gptq->symmetric;
+  awq.clip = gptq->range_search != RangeSearch::kMinMax;
+  awq.damping = gptq->damping;
+  return {awq, spec.profile, spec.format};
+}
+
+// How codes are solved: GPTQ's own spec, or AWQ's way.
+GptqSpec SolveSpec(const QuantSpec& spec) {
+  return spec.gptq() != nullptr ? *spec.gptq()
+                                : GptqSpec{.damping = spec.awq()->damping};
+}
+
+class AwqGroup final : public GroupBase {
  public:
   AwqGroup(const QuantSpec& spec, GroupInfo info,
            const QuantizeOptions& options)
-      : spec_(spec),
-        info_(std::move(info)),
-        options_(options),
-        members_(info_.tensors.size()) {
-    for (const GroupSite& site : info_.sites) {
-      sites_.push_back(std::make_shared<Site>(site.name, site.inputs));
-    }
-  }
+      : GroupBase(spec, std::move(info), options),
+        search_(SearchSpec(spec)),
+        members_(this->info().tensors.size()) {}
 
-  const GroupInfo& info() const override { return info_; }
-  std::shared_ptr<Site> site(size_t index) const override {
-    return sites_[index];
-  }
   absl::StatusOr<std::unique_ptr<TensorQuantizer>> TakeTensor(
       size_t index) override;
   bool solves_whole() const override { return true; }
   absl::Status Solve(Backend& backend) override;
+  std::vector<float> scales(size_t site) const override {
+    return scales_[site];
+  }
 
  private:
-  const AwqSpec& awq() const { return *spec_.awq(); }
+  const AwqSpec& awq() const { return *search_.awq(); }
+  absl::StatusOr<AwqTensor> MakeMember(const GroupTensor& tensor) const;
   std::vector<float> ValuesOf(size_t tensor) const;
   // Pieces of all quantized readers of a site.
   std::vector<TensorView> ReaderPieces(size_t site) const;
   DType ReaderDType(size_t site) const;
   absl::Status CheckMembers() const;
+  // INVALID_ARGUMENT for a weight of the site that is not finite.
+  absl::Status CheckReaders(size_t site) const;
+  int64_t GroupSize(int64_t inputs) const {
+    return awq().group_size == -1 ? inputs : std::min(awq().group_size, inputs);
+  }
   absl::Status CheckCancelled() const;
 
   absl::StatusOr<Solution> SolveSite(size_t site, Backend& backend,
@@ -111,29 +132,34 @@ class AwqGroup final : public SolveGroup {
   absl::Status FactorMoment(int64_t size, Backend& backend,
                             AwqSiteSolution* solution) const;
 
-  const QuantSpec spec_;
-  const GroupInfo info_;
-  const QuantizeOptions options_;
-  std::vector<std::shared_ptr<Site>> sites_;
-  std::vector<AwqMember*> members_;  // owned by who took them
+  const QuantSpec search_;
+  std::vector<AwqMember*> members_;         // owned by who took them
+  std::vector<std::vector<float>> scales_;  // of each site, once solved
 };
 
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> AwqGroup::TakeTensor(
     size_t index) {
-  const GroupTensor& tensor = info_.tensors[index];
-  QS_ASSIGN_OR_RETURN(AwqTensor made,
-                      tensor.role == GroupRole::kQuantize
-                          ? NewAwqQuantizer(spec_, tensor.info, options_)
-                          : NewAwqFoldedTensor(spec_, tensor.info, options_));
+  const GroupTensor& tensor = info().tensors[index];
+  QS_ASSIGN_OR_RETURN(AwqTensor made, MakeMember(tensor));
   members_[index] = made.member;
   return std::move(made.quantizer);
 }
 
+absl::StatusOr<AwqTensor> AwqGroup::MakeMember(
+    const GroupTensor& tensor) const {
+  if (tensor.role != GroupRole::kQuantize) {
+    return NewAwqFoldedTensor(spec(), tensor.info, options());
+  }
+  return spec().gptq() != nullptr
+             ? NewGptqMember(spec(), tensor.info, options())
+             : NewAwqQuantizer(spec(), tensor.info, options());
+}
+
 absl::Status AwqGroup::CheckCancelled() const {
-  if (options_.cancelled != nullptr &&
-      options_.cancelled->load(std::memory_order_relaxed)) {
+  if (options().cancelled != nullptr &&
+      options().cancelled->load(std::memory_order_relaxed)) {
     return absl::CancelledError(
-        absl::StrCat("group \"", info_.name, "\": cancelled"));
+        absl::StrCat("group \"", info().name, "\": cancelled"));
   }
   return absl::OkStatus();
 }
@@ -142,13 +168,13 @@ absl::Status AwqGroup::CheckMembers() const {
   for (size_t t = 0; t < members_.size(); ++t) {
     if (members_[t] == nullptr) {
       return absl::FailedPreconditionError(
-          absl::StrCat("tensor \"", info_.tensors[t].info.name,
+          absl::StrCat("tensor \"", info().tensors[t].info.name,
                        "\": was not taken from its group"));
     }
     // Quantized readers are checked by their mean weights.
-    if (info_.tensors[t].role == GroupRole::kQuantize) continue;
+    if (info().tensors[t].role == GroupRole::kQuantize) continue;
     QS_RETURN_IF_ERROR(
-        CheckFinite(info_.tensors[t].info, members_[t]->Pieces()));
+        CheckFinite(info().tensors[t].info, members_[t]->Pieces()));
   }
   return absl::OkStatus();
 }
@@ -156,20 +182,20 @@ absl::Status AwqGroup::CheckMembers() const {
 absl::Status AwqGroup::Solve(Backend& backend) {
   QS_RETURN_IF_ERROR(CheckMembers());
   std::vector<AwqTransform> transforms(members_.size());
-  std::vector<Solution> solutions(sites_.size());
-  for (size_t s = 0; s < sites_.size(); ++s) {
+  std::vector<Solution> solutions(info().sites.size());
+  for (size_t s = 0; s < solutions.size(); ++s) {
     QS_RETURN_IF_ERROR(CheckCancelled());
     QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, backend, &transforms));
+    scales_.push_back(solutions[s]->scales.values);
     // Its moments go with it, unless someone else holds it.
-    sites_[s] = nullptr;
-    const Solution& solution = solutions[s];
+    ReleaseSite(s);
     if (awq().solve_codes && !ReaderPieces(s).empty()) {
       QS_RETURN_IF_ERROR(
-          FactorMoment(info_.sites[s].inputs, backend, solution.get()));
+          FactorMoment(info().sites[s].inputs, backend, solutions[s].get()));
     }
   }
   for (size_t t = 0; t < members_.size(); ++t) {
-    const int site = info_.tensors[t].site;
+    const int site = info().tensors[t].site;
     members_[t]->SetSolution(
         site < 0 ? nullptr : solutions[static_cast<size_t>(site)],
         std::move(transforms[t]));
@@ -190,7 +216,7 @@ std::vector<float> AwqGroup::ValuesOf(size_t tensor) const {
 std::vector<TensorView> AwqGroup::ReaderPieces(size_t site) const {
   std::vector<TensorView> pieces;
   for (size_t t = 0; t < members_.size(); ++t) {
-    const GroupTensor& tensor = info_.tensors[t];
+    const GroupTensor& tensor = info().tensors[t];
     if (tensor.role != GroupRole::kQuantize ||
         tensor.site != static_cast<int>(site)) {
       continue;
@@ -203,11 +229,11 @@ std::vector<TensorView> AwqGroup::ReaderPieces(size_t site) const {
 
 absl::StatusOr<Solution> AwqGroup::SolveSite(
     size_t site, Backend& backend, std::vector<AwqTransform>* transforms) {
-  QS_ASSIGN_OR_RETURN(const SiteMoments* moments, sites_[site]->Moments());
+  QS_ASSIGN_OR_RETURN(const SiteMoments* moments, this->site(site)->Moments());
   QS_RETURN_IF_ERROR(moments->Check());
   auto solution = std::make_shared<AwqSiteSolution>();
   solution->tokens = moments->tokens();
-  const AwqFold fold(info_, site, spec_.profile,
+  const AwqFold fold(info(), site, spec().profile,
                      [this](size_t t) { return ValuesOf(t); });
   QS_RETURN_IF_ERROR(
       SearchScales(site, *moments, fold, backend, &solution->scales));
@@ -218,22 +244,26 @@ absl::StatusOr<Solution> AwqGroup::SolveSite(
 
 absl::StatusOr<std::vector<float>> AwqGroup::MeanWeights(
     size_t site, std::span<const TensorView> pieces, Backend& backend) const {
-  const int64_t inputs = info_.sites[site].inputs;
+  const int64_t inputs = info().sites[site].inputs;
   std::vector<float> means(static_cast<size_t>(inputs));
-  const int64_t group = awq().group_size == -1 ? inputs : awq().group_size;
-  QS_RETURN_IF_ERROR(backend.awq().Statistics({pieces, group, means.data()},
-                                              backend.stream()));
+  QS_RETURN_IF_ERROR(backend.awq().Statistics(
+      {pieces, GroupSize(inputs), means.data()}, backend.stream()));
   // A weight that is not finite makes its column's mean so.
   if (std::all_of(means.begin(), means.end(),
                   [](float v) { return std::isfinite(v); })) {
     return means;
   }
-  for (size_t t = 0; t < members_.size(); ++t) {
-    if (info_.tensors[t].site != static_cast<int>(site)) continue;
-    QS_RETURN_IF_ERROR(
-        CheckFinite(info_.tensors[t].info, members_[t]->Pieces()));
-  }
+  QS_RETURN_IF_ERROR(CheckReaders(site));
   return means;
+}
+
+absl::Status AwqGroup::CheckReaders(size_t site) const {
+  for (size_t t = 0; t < members_.size(); ++t) {
+    if (info().tensors[t].site != static_cast<int>(site)) continue;
+    QS_RETURN_IF_ERROR(
+        CheckFinite(info().tensors[t].info, members_[t]->Pieces()));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
@@ -257,10 +287,11 @@ absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
 absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
                                     const AwqFold& fold, Backend& backend,
                                     AwqScales* scales) const {
-  const int64_t inputs = info_.sites[site].inputs;
+  const int64_t inputs = info().sites[site].inputs;
   scales->values.assign(static_cast<size_t>(inputs), 1.0f);
   const std::vector<TensorView> pieces = ReaderPieces(site);
   if (pieces.empty()) return absl::OkStatus();
+  if (inputs % GroupSize(inputs) != 0) return CheckReaders(site);
   QS_ASSIGN_OR_RETURN(std::vector<float> w_mean,
                       MeanWeights(site, pieces, backend));
   if (!fold.scales()) return absl::OkStatus();
@@ -272,7 +303,7 @@ absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
     const double mean = static_cast<double>(moments.abs_sum()[k]) /
                         static_cast<double>(moments.tokens());
     StoreFromFloat(stored, dtype, 0, static_cast<float>(mean));
-    x_mean.push_back(spec_.profile == Profile::kReference
+    x_mean.push_back(spec().profile == Profile::kReference
                          ? LoadAsFloat(stored, dtype, 0)
                          : static_cast<float>(mean));
   }
@@ -280,15 +311,22 @@ absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
   fold.Tie(w_mean);
   AwqSearchArgs args;
   args.spec = awq();
-  args.profile = spec_.profile;
+  args.profile = spec().profile;
   // REFERENCE searches in the weights' dtype, BEST with scales as stored.
-  args.grid = AwqGrid(spec_, dtype, inputs, spec_.profile == Profile::kBest);
+  args.grid = AwqGrid(search_, dtype, inputs, spec().profile == Profile::kBest);
+  args.grid.group_size = GroupSize(inputs);
   args.weights = pieces;
   args.x_mean = x_mean;
   args.w_mean = w_mean;
-  QS_ASSIGN_OR_RETURN(args.factor, SearchFactor(moments, backend));
+  args.by_rounding = spec().gptq() == nullptr;
+  if (args.by_rounding) {
+    QS_ASSIGN_OR_RETURN(args.factor, SearchFactor(moments, backend));
+  }
   args.second_moment = moments.second_moment();
-  args.adjust = [&fold](std::vector<float>& s) { fold.Adjust(s); };
+  args.adjust = [&fold](std::vector<float>& s) {
+    fold.Tie(s);
+    fold.Adjust(s);
+  };
   args.checkpoint = [this](double) { return CheckCancelled(); };
   QS_ASSIGN_OR_RETURN(*scales, SearchAwqScales(std::move(args), backend));
   return absl::OkStatus();
@@ -299,7 +337,7 @@ absl::Status AwqGroup::UseMoment(const SiteMoments& moments, size_t site,
   const std::vector<float>& s = solution->scales.values;
   if (std::all_of(s.begin(), s.end(), [](float v) { return v == 1; })) {
     solution->moment = moments.second_moment();
-    solution->site = sites_[site];
+    solution->site = this->site(site);
     return absl::OkStatus();
   }
   QS_ASSIGN_OR_RETURN(solution->scaled_moment,
@@ -311,23 +349,13 @@ absl::Status AwqGroup::UseMoment(const SiteMoments& moments, size_t site,
 
 absl::Status AwqGroup::FactorMoment(int64_t size, Backend& backend,
                                     AwqSiteSolution* solution) const {
-  const float* moment = solution->moment;
-  solution->order = GptqOrder(ColumnOrder::kActOrderStatic,
-                              awq().group_size == -1 ? size : awq().group_size,
-                              moment, size, 0);
-  QS_ASSIGN_OR_RETURN(solution->factor, AllocateSquare(size));
-  GptqFactorArgs args;
-  args.hessian = moment;
-  args.size = size;
-  args.order = solution->order.data();
-  args.damping = awq().damping;
-  if (solution->tokens < 4 * size) {
-    args.damping = std::max(args.damping, kFewTokensDamping);
-  }
-  args.checkpoint = [this](double) { return CheckCancelled(); };
-  args.factor = solution->factor.As<float>();
-  args.facts = &solution->facts;
-  return backend.gptq().Factor(args, backend.stream());
+  QS_ASSIGN_OR_RETURN(
+      solution->factor,
+      MakeGptqFactor(
+          SolveSpec(spec()), Profile::kBest, GroupSize(size),
+          {solution->moment, size, solution->tokens},
+          [this](double) { return CheckCancelled(); }, backend));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -343,14 +371,7 @@ absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
 absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
                                               const GroupInfo& info) {
   QS_RETURN_IF_ERROR(CheckTensors(spec, info));
-  int64_t bytes = 0;
-  int64_t most_inputs = 0;
-  for (const GroupSite& site : info.sites) {
-    // Moments, and what they become with their factor.
-    bytes += 8 * site.inputs * site.inputs + 64 * site.inputs;
-    most_inputs = std::max(most_inputs, site.inputs);
-  }
-  bytes += 4 * most_inputs * most_inputs;
+  int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/true);
   for (const GroupTensor& tensor : info.tensors) {
     if (tensor.role == GroupRole::kFoldOnly) {
       bytes += 2 * NumElements(tensor.info) * DTypeBytes(tensor.info.dtype);

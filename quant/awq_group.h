@@ -1,5 +1,6 @@
-// AwqGroup: the SolveGroup of AWQ. Scales of every site of the group are
-// searched, folded into the tensors before it, and given to its readers.
+// AwqGroup: the SolveGroup of AWQ, and of GPTQ with AWQ scaling first. Scales
+// of every site of the group are searched, folded into the tensors before it,
+// and given to its readers.
 //
 // Solve, once all input is there:
 //   1. for each site with a legal fold, the scales with the least error of the
@@ -8,14 +9,15 @@
 //   2. the second moment of the scaled input S^-1 H S^-1 and, to solve codes,
 //      its factor, with all of the backend's threads;
 //   3. every tensor of the group gets what concerns it.
-// Codes are made tile by tile afterwards (awq_quantizer.h).
+// Codes are made tile by tile afterwards (awq_quantizer.h, gptq_quantizer.h).
+// For GPTQ scales are judged by what solving with them leaves on a few rows.
 //
 // Scores are of each linear's own output, as in the paper's equation; AutoAWQ
 // looks at the whole attention or MLP block for q, k, v and gate, up.
 //
 // Results do not depend on the number of threads, nor on the order of tiles.
 // Memory: 8 inputs^2 bytes a site (S^-1 H S^-1 and its factor) once solved, 12
-// for the site that is being solved when its Site is held elsewhere, and what
+// for the site that is being solved (8 more where F64 must factor it), and what
 // the tensors' quantizers hold, all of their input included.
 #ifndef QS_QUANT_AWQ_GROUP_H_
 #define QS_QUANT_AWQ_GROUP_H_
@@ -31,7 +33,7 @@
 namespace qs {
 
 // A group's quantizers must live until its Solve returned; the group may go
-// then. REQUIRES: spec.awq(), ValidateGroup is OK.
+// then. REQUIRES: SolvesInGroups(spec), ValidateGroup is OK.
 // Errors: INVALID_ARGUMENT — a fold whose sizes do not match, a tensor that the
 // spec cannot hold; RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(

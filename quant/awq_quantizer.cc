@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/awq_scales.h"
 #include "quant/awq_tile.h"
 
 namespace qs {
@@ -166,19 +167,8 @@ absl::Status AwqQuantizer::Pack(int64_t index, int64_t first_row, int64_t rows,
 
 SolverFacts AwqQuantizer::Facts() const {
   SolverFacts solver;
-  const GptqFactorFacts& factor = solution_->facts;
-  solver.damping = factor.damping;
-  solver.damping_retries = factor.damping_retries;
-  solver.factor_in_f64 = factor.in_f64;
-  solver.diagonal_only = factor.diagonal_only;
-  solver.dead_columns = factor.dead_columns;
-  const AwqScales& scales = solution_->scales;
-  solver.scale_exponent = scales.exponent;
-  solver.scale_duo = scales.duo;
-  const auto [least, most] =
-      std::minmax_element(scales.values.begin(), scales.values.end());
-  solver.scale_min = *least;
-  solver.scale_max = *most;
+  if (solution_->factor != nullptr) AddFacts(*solution_->factor, &solver);
+  AddFacts(solution_->scales, &solver);
   for (const AwqTileFacts& facts : facts_) {
     solver.codes_changed += facts.codes_changed;
     for (size_t i = 0; i < solver.clip_histogram.size(); ++i) {

@@ -2,9 +2,6 @@
 // columns and divided by rows as the group's solution says, to codes.
 // AwqFoldedTensor: a tensor that comes back changed but not quantized.
 //
-// Both are filled like any TensorQuantizer; the group reads their input in
-// Solve and then gives them what it found, before any tile runs.
-//
 // Codes of a tile of rows: REFERENCE, and BEST without solve_codes: clipped
 // limits, then rounding. BEST: GPTQ's loop and coordinate descent against the
 // second moment of the scaled input, ranges by its conditional curvature; a row
@@ -16,37 +13,21 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "quant/awq_solution.h"
+#include "quant/awq_member.h"
 #include "quant/formats/grid_writer.h"
 #include "quant/quantizer_base.h"
 
 namespace qs {
 
-// What a member of a group is to the group.
-class AwqMember {
- public:
-  virtual ~AwqMember() = default;
-  // The input in pieces of whole rows. REQUIRES: all of it is there, and no
-  // tile has run.
-  virtual std::vector<TensorView> Pieces() const = 0;
-  // `solution`: of the site that its columns read; null: none.
-  virtual void SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
-                           AwqTransform transform) = 0;
-};
-
-// The grid of AWQ's operations for a tensor. `stored`: scales as the file has
-// them; else as the search of REFERENCE has them, in the weight's dtype.
+// The grid of AWQ's operations for a tensor. REQUIRES: spec.awq(). `stored`:
+// scales as the file has them; else as the search of REFERENCE has them, in the
+// weight's dtype.
 AwqGridSpec AwqGrid(const QuantSpec& spec, DType weight, int64_t cols,
                     bool stored);
 
 // REQUIRES (both): ValidateSpec, ValidateSpecForShape and the tensor's own
 // checks passed.
 TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info);
-
-struct AwqTensor {
-  std::unique_ptr<TensorQuantizer> quantizer;
-  AwqMember* member = nullptr;  // the same object
-};
 
 // Errors (both): RESOURCE_EXHAUSTED; GridWriter::Create's.
 absl::StatusOr<AwqTensor> NewAwqQuantizer(const QuantSpec& spec,

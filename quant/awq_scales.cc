@@ -107,14 +107,20 @@ class Search {
   }
 
   absl::StatusOr<AwqScales> Best() {
-    QS_ASSIGN_OR_RETURN(AwqScales rounded, BestOfGrid());
-    if (!args_.spec.solve_codes) return NotWorse(std::move(rounded));
-    args_.factor = Buffer();
+    std::vector<AwqScales> finalists = {Identity()};
+    if (args_.by_rounding) {
+      QS_ASSIGN_OR_RETURN(finalists.emplace_back(), BestOfGrid());
+      if (!args_.spec.solve_codes) return NotWorse(std::move(finalists[1]));
+      args_.factor = Buffer();
+    }
     const AwqJudgeArgs judge = JudgeArgs();
     QS_ASSIGN_OR_RETURN(curvature_, Curvature(judge, backend_));
-    QS_ASSIGN_OR_RETURN(AwqScales solved, BestOfGrid());
-    std::vector<AwqScales> finalists = {Identity(), std::move(rounded),
-                                        std::move(solved)};
+    QS_ASSIGN_OR_RETURN(finalists.emplace_back(), BestOfGrid());
+    // Most of a loud input may follow from the others, and then costs little.
+    std::vector<float> unexplained;
+    for (float c : curvature_) unexplained.push_back(std::sqrt(c));
+    args_.x_mean = unexplained;
+    QS_ASSIGN_OR_RETURN(finalists.emplace_back(), BestOfGrid());
     QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
                         SolvedLosses(judge, finalists, backend_));
     return std::move(finalists[Least(losses)]);
@@ -317,6 +323,15 @@ absl::StatusOr<AwqScales> SearchAwqScales(AwqSearchArgs args,
   const bool reference = args.profile == Profile::kReference;
   Search search(std::move(args), backend);
   return reference ? search.Reference() : search.Best();
+}
+
+void AddFacts(const AwqScales& scales, SolverFacts* facts) {
+  facts->scale_exponent = scales.exponent;
+  facts->scale_duo = scales.duo;
+  const auto [least, most] =
+      std::minmax_element(scales.values.begin(), scales.values.end());
+  facts->scale_min = *least;
+  facts->scale_max = *most;
 }
 
 }  // namespace qs

@@ -13,6 +13,7 @@
 #include "kernels/base/buffer.h"
 #include "quant/awq_solution.h"
 #include "quant/quant_spec.h"
+#include "quant/quantized_tensor.h"
 
 namespace qs {
 
@@ -30,6 +31,9 @@ struct AwqSearchArgs {
   std::span<const TensorView> weights;  // of all linears that read the site
   std::span<const float> x_mean;        // [inputs]
   std::span<const float> w_mean;
+  // BEST: whether the scales that serve rounding best are a candidate, too.
+  // REQUIRES: true without solve_codes.
+  bool by_rounding = true;
   const float* second_moment = nullptr;  // H
   // Its factor, as in AwqScaleLossArgs; empty where H cannot be factored well.
   // Freed as soon as it is not needed.
@@ -43,10 +47,14 @@ struct AwqSearchArgs {
 // equals. BEST: no scaling, ratios with and without the weights, both ends
 // included, then golden section around the best; largest / smallest capped;
 // never a loss above that of no scaling. With solve_codes also the best by what
-// solved codes can be expected to leave, and then the one of the three that
+// solved codes can be expected to leave, from how active inputs are and from
+// how much of them the others do not explain, and then the one of all that
 // really leaves the least on some rows.
 // Errors: those of AwqOps; `checkpoint`'s.
 absl::StatusOr<AwqScales> SearchAwqScales(AwqSearchArgs args, Backend& backend);
+
+// What the report says of them.
+void AddFacts(const AwqScales& scales, SolverFacts* facts);
 
 }  // namespace qs
 

@@ -1,5 +1,6 @@
-// AwqSiteSolution: what an AWQ group found for one of its sites, and what the
-// readers of the site need of it. Made by AwqGroup::Solve, then only read.
+// AwqSiteSolution: what a group found for one of its sites when it scaled them,
+// and what the readers of the site need of it. Made by AwqGroup::Solve, then
+// only read.
 #ifndef QS_QUANT_AWQ_SOLUTION_H_
 #define QS_QUANT_AWQ_SOLUTION_H_
 
@@ -8,7 +9,7 @@
 #include <vector>
 
 #include "kernels/base/buffer.h"
-#include "kernels/gptq_ops.h"
+#include "quant/gptq_factor.h"
 #include "quant/site.h"
 
 namespace qs {
@@ -30,10 +31,8 @@ struct AwqSiteSolution {
   Buffer scaled_moment;
   std::shared_ptr<Site> site;
 
-  // With AwqSpec::solve_codes: its factor in `order`.
-  Buffer factor;
-  std::vector<int32_t> order;
-  GptqFactorFacts facts;
+  // Its factor, where codes are solved.
+  std::shared_ptr<const GptqFactor> factor;
 };
 
 // What a tensor of the group becomes, to undo or to do the scaling:
@@ -43,6 +42,11 @@ struct AwqTransform {
   std::vector<float> column_scales;
   std::vector<float> row_divisors;
   std::vector<float> values;
+
+  // Whether a weight is not as it came.
+  bool scales() const {
+    return !column_scales.empty() || !row_divisors.empty();
+  }
 };
 
 }  // namespace qs

@@ -76,7 +76,7 @@ GptqGrid AwqTile::SolverGrid() const {
 absl::Status AwqTile::Run(Backend& backend, AwqTileFacts* facts) {
   Scale();
   QS_RETURN_IF_ERROR(Yardstick(backend));
-  const bool solves = c_.solution->factor.size() > 0;
+  const bool solves = c_.solution->factor != nullptr;
   QS_RETURN_IF_ERROR(solves ? SolveCodes(backend) : ClipAndRound(backend));
   QS_RETURN_IF_ERROR(Decode({codes_, scales_, zero_points_}, backend));
   QS_RETURN_IF_ERROR(
@@ -151,8 +151,9 @@ absl::Status AwqTile::SolveCodes(Backend& backend) {
   int64_t first_non_finite = -1;
   GptqSolveArgs solve;
   solve.weight = scaled_;
-  solve.factor = c_.solution->factor.As<float>();
-  solve.order = c_.solution->order.data();
+  solve.factor = c_.solution->factor->r.As<float>();
+  solve.factor_id = c_.solution->factor->id;
+  solve.order = c_.solution->factor->order.data();
   solve.grid = SolverGrid();
   solve.range = c_.awq().clip ? GptqRange::kCurvature : GptqRange::kMinMax;
   solve.checkpoint = c_.checkpoint;
@@ -172,7 +173,8 @@ absl::Status AwqTile::Refine(Backend& backend) {
   GptqRefineArgs refine;
   refine.weight = scaled_;
   refine.hessian = c_.solution->moment;
-  refine.damping = c_.solution->facts.damping;
+  refine.hessian_id = c_.solution->factor->moment_id;
+  refine.damping = c_.solution->factor->facts.damping;
   refine.grid = SolverGrid();
   refine.sweeps = kSweeps;
   refine.checkpoint = c_.checkpoint;

@@ -80,21 +80,19 @@ std::vector<int32_t> GptqOrder(ColumnOrder order, int64_t group_size,
 
 absl::StatusOr<std::shared_ptr<const GptqFactor>> MakeGptqFactor(
     const GptqSpec& spec, Profile profile, int64_t group_size,
-    const SiteMoments& moments, const PanelCheck& checkpoint,
-    Backend& backend) {
-  QS_RETURN_IF_ERROR(moments.Check());
-  const int64_t n = moments.inputs();
-  const float* const hessian = moments.second_moment();
+    const MomentView& moment, const PanelCheck& checkpoint, Backend& backend) {
+  const int64_t n = moment.inputs;
+  const float* const hessian = moment.second_moment;
   const bool best = profile == Profile::kBest;
   auto factor = std::make_shared<GptqFactor>();
   GptqFactorArgs args;
   args.hessian = hessian;
   args.size = n;
   args.damping = spec.damping;
-  if (best && moments.tokens() < 4 * n) {
+  if (best && moment.tokens < 4 * n) {
     args.damping = std::max(args.damping, kFewTokensDamping);
   }
-  args.dead_diagonal = best ? 0 : static_cast<double>(moments.tokens()) / 2;
+  args.dead_diagonal = best ? 0 : static_cast<double>(moment.tokens) / 2;
   factor->order =
       GptqOrder(spec.order, group_size, hessian, n, args.dead_diagonal);
   factor->group_of.resize(static_cast<size_t>(n));
@@ -130,12 +128,24 @@ absl::StatusOr<std::shared_ptr<const GptqFactor>> SharedGptqFactor(
       site.Derive(
           key,
           [&](const SiteMoments& moments) -> absl::StatusOr<Site::Derived> {
-            QS_ASSIGN_OR_RETURN(std::shared_ptr<const GptqFactor> made,
-                                MakeGptqFactor(spec, profile, group_size,
-                                               moments, checkpoint, backend));
+            QS_RETURN_IF_ERROR(moments.Check());
+            QS_ASSIGN_OR_RETURN(
+                std::shared_ptr<const GptqFactor> made,
+                MakeGptqFactor(spec, profile, group_size,
+                               {moments.second_moment(), moments.inputs(),
+                                moments.tokens()},
+                               checkpoint, backend));
             return Site::Derived(std::move(made));
           }));
   return std::static_pointer_cast<const GptqFactor>(derived);
+}
+
+void AddFacts(const GptqFactor& factor, SolverFacts* facts) {
+  facts->damping = factor.facts.damping;
+  facts->damping_retries = factor.facts.damping_retries;
+  facts->factor_in_f64 = factor.facts.in_f64;
+  facts->diagonal_only = factor.facts.diagonal_only;
+  facts->dead_columns = factor.facts.dead_columns;
 }
 
 }  // namespace qs

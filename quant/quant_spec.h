@@ -73,6 +73,9 @@ struct GptqSpec {
   double range_norm = 2.4;  // of kMse
   int sweeps = 10;          // of coordinate descent after the loop; 0: none
   bool scale_refit = true;  // between sweeps
+  // Active inputs are first scaled up as AWQ does, where the operation before
+  // them can absorb the inverse; BEST only.
+  bool awq_scaling = false;
   bool operator==(const GptqSpec&) const = default;
 };
 
@@ -116,7 +119,8 @@ AwqSpec DefaultAwqSpec(Profile profile);
 
 // Whether the method solves against the second moments of a tensor's input.
 bool NeedsCalibration(const QuantSpec& spec);
-// Whether tensors that share or scale an input are solved together (AWQ).
+// Whether tensors that share or scale an input are solved together: AWQ, and
+// GPTQ with AWQ scaling first.
 bool SolvesInGroups(const QuantSpec& spec);
 
 // The grid that the codes lie on, for all methods but NF4 and FP4.

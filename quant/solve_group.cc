@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/awq_group.h"
+#include "quant/group_base.h"
 #include "quant/measured_quantizer.h"
 
 namespace qs {
@@ -17,6 +18,16 @@ namespace {
 absl::Status Invalid(const GroupInfo& info, const std::string& text) {
   return absl::InvalidArgumentError(
       absl::StrCat("group \"", info.name, "\": ", text));
+}
+
+// GPTQ needs the whole group only to scale something.
+bool SolvesWhole(const QuantSpec& spec, const GroupInfo& info) {
+  if (!SolvesInGroups(spec)) return false;
+  return spec.awq() != nullptr ||
+         std::any_of(info.sites.begin(), info.sites.end(),
+                     [](const GroupSite& site) {
+                       return site.fold.kind != FoldKind::kNone;
+                     });
 }
 
 class Names {
@@ -88,11 +99,14 @@ absl::Status ValidateTensor(const QuantSpec& spec, const GroupInfo& info,
                             const GroupTensor& tensor) {
   const std::string& name = tensor.info.name;
   const bool reads = tensor.site >= 0;
-  if (tensor.role == GroupRole::kFoldOnly && !SolvesInGroups(spec)) {
-    return Invalid(info, absl::StrCat("tensor \"", name,
-                                      "\": role: got FOLD_ONLY, allowed "
-                                      "QUANTIZE for ",
-                                      SpecMethodName(spec)));
+  if (tensor.role == GroupRole::kFoldOnly && !SolvesWhole(spec, info)) {
+    return Invalid(
+        info, absl::StrCat("tensor \"", name,
+                           "\": role: got FOLD_ONLY, allowed QUANTIZE for ",
+                           SpecMethodName(spec),
+                           SolvesInGroups(spec)     ? " without a fold"
+                           : spec.gptq() != nullptr ? " without awq_scaling"
+                                                    : ""));
   }
   if (tensor.role == GroupRole::kQuantize && !reads) {
     return Invalid(info, absl::StrCat("tensor \"", name,
@@ -110,55 +124,27 @@ absl::Status ValidateTensor(const QuantSpec& spec, const GroupInfo& info,
 }
 
 // Every tensor by itself; the group only hands out sites.
-class IndependentTensors final : public SolveGroup {
+class IndependentTensors final : public GroupBase {
  public:
   IndependentTensors(const QuantSpec& spec, GroupInfo info,
                      const QuantizeOptions& options)
-      : spec_(spec),
-        info_(std::move(info)),
-        options_(options),
-        left_(info_.tensors.size()) {
-    for (const GroupSite& site : info_.sites) {
-      sites_.push_back(std::make_shared<Site>(site.name, site.inputs));
-    }
-  }
+      : GroupBase(spec, std::move(info), options),
+        left_(this->info().tensors.size()) {}
 
-  const GroupInfo& info() const override { return info_; }
-  std::shared_ptr<Site> site(size_t index) const override {
-    return sites_[index];
-  }
   absl::StatusOr<std::unique_ptr<TensorQuantizer>> TakeTensor(
       size_t index) override {
-    const GroupTensor& tensor = info_.tensors[index];
-    QuantizeOptions options = options_;
-    options.site = sites_[static_cast<size_t>(tensor.site)];
-    if (--left_ == 0) {
-      for (std::shared_ptr<Site>& site : sites_) site = nullptr;
-    }
-    return TensorQuantizer::Create(spec_, tensor.info, options);
+    const GroupTensor& tensor = info().tensors[index];
+    QuantizeOptions options = this->options();
+    options.site = site(static_cast<size_t>(tensor.site));
+    if (--left_ == 0) ReleaseSites();
+    return TensorQuantizer::Create(spec(), tensor.info, options);
   }
   bool solves_whole() const override { return false; }
   absl::Status Solve(Backend&) override { return absl::OkStatus(); }
 
  private:
-  const QuantSpec spec_;
-  const GroupInfo info_;
-  const QuantizeOptions options_;
   size_t left_;
-  std::vector<std::shared_ptr<Site>> sites_;
 };
-
-int64_t SiteBytes(const GroupInfo& info) {
-  int64_t held = 0;
-  int64_t transport = 0;
-  for (const GroupSite& site : info.sites) {
-    held += 8 * site.inputs * site.inputs + 16 * site.inputs;
-    transport =
-        std::max(transport,
-                 4 * (SiteMoments::PackedElements(site.inputs) + site.inputs));
-  }
-  return held + transport;
-}
 
 }  // namespace
 
@@ -179,12 +165,28 @@ absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info) {
   return absl::OkStatus();
 }
 
+int64_t GroupSiteBytes(const QuantSpec& spec, const GroupInfo& info,
+                       bool scaled) {
+  const bool solves = NeedsCalibration(spec);
+  int64_t held = 0;
+  int64_t most = 0;
+  for (const GroupSite& site : info.sites) {
+    held += (solves ? 8 : 4) * site.inputs * site.inputs + 64 * site.inputs;
+    most = std::max(most, site.inputs);
+  }
+  // A second moment that F32 cannot factor is factored in F64; scales are
+  // judged with a moment and a factor of their own.
+  const int64_t work = (solves ? 8 : 0) + (scaled ? 4 : 0);
+  const int64_t transport = 4 * (SiteMoments::PackedElements(most) + most);
+  return held + std::max(work * most * most, transport);
+}
+
 absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
                                            const GroupInfo& info,
                                            const QuantizeOptions& options,
                                            int64_t max_tiles) {
-  if (SolvesInGroups(spec)) return EstimateAwqGroupBytes(spec, info);
-  int64_t bytes = SiteBytes(info);
+  if (SolvesWhole(spec, info)) return EstimateAwqGroupBytes(spec, info);
+  int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/false);
   for (const GroupTensor& tensor : info.tensors) {
     QS_ASSIGN_OR_RETURN(
         const int64_t held,
@@ -200,7 +202,9 @@ absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
 absl::StatusOr<std::unique_ptr<SolveGroup>> SolveGroup::Create(
     const QuantSpec& spec, GroupInfo info, const QuantizeOptions& options) {
   QS_RETURN_IF_ERROR(ValidateGroup(spec, info));
-  if (SolvesInGroups(spec)) return NewAwqGroup(spec, std::move(info), options);
+  if (SolvesWhole(spec, info)) {
+    return NewAwqGroup(spec, std::move(info), options);
+  }
   return std::unique_ptr<SolveGroup>(
       std::make_unique<IndependentTensors>(spec, std::move(info), options));
 }

@@ -1,10 +1,11 @@
 // SolveGroup: the tensors and sites of one GroupInfo, whichever way the method
 // solves them.
 //
-// Methods that solve tensors by themselves (all but AWQ) only take the site of
-// each tensor from it: a tile runs as soon as its bytes are there, and waits
-// for the site. AWQ solves the whole group at once: when every site is filled
-// and every tensor has all its input, Solve, then the tiles.
+// Methods that solve tensors by themselves only take the site of each tensor
+// from it: a tile runs as soon as its bytes are there, and waits for the site.
+// AWQ, and GPTQ with AWQ scaling first where a site has a fold, solve the whole
+// group at once: when every site is filled and every tensor has all its input,
+// Solve, then the tiles.
 //
 //   auto group = SolveGroup::Create(spec, info, options);
 //   group->site(i)->Fill(...); auto q = group->TakeTensor(j); fill q;
@@ -32,12 +33,13 @@ namespace qs {
 
 // Errors: INVALID_ARGUMENT — a name twice, a site, pool or fold's tensor that
 // is not there, a tensor whose columns are not its site's inputs, a site's
-// inputs out of range, FOLD_ONLY with another method than AWQ.
+// inputs out of range, FOLD_ONLY where nothing is scaled.
 absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info);
 
 // Upper bound of what the group holds at once: moments and a factor of each
-// site (8 inputs^2 bytes), one site's transport form, and what each tensor's
-// quantizer holds. REQUIRES: ValidateGroup is OK.
+// site (8 inputs^2 bytes), for the largest what it takes to receive it or to
+// factor it in F64 (8 inputs^2 more), and what each tensor's quantizer holds.
+// REQUIRES: ValidateGroup is OK.
 absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
                                            const GroupInfo& info,
                                            const QuantizeOptions& options,
@@ -63,6 +65,9 @@ class SolveGroup {
   // is there. Errors: a site's; INVALID_ARGUMENT — non-finite weights;
   // CANCELLED; RESOURCE_EXHAUSTED.
   virtual absl::Status Solve(Backend& backend) = 0;
+  // What the inputs of a site are divided by from now on; empty: nothing.
+  // REQUIRES: solves_whole(), Solve returned OK.
+  virtual std::vector<float> scales(size_t /*site*/) const { return {}; }
 };
 
 }  // namespace qs

@@ -100,7 +100,7 @@ absl::StatusOr<std::unique_ptr<TensorQuantizer>> TensorQuantizer::Create(
   if (spec.nf4() != nullptr) {
     return NewNf4Quantizer(spec, std::move(info), options, n);
   }
-  if (SolvesInGroups(spec)) {
+  if (spec.awq() != nullptr) {
     return BadTensor(info, absl::StrCat("got no group, allowed in a group for ",
                                         SpecMethodName(spec)));
   }

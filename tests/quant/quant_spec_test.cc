@@ -111,6 +111,7 @@ TEST_CASE("names of methods and algorithms") {
   CHECK(SpecAlgorithm(spec) == "rtn-reference/1");
   CHECK(SpecBits(spec) == 8);
   CHECK(SpecAlgorithm(FindPreset("NF4-dq")->spec) == "nf4-best/1");
+  CHECK(SpecAlgorithm(FindPreset("W4A16-gptq")->spec) == "gptq-best/2");
 }
 
 TEST_CASE("figures from sums: w = (3, 4), v = (3, 3)") {

@@ -104,8 +104,13 @@ TEST_CASE("the estimate counts moments, factor and transport") {
   info.sites[0].inputs = 4096;
   info.tensors[0].info.shape = {16, 4096};
   const int64_t one = *EstimateGroupBytes(spec, info, {}, 4);
-  CHECK(one > 8 * 4096 * 4096 + 2 * 4096 * 4096);
-  CHECK(one < 11 * 4096 * 4096 + (160 << 20));
+  // A factorisation in F64 may take 8 inputs^2 for a while.
+  CHECK(one > 16 * 4096 * 4096);
+  CHECK(one < 16 * 4096 * 4096 + (32 << 20));
+  // Another reader of the same site adds what it holds itself.
+  info.tensors.push_back(info.tensors[0]);
+  info.tensors.back().info.name = "k.weight";
+  CHECK(*EstimateGroupBytes(spec, info, {}, 4) < one + (32 << 20));
 }
 
 }  // namespace
