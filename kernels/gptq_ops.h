@@ -151,9 +151,9 @@ struct GptqErrorArgs {
   TensorView weight;
   TensorView decoded;              // same shape, F32, F16 or BF16
   const float* hessian = nullptr;  // [cols, cols], undamped
+  double* error = nullptr;         // out, [rows]
+  double* signal = nullptr;        // out, [rows]; may be null
   ContentId hessian_id = 0;
-  double* error = nullptr;   // out, [rows]
-  double* signal = nullptr;  // out, [rows]; may be null
 };
 
 class GptqOps {
