@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "quant/plan/embedded.h"
+#include "quant/plan/engines.h"
 #include "quant/plan/plan.h"
 
 namespace qs {
@@ -49,6 +50,30 @@ void AddFolds(const Json& json, const Json& folds, Architecture* out) {
   }
 }
 
+StackRule StackFrom(const Json& json) {
+  StackRule rule;
+  json.at("parts").get_to(rule.parts);
+  rule.transposed = json.value("transposed", false);
+  rule.interleaved = json.value("interleaved", false);
+  return rule;
+}
+
+void AddStacks(const Json& json, const Json& stacks, Architecture* out) {
+  out->transformers_experts = json.value("transformers_experts", "");
+  out->stacked_because = json.value("stacked_because", "");
+  if (json.contains("single_experts")) {
+    out->single_experts.emplace();
+    for (const std::string id : json.at("single_experts")) {
+      out->single_experts->push_back(EngineNamed(id));
+    }
+  }
+  if (!json.contains("stacks")) return;
+  for (const auto& [path, rule] :
+       stacks.at(json.at("stacks").get<std::string>()).items()) {
+    out->stacks[path] = StackFrom(rule);
+  }
+}
+
 Architecture ArchitectureFrom(const Json& json, const Json& catalogue) {
   const Json& sets = catalogue.at("sets");
   Architecture out;
@@ -58,7 +83,6 @@ Architecture ArchitectureFrom(const Json& json, const Json& catalogue) {
   out.by_shape = json.value("by_shape", false);
   out.head = json.value("head", out.head);
   if (json.contains("towers")) out.towers = json.at("towers").get<Strings>();
-  out.transformers_experts = json.value("transformers_experts", "");
   out.transformers_bitsandbytes = json.value("transformers_bitsandbytes", "");
   out.transformers_renames = json.value("transformers_renames", Pairs());
   for (const std::string set : json.at("sets")) {
@@ -67,6 +91,7 @@ Architecture ArchitectureFrom(const Json& json, const Json& catalogue) {
     }
   }
   AddFolds(json, catalogue.at("folds"), &out);
+  AddStacks(json, catalogue.at("stacks"), &out);
   return out;
 }
 
@@ -103,6 +128,39 @@ std::string_view LastComponent(std::string_view path) {
   return dot == path.npos ? path : path.substr(dot + 1);
 }
 
+template <typename Rule>
+struct EndMatch {
+  const Rule* rule = nullptr;
+  std::string_view block;
+  std::string_view local;
+};
+
+// The longest end of `path` in `rules`, which have # for numbers. A linear of a
+// known architecture stands in a numbered block.
+template <typename Rule>
+EndMatch<Rule> LongestEnd(const std::unordered_map<std::string, Rule>& rules,
+                          std::string_view path, bool anywhere) {
+  std::string numbered;                           // with # for numbers
+  std::vector<std::pair<size_t, size_t>> starts;  // in path, in numbered
+  for (size_t at = 0; at <= path.size();) {
+    const size_t end = std::min(path.find('.', at), path.size());
+    const std::string_view part = path.substr(at, end - at);
+    if (at > 0) numbered += '.';
+    starts.emplace_back(at, numbered.size());
+    numbered += IsNumber(part) ? "#" : part;
+    at = end + 1;
+  }
+  for (const auto& [at, numbered_at] : starts) {
+    const auto found = rules.find(numbered.substr(numbered_at));
+    if (found == rules.end()) continue;
+    const std::string_view block =
+        at == 0 ? std::string_view() : path.substr(0, at - 1);
+    if (!anywhere && !IsNumber(LastComponent(block))) continue;
+    return {&found->second, block, path.substr(at)};
+  }
+  return {};
+}
+
 }  // namespace
 
 const Catalogue& TheCatalogue() {
@@ -124,27 +182,16 @@ const Architecture& FindArchitecture(const ConfigFacts& facts) {
 }
 
 RuleMatch MatchRule(const Architecture& architecture, std::string_view module) {
-  std::string path;                               // with # for numbers
-  std::vector<std::pair<size_t, size_t>> starts;  // in module, in path
-  for (size_t at = 0; at <= module.size();) {
-    const size_t end = std::min(module.find('.', at), module.size());
-    const std::string_view part = module.substr(at, end - at);
-    if (at > 0) path += '.';
-    starts.emplace_back(at, path.size());
-    path += IsNumber(part) ? "#" : part;
-    at = end + 1;
-  }
-  for (size_t i = 0; i < starts.size(); ++i) {
-    const auto [at, path_at] = starts[i];
-    const auto found = architecture.linears.find(path.substr(path_at));
-    if (found == architecture.linears.end()) continue;
-    const std::string_view block =
-        at == 0 ? std::string_view() : module.substr(0, at - 1);
-    // A linear of a known architecture stands in a numbered block.
-    if (!architecture.by_shape && !IsNumber(LastComponent(block))) continue;
-    return {&found->second, block, module.substr(at)};
-  }
-  return {};
+  const auto [rule, block, local] =
+      LongestEnd(architecture.linears, module, architecture.by_shape);
+  return {rule, block, local};
+}
+
+StackMatch MatchStack(const Architecture& architecture, std::string_view name) {
+  if (architecture.stacks.empty()) return {};
+  const auto [rule, block, local] =
+      LongestEnd(architecture.stacks, name, architecture.by_shape);
+  return {rule, block, local};
 }
 
 std::string WithoutNumbers(std::string_view path) {

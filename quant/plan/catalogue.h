@@ -5,9 +5,10 @@
 // `tied_embeddings` (globs on modules), `towers` (parts of a multimodal model
 // that stay as they are), `sets` (linears by their path below a block; `#`
 // stands for a number), `folds` (by a site's path below a block: which tensor
-// before it can absorb the inverse of its scales) and `architectures` (which
-// model types use which sets and folds, and what transformers does to them:
-// merged experts, renamed modules).
+// before it can absorb the inverse of its scales), `stacks` (by a tensor's path
+// below a block: how it holds the linears of all experts) and `architectures`
+// (which model types use which sets, folds and stacks, and what engines do to
+// them: single experts, renamed modules).
 #ifndef QS_QUANT_PLAN_CATALOGUE_H_
 #define QS_QUANT_PLAN_CATALOGUE_H_
 
@@ -22,6 +23,7 @@
 #include <vector>
 
 #include "quant/plan/config_facts.h"
+#include "quant/plan/plan.h"
 
 namespace qs {
 
@@ -51,6 +53,14 @@ struct FoldRule {
   bool heads = false;                // through attention, maybe grouped
 };
 
+// A tensor [experts, A, B] with one or more linears of each expert.
+struct StackRule {
+  // The linears' modules below "experts.N", in the order of their rows.
+  std::vector<std::string> parts;
+  bool transposed = false;   // [experts, in, out]
+  bool interleaved = false;  // rows alternate between the parts
+};
+
 struct Architecture {
   std::string name;
   std::vector<std::string> model_types;
@@ -63,8 +73,13 @@ struct Architecture {
   bool norm_plus_one = false;  // its norms multiply by 1 + weight
   std::optional<std::vector<std::string>> towers;  // none: the common ones
   std::string head = "lm_head";  // module of the output head; "" without
+  std::unordered_map<std::string, StackRule> stacks;
+  // Engines that load the experts of a stack as one linear each; none: all.
+  std::optional<std::vector<Engine>> single_experts;
+  std::string stacked_because;  // when that is an empty list
   // What transformers does with experts: "" keeps them, "merged" makes one 3-D
-  // parameter of them, "unpacked" makes linears of one 3-D parameter.
+  // parameter of single ones, "stacked" loads only the parameter, "unpacked"
+  // makes linears of the parameter when the model is quantized.
   std::string transformers_experts;
   std::string transformers_bitsandbytes;  // why it replaces no linear
   // Checkpoint names to module names, in order; a leading ^ anchors.
@@ -95,6 +110,14 @@ struct RuleMatch {
   std::string_view local;
 };
 RuleMatch MatchRule(const Architecture& architecture, std::string_view module);
+
+// The same for a tensor that is a stack of experts.
+struct StackMatch {
+  const StackRule* rule = nullptr;
+  std::string_view block;
+  std::string_view local;
+};
+StackMatch MatchStack(const Architecture& architecture, std::string_view name);
 
 // "mlp.experts.#.w1" of "mlp.experts.3.w1".
 std::string WithoutNumbers(std::string_view path);

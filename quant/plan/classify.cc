@@ -73,8 +73,10 @@ Reason ByForm(const Draft& draft, DraftTensor* item) {
   }
   if (tensor.shape.size() == 3 && absl::StrContains(tensor.name, "experts")) {
     item->is_stack = true;
-    return absl::StrCat("3-D expert stack ", ShapeText(tensor.shape),
-                        ": the format stores experts as one 2-D weight each");
+    return absl::StrCat("3-D expert stack ", ShapeText(tensor.shape), ": ",
+                        item->whole.empty()
+                            ? "the format stores experts as one 2-D weight each"
+                            : item->whole);
   }
   if (!is_weight) return "no module's weight: the name does not end in .weight";
   if (tensor.shape.size() == 2) return std::nullopt;
@@ -102,7 +104,7 @@ Reason Transposed(const Draft& draft, const DraftTensor& item) {
   const auto found =
       draft.by_name.find(absl::StrCat(std::string(item.module), ".bias"));
   if (found == draft.by_name.end()) return std::nullopt;
-  const std::vector<int64_t>& bias = draft.request.tensors[found->second].shape;
+  const std::vector<int64_t>& bias = draft.tensors[found->second].tensor->shape;
   if (bias.size() != 1 || bias[0] == item.tensor->shape[0]) return std::nullopt;
   return absl::StrCat("not stored [out, in]: shape ",
                       ShapeText(item.tensor->shape), ", bias ",
@@ -152,19 +154,17 @@ Reason ByName(const Draft& draft, DraftTensor* item) {
 }
 
 Reason ByTarget(const Draft& draft, const DraftTensor& item) {
+  const EngineRules* target = RulesOf(draft.request.engine);
   const FormatRules* rules = TargetRules(draft);
   if (rules == nullptr) return std::nullopt;
-  const std::string title = RulesOf(draft.request.engine)->Title();
-  const Architecture& architecture = *draft.architecture;
-  if (rules->merges_experts && item.rule != nullptr && item.rule->expert &&
-      architecture.transformers_experts == "merged") {
-    return absl::StrCat("expert: ", title,
-                        " merges the experts of a layer into one 3-D "
-                        "parameter and loads no packed ones");
+  if (item.rule != nullptr && item.rule->expert) {
+    const std::string reason =
+        WhyNoExperts(*draft.architecture, *target, *rules);
+    if (!reason.empty()) return "expert: " + reason;
   }
-  if (rules->merges_experts && IsNf4(draft) &&
-      !architecture.transformers_bitsandbytes.empty()) {
-    return architecture.transformers_bitsandbytes;
+  if (rules->linear4bit && rules->merges_experts &&
+      !draft.architecture->transformers_bitsandbytes.empty()) {
+    return draft.architecture->transformers_bitsandbytes;
   }
   return std::nullopt;
 }
@@ -177,12 +177,18 @@ bool MatchesAny(const std::vector<std::string>& globs,
   return false;
 }
 
+// A slice goes by its stack's name, too.
+bool MatchesAny(const std::vector<std::string>& globs,
+                const DraftTensor& item) {
+  return MatchesAny(globs, item.tensor->name) ||
+         (item.stack != nullptr && MatchesAny(globs, item.stack->name));
+}
+
 Reason ByGlobs(const Draft& draft, DraftTensor* item) {
   const PlanRequest& request = draft.request;
-  const std::string& name = item->tensor->name;
   const bool included =
-      request.include.empty() || MatchesAny(request.include, name);
-  if (included && !MatchesAny(request.exclude, name)) return std::nullopt;
+      request.include.empty() || MatchesAny(request.include, *item);
+  if (included && !MatchesAny(request.exclude, *item)) return std::nullopt;
   item->left_out_by_glob = true;
   return included ? "excluded" : "not included";
 }
@@ -218,8 +224,8 @@ Reason ByGrid(Draft* draft, const std::string& name, const MatrixShape& shape) {
 }
 
 // Sizes that the method or the format cannot take.
-Reason BySize(Draft* draft, DraftTensor* item) {
-  const PlanTensor& tensor = *item->tensor;
+Reason BySize(Draft* draft, size_t i) {
+  const PlanTensor& tensor = *draft->tensors[i].tensor;
   const MatrixShape shape = AsMatrix(tensor.shape);
   if (shape.rows * shape.cols < TheCatalogue().min_elements) {
     return absl::StrCat("small: ", shape.rows * shape.cols,
@@ -227,10 +233,11 @@ Reason BySize(Draft* draft, DraftTensor* item) {
   }
   if (shape.rows == 1) return "one output row";
   if (IsNf4(*draft)) return std::nullopt;
-  return ByGrid(draft, tensor.name, shape);
+  return ByGrid(draft, draft->TitleOf(i), shape);
 }
 
-Reason ReasonToCarry(Draft* draft, DraftTensor* item) {
+Reason ReasonToCarry(Draft* draft, size_t i) {
+  DraftTensor* const item = &draft->tensors[i];
   const PlanTensor& tensor = *item->tensor;
   if (Reason reason = ByForm(*draft, item)) return reason;
   if (tensor.shape.size() == 2) {
@@ -244,13 +251,14 @@ Reason ReasonToCarry(Draft* draft, DraftTensor* item) {
   }
   if (Reason reason = ByTarget(*draft, *item)) return reason;
   if (Reason reason = ByGlobs(*draft, item)) return reason;
-  return BySize(draft, item);
+  return BySize(draft, i);
 }
 
-absl::Status CheckInclude(const PlanRequest& request) {
+absl::Status CheckInclude(const Draft& draft) {
+  const PlanRequest& request = draft.request;
   if (request.include.empty()) return absl::OkStatus();
-  for (const PlanTensor& tensor : request.tensors) {
-    if (MatchesAny(request.include, tensor.name)) return absl::OkStatus();
+  for (const DraftTensor& item : draft.tensors) {
+    if (MatchesAny(request.include, item)) return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "include: got ", QuoteForError(request.include.front()),
@@ -261,12 +269,12 @@ absl::Status CheckInclude(const PlanRequest& request) {
 }  // namespace
 
 absl::Status Classify(Draft* draft) {
-  QS_RETURN_IF_ERROR(CheckInclude(draft->request));
+  QS_RETURN_IF_ERROR(CheckInclude(*draft));
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
     PlanEntry& entry = draft->entry(i);
-    if (entry.action == TensorAction::kTied) continue;
+    if (entry.action != TensorAction::kCarry) continue;
     DraftTensor& item = draft->tensors[i];
-    Reason reason = ReasonToCarry(draft, &item);
+    Reason reason = ReasonToCarry(draft, i);
     if (!reason && !entry.reason.empty()) reason = entry.reason;  // a tie
     if (reason) {
       entry.reason = *std::move(reason);

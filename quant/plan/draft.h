@@ -1,9 +1,10 @@
 // Draft: a plan in the making. MakePlan runs the stages over it in this order:
-// source check, ties, classify, shared inputs, fused groups, sites, lint,
-// files, output config.
+// source check, ties, split stacks, classify, shared inputs, fused groups, join
+// stacks, sites, lint, files, output config.
 #ifndef QS_QUANT_PLAN_DRAFT_H_
 #define QS_QUANT_PLAN_DRAFT_H_
 
+#include <deque>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -21,15 +22,17 @@ namespace qs {
 // What the stages know about a tensor beside its plan entry, which has the same
 // index.
 struct DraftTensor {
-  const PlanTensor* tensor = nullptr;
-  std::string_view module;           // the name without ".weight"
-  const LinearRule* rule = nullptr;  // null: no rule of the catalogue
-  std::string site;                  // of a linear, quantized or not
+  const PlanTensor* tensor = nullptr;  // of the request, or a slice
+  const PlanTensor* stack = nullptr;   // that this is a slice of
+  std::string_view module;             // the name without ".weight"
+  const LinearRule* rule = nullptr;    // null: no rule of the catalogue
+  std::string site;                    // of a linear, quantized or not
   std::string group;
   bool is_conv = false;    // quantized as a flattened convolution
-  bool is_stack = false;   // 3-D stack of experts
+  bool is_stack = false;   // 3-D stack of experts, not split
   bool is_linear = false;  // maybe an nn.Linear: named when not quantized
   bool left_out_by_glob = false;
+  std::string whole;  // why a stack is not split; empty: it is not known
 };
 
 struct Draft {
@@ -39,7 +42,8 @@ struct Draft {
   ConfigFacts config;
   const Architecture* architecture = nullptr;
   std::unordered_map<std::string_view, size_t> by_name;
-  std::vector<DraftTensor> tensors;  // as request.tensors
+  std::vector<DraftTensor> tensors;  // as plan.entries
+  std::deque<PlanTensor> slices;     // those of stacks that were split
   FindingList findings;
   Plan plan;
 
@@ -48,7 +52,16 @@ struct Draft {
   bool Quantizes(size_t i) const {
     return entry(i).action == TensorAction::kQuantize;
   }
+  // What findings call it: a slice is known by its stack.
+  const std::string& TitleOf(size_t i) const {
+    const DraftTensor& item = tensors[i];
+    return item.stack != nullptr ? item.stack->name : item.tensor->name;
+  }
 };
+
+// Appends a tensor to `draft`'s tensors and entries.
+// Errors: INVALID_ARGUMENT — its name is there already; its bytes.
+absl::Status AddTensor(Draft* draft, const PlanTensor& tensor);
 
 // FAILED_PRECONDITION — the source is quantized already.
 absl::Status CheckSourceIsFloat(const Draft& draft);
@@ -56,6 +69,14 @@ absl::Status CheckSourceIsFloat(const Draft& draft);
 // Turns entries into kTied: equal byte ranges of a file, and the output head of
 // a model whose config ties it to its embedding.
 void FindTies(Draft* draft);
+
+// Puts slices behind each stack of the catalogue that can be loaded so, and
+// says of the others why not. Errors: RESOURCE_EXHAUSTED — too many entries.
+absl::Status SplitStacks(Draft* draft);
+
+// Takes back the slices of stacks of which one is not quantized: such a stack
+// is carried.
+void JoinStacks(Draft* draft);
 
 // Decides each remaining tensor by itself. Errors: INVALID_ARGUMENT — include
 // selects nothing.

@@ -11,14 +11,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-Engine EngineNamed(const std::string& id) {
-  if (id == "vllm") return Engine::kVllm;
-  if (id == "transformers") return Engine::kTransformers;
-  if (id == "bitsandbytes") return Engine::kBitsandbytes;
-  if (id == "gptqmodel") return Engine::kGptqModel;
-  return id == "hqq" ? Engine::kHqq : Engine::kNone;
-}
-
 // "gptq" stands for both versions, see Find.
 OutputFormat FormatNamed(const std::string& name) {
   if (name == "bitsandbytes") return OutputFormat::kBitsandbytes;
@@ -34,6 +26,7 @@ FormatRules FormatFrom(const std::string& name, const Json& json) {
   out.symmetric_only = json.value("symmetric_only", false);
   out.linear_modules_only = json.value("linear_modules_only", false);
   out.merges_experts = json.value("merges_experts", false);
+  out.unpacks_experts = json.value("unpacks_experts", false);
   out.linear4bit = json.value("linear4bit", false);
   out.no_act_order = json.value("no_act_order", false);
   out.whole_groups = json.value("whole_groups", false);
@@ -76,6 +69,14 @@ std::vector<EngineFacts> FactsOf(const std::vector<EngineRules>& all) {
 
 }  // namespace
 
+Engine EngineNamed(const std::string& id) {
+  if (id == "vllm") return Engine::kVllm;
+  if (id == "transformers") return Engine::kTransformers;
+  if (id == "bitsandbytes") return Engine::kBitsandbytes;
+  if (id == "gptqmodel") return Engine::kGptqModel;
+  return id == "hqq" ? Engine::kHqq : Engine::kNone;
+}
+
 std::string EngineRules::Title() const {
   return absl::StrCat(facts.name, " ", facts.version);
 }
@@ -86,6 +87,24 @@ const FormatRules* EngineRules::Find(OutputFormat format) const {
     if (rules.format == format) return &rules;
   }
   return nullptr;
+}
+
+std::string WhyNoExperts(const Architecture& architecture,
+                         const EngineRules& engine, const FormatRules& rules) {
+  if (engine.facts.engine != Engine::kTransformers) return "";
+  const std::string& experts = architecture.transformers_experts;
+  if (experts == "merged" && rules.merges_experts) {
+    return absl::StrCat(engine.Title(),
+                        " merges the experts of a layer into one 3-D "
+                        "parameter and loads no packed ones");
+  }
+  if (experts == "stacked" ||
+      (experts == "unpacked" && !rules.unpacks_experts)) {
+    return absl::StrCat(engine.Title(), " keeps the experts of ",
+                        architecture.name,
+                        " in one 3-D parameter and loads no single ones");
+  }
+  return "";
 }
 
 const std::vector<EngineRules>& AllEngineRules() {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "quant/plan/catalogue.h"
 #include "quant/plan/plan.h"
 
 namespace qs {
@@ -19,6 +20,7 @@ struct FormatRules {
   bool symmetric_only = false;
   bool linear_modules_only = false;  // no convolutions
   bool merges_experts = false;       // a layer's experts are one parameter
+  bool unpacks_experts = false;      // a stack becomes linears, where it can
   bool linear4bit = false;           // runs bitsandbytes' Linear4bit
   bool no_act_order = false;         // does not read the index of groups
   bool whole_groups = false;         // no shorter last group
@@ -42,7 +44,14 @@ struct EngineRules {
   const FormatRules* Find(OutputFormat format) const;
 };
 
+// Why the engine cannot load packed experts of `architecture` as one linear
+// each from this format; empty: it can.
+std::string WhyNoExperts(const Architecture& architecture,
+                         const EngineRules& engine, const FormatRules& rules);
+
 const std::vector<EngineRules>& AllEngineRules();
+// By the file's id ("vllm"); kNone: no such engine.
+Engine EngineNamed(const std::string& id);
 // Null for kNone.
 const EngineRules* RulesOf(Engine engine);
 

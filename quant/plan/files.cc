@@ -44,6 +44,21 @@ constexpr Ending kSkipped[] = {
     {".ot", kOtherWeights},
 };
 
+constexpr char kQuantizeConfig[] = "quantize_config.json";
+
+// Loaders of GPTQ files look there before config.json. Without that nothing
+// says which model it is, and the settings are in the weights' file.
+bool HasQuantizeConfig(const Draft& draft) {
+  const OutputFormat format = draft.request.spec.format;
+  const bool gptq =
+      format == OutputFormat::kGptq || format == OutputFormat::kGptqV2;
+  return gptq && draft.plan.tensors_quantized > 0 &&
+         std::any_of(draft.request.files.begin(), draft.request.files.end(),
+                     [](const PlanInputFile& file) {
+                       return file.path == "config.json";
+                     });
+}
+
 PlanFile FileFor(const PlanInputFile& file,
                  const std::unordered_set<std::string_view>& shards) {
   if (shards.contains(file.path)) {
@@ -72,8 +87,14 @@ std::vector<PlanFile> PlanFiles(const Draft& draft) {
     shards.insert(tensor.file);
   }
   std::vector<PlanFile> files;
+  const bool has_quantize_config = HasQuantizeConfig(draft);
   for (const PlanInputFile& file : draft.request.files) {
+    if (has_quantize_config && file.path == kQuantizeConfig) continue;
     files.push_back(FileFor(file, shards));
+  }
+  if (has_quantize_config) {
+    files.push_back({kQuantizeConfig, FileAction::kRewrite,
+                     "quantization_config, for loaders that look there"});
   }
   return files;
 }

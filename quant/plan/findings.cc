@@ -15,12 +15,14 @@ void FindingList::Add(Severity severity, std::string_view rule,
   const auto [found, is_new] = by_text_.emplace(std::move(key), items_.size());
   if (!is_new) {
     Item& item = items_[found->second];
-    ++item.others;
+    if (item.last != tensor) ++item.others;
+    item.last = tensor;
     if (severity == Severity::kError) item.finding.severity = severity;
     return;
   }
+  const std::string name(tensor);
   items_.push_back(
-      {{severity, std::string(tensor), std::string(rule), std::move(text)}, 0});
+      {{severity, name, std::string(rule), std::move(text)}, name, 0});
 }
 
 void FindingList::Append(const FindingList& other, bool as_warnings) {

@@ -29,6 +29,7 @@ class FindingList {
  private:
   struct Item {
     Finding finding;
+    std::string last;  // tensor; one that comes again at once counts once
     int64_t others = 0;
   };
   std::vector<Item> items_;

@@ -87,6 +87,7 @@ FoldFinder::FoldFinder(const Draft& draft) : draft_(draft) {
   }
   for (size_t i = 0; i < draft.tensors.size(); ++i) {
     const DraftTensor& item = draft.tensors[i];
+    if (draft.entry(i).action == TensorAction::kSplit) continue;
     if (item.rule == nullptr && item.tensor->shape.size() >= 2 &&
         IsFloatWeight(item.tensor->dtype) && !NeverReads(item.module)) {
       AddStranger(i);
@@ -113,7 +114,7 @@ void FoldFinder::AddStranger(size_t i) {
 const PlanTensor* FoldFinder::Tensor(const std::string& name) const {
   const auto found = draft_.by_name.find(name);
   return found == draft_.by_name.end() ? nullptr
-                                       : &draft_.request.tensors[found->second];
+                                       : draft_.tensors[found->second].tensor;
 }
 
 // The following return why there is no fold, or "".

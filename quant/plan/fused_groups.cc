@@ -30,10 +30,10 @@ std::unordered_map<std::string_view, Group> CollectGroups(const Draft& draft) {
 
 void CarryWithGroup(Draft* draft, size_t i, size_t cause) {
   PlanEntry& entry = draft->entry(i);
-  const PlanEntry& other = draft->entry(cause);
   entry.action = TensorAction::kCarry;
-  entry.reason = absl::StrCat("fused with ", other.name,
-                              ", which is carried: ", other.reason);
+  entry.reason =
+      absl::StrCat("fused with ", draft->TitleOf(cause),
+                   ", which is carried: ", draft->entry(cause).reason);
 }
 
 // A glob through a group is the caller's to mend when the target fuses it: a
@@ -44,7 +44,7 @@ void ReportSplit(Draft* draft, size_t cause) {
       item.left_out_by_glob && draft->request.engine == Engine::kVllm;
   draft->findings.Add(
       is_error ? Severity::kError : Severity::kWarning, "GROUP_SPLIT",
-      draft->entry(cause).name,
+      draft->TitleOf(cause),
       absl::StrCat("group ", item.group,
                    " is fused: all of it is quantized or none. This one is "
                    "carried (",

@@ -92,7 +92,7 @@ FindingList Linter::Run() {
   }
   CheckScheme(*rules);
   if (rules->substring_skips) CheckSkipNames();
-  if (rules->merges_experts) CheckStacks();
+  if (rules->unpacks_experts) CheckStacks();
   CountFusedRows();
   for (size_t i = 0; i < draft_.tensors.size(); ++i) {
     if (draft_.Quantizes(i)) CheckTensor(*rules, i);
@@ -205,15 +205,12 @@ void Linter::CheckModule(const FormatRules& rules, size_t i) {
                        " weights into nn.Linear only, this is a "
                        "convolution"));
   }
-  if (!rules.merges_experts) return;
   const Architecture& architecture = *draft_.architecture;
-  if (IsExpert(i) && architecture.transformers_experts == "merged") {
-    Error("EXPERTS", name,
-          absl::StrCat(title_,
-                       " merges the experts of a layer into one 3-D "
-                       "parameter and loads no packed ones"));
+  if (IsExpert(i)) {
+    std::string reason = WhyNoExperts(architecture, rules_, rules);
+    if (!reason.empty()) Error("EXPERTS", name, std::move(reason));
   }
-  if (spec().nf4() != nullptr &&
+  if (rules.linear4bit && rules.merges_experts &&
       !architecture.transformers_bitsandbytes.empty()) {
     Error("MODULE_CLASS", name, architecture.transformers_bitsandbytes);
   }

@@ -32,26 +32,6 @@ absl::StatusOr<int64_t> TensorBytes(const PlanTensor& tensor) {
   return *bytes;
 }
 
-absl::Status AddTensor(Draft* draft, const PlanTensor& tensor) {
-  const size_t index = draft->tensors.size();
-  if (!draft->by_name.emplace(tensor.name, index).second) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", QuoteForError(tensor.name), ": got it twice, allowed once"));
-  }
-  PlanEntry& entry = draft->plan.entries.emplace_back();
-  QS_ASSIGN_OR_RETURN(entry.bytes_in, TensorBytes(tensor));
-  entry.name = tensor.name;
-  entry.bytes_out = entry.bytes_in;
-  const MatrixShape shape = AsMatrix(tensor.shape);
-  entry.rows = shape.rows;
-  entry.cols = shape.cols;
-  DraftTensor& item = draft->tensors.emplace_back();
-  item.tensor = &tensor;
-  item.module = tensor.name;
-  if (item.module.ends_with(".weight")) item.module.remove_suffix(7);
-  return absl::OkStatus();
-}
-
 absl::Status ReadInput(Draft* draft) {
   const PlanRequest& request = draft->request;
   QS_RETURN_IF_ERROR(ValidateSpec(request.spec));
@@ -78,7 +58,7 @@ bool SharesRange(const Draft& draft, size_t i) {
   if (entry.action != TensorAction::kTied) return false;
   const PlanTensor& tensor = *draft.tensors[i].tensor;
   const PlanTensor& target =
-      draft.request.tensors[draft.by_name.at(entry.tied_to)];
+      *draft.tensors[draft.by_name.at(entry.tied_to)].tensor;
   return tensor.end > tensor.begin && tensor.begin == target.begin &&
          tensor.file == target.file;
 }
@@ -125,14 +105,36 @@ void LintEngines(Draft* draft) {
 
 }  // namespace
 
+absl::Status AddTensor(Draft* draft, const PlanTensor& tensor) {
+  const size_t index = draft->tensors.size();
+  if (!draft->by_name.emplace(tensor.name, index).second) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", QuoteForError(tensor.name), ": got it twice, allowed once"));
+  }
+  PlanEntry& entry = draft->plan.entries.emplace_back();
+  QS_ASSIGN_OR_RETURN(entry.bytes_in, TensorBytes(tensor));
+  entry.name = tensor.name;
+  entry.bytes_out = entry.bytes_in;
+  const MatrixShape shape = AsMatrix(tensor.shape);
+  entry.rows = shape.rows;
+  entry.cols = shape.cols;
+  DraftTensor& item = draft->tensors.emplace_back();
+  item.tensor = &tensor;
+  item.module = tensor.name;
+  if (item.module.ends_with(".weight")) item.module.remove_suffix(7);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   Draft draft(request);
   QS_RETURN_IF_ERROR(ReadInput(&draft));
   QS_RETURN_IF_ERROR(CheckSourceIsFloat(draft));
   FindTies(&draft);
+  QS_RETURN_IF_ERROR(SplitStacks(&draft));
   QS_RETURN_IF_ERROR(Classify(&draft));
   ShareInputs(&draft);
   CompleteGroups(&draft);
+  JoinStacks(&draft);
   if (request.list_sites || NeedsCalibration(request.spec)) {
     draft.plan.sites = PlanSites(&draft);
   }

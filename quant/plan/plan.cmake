@@ -28,4 +28,5 @@ target_sources(qs_quant PRIVATE
   plan/sites.cc
   plan/skip_names.cc
   plan/source_check.cc
+  plan/stacks.cc
   plan/ties.cc)

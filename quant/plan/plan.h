@@ -8,12 +8,20 @@
 // catalogue does not know is planned by names and shapes.
 //
 // Never quantized: embeddings, output heads, norms, routers, 1-D and small
-// tensors, 3-D stacks of experts, towers of multimodal models, Conv1D modules.
+// tensors, towers of multimodal models, Conv1D modules.
 // Convolutions are, flattened to [out, rest], with NF4 or in hqq's own format
 // and without a target;
 // transformers and bitsandbytes put 4-bit weights into nn.Linear only, so for
 // these targets they are carried. So are, for transformers, the experts of a
-// mixture: it merges them into one parameter.
+// mixture in most formats: it merges them into one parameter.
+//
+// Stacks: a 3-D tensor that holds a linear, or two, of every expert is split
+// into one 2-D weight for each, under the names by which engines load single
+// ones. Which tensors these are, which way round they are stored and how two
+// linears share one is the catalogue's to say; shapes are only checked against
+// it. A stack is split whole, when all of it is quantized, or carried with a
+// finding EXPERT_STACK that says why: the format or the target does not take
+// single experts, or the architecture is not known.
 //
 // Fused groups (q, k, v; gate, up; the experts of a layer) get one scheme. In
 // the formats but bitsandbytes' and hqq's a group is quantized whole or not at
@@ -37,6 +45,7 @@
 #define QS_QUANT_PLAN_PLAN_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -83,11 +92,23 @@ struct PlanRequest {
   std::vector<std::string> include;  // globs (* ? [..]) on tensor names
   std::vector<std::string> exclude;  // wins over include
   bool list_sites = false;           // as for a method that needs a calibration
+  int64_t max_entries = 1 << 20;     // with the slices of stacks
 };
 
-enum class TensorAction { kQuantize, kCarry, kTied };
+enum class TensorAction { kQuantize, kCarry, kTied, kSplit };
 enum class FileAction { kCopy, kRewrite, kSkip };
 enum class Severity { kWarning, kError };
+
+// Which part of a tensor [experts, A, B] an entry is: its row r is row
+// `first_row` + r * `row_step` of the expert's matrix [A, B], or the column of
+// that number when `transposed`.
+struct PlanSlice {
+  std::string tensor;  // of the checkpoint
+  int64_t expert = 0;
+  bool transposed = false;
+  int64_t first_row = 0;
+  int64_t row_step = 1;
+};
 
 struct PlanEntry {
   std::string name;
@@ -98,8 +119,10 @@ struct PlanEntry {
   std::string site;
   std::string group;  // fused group; empty when alone
   std::string tied_to;
-  int64_t bytes_in = 0;
-  int64_t bytes_out = 0;  // 0 when tied; with double_quant an upper bound
+  // Of an entry that is no tensor of the checkpoint, but a part of one.
+  std::optional<PlanSlice> slice;
+  int64_t bytes_in = 0;   // 0 when split: the slices have them
+  int64_t bytes_out = 0;  // 0 when tied or split; with double_quant at most
   int64_t rows = 0;       // AsMatrix of the shape
   int64_t cols = 0;
 };
@@ -153,7 +176,7 @@ struct Finding {
 
 struct Plan {
   std::string architecture;
-  std::vector<PlanEntry> entries;  // input order
+  std::vector<PlanEntry> entries;  // input order; slices behind their stack
   // In order of their first consumer. Filled in when the method needs a
   // calibration or the request asks.
   std::vector<PlanSite> sites;
@@ -175,10 +198,10 @@ struct Plan {
 // Time is linear in the tensors, times the length of the globs. A plan that
 // quantizes nothing is refused by a finding. Thread-safe.
 //
-// Errors: INVALID_ARGUMENT — spec; duplicate tensor; a byte range that does not
-// fit shape and dtype; config.json no object (text begins with "config.json");
-// include matches no name. FAILED_PRECONDITION — the source is quantized
-// already (text says by what).
+// Errors: RESOURCE_EXHAUSTED — more than max_entries. INVALID_ARGUMENT — spec;
+// duplicate tensor; a byte range that does not fit shape and dtype; config.json
+// no object (text begins with "config.json"); include matches no name.
+// FAILED_PRECONDITION — the source is quantized already (text says by what).
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
 struct EngineFacts {

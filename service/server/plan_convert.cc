@@ -51,6 +51,8 @@ v1::PlanEntry::Action ActionToProto(TensorAction action) {
       return v1::PlanEntry::CARRY;
     case TensorAction::kTied:
       return v1::PlanEntry::TIED;
+    case TensorAction::kSplit:
+      return v1::PlanEntry::SPLIT;
   }
   return v1::PlanEntry::ACTION_UNSPECIFIED;
 }
@@ -78,6 +80,13 @@ void ToProto(const PlanEntry& entry, v1::PlanEntry* out) {
   out->set_bytes_out(entry.bytes_out);
   out->set_rows(entry.rows);
   out->set_cols(entry.cols);
+  if (!entry.slice) return;
+  v1::TensorSlice* slice = out->mutable_slice();
+  slice->set_tensor(entry.slice->tensor);
+  slice->set_expert(entry.slice->expert);
+  slice->set_first(entry.slice->first_row);
+  slice->set_step(entry.slice->row_step);
+  slice->set_transposed(entry.slice->transposed);
 }
 
 void ToProto(const PlanFile& file, v1::PlanFile* out) {
@@ -159,7 +168,10 @@ v1::PlanCheckpointResponse SummaryOf(const Plan& plan, const QuantSpec& spec) {
   v1::PlanCheckpointResponse response;
   v1::PlanSummary* summary = response.mutable_summary();
   summary->set_architecture(plan.architecture);
-  summary->set_tensors(static_cast<int64_t>(plan.entries.size()));
+  summary->set_tensors(std::count_if(
+      plan.entries.begin(), plan.entries.end(), [](const PlanEntry& entry) {
+        return entry.action != TensorAction::kSplit;
+      }));
   summary->set_tensors_quantized(plan.tensors_quantized);
   summary->set_bytes_in(plan.bytes_in);
   summary->set_bytes_out(plan.bytes_out);
@@ -214,6 +226,7 @@ absl::Status PlanInput::AddConfig(const v1::PlanConfig& config) {
   }
   request_.config_json = config.config_json();
   request_.list_sites = config.list_sites();
+  request_.max_entries = limits_.max_tensors;
   request_.include = {config.include().begin(), config.include().end()};
   request_.exclude = {config.exclude().begin(), config.exclude().end()};
   return absl::OkStatus();
@@ -268,6 +281,11 @@ absl::StatusOr<Plan> PlanWithReasons(const PlanRequest& request) {
   const absl::Status& status = plan.status();
   if (status.code() == absl::StatusCode::kFailedPrecondition) {
     return WithReason(status, "SOURCE_QUANTIZED");
+  }
+  if (status.code() == absl::StatusCode::kResourceExhausted) {
+    return RpcError(status.code(), "PLAN_TOO_LARGE",
+                    std::string(status.message()),
+                    {{"allowed", absl::StrCat(request.max_entries)}});
   }
   if (status.code() != absl::StatusCode::kInvalidArgument) return status;
   const absl::string_view text = status.message();

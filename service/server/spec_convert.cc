@@ -129,6 +129,7 @@ absl::StatusOr<QuantSpec> FromGptq(const v1::GptqConfig& config,
   if (config.has_range_norm()) gptq.range_norm = config.range_norm();
   if (config.has_sweeps()) gptq.sweeps = config.sweeps();
   if (config.has_scale_refit()) gptq.scale_refit = config.scale_refit();
+  if (config.has_awq_scaling()) gptq.awq_scaling = config.awq_scaling();
   return QuantSpec{gptq, profile, OutputFormat::kCompressedTensors};
 }
 
@@ -244,6 +245,7 @@ void ToProto(const GptqSpec& gptq, v1::QuantizationConfig* config) {
   out->set_range_norm(gptq.range_norm);
   out->set_sweeps(gptq.sweeps);
   out->set_scale_refit(gptq.scale_refit);
+  out->set_awq_scaling(gptq.awq_scaling);
 }
 
 void ToProto(const AwqSpec& awq, v1::QuantizationConfig* config) {

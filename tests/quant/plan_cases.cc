@@ -32,8 +32,9 @@ struct TensorLines {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
   std::string name;
-  std::string common;                          // for every scenario
-  std::map<std::string, std::string> special;  // for one
+  std::string common;                                      // for every scenario
+  std::map<std::string, std::string> special;              // for one
+  std::map<std::string, std::vector<std::string>> slices;  // behind it
 };
 
 TensorLines ParseTensor(std::string line) {
@@ -55,6 +56,11 @@ TensorLines ParseTensor(std::string line) {
 
 void ParseExpectation(std::string line, TensorLines* tensor) {
   for (const PlanScenario& scenario : PlanScenarios()) {
+    if (line.starts_with(scenario.name + "+ ")) {
+      tensor->slices[scenario.name].push_back(
+          line.substr(scenario.name.size() + 2));
+      return;
+    }
     const std::string prefix = scenario.name + ": ";
     if (!line.starts_with(prefix)) continue;
     tensor->special[scenario.name] = line.substr(prefix.size());
@@ -85,6 +91,11 @@ void AddTensors(const TensorLines& lines, PlanCase* out) {
           special == lines.special.end() ? lines.common : special->second;
       out->entries[scenario.name].push_back(
           absl::StrCat(name, "|", WithNumbers(expected, numbers)));
+      const auto slices = lines.slices.find(scenario.name);
+      if (slices == lines.slices.end()) continue;
+      for (const std::string& slice : slices->second) {
+        out->entries[scenario.name].push_back(slice);
+      }
     }
   }
 }
@@ -175,6 +186,8 @@ std::string EntryLine(const PlanEntry& entry) {
     case TensorAction::kTied:
       return absl::StrCat(entry.name, "|tied ", entry.tied_to, " ",
                           entry.reason);
+    case TensorAction::kSplit:
+      return absl::StrCat(entry.name, "|split ", entry.reason);
   }
   return entry.name;
 }

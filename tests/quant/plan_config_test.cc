@@ -192,6 +192,22 @@ TEST_CASE("Another quantization's file does not come along") {
   CHECK(plan.files[2].action == FileAction::kCopy);
 }
 
+TEST_CASE("GPTQ's own file of settings is in the plan") {
+  PlanRequest request = SmallLlama("W4A16-gptq", Engine::kNone);
+  request.files = {{"config.json", 10}, {"quantize_config.json", 10}};
+  CHECK(PlanOf(request).files.back().action == FileAction::kSkip);
+  request.spec.format = OutputFormat::kGptq;
+  const Plan plan = PlanOf(request);
+  REQUIRE(plan.files.size() == 2);
+  CHECK(plan.files[1].path == "quantize_config.json");
+  CHECK(plan.files[1].action == FileAction::kRewrite);
+  // New, where the source has none; without config.json nobody could use it.
+  request.files = {{"config.json", 10}};
+  CHECK(PlanOf(request).files.size() == 2);
+  request.files.clear();
+  CHECK(PlanOf(request).files.empty());
+}
+
 TEST_CASE("The compute dtype is the config's, else the weights'") {
   const auto dtype_of = [](const PlanRequest& request) {
     return nlohmann::json::parse(PlanOf(request).quantization_config_json)

@@ -14,6 +14,8 @@ A case is a text file:
       [SCENARIOS:] quantize SITE [GROUP]      `{1}` is the first count
       [SCENARIOS:] carry REASON
       [SCENARIOS:] tied NAME REASON
+      [SCENARIOS:] split REASON
+      SCENARIO+ NAME|EXPECTATION              a slice behind it
     unquantized SCENARIO NAME      ignore / llm_int8_skip_modules, in order
     finding SCENARIO SEVERITY RULE TENSOR
     engines SCENARIO NAMES
@@ -27,6 +29,7 @@ import sys
 OUT = sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(__file__)
 NORM, ONE, EMB, HEAD = "carry norm", "carry 1-D", "carry embedding", "carry output head"
 ROUTER = "carry router of a mixture of experts"
+STACK = "carry 3-D expert stack [{}]: the format stores experts as one 2-D weight each"
 NOT_WEIGHT = "carry no module's weight: the name does not end in .weight"
 W4, NF4, ANY = "w4", "nf4", "nf4-any"
 MERGED = ("nf4: carry expert: transformers 5.23.0 merges the experts of a "
@@ -65,6 +68,16 @@ class Case:
         where = f"{block_n}/{site or local_n}"
         fused = f" {block_n}/{group}" if group else ""
         self.t(name, shape, f"quantize {where}{fused}", *more)
+
+    def stack(self, block, name, shape, parts, group, site=None):
+        """A stack of experts, split for vLLM."""
+        experts, below = name[:name.rindex(".")], []
+        for e in range(shape[0]):
+            for p in parts:
+                where = site or f"{experts}.{e}.{p}"
+                below.append(f"{W4}+ {block}.{experts}.{e}.{p}.weight|quantize {block}/{where} {block}/{group}")
+        split = f"{W4}: split 3-D expert stack: split into {len(below)} 2-D weights"
+        self.t(f"{block}.{name}", shape, STACK.format(", ".join(map(str, shape))), split, *below)
 
     def unquantized(self, scenarios, *names):
         for s in scenarios.split():
@@ -154,7 +167,7 @@ gemma3()
 
 
 def moe_tail(c, first_expert):
-    c.loads.update({W4: "vLLM 0.33.0", ANY: "bitsandbytes 0.50.2"})
+    c.loads.update({ANY: "bitsandbytes 0.50.2"})
     c.finding(ANY, "warning", "EXPERTS", first_expert)
 
 
@@ -356,11 +369,13 @@ def gpt_oss():
     c.t(f"{b}.self_attn.sinks", [64], ONE)
     c.t(f"{b}.mlp.router.weight", [32, 2880], ROUTER)
     c.t(f"{b}.mlp.router.bias", [32], ONE)
-    stack = "carry 3-D expert stack [{}]: the format stores experts as one 2-D weight each"
-    c.t(f"{b}.mlp.experts.gate_up_proj", [32, 2880, 5760], stack.format("32, 2880, 5760"))
-    c.t(f"{b}.mlp.experts.gate_up_proj_bias", [32, 5760], NOT_WEIGHT)
-    c.t(f"{b}.mlp.experts.down_proj", [32, 2880, 2880], stack.format("32, 2880, 2880"))
-    c.t(f"{b}.mlp.experts.down_proj_bias", [32, 2880], NOT_WEIGHT)
+    biases = ("vLLM 0.33.0 does not load the experts of gpt_oss as one 2-D weight each; their biases, which stay in one "
+              "stack, would have to be renamed: vLLM 0.33.0 reads experts.N.w13_bias, GPTQModel 7.7.0 "
+              "experts.N.gate_proj.bias")
+    for n, shape in ("gate_up_proj", [32, 2880, 5760]), ("down_proj", [32, 2880, 2880]):
+        size = ", ".join(map(str, shape))
+        c.t(f"{b}.mlp.experts.{n}", shape, STACK.format(size), f"{W4}: carry 3-D expert stack [{size}]: {biases}")
+        c.t(f"{b}.mlp.experts.{n}_bias", [32, shape[2]], NOT_WEIGHT)
     c.t("model.norm.weight", [2880], NORM)
     c.t("lm_head.weight", [201088, 2880], HEAD)
     for p in "qkv":
@@ -386,10 +401,10 @@ def llama4():
     norms(c, b, 5120)
     attention(c, b, 5120, 5120, 1024)
     c.t(f"{b}.feed_forward.router.weight", [16, 5120], ROUTER)
-    stack = "carry 3-D expert stack [{}]: the format stores experts as one 2-D weight each"
-    c.t(f"{b}.feed_forward.experts.gate_up_proj", [16, 5120, 16384], stack.format("16, 5120, 16384"))
-    c.t(f"{b}.feed_forward.experts.down_proj", [16, 8192, 5120], stack.format("16, 8192, 5120"))
-    mlp(c, b, 5120, 8192, "feed_forward.shared_expert")
+    m = "feed_forward.experts"
+    c.stack(b, f"{m}.gate_up_proj", [16, 5120, 16384], ["gate_proj", "up_proj"], m, f"{m}.gate_up")
+    c.stack(b, f"{m}.down_proj", [16, 8192, 5120], ["down_proj"], m)
+    mlp(c, b, 5120, 8192, "feed_forward.shared_expert", site=f"{m}.gate_up")
     c.t("language_model.model.norm.weight", [5120], NORM)
     c.t("language_model.lm_head.weight", [202048, 5120], HEAD)
     c.t("multi_modal_projector.linear_1.weight", [5120, 4096], "carry vision or audio part of a multimodal model")
@@ -398,17 +413,81 @@ def llama4():
         "carry vision or audio part of a multimodal model")
     c.unquantized("w4 nf4 nf4-any", f"{b}.feed_forward.router", "language_model.lm_head",
                   "multi_modal_projector.linear_1", "vision_model.model.layers.0.self_attn.q_proj", "lm_head")
-    c.unquantized("w4", r"re:^language_model\.model\.layers\.0\.feed_forward\.experts(\.|$)")
-    for s in LOADS:
+    for s in NF4, ANY:
         c.finding(s, "warning", "EXPERT_STACK", f"{b}.feed_forward.experts.gate_up_proj")
         c.finding(s, "warning", "EXPERT_STACK", f"{b}.feed_forward.experts.down_proj")
     c.finding(NF4, "error", "EXPERT_STACK", f"{b}.feed_forward.experts.gate_up_proj")
     c.finding(ANY, "warning", "EXPERT_STACK", f"{b}.feed_forward.experts.gate_up_proj")
-    c.loads.update({W4: "vLLM 0.33.0", NF4: "bitsandbytes 0.50.2", ANY: "bitsandbytes 0.50.2"})
+    c.loads.update({NF4: "bitsandbytes 0.50.2", ANY: "bitsandbytes 0.50.2"})
     c.write()
 
 
 llama4()
+
+
+def stacked_tail(c, b):
+    for s in NF4, ANY:
+        c.finding(s, "warning", "EXPERT_STACK", f"{b}.mlp.experts.gate_up_proj")
+        c.finding(s, "warning", "EXPERT_STACK", f"{b}.mlp.experts.down_proj")
+
+
+def qwen3_vl_moe():
+    """Stored [experts, in, out], gate before up. Its 128 experts are cut to 4."""
+    c = Case("qwen3_vl_30b_a3b", {"model_type": "qwen3_vl_moe", "torch_dtype": "bfloat16", "tie_word_embeddings": False,
+                                  "text_config": {"model_type": "qwen3_vl_moe_text", "vocab_size": 151936},
+                                  "vision_config": {"model_type": "qwen3_vl_moe"}})
+    b, m = "model.language_model.layers.0", "mlp.experts"
+    c.t("model.language_model.embed_tokens.weight", [151936, 2048], EMB)
+    norms(c, b, 2048)
+    attention(c, b, 2048, 4096, 512, qk_norm=128)
+    c.t(f"{b}.mlp.gate.weight", [4, 2048], ROUTER)
+    c.stack(b, f"{m}.gate_up_proj", [4, 2048, 1536], ["gate_proj", "up_proj"], m, f"{m}.gate_up")
+    c.stack(b, f"{m}.down_proj", [4, 768, 2048], ["down_proj"], m)
+    c.t("model.visual.blocks.0.attn.qkv.weight", [3456, 1152], "carry vision or audio part of a multimodal model")
+    c.t("lm_head.weight", [151936, 2048], HEAD)
+    c.unquantized("w4 nf4 nf4-any", f"{b}.mlp.gate", "model.visual.blocks.0.attn.qkv", "lm_head")
+    stacked_tail(c, b)
+    c.loads.update({W4: "vLLM 0.33.0"})
+    c.write()
+
+
+qwen3_vl_moe()
+
+
+def qwen3_5_moe():
+    """Stored [experts, out, in], gate before up. Its 256 experts are cut to 4."""
+    c = Case("qwen3_5_35b_a3b", {"model_type": "qwen3_5_moe", "torch_dtype": "bfloat16", "tie_word_embeddings": False,
+                                 "text_config": {"model_type": "qwen3_5_moe_text", "vocab_size": 248320},
+                                 "vision_config": {"model_type": "qwen3_5_moe"}})
+    b, a, m = "model.language_model.layers.0", "linear_attn", "mlp.experts"
+    c.t("model.language_model.embed_tokens.weight", [248320, 2048], EMB)
+    norms(c, b, 2048)
+    c.t(f"{b}.{a}.A_log", [32], ONE)
+    c.t(f"{b}.{a}.conv1d.weight", [8192, 1, 4], "carry convolution [8192, 1, 4]: compressed-tensors packs 2-D weights",
+        "nf4: carry convolution [8192, 1, 4]: transformers loads 4-bit weights into nn.Linear only",
+        f"nf4-any: quantize {b}.{a}.conv1d")
+    other = "carry no linear of a block of qwen3_5_moe"
+    for p in "a", "b":
+        c.t(f"{b}.{a}.in_proj_{p}.weight", [32, 2048], other)
+    c.q(b, f"{a}.in_proj_qkv", [8192, 2048], f"{a}.in_proj", f"{a}.in_proj_qkvz")
+    c.q(b, f"{a}.in_proj_z", [4096, 2048], f"{a}.in_proj", f"{a}.in_proj_qkvz")
+    c.q(b, f"{a}.out_proj", [2048, 4096])
+    c.t(f"{b}.mlp.gate.weight", [4, 2048], ROUTER)
+    c.stack(b, f"{m}.gate_up_proj", [4, 1024, 2048], ["gate_proj", "up_proj"], m, f"{m}.gate_up")
+    c.stack(b, f"{m}.down_proj", [4, 2048, 512], ["down_proj"], m)
+    mlp(c, b, 2048, 512, "mlp.shared_expert", site=f"{m}.gate_up")
+    c.t(f"{b}.mlp.shared_expert_gate.weight", [1, 2048], ROUTER)
+    c.t("lm_head.weight", [248320, 2048], HEAD)
+    c.unquantized("w4 nf4 nf4-any", *[f"{b}.{a}.in_proj_{p}" for p in "ab"], f"{b}.mlp.gate",
+                  f"{b}.mlp.shared_expert_gate", "lm_head")
+    stacked_tail(c, b)
+    for _ in "transformers", "bitsandbytes":
+        c.finding(ANY, "warning", "CONVOLUTION", f"{b}.{a}.conv1d.weight")
+    c.loads.update({ANY: ""})
+    c.write()
+
+
+qwen3_5_moe()
 
 
 def bert():
