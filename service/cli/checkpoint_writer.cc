@@ -41,7 +41,7 @@ absl::Status CopySynced(const std::string& from, const std::string& to) {
 
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(const Checkpoint& checkpoint,
+CheckpointWriter::CheckpointWriter(const PlannedCheckpoint& checkpoint,
                                    const PlanAnswer& plan,
                                    const std::set<size_t>& replaced,
                                    const std::string& directory,
@@ -59,7 +59,7 @@ std::map<std::string, std::string> CheckpointWriter::MetadataOf(
   metadata.try_emplace("format", "pt");
   // Without config.json nothing else says how the codes are to be read.
   const std::string& config = plan_.summary.quantization_config_json();
-  if (checkpoint_.config_json().empty() && !config.empty()) {
+  if (checkpoint_.files().config_json().empty() && !config.empty()) {
     metadata["quantization_config"] = config;
   }
   return metadata;
@@ -96,7 +96,7 @@ absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
                                      static_cast<size_t>(output.bytes))});
   }
   const std::string name =
-      file_name_.empty() ? checkpoint_.shard_name(shard) : file_name_;
+      file_name_.empty() ? checkpoint_.files().shard_name(shard) : file_name_;
   for (const SafetensorsItem& item : items) {
     data_bytes_ += static_cast<int64_t>(item.data.size());
     if (!weight_map_.emplace(item.name, name).second) {
@@ -110,13 +110,13 @@ absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
 }
 
 absl::Status CheckpointWriter::WriteRest() const {
-  if (!checkpoint_.is_directory()) return absl::OkStatus();
-  if (checkpoint_.has_index()) {
+  if (!checkpoint_.files().is_directory()) return absl::OkStatus();
+  if (checkpoint_.files().has_index()) {
     QS_RETURN_IF_ERROR(
         WriteTextFile(directory_ + "/" + kIndexName,
                       SafetensorsIndexJson(weight_map_, data_bytes_)));
   }
-  std::string config = checkpoint_.config_json();
+  std::string config = checkpoint_.files().config_json();
   const std::string& added = plan_.summary.quantization_config_json();
   if (!config.empty() && !added.empty()) {
     absl::StatusOr<std::string> merged = WithQuantizationConfig(config, added);
@@ -125,12 +125,6 @@ absl::Status CheckpointWriter::WriteRest() const {
   }
   if (!config.empty()) {
     QS_RETURN_IF_ERROR(WriteTextFile(directory_ + "/" + kConfigName, config));
-  }
-  // Where loaders of the format looked before config.json had it.
-  const v1::OutputFormat format = plan_.summary.resolved().format();
-  if (!added.empty() && (format == v1::GPTQ_V1 || format == v1::GPTQ_V2)) {
-    QS_RETURN_IF_ERROR(
-        WriteTextFile(directory_ + "/" + kQuantizeConfigName, added + "\n"));
   }
   return WriteSideFiles();
 }
@@ -141,14 +135,21 @@ absl::Status CheckpointWriter::WriteSideFiles() const {
   for (const v1::PlanFile& file : plan_.files) {
     actions[file.path()] = file.action();
   }
-  for (const CheckpointSideFile& file : checkpoint_.side_files()) {
+  // Where loaders of some formats looked before config.json had it.
+  if (actions[kQuantizeConfigName] == v1::PlanFile::REWRITE) {
+    QS_RETURN_IF_ERROR(
+        WriteTextFile(directory_ + "/" + kQuantizeConfigName,
+                      plan_.summary.quantization_config_json() + "\n"));
+    actions[kQuantizeConfigName] = v1::PlanFile::SKIP;
+  }
+  for (const CheckpointSideFile& file : checkpoint_.files().side_files()) {
     const v1::PlanFile::Action action = actions[file.path];
     if (action == v1::PlanFile::SKIP) continue;
     if (action != v1::PlanFile::COPY) {
       return UnexpectedError(absl::StrCat("plan: got no action for file ",
                                           file.path, ", allowed COPY or SKIP"));
     }
-    QS_RETURN_IF_ERROR(CopySynced(checkpoint_.path() + "/" + file.path,
+    QS_RETURN_IF_ERROR(CopySynced(checkpoint_.files().path() + "/" + file.path,
                                   directory_ + "/" + file.path));
   }
   return absl::OkStatus();

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "quant/formats/checkpoint.h"
 #include "service/cli/plan_client.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/work_board.h"
 
 namespace qs::cli {
@@ -22,7 +23,7 @@ class CheckpointWriter {
  public:
   // `replaced`: tensors that the plan carries and that arrive changed.
   // `file_name`: of a single file, empty for a directory. All outlive it.
-  CheckpointWriter(const Checkpoint& checkpoint, const PlanAnswer& plan,
+  CheckpointWriter(const PlannedCheckpoint& checkpoint, const PlanAnswer& plan,
                    const std::set<size_t>& replaced,
                    const std::string& directory, const std::string& file_name);
 
@@ -38,7 +39,7 @@ class CheckpointWriter {
   absl::Status WriteSideFiles() const;
   std::vector<SafetensorsItem> Carried(int shard) const;
 
-  const Checkpoint& checkpoint_;
+  const PlannedCheckpoint& checkpoint_;
   const PlanAnswer& plan_;
   const std::set<size_t> replaced_;
   const std::string directory_;

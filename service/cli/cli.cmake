@@ -18,6 +18,7 @@ add_library(qs_cli STATIC
   cli/method_options.cc
   cli/output_staging.cc
   cli/plan_client.cc
+  cli/planned_checkpoint.cc
   cli/progress.cc
   cli/proto_json.cc
   cli/quantize_command.cc
@@ -26,6 +27,7 @@ add_library(qs_cli STATIC
   cli/run_control.cc
   cli/run_report.cc
   cli/signal_watcher.cc
+  cli/slice_reader.cc
   cli/solver_text.cc
   cli/spill_file.cc
   cli/stream_client.cc

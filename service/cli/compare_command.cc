@@ -16,6 +16,7 @@
 #include "service/cli/exit_code.h"
 #include "service/cli/output_staging.h"
 #include "service/cli/plan_client.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
 #include "service/cli/run_report.h"
@@ -134,8 +135,10 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
                       MakeBatches(plan, calibration ? &*calibration : nullptr));
   const int64_t streams = std::min<int64_t>(
       arguments_.run.streams, static_cast<int64_t>(batches.size()));
-  const BatchTotals totals = TotalsOf(batches, checkpoint_);
-  WorkBoard board(checkpoint_, std::move(batches), "");
+  QS_ASSIGN_OR_RETURN(const PlannedCheckpoint planned,
+                      PlannedCheckpoint::Make(checkpoint_, plan.entries));
+  const BatchTotals totals = TotalsOf(batches, planned);
+  WorkBoard board(planned, std::move(batches), "");
   Progress progress(console_.error, console_.columns, totals.bytes,
                     totals.tensors);
   v1::QuantizeConfig config;
@@ -143,7 +146,7 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
   config.set_skip_digest(true);
   const StreamContext context = {arguments_.server,
                                  config,
-                                 checkpoint_,
+                                 planned,
                                  calibration ? &*calibration : nullptr,
                                  board,
                                  progress,
@@ -153,7 +156,7 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
   QS_RETURN_IF_ERROR(control_.status());
   std::set<std::string> folded;
   for (const size_t tensor : totals.fold_only) {
-    folded.insert(checkpoint_.tensors()[tensor].entry.name);
+    folded.insert(planned.tensors()[tensor].entry.name);
   }
   for (v1::TensorReport& report : board.Reports()) {
     if (folded.contains(report.name())) continue;

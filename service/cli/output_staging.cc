@@ -50,6 +50,13 @@ absl::StatusOr<fs::path> RealPath(std::string text) {
   const fs::path path = fs::absolute(text, error);
   if (error) return OutputPosixError(error.value(), "open", text);
   const fs::path parent = fs::canonical(path.parent_path(), error);
+  if (error == std::errc::no_such_file_or_directory) {
+    return OutputError(absl::NotFoundError(absl::StrCat(
+        "output ", QuoteForError(text), ": got the folder ",
+        QuoteForError(path.parent_path().string()),
+        ", which does not exist, allowed: one that does; make it first "
+        "(mkdir -p)")));
+  }
   if (error) {
     return OutputPosixError(error.value(), "open", path.parent_path());
   }

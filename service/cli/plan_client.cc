@@ -13,6 +13,7 @@
 #include "quant/v1/quantization.grpc.pb.h"
 #include "service/cli/channel.h"
 #include "service/cli/exit_code.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/server/proto_convert.h"
 
 namespace qs::cli {
@@ -172,22 +173,6 @@ void AddLeftOut(const Checkpoint& checkpoint, PlanAnswer* plan) {
   }
 }
 
-absl::Status CheckFits(const PlanAnswer& answer, const Checkpoint& checkpoint) {
-  const auto& tensors = checkpoint.tensors();
-  if (answer.entries.size() != tensors.size()) {
-    return UnexpectedError(absl::StrCat("plan: got ", answer.entries.size(),
-                                        " entries, allowed ", tensors.size()));
-  }
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (answer.entries[i].name() != tensors[i].entry.name) {
-      return UnexpectedError(absl::StrCat("plan: got an entry for ",
-                                          answer.entries[i].name(),
-                                          ", allowed ", tensors[i].entry.name));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // The server's own meaning of a preset, changed as the flags say.
 absl::StatusOr<v1::QuantizationConfig> FetchChangedPreset(
     v1::QuantizeService::Stub& stub, const ServerArguments& server,
@@ -223,7 +208,8 @@ absl::StatusOr<PlanAnswer> FetchPlanOnce(
   const grpc::Status end = stream->Finish();
   if (control.failed()) return control.status();
   if (!end.ok()) return FromServer(end, server.address);
-  QS_RETURN_IF_ERROR(CheckFits(answer, checkpoint));
+  QS_RETURN_IF_ERROR(
+      PlannedCheckpoint::Make(checkpoint, answer.entries).status());
   AddLeftOut(checkpoint, &answer);
   return answer;
 }

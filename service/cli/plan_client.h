@@ -15,7 +15,7 @@ namespace qs::cli {
 
 // What PlanCheckpoint answered, put together.
 struct PlanAnswer {
-  std::vector<quant::v1::PlanEntry> entries;  // as Checkpoint::tensors()
+  std::vector<quant::v1::PlanEntry> entries;  // see PlannedCheckpoint
   std::vector<quant::v1::PlanFile> files;
   std::vector<quant::v1::Finding> findings;
   std::vector<quant::v1::PlanSite> sites;  // see ConfigArguments::list_sites

@@ -19,6 +19,7 @@
 #include "service/cli/exit_code.h"
 #include "service/cli/output_staging.h"
 #include "service/cli/plan_client.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
 #include "service/cli/run_report.h"
@@ -91,7 +92,7 @@ absl::StatusOr<ConfigArguments> WithConfigFile(ConfigArguments config) {
 class QuantizeRun {
  public:
   QuantizeRun(const Arguments& arguments, const Console& console,
-              const Checkpoint& checkpoint, const PlanAnswer& plan,
+              const PlannedCheckpoint& checkpoint, const PlanAnswer& plan,
               const Calibration* calibration, RunControl& control)
       : arguments_(arguments),
         console_(console),
@@ -114,7 +115,7 @@ class QuantizeRun {
 
   const Arguments& arguments_;
   const Console& console_;
-  const Checkpoint& checkpoint_;
+  const PlannedCheckpoint& checkpoint_;
   const PlanAnswer& plan_;
   const Calibration* const calibration_;  // or null
   const v1::QuantizeConfig config_;
@@ -133,7 +134,7 @@ absl::Status QuantizeRun::Run(const OutputTarget& target) {
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));
   console_.error << absl::StrCat(
-      "quantizing ", CountsOf(plan_).quantized, " of ", plan_.entries.size(),
+      "quantizing ", CountsOf(plan_).quantized, " of ", plan_.summary.tensors(),
       " tensors, ", FormatBytes(sent_.bytes), ", ", arguments_.run.streams,
       " streams to ", arguments_.server.address, "\n");
   absl::Status status = Fill(target, staging->directory(), std::move(batches));
@@ -148,7 +149,7 @@ absl::Status QuantizeRun::Run(const OutputTarget& target) {
 
 int64_t QuantizeRun::InputBytes() const {
   int64_t bytes = 0;
-  for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
+  for (const CheckpointTensor& tensor : checkpoint_.files().tensors()) {
     bytes += tensor.entry.end - tensor.entry.begin;
   }
   return bytes;
@@ -205,7 +206,7 @@ absl::Status QuantizeRun::Report(const OutputTarget& target) const {
   report.created =
       absl::FormatTime(absl::RFC3339_sec, started_, absl::UTCTimeZone());
   report.server = arguments_.server.address;
-  report.input_path = checkpoint_.path();
+  report.input_path = checkpoint_.files().path();
   report.output_path = target.path;
   report.input_bytes = InputBytes();
   report.output_bytes = output_bytes_;
@@ -251,7 +252,9 @@ absl::Status RunQuantize(const Arguments& arguments, const Console& console) {
     QS_ASSIGN_OR_RETURN(calibration,
                         OpenCalibration(arguments.calibration, plan));
   }
-  return QuantizeRun(arguments, console, checkpoint, plan,
+  QS_ASSIGN_OR_RETURN(const PlannedCheckpoint planned,
+                      PlannedCheckpoint::Make(checkpoint, plan.entries));
+  return QuantizeRun(arguments, console, planned, plan,
                      calibration ? &*calibration : nullptr, control)
       .Run(target);
 }

@@ -76,6 +76,8 @@ std::string ActionText(const v1::PlanEntry& entry) {
       return "quantize";
     case v1::PlanEntry::TIED:
       return "tied";
+    case v1::PlanEntry::SPLIT:
+      return "split";
     default:
       return "carry";
   }
@@ -167,7 +169,7 @@ std::string SummaryText(const PlanAnswer& plan) {
       counts.carried, " carried, ", counts.tied, " tied; ",
       FormatBytes(summary.bytes_in()), " -> ", FormatBytes(summary.bytes_out()),
       Percent(summary.bytes_out(), summary.bytes_in()), "\n");
-  text += EnginesText(summary);
+  if (!summary.refused()) text += EnginesText(summary);
   if (summary.refused()) absl::StrAppend(&text, "refused: see the errors\n");
   return text;
 }

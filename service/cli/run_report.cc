@@ -169,6 +169,8 @@ PlanCounts CountsOf(const PlanAnswer& plan) {
       case v1::PlanEntry::TIED:
         ++counts.tied;
         break;
+      case v1::PlanEntry::SPLIT:
+        break;  // its slices count
       default:
         ++counts.carried;
         counts.carried_bytes += entry.bytes_in();

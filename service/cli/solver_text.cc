@@ -30,7 +30,8 @@ std::string MethodText(const v1::QuantizationConfig& config) {
   if (config.has_gptq()) {
     return absl::StrCat(
         GridText("GPTQ", config.gptq()), ", order ",
-        WordOf(v1::GptqConfig::Order_Name(config.gptq().order())));
+        WordOf(v1::GptqConfig::Order_Name(config.gptq().order())),
+        config.gptq().awq_scaling() ? ", scaled by AWQ first" : "");
   }
   if (config.has_awq()) return GridText("AWQ", config.awq());
   if (config.has_hqq()) {

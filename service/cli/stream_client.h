@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
-#include "quant/formats/checkpoint.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/cli/arguments.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
 #include "service/cli/work_batch.h"
@@ -22,7 +22,7 @@ namespace qs::cli {
 struct StreamContext {
   const ServerArguments& server;
   const quant::v1::QuantizeConfig& config;
-  const Checkpoint& checkpoint;
+  const PlannedCheckpoint& checkpoint;
   const Calibration* calibration;  // or null
   WorkBoard& board;
   Progress& progress;

@@ -13,8 +13,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "quant/formats/checkpoint.h"
 #include "quant/v1/quantization.pb.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/tensor_sink.h"
 #include "service/cli/work_board.h"
@@ -27,7 +27,7 @@ namespace qs::cli {
 class StreamReceiver {
  public:
   // All outlive it.
-  StreamReceiver(const Checkpoint& checkpoint, WorkBoard& board,
+  StreamReceiver(const PlannedCheckpoint& checkpoint, WorkBoard& board,
                  Progress& progress, bool with_digest)
       : checkpoint_(checkpoint),
         board_(board),
@@ -62,7 +62,7 @@ class StreamReceiver {
   absl::Status TakeReport(const quant::v1::TensorReport& report);
   void Complete(const std::vector<CompletedTensor>& tensors);
 
-  const Checkpoint& checkpoint_;
+  const PlannedCheckpoint& checkpoint_;
   WorkBoard& board_;
   Progress& progress_;
   const bool with_digest_;

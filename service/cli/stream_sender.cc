@@ -1,15 +1,12 @@
 // Tested by tests/e2e/quantctl_test.py and quantctl_calibration_test.py.
 #include "service/cli/stream_sender.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/cli/exit_code.h"
+#include "service/cli/slice_reader.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
 
@@ -17,25 +14,6 @@ namespace qs::cli {
 namespace {
 
 namespace v1 = quant::v1;
-
-// The chunk's bytes by pread: a file that shrinks gives an error here and a
-// SIGBUS through a mapping.
-absl::Status ReadChunk(int fd, const std::string& path, int64_t offset,
-                       int64_t bytes, std::string* data) {
-  data->resize(static_cast<size_t>(bytes));
-  for (int64_t done = 0; done < bytes;) {
-    const ssize_t got = pread(fd, data->data() + done,
-                              static_cast<size_t>(bytes - done), offset + done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return InputError(PosixError(errno, "read", path));
-    if (got == 0) {
-      return InputError(absl::AbortedError(absl::StrCat(
-          "file ", path, ": got an earlier end than when it was opened")));
-    }
-    done += got;
-  }
-  return absl::OkStatus();
-}
 
 void Describe(const SafetensorsEntry& entry, v1::TensorBegin* begin) {
   begin->set_name(entry.name);
@@ -51,7 +29,8 @@ void Describe(const SafetensorsEntry& entry, v1::GroupTensor* tensor) {
 
 }  // namespace
 
-StreamSender::StreamSender(QuantizeStream& stream, const Checkpoint& checkpoint,
+StreamSender::StreamSender(QuantizeStream& stream,
+                           const PlannedCheckpoint& checkpoint,
                            const Calibration* calibration, int64_t chunk_bytes,
                            Progress& progress)
     : stream_(stream),
@@ -178,7 +157,7 @@ absl::StatusOr<int> StreamSender::InputOf(int shard) {
 
 absl::Status StreamSender::SendTensor(const BatchTensor& tensor,
                                       std::optional<int64_t> group) {
-  const CheckpointTensor& source = checkpoint_.tensors()[tensor.tensor];
+  const PlannedTensor& source = checkpoint_.tensors()[tensor.tensor];
   const SafetensorsFile& file =
       checkpoint_.shards()[static_cast<size_t>(source.shard)];
   QS_ASSIGN_OR_RETURN(const int fd, InputOf(source.shard));
@@ -191,12 +170,12 @@ absl::Status StreamSender::SendTensor(const BatchTensor& tensor,
   v1::Chunk* chunk = request_.mutable_chunk();
   chunk->set_handle(TensorHandle(tensor.tensor));
   const int64_t size = source.entry.end - source.entry.begin;
+  SliceReader reader(fd, file, source);
   for (int64_t offset = 0; written_ && offset < size; offset += chunk_bytes_) {
     const int64_t bytes = std::min(chunk_bytes_, size - offset);
+    chunk->mutable_data()->resize(static_cast<size_t>(bytes));
     QS_RETURN_IF_ERROR(
-        ReadChunk(fd, file.path(),
-                  file.header().data_offset + source.entry.begin + offset,
-                  bytes, chunk->mutable_data()));
+        reader.Read(offset, bytes, chunk->mutable_data()->data()));
     chunk->set_offset(offset);
     WriteChunk(offset + bytes == size);
     if (!written_) break;

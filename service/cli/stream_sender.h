@@ -13,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/calibration/site_moments.h"
-#include "quant/formats/checkpoint.h"
 #include "quant/formats/posix_file.h"
 #include "quant/v1/quantization.pb.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/work_batch.h"
 
@@ -34,7 +34,7 @@ inline int64_t TensorHandle(size_t tensor) {
 class StreamSender {
  public:
   // All outlive it; `calibration` may be null when no batch has sites.
-  StreamSender(QuantizeStream& stream, const Checkpoint& checkpoint,
+  StreamSender(QuantizeStream& stream, const PlannedCheckpoint& checkpoint,
                const Calibration* calibration, int64_t chunk_bytes,
                Progress& progress);
 
@@ -58,7 +58,7 @@ class StreamSender {
   void WriteChunk(bool last);
 
   QuantizeStream& stream_;
-  const Checkpoint& checkpoint_;
+  const PlannedCheckpoint& checkpoint_;
   const Calibration* const calibration_;
   const int64_t chunk_bytes_;
   Progress& progress_;

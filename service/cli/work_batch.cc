@@ -19,6 +19,11 @@ std::string MethodOf(const v1::QuantizationConfig& config) {
   return config.has_gptq() ? "gptq" : "awq";
 }
 
+// Whether what scales share must be solved together.
+bool ScalesInputs(const v1::QuantizationConfig& config) {
+  return config.has_awq() || (config.has_gptq() && config.gptq().awq_scaling());
+}
+
 PlanSite FromProto(const v1::PlanSite& site) {
   PlanSite out;
   out.name = site.name();
@@ -46,8 +51,10 @@ class BatchMaker {
 
   absl::StatusOr<std::vector<WorkBatch>> Make() {
     if (calibration_ != nullptr) {
-      QS_RETURN_IF_ERROR(plan_.summary.resolved().has_awq() ? AddSolveGroups()
-                                                            : AddSites());
+      if (ScalesInputs(plan_.summary.resolved())) {
+        QS_RETURN_IF_ERROR(AddSolveGroups());
+      }
+      QS_RETURN_IF_ERROR(AddSites());
     }
     AddSingles();
     std::stable_sort(batches_.begin(), batches_.end(),
@@ -58,8 +65,11 @@ class BatchMaker {
   }
 
  private:
+  using Sites = std::vector<const v1::PlanSite*>;
+
   absl::Status AddSites();
   absl::Status AddSolveGroups();
+  bool WorthScaling(const Sites& sites) const;
   void AddSingles();
   // The site after its pool, if it needs one; false: no moments serve it.
   bool AddSite(const v1::PlanSite& site, bool with_fold, WorkBatch* batch);
@@ -152,12 +162,26 @@ absl::Status BatchMaker::AddFolds(const v1::PlanSite& site, WorkBatch* batch) {
   return AddTensor(fold.producer_bias(), "", true, batch);
 }
 
+// GPTQ also does without scales: where nothing can be folded, and for groups
+// that would keep too much in memory, such as all experts of a layer, each site
+// goes by itself.
+bool BatchMaker::WorthScaling(const Sites& sites) const {
+  size_t tensors = 0;
+  bool folds = false;
+  for (const v1::PlanSite* site : sites) {
+    tensors += static_cast<size_t>(site->consumers_size());
+    folds |= site->fold().kind() != v1::Fold::KIND_UNSPECIFIED;
+  }
+  return folds && tensors <= kMaxGroupTensors;
+}
+
 absl::Status BatchMaker::AddSolveGroups() {
-  std::map<std::string, std::vector<const v1::PlanSite*>> groups;
+  std::map<std::string, Sites> groups;
   for (const v1::PlanSite& site : plan_.sites) {
     groups[site.group()].push_back(&site);
   }
   for (const auto& [name, sites] : groups) {
+    if (!plan_.summary.resolved().has_awq() && !WorthScaling(sites)) continue;
     WorkBatch batch;
     batch.name = name;
     for (const v1::PlanSite* site : sites) {
@@ -193,7 +217,7 @@ void BatchMaker::AddSingles() {
 }  // namespace
 
 BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
-                     const Checkpoint& checkpoint) {
+                     const PlannedCheckpoint& checkpoint) {
   BatchTotals totals;
   for (const WorkBatch& batch : batches) {
     for (const BatchTensor& tensor : batch.tensors) {

@@ -13,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/calibration/calibration_index.h"
-#include "quant/formats/checkpoint.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/cli/plan_client.h"
+#include "service/cli/planned_checkpoint.h"
 
 namespace qs::cli {
 
@@ -31,7 +31,7 @@ struct BatchSite {
 };
 
 struct BatchTensor {
-  size_t tensor = 0;  // index into Checkpoint::tensors()
+  size_t tensor = 0;  // index into PlannedCheckpoint::tensors()
   std::string site;   // of the batch; empty: it reads none
   // Comes back changed under its own name, in place of the carried tensor.
   bool fold_only = false;
@@ -50,7 +50,7 @@ struct BatchTotals {
   std::set<size_t> fold_only;  // tensors
 };
 BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
-                     const Checkpoint& checkpoint);
+                     const PlannedCheckpoint& checkpoint);
 
 // Tensors in one group, at most, where a method solves each by itself: more
 // only hold memory.

@@ -8,7 +8,7 @@
 
 namespace qs::cli {
 
-WorkBoard::WorkBoard(const Checkpoint& checkpoint,
+WorkBoard::WorkBoard(const PlannedCheckpoint& checkpoint,
                      std::vector<WorkBatch> batches,
                      const std::string& directory)
     : checkpoint_(checkpoint),

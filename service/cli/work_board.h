@@ -15,8 +15,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "quant/formats/checkpoint.h"
 #include "quant/v1/quantization.pb.h"
+#include "service/cli/planned_checkpoint.h"
 #include "service/cli/run_control.h"
 #include "service/cli/spill_file.h"
 #include "service/cli/tensor_sink.h"
@@ -31,13 +31,13 @@ struct CompletedTensor {
   quant::v1::TensorReport report;
 };
 
-// Tensors are named by their index in Checkpoint::tensors(), batches by theirs
-// in `batches`. A batch is sent, completes and is given back as a whole.
+// Tensors are named by their index in PlannedCheckpoint::tensors(), batches by
+// theirs in `batches`. A batch is sent, completes and is given back as a whole.
 // Thread: thread-safe.
 class WorkBoard {
  public:
   // Spill files go to `directory`; empty: what arrives is not kept.
-  WorkBoard(const Checkpoint& checkpoint, std::vector<WorkBatch> batches,
+  WorkBoard(const PlannedCheckpoint& checkpoint, std::vector<WorkBatch> batches,
             const std::string& directory);
 
   const std::vector<WorkBatch>& batches() const { return batches_; }
@@ -76,7 +76,7 @@ class WorkBoard {
     return !ready_.empty();
   }
 
-  const Checkpoint& checkpoint_;
+  const PlannedCheckpoint& checkpoint_;
   const std::vector<WorkBatch> batches_;
   const std::string directory_;
   mutable absl::Mutex mutex_;

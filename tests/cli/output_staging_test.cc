@@ -136,6 +136,10 @@ TEST_CASE("refused places") {
   CHECK(exit_code(".", true) == ExitCode::kOutput);        // holds the input
   CHECK(exit_code("photos", true) == ExitCode::kOutput);   // no checkpoint
   CHECK(exit_code("no/out", false) == ExitCode::kOutput);  // no parent
+  const std::string text(
+      inputs.Resolve("no/out", false, "in").status().message());
+  CHECK_THAT(text, Catch::Matchers::Contains("/no\", which does not exist"));
+  CHECK_THAT(text, Catch::Matchers::Contains("mkdir -p"));
   CHECK(exit_code("single.safetensors/out", false) == ExitCode::kOutput);
   CHECK(exit_code("q.safetensors", false) == ExitCode::kUsage);
   CHECK(exit_code("out", false, "single.safetensors") == ExitCode::kUsage);

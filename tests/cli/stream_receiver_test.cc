@@ -19,12 +19,13 @@ namespace v1 = quant::v1;
 struct Fixture {
   Fixture()
       : checkpoint(Checkpoint::Open(QS_TEST_DATA "/tiny-llama")),
-        board(*checkpoint,
+        planned(checkpoint.value()),
+        board(planned,
               {{"g", {}, {{0, "", false}, {1, "", false}}},
                {"", {}, {{2, "", false}}}},
               ""),
         progress(out, 0, 1, 3),
-        receiver(*checkpoint, board, progress, /*with_digest=*/true) {}
+        receiver(planned, board, progress, /*with_digest=*/true) {}
 
   // The smallest answer for a tensor: one frame of one byte, and a report.
   std::vector<v1::QuantizeResponse> Answer(size_t tensor) {
@@ -59,6 +60,7 @@ struct Fixture {
 
   std::ostringstream out;
   absl::StatusOr<Checkpoint> checkpoint;
+  PlannedCheckpoint planned;
   WorkBoard board;
   Progress progress;
   StreamReceiver receiver;

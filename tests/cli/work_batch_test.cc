@@ -124,6 +124,41 @@ TEST_CASE("other methods: a group for each site, without folds") {
   }
 }
 
+TEST_CASE("gptq with scaling: a group as for awq, if something folds") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_gptq()->set_awq_scaling(true);
+  const Calibration calibration = Serving(plan);
+  std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 1);
+  CHECK(TensorsOf(plan, batches[0]) ==
+        Names{"o@out", "q@in", "router@in*", "norm*", "v@in", "v.bias*"});
+  for (v1::PlanSite& site : plan.sites) site.clear_fold();
+  batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  CHECK(TensorsOf(plan, batches[1]) == Names{"q@in", "v@in"});
+}
+
+TEST_CASE("gptq with scaling: a group of many tensors goes site by site") {
+  PlanAnswer plan;
+  Names names;
+  for (size_t i = 0; i < kMaxGroupTensors + 1; ++i) {
+    names.push_back("w" + std::to_string(i));
+    AddEntry(names.back(), v1::PlanEntry::QUANTIZE, "s", &plan);
+  }
+  AddEntry("norm", v1::PlanEntry::CARRY, "", &plan);
+  v1::Fold* fold = AddPlanSite("s", names, "s", &plan).mutable_fold();
+  fold->set_kind(v1::Fold::NORM);
+  fold->set_producer("norm");
+  plan.summary.mutable_resolved()->mutable_gptq()->set_awq_scaling(true);
+  const Calibration calibration = Serving(plan);
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  for (const WorkBatch& batch : batches) {
+    CHECK_FALSE(batch.sites[0].declared.has_fold());
+    CHECK(batch.tensors.size() <= kMaxGroupTensors);
+  }
+}
+
 TEST_CASE("many readers of a site: it is sent more than once") {
   PlanAnswer plan;
   Names names;

@@ -13,7 +13,9 @@ namespace {
 
 // The tiny-llama checkpoint: two shards; every second tensor is selected.
 struct Fixture {
-  Fixture() : checkpoint(Checkpoint::Open(QS_TEST_DATA "/tiny-llama")) {}
+  Fixture()
+      : checkpoint(Checkpoint::Open(QS_TEST_DATA "/tiny-llama")),
+        planned(checkpoint.value()) {}
   // Batches of one tensor.
   std::vector<WorkBatch> Every(size_t step) const {
     std::vector<WorkBatch> batches;
@@ -24,13 +26,14 @@ struct Fixture {
   }
   TemporaryDirectory dir;
   absl::StatusOr<Checkpoint> checkpoint;
+  PlannedCheckpoint planned;
   RunControl control;
 };
 
 TEST_CASE("a shard is ready when its last tensor completes") {
   Fixture f;
   REQUIRE(f.checkpoint.ok());
-  WorkBoard board(*f.checkpoint, f.Every(2), f.dir.path());
+  WorkBoard board(f.planned, f.Every(2), f.dir.path());
   std::vector<size_t> taken;
   while (const auto batch = board.NextBatch()) {
     taken.push_back(board.batches()[*batch].tensors[0].tensor);
@@ -66,7 +69,7 @@ TEST_CASE("a shard is ready when its last tensor completes") {
 TEST_CASE("shards without work are ready at once") {
   Fixture f;
   REQUIRE(f.checkpoint.ok());
-  WorkBoard board(*f.checkpoint, {}, f.dir.path());
+  WorkBoard board(f.planned, {}, f.dir.path());
   CHECK_FALSE(board.HasBatches());
   CHECK(board.NextShard(f.control) == 0);
   CHECK(board.TakeShard(0).spill == nullptr);
@@ -81,7 +84,7 @@ TEST_CASE("a group's tensors count for the shards that they lie in") {
   REQUIRE(f.checkpoint->tensors()[last].shard == 1);
   WorkBatch group = {
       "g", {}, {{0, "", false}, {1, "", true}, {last, "", false}}};
-  WorkBoard board(*f.checkpoint, {group}, "");
+  WorkBoard board(f.planned, {group}, "");
   CHECK(*board.SpillOf(0) == nullptr);  // nothing is kept
   REQUIRE(board.NextBatch() == 0);
   board.GiveBack({0});
@@ -100,7 +103,7 @@ TEST_CASE("a group's tensors count for the shards that they lie in") {
 TEST_CASE("a failure ends the wait, and the first one is kept") {
   Fixture f;
   REQUIRE(f.checkpoint.ok());
-  WorkBoard board(*f.checkpoint, f.Every(1), f.dir.path());
+  WorkBoard board(f.planned, f.Every(1), f.dir.path());
   std::jthread other([&] {
     f.control.Fail(UsageError("first"));
     f.control.Fail(UnexpectedError("second"));

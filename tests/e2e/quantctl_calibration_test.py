@@ -124,6 +124,7 @@ class CalibrationTest(programs.QuantctlCase):
 
     def test_gptq_compressed_tensors(self):
         packed, report = self.run_method("--preset", "W4A16-gptq",
+                                         "--no-awq-scaling",
                                          "--target", "vllm")
         self.check_reports(report)
         self.check_rest(packed, report)
@@ -140,7 +141,7 @@ class CalibrationTest(programs.QuantctlCase):
         for form, first_zero in (("gptq", 1), ("gptq-v2", 0)):
             packed, report = self.run_method(
                 "--method", "gptq", "--group-size", "64", "--format", form,
-                "--order", "as-stored")
+                "--order", "as-stored", "--no-awq-scaling")
             self.check_reports(report)
             name = LAYER + "mlp.up_proj.weight"
             self.check_error(report, name,
@@ -158,17 +159,18 @@ class CalibrationTest(programs.QuantctlCase):
                           "--target", "vllm", *WITH), 3, "refused by the plan")
         self.assert_names()
 
-    def test_awq_compressed_tensors(self):
-        packed, report = self.run_method("--preset", "W4A16-awq")
-        self.check_reports(report)
-        self.assertTrue(report["folded"])
-        for tensor in report["folded"]:
-            self.assertTrue(tensor["name"].endswith("norm.weight"))
-        self.check_rest(packed, report,
-                        {t["name"] for t in report["folded"]})
-        scaled = [t["solver"] for t in report["tensors"]
-                  if t["solver"]["scale_max"] > t["solver"]["scale_min"]]
-        self.assertTrue(scaled)
+    def test_scaled(self):
+        for preset in ("W4A16-awq", "W4A16-gptq"):
+            packed, report = self.run_method("--preset", preset)
+            self.check_reports(report)
+            self.assertTrue(report["folded"])
+            for tensor in report["folded"]:
+                self.assertTrue(tensor["name"].endswith("norm.weight"))
+            self.check_rest(packed, report,
+                            {t["name"] for t in report["folded"]})
+            scaled = [t["solver"] for t in report["tensors"]
+                      if t["solver"]["scale_max"] > t["solver"]["scale_min"]]
+            self.assertTrue(scaled)
 
     def test_awq_gemm(self):
         packed, report = self.run_method("--method", "awq", "--format", "awq",
