@@ -9,6 +9,7 @@ dequantize_test.py.
 """
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -137,6 +138,26 @@ def decode(folder):
     return tensors
 
 
+def stack_llama4(tensors):
+    """Llama-4's experts as the float model has them: [experts, in, out], gate
+    before up."""
+    pattern = re.compile(r"(.*\.experts)\.(\d+)\.(\w+)\.weight")
+    experts = {}
+    for name in list(tensors):
+        found = pattern.fullmatch(name)
+        if found:
+            experts.setdefault(found[1], {})[int(found[2]), found[3]] = (
+                tensors.pop(name).T)
+    for base, linears in experts.items():
+        count = 1 + max(expert for expert, _ in linears)
+        tensors[base + ".gate_up_proj"] = torch.stack(
+            [torch.cat([linears[e, "gate_proj"], linears[e, "up_proj"]], 1)
+             for e in range(count)])
+        tensors[base + ".down_proj"] = torch.stack(
+            [linears[e, "down_proj"] for e in range(count)])
+    return tensors
+
+
 def write_dequantized(folder, out):
     folder, out = pathlib.Path(folder), pathlib.Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -147,7 +168,10 @@ def write_dequantized(folder, out):
     config = agreement.config_of(folder)
     del config["quantization_config"]
     (out / "config.json").write_text(json.dumps(config, indent=2))
-    weights = {k: v.contiguous() for k, v in decode(folder).items()}
+    decoded = decode(folder)
+    if config["model_type"].startswith("llama4"):
+        decoded = stack_llama4(decoded)
+    weights = {k: v.contiguous() for k, v in decoded.items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Quantizes tests/data/tiny-llama through a running server and loads the output
-# in the real engines.
+# Quantizes tests/data/tiny-llama, and small mixtures of experts, through a
+# running server and loads the output in the real engines.
 # usage: run.sh BIN_DIR transformers|gptqmodel|hqq|vllm
 set -euo pipefail
 bin=$(realpath "$1")
@@ -43,6 +43,17 @@ solve() {
   quantize "$@" --calibration "$calibration"
 }
 
+# mixture FAMILY NAME ARGUMENTS...: a small mixture of experts instead.
+mixture() {
+  local family=$1 name=$2
+  shift 2
+  local source=$work/$family-made
+  [ -d "$source" ] || "$python" "$here/make_mixture.py" "$family" "$source" \
+    >"$work/$family.log" 2>&1 || { cat "$work/$family.log"; return 1; }
+  ln -sfn "$source" "$work/$name-source"
+  model=$source quantize "$name" "$@"
+}
+
 case $engine in
   transformers)
     "$python" "$here/dequantize_test.py"
@@ -55,6 +66,11 @@ case $engine in
     solve gptq-v1 --preset W4A16-gptq --format gptq
     solve gptq-v2-asymmetric --method gptq --format gptq-v2 --asymmetric
     solve awq-gemm --method awq --format awq
+    mixture mixtral mixtral-W8A16 --preset W8A16
+    mixture mixtral mixtral-W8A16-gptq --preset W8A16-gptq \
+      --calibration "$work/mixtral-made/calibration.safetensors"
+    mixture llama4 llama4-stacks-W8A16 --preset W8A16
+    mixture qwen3_5_moe qwen3.5-stacks-W8A16 --preset W8A16
     ;;
   gptqmodel)
     solve gptq-v1 --preset W4A16-gptq --format gptq
