@@ -1,8 +1,13 @@
-// awq_bench [--rows N] [--cols N] [--group N] [--threads N] [--runs N]: the
-// parts of AWQ on one linear layer, F32 weights, 20 ratios, 10 limits. One JSON
-// line a row: best of the runs in seconds of processor time of all threads and
-// of the clock, the operations that the definition needs (a triangular factor
-// halves them), and the rate of a large matrix product measured beside.
+// awq_bench [--rows N] [--cols N] [--group N] [--threads N] [--runs N]
+//     [--input FILE]
+//
+// The parts of AWQ on one linear layer, F32 weights, 20 ratios, 10 limits. One
+// JSON line a row: best of the runs in seconds of processor time of all threads
+// and of the clock, the operations that the definition needs (a triangular
+// factor halves them), and the rate of a large matrix product measured beside.
+// FILE (safetensors) holds `weight` [rows, cols] and `x` [tokens, cols], both
+// F32; rows for H and its factor are then added, and the output error that
+// REFERENCE's scales and limits leave on these tokens.
 #include <cblas.h>
 #include <time.h>
 
@@ -12,7 +17,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <random>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -20,17 +26,10 @@
 #include "kernels/base/buffer.h"
 #include "kernels/cpu/blas.h"
 #include "quant/awq_scales.h"
+#include "tests/bench/awq_layer.h"
 
 namespace qs {
 namespace {
-
-struct Options {
-  int64_t rows = 4096;
-  int64_t cols = 4096;
-  int64_t group = 128;
-  int threads = 1;
-  int runs = 3;
-};
 
 struct Time {
   double processor = 0;
@@ -56,41 +55,6 @@ Time Best(int runs, const std::function<void()>& body) {
   return best;
 }
 
-// Weights with tails, a factor R whose columns differ in size, H = R R^T.
-struct Data {
-  explicit Data(const Options& o)
-      : weight(*Buffer::Allocate(o.rows * o.cols * 4)),
-        factor(*Buffer::Allocate(o.cols * o.cols * 4)),
-        moment(*Buffer::Allocate(o.cols * o.cols * 4)),
-        codes(*Buffer::Allocate(o.rows * o.cols)) {
-    std::mt19937 random(1);
-    std::normal_distribution<float> gauss;
-    for (int64_t i = 0; i < o.rows * o.cols; ++i) {
-      weight.As<float>()[i] = 0.02f * gauss(random);
-    }
-    const int64_t n = o.cols;
-    auto* r = factor.As<float>();
-    for (int64_t i = 0; i < n; ++i) {
-      const float loud = i % 64 == 5 ? 15.0f : 1.0f;
-      for (int64_t j = 0; j < n; ++j) {
-        const float part = i == j ? 30.0f + gauss(random) : gauss(random);
-        r[i * n + j] = j < i ? 0.0f : loud * part;
-      }
-    }
-    std::memcpy(moment.data(), factor.data(),
-                static_cast<size_t>(moment.size()));
-    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit,
-                static_cast<blasint>(n), static_cast<blasint>(n), 1.0f, r,
-                static_cast<blasint>(n), moment.As<float>(),
-                static_cast<blasint>(n));
-    for (int64_t k = 0; k < n; ++k) {
-      x_mean.push_back(std::sqrt(moment.As<float>()[k * n + k]));
-    }
-  }
-  Buffer weight, factor, moment, codes;
-  std::vector<float> x_mean;
-};
-
 double ProductRate(int runs) {
   constexpr int64_t n = 1024;
   std::vector<float> a(n * n, 0.5f), b(n * n, 0.25f), c(n * n);
@@ -103,24 +67,32 @@ double ProductRate(int runs) {
 
 class Rows {
  public:
-  explicit Rows(const Options& options)
+  explicit Rows(const AwqBenchOptions& options)
       : o_(options),
-        data_(options),
+        data_(options.input.empty() ? MakeUpLayer(options) : ReadLayer(&o_)),
         backend_(NewCpuBackend(options.threads)),
         weight_{data_.weight.data(), DType::kF32, o_.rows, o_.cols} {}
 
   void Run() {
+    if (!o_.input.empty()) {
+      Moments();
+      Factor();
+    }
     std::vector<float> w_mean(static_cast<size_t>(o_.cols));
     Row("statistics", 0, [&] {
       return backend_->awq().Statistics(
           {{&weight_, 1}, o_.group, w_mean.data()}, backend_->stream());
     });
     Search(w_mean);
+    Clip(AwqRule::kAutoAwq);
+    Quantize();
+    if (!o_.input.empty()) {
+      OutputError();
+      return;
+    }
     Losses(w_mean, true);
     Losses(w_mean, false);
-    Clip(AwqRule::kAutoAwq);
     Clip(AwqRule::kBest);
-    Quantize();
   }
 
  private:
@@ -132,11 +104,7 @@ class Rows {
            const std::function<absl::Status()>& body) {
     absl::Status status;
     const Time time = Best(o_.runs, [&] { status = body(); });
-    if (!status.ok()) {
-      std::fprintf(stderr, "%s: %s\n", name.c_str(),
-                   std::string(status.message()).c_str());
-      std::exit(1);
-    }
+    Require(status);
     std::printf(
         "{\"name\":\"awq/%s\",\"rows\":%lld,\"cols\":%lld,\"group\":%lld,"
         "\"threads\":%d,\"seconds\":%.4f,\"processor_seconds\":%.4f,"
@@ -151,6 +119,62 @@ class Rows {
 
   AwqGridSpec Grid(AwqRule rule) const {
     return {4, o_.group, false, rule, DType::kF32};
+  }
+
+  // H and the mean magnitudes from the tokens.
+  void Moments() {
+    const auto cols = static_cast<size_t>(o_.cols);
+    std::vector<float> abs_sum(cols);
+    Row("moments", static_cast<double>(data_.tokens) * o_.cols * o_.cols, [&] {
+      std::vector<double> sum(cols * cols), magnitudes(cols);
+      int64_t non_finite = 0;
+      const absl::Status status = backend_->gram().Accumulate(
+          {{data_.x.data(), DType::kF32, data_.tokens, o_.cols},
+           sum.data(),
+           magnitudes.data(),
+           &non_finite},
+          backend_->stream());
+      if (!status.ok()) return status;
+      return backend_->gram().Finish({sum.data(), magnitudes.data(), o_.cols,
+                                      data_.moment.As<float>(), abs_sum.data()},
+                                     backend_->stream());
+    });
+    for (size_t k = 0; k < cols; ++k) {
+      data_.x_mean[k] = abs_sum[k] / static_cast<float>(data_.tokens);
+    }
+  }
+
+  void Factor() {
+    GptqFactorFacts facts;
+    GptqFactorArgs args;
+    args.hessian = data_.moment.As<float>();
+    args.size = o_.cols;
+    args.damping = 1e-7;  // as AwqGroup
+    args.factor = data_.factor.As<float>();
+    args.facts = &facts;
+    Row("factor", Weights() * o_.cols / 3,
+        [&] { return backend_->gptq().Factor(args, backend_->stream()); });
+    std::printf("{\"name\":\"awq/factor\",\"damping\":%g}\n", facts.damping);
+  }
+
+  // tr(D H D^T) / tr(W H W^T) of the codes that Quantize made.
+  void OutputError() {
+    Buffer result = Floats(o_.rows * o_.cols);
+    const TensorView decoded = {result.data(), DType::kF32, o_.rows, o_.cols};
+    std::memcpy(result.data(), decoded_.data(),
+                static_cast<size_t>(result.size()));
+    for (int64_t i = 0; i < o_.rows * o_.cols; ++i) {
+      result.As<float>()[i] /= scales_[static_cast<size_t>(i % o_.cols)];
+    }
+    std::vector<double> error(static_cast<size_t>(o_.rows));
+    std::vector<double> signal(error.size());
+    Require(backend_->gptq().OutputError(
+        {weight_, decoded, data_.moment.As<float>(), error.data(),
+         signal.data()},
+        backend_->stream()));
+    std::printf("{\"name\":\"awq/result\",\"output_error_rel\":%.6g}\n",
+                std::accumulate(error.begin(), error.end(), 0.0) /
+                    std::accumulate(signal.begin(), signal.end(), 0.0));
   }
 
   // REFERENCE's: the best of 20 ratios, exactly, without every loss.
@@ -173,7 +197,9 @@ class Rows {
       args.factor = *Buffer::Allocate(data_.factor.size());
       std::memcpy(args.factor.data(), data_.factor.data(),
                   static_cast<size_t>(data_.factor.size()));
-      return SearchAwqScales(std::move(args), *backend_).status();
+      auto found = SearchAwqScales(std::move(args), *backend_);
+      if (found.ok()) scales_ = found->values;
+      return found.status();
     });
   }
 
@@ -207,13 +233,15 @@ class Rows {
 
   void Clip(AwqRule rule) {
     const auto groups = static_cast<size_t>(o_.rows * (o_.cols / o_.group));
-    std::vector<float> low(groups), high(groups);
+    low_.resize(groups);
+    high_.resize(groups);
     AwqClipArgs args;
     args.weight = weight_;
     args.grid = Grid(rule);
+    args.scales = scales_.data();
     args.second_moment = data_.moment.As<float>();
-    args.low = low.data();
-    args.high = high.data();
+    args.low = low_.data();
+    args.high = high_.data();
     const int limits = rule == AwqRule::kBest ? 18 : 10;
     Row(rule == AwqRule::kBest ? "clip_best" : "clip_10",
         2 * Weights() * static_cast<double>(o_.group) * limits,
@@ -224,29 +252,42 @@ class Rows {
     const auto groups = static_cast<size_t>(o_.rows * (o_.cols / o_.group));
     std::vector<float> scales(groups);
     std::vector<uint8_t> zero_points(groups);
+    std::vector<uint8_t> codes(static_cast<size_t>(o_.rows * o_.cols));
+    decoded_ = Floats(o_.rows * o_.cols);
     AwqQuantizeArgs args;
     args.weight = weight_;
     args.grid = Grid(AwqRule::kAutoAwq);
-    args.codes = data_.codes.data();
+    args.scales = scales_.data();
+    args.low = low_.data();
+    args.high = high_.data();
+    args.decoded = decoded_.As<float>();
+    args.codes = codes.data();
     args.group_scales = scales.data();
     args.zero_points = zero_points.data();
     Row("quantize", 0,
         [&] { return backend_->awq().Quantize(args, backend_->stream()); });
   }
 
-  const Options o_;
-  Data data_;
+  AwqBenchOptions o_;
+  AwqLayer data_;
   const std::unique_ptr<Backend> backend_;
   const TensorView weight_;
+  // Of the search and the clip search.
+  std::vector<float> scales_, low_, high_;
+  Buffer decoded_;
 };
 
 }  // namespace
 }  // namespace qs
 
 int main(int argc, char** argv) {
-  qs::Options options;
+  qs::AwqBenchOptions options;
   for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
+    if (name == "--input" && i + 1 < argc) {
+      options.input = argv[i + 1];
+      continue;
+    }
     const int64_t value = i + 1 < argc ? std::atoll(argv[i + 1]) : 0;
     if (value < 1) {
       std::fprintf(stderr, "awq_bench: %s: needs a number of 1 or more\n",
@@ -266,7 +307,7 @@ int main(int argc, char** argv) {
     } else {
       std::fprintf(stderr,
                    "usage: awq_bench [--rows N] [--cols N] [--group N] "
-                   "[--threads N] [--runs N]\n");
+                   "[--threads N] [--runs N] [--input FILE]\n");
       return 2;
     }
   }

@@ -8,7 +8,7 @@ add_executable(quant_bench
   bench/stats_bench.cc)
 target_link_libraries(quant_bench PRIVATE qs_options qs_quant)
 
-add_executable(awq_bench bench/awq_bench.cc)
+add_executable(awq_bench bench/awq_bench.cc bench/awq_layer.cc)
 target_link_libraries(awq_bench PRIVATE qs_options qs_quant
   PkgConfig::openblas)
 

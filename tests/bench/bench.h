@@ -18,7 +18,9 @@ class Bench {
 
   // Times `body` (one call is warm-up) and prints
   //   {"name", "weights", "ns_per_weight" (median), "best_ns_per_weight",
-  //    "gb_per_s" (bytes / median), "copy_gb_per_s" (the ceiling), "runs"}.
+  //    "processor_ns_per_weight" (least, of all threads: steadier on a busy
+  //    machine), "gb_per_s" (bytes / median), "copy_gb_per_s" (the ceiling),
+  //    "runs"}.
   // Returns the median seconds, 0 when filtered out.
   double Row(const std::string& name, int64_t weights, int64_t bytes,
              const std::function<void()>& body);

@@ -157,14 +157,14 @@ GptqGrid Grid() {
   return {.scale_dtype = DType::kBF16, .decoded_dtype = DType::kBF16};
 }
 
-void Solve(Backend& backend, Data& data, bool best) {
+void Solve(Backend& backend, Data& data, GptqRange range) {
   int64_t bad = -1;
   GptqSolveArgs args;
   args.weight = data.View();
   args.factor = data.factor.As<float>();
   args.order = data.order.data();
   args.grid = Grid();
-  args.range = best ? GptqRange::kCurvature : GptqRange::kMinMax;
+  args.range = range;
   args.codes = data.codes.data();
   args.scales = data.scales.data();
   args.first_non_finite = &bad;
@@ -190,6 +190,8 @@ void Rows(const Settings& settings) {
   const double factor = n * n * n / 3;
   const double solve = n * n * n;
   FinishMoment(*NewCpuBackend(2), data);
+  Factor(*NewCpuBackend(2), data);
+  Solve(*NewCpuBackend(2), data, GptqRange::kCurvature);
   {
     std::vector<float> x(static_cast<size_t>(kTokens * data.n), 0.5f);
     std::vector<float> out(static_cast<size_t>(data.n * data.n));
@@ -201,11 +203,20 @@ void Rows(const Settings& settings) {
     table.Row("factor", threads, factor, [&] { Factor(*backend, data); });
     table.Row("gptq", threads, factor + solve, [&] {
       Factor(*backend, data);
-      Solve(*backend, data, false);
+      Solve(*backend, data, GptqRange::kMinMax);
     });
     table.Row("gptq_best", threads, factor + solve, [&] {
       Factor(*backend, data);
-      Solve(*backend, data, true);
+      Solve(*backend, data, GptqRange::kCurvature);
+      Refine(*backend, data, 10);
+    });
+    // Its parts, and what another start costs.
+    table.Row("curvature_loop", threads, solve,
+              [&] { Solve(*backend, data, GptqRange::kCurvature); });
+    table.Row("given_loop", threads, solve,
+              [&] { Solve(*backend, data, GptqRange::kGiven); });
+    table.Row("descent", threads, 2 * solve, [&] {
+      Solve(*backend, data, GptqRange::kGiven);
       Refine(*backend, data, 10);
     });
   }
