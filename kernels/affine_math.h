@@ -35,7 +35,8 @@
 #ifndef QS_KERNELS_AFFINE_MATH_H_
 #define QS_KERNELS_AFFINE_MATH_H_
 
-#include <bit>
+#include <string.h>
+
 #include <cstdint>
 
 #include "kernels/affine_tables.h"
@@ -60,22 +61,33 @@ struct Spec {
   QS_HD float offset() const { return static_cast<float>(1 << (bits - 1)); }
 };
 
+QS_HD uint32_t BitsOf(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+QS_HD float FloatOf(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
 QS_HD float RoundToBf16(float x) {
-  const uint32_t u = std::bit_cast<uint32_t>(x);
+  const uint32_t u = BitsOf(x);
   const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  return std::bit_cast<float>(rounded & 0xffff0000u);
+  return FloatOf(rounded & 0xffff0000u);
 }
 
 // Adding 1.5 * 2^(e + 13), e the exponent (at least F16's lowest), leaves ten
 // fraction bits. Infinite above F16's range.
 QS_HD float RoundToF16(float x) {
-  uint32_t top = std::bit_cast<uint32_t>(x) & 0x7f800000u;
-  if (top >= 0x47800000u) return x * std::bit_cast<float>(0x7f800000u);
+  uint32_t top = BitsOf(x) & 0x7f800000u;
+  if (top >= 0x47800000u) return x * FloatOf(0x7f800000u);
   if (top < 0x38800000u) top = 0x38800000u;
-  const float shift = std::bit_cast<float>(top + (13u << 23) + 0x400000u);
+  const float shift = FloatOf(top + (13u << 23) + 0x400000u);
   const float rounded = (x + shift) - shift;
   const bool over = rounded > 65504.0f || rounded < -65504.0f;
-  return over ? x * std::bit_cast<float>(0x7f800000u) : rounded;
+  return over ? x * FloatOf(0x7f800000u) : rounded;
 }
 
 // REQUIRES: x is not NaN.
@@ -135,7 +147,7 @@ QS_HD Grid MinMaxGrid(const Spec& spec, const Range& range) {
   } else {
     const float width = RoundTo(t, range.high - range.low);
     grid.scale = RoundTo(t, width / codes);
-    if (!(width < std::bit_cast<float>(0x7f800000u))) {
+    if (!(width < FloatOf(0x7f800000u))) {
       grid.scale = RoundTo(
           t, RoundTo(t, range.high / codes) - RoundTo(t, range.low / codes));
     }
@@ -199,9 +211,10 @@ QS_HD float CentredZeroPoint(const Spec& spec, const Range& range, float t) {
 }
 
 template <class Scorer>
-QS_HD void SecondRound(const Spec& spec, const Scorer& scorer, Best* best) {
-  const float below = best->step * kShrink[spec.bits].below;
-  const float above = best->step * kShrink[spec.bits].above;
+QS_HD void SecondRound(const Spec& spec, const ShrinkList& shrink,
+                       const Scorer& scorer, Best* best) {
+  const float below = best->step * shrink.below;
+  const float above = best->step * shrink.above;
   const float z = best->zero_point;
   if (spec.symmetric) {
     Candidates<3> fine;
@@ -229,27 +242,29 @@ QS_HD float SumSlack(int64_t count) {
   return 1.0f - static_cast<float>(count / 16 + 16) * 0x1p-23f;
 }
 
-// The search for any scorer:
+// The search for any scorer, `shrink` that of the bits:
 //   Fit(candidates, fitted[], gain[]) and
 //   Errors(min_max grid, searched grid, errors[2]).
+// No early return: on a device all threads of a warp score together.
 // REQUIRES: Searchable(range).
 template <class Scorer>
-QS_HD Grid SearchGrid(const Spec& spec, const Range& range, const Grid& min_max,
-                      int64_t count, const Scorer& scorer) {
+QS_HD Grid SearchGrid(const Spec& spec, const ShrinkList& shrink,
+                      const Range& range, const Grid& min_max, int64_t count,
+                      const Scorer& scorer) {
   const float codes = spec.max_code();
   const float base = spec.symmetric ? range.max_abs() / (codes / 2)
                                     : (range.high - range.low) / codes;
   Candidates<kCoarse> coarse;
   for (int k = 0; k < kCoarse; ++k) {
-    const float t = base * kShrink[spec.bits].coarse[k];
+    const float t = base * shrink.coarse[k];
     coarse.Set(k, spec, t, CentredZeroPoint(spec, range, t));
   }
   Best best;
   Offer(coarse, scorer, &best);
-  SecondRound(spec, scorer, &best);
-  const Grid searched = {RoundTo(spec.dtype, best.fitted), best.zero_point,
-                         true};
-  if (!(searched.scale > 0 && searched.scale <= kSearchMax)) return min_max;
+  SecondRound(spec, shrink, scorer, &best);
+  const Grid found = {RoundTo(spec.dtype, best.fitted), best.zero_point, true};
+  const bool sane = found.scale > 0 && found.scale <= kSearchMax;
+  const Grid searched = sane ? found : min_max;
   float errors[2];
   scorer.Errors(min_max, searched, errors);
   return errors[1] < errors[0] * SumSlack(count) ? searched : min_max;

@@ -15,10 +15,16 @@ inline constexpr int kClipSteps = 10;    // limits of the first round
 inline constexpr double kClipGrid = 20;  // a limit is 1 - i / kClipGrid
 inline constexpr int kClipRounds = 3;    // of kBest; kAutoAwq has one
 inline constexpr int kClipMoves = 4;     // limits of a later round
-// What a later round adds to a limit, in widths of the range.
-inline constexpr float kClipMove[kClipMoves] = {-0.1f, -0.05f, 0.05f, 0.1f};
-inline constexpr float kClipFineMove[kClipMoves] = {-0.03f, -0.015f, 0.015f,
-                                                    0.03f};
+// What candidate k of a later round adds to a limit, in widths of the range.
+// Two below it, two above; the inner ones are half as far.
+QS_HD float ClipMove(int k) {
+  const float size = k == 1 || k == 2 ? 0.05f : 0.1f;
+  return k < 2 ? -size : size;
+}
+QS_HD float ClipFineMove(int k) {
+  const float size = k == 1 || k == 2 ? 0.015f : 0.03f;
+  return k < 2 ? -size : size;
+}
 
 // The factor of the i-th limit, of the first round.
 inline float ClipFactor(int i) {
@@ -100,11 +106,11 @@ QS_HD Limits MoveLimits(const AwqGridSpec& spec, int round, int k, float low,
                         float high, const Limits& best) {
   if (spec.symmetric) {
     const float top = -low > high ? -low : high;
-    const float move = round == 1 ? kClipFineMove[k] : kClipFineMove[k] / 4;
+    const float move = round == 1 ? ClipFineMove(k) : ClipFineMove(k) / 4;
     const float at = affine::Clamp(best.high + move * top, 0.0f, top);
     return {-at, at};
   }
-  const float move = kClipMove[k] * (high - low);
+  const float move = ClipMove(k) * (high - low);
   if (round == 1) {
     return {affine::Clamp(best.low + move, low, 0.0f), best.high};
   }

@@ -28,16 +28,16 @@
 #ifndef QS_KERNELS_HQQ_MATH_H_
 #define QS_KERNELS_HQQ_MATH_H_
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
+#include <math.h>
+
 #include <cstdint>
-#include <limits>
 
 #include "kernels/affine_math.h"
 #include "kernels/hqq_tables.h"
 
 namespace qs::hqq {
+
+constexpr float kMaxFloat = 0x1.fffffep127f;
 
 struct Spec {
   DType stored = DType::kF32;
@@ -45,7 +45,7 @@ struct Spec {
   bool round_zero = true;
   int iterations = 20;
 
-  float max_code() const { return static_cast<float>((1 << bits) - 1); }
+  QS_HD float max_code() const { return static_cast<float>((1 << bits) - 1); }
 };
 
 // Of a group's elements; both zeros count as +0.
@@ -53,8 +53,9 @@ struct Bounds {
   float low = 0;
   float high = 0;
 
-  float width() const {
-    return std::min(high - low, std::numeric_limits<float>::max());
+  QS_HD float width() const {
+    const float wide = high - low;
+    return kMaxFloat < wide ? kMaxFloat : wide;
   }
 };
 
@@ -63,46 +64,48 @@ struct Start {
   float zero = 0;
 };
 
-inline Start StartOf(const Spec& spec, const Bounds& bounds) {
+QS_HD Start StartOf(const Spec& spec, const Bounds& bounds) {
   const float width = bounds.width();
   Start start;
   start.inverse = 1.0f / width * spec.max_code();
   if (width <= kSmallRange) start.inverse = 1;
-  start.inverse = std::min(start.inverse, kMaxInverse);
+  if (kMaxInverse < start.inverse) start.inverse = kMaxInverse;
   start.zero = -bounds.low * start.inverse;
-  if (spec.round_zero) start.zero = std::nearbyint(start.zero);
+  if (spec.round_zero) start.zero = rintf(start.zero);
   start.zero += 0.0f;  // no -0
   return start;
 }
 
 // Rounded to `dtype`, but finite.
-inline float Storable(DType dtype, float x) {
+QS_HD float Storable(DType dtype, float x) {
   const float top = dtype == DType::kF16    ? 65504.0f
                     : dtype == DType::kBF16 ? 0x1.fep127f
-                                            : 0x1.fffffep127f;
-  return std::clamp(affine::RoundTo(dtype, x), -top, top);
+                                            : kMaxFloat;
+  const float rounded = affine::RoundTo(dtype, x);
+  const float raised = rounded < -top ? -top : rounded;
+  return top < raised ? top : raised;
 }
 
 // Where a group's range is beyond F32, hqq's step may leave it: then the zero
 // stays where it is.
-inline float NextOr(float zero, float next) {
-  return std::fabs(next) <= std::numeric_limits<float>::max() ? next : zero;
+QS_HD float NextOr(float zero, float next) {
+  return fabsf(next) <= kMaxFloat ? next : zero;
 }
 
 // A power of two near 1 / width: what makes squares of errors representable.
-inline float ErrorUnit(float width) {
-  const uint32_t exponent = std::bit_cast<uint32_t>(width) >> 23;
-  const uint32_t inverse = std::clamp<uint32_t>(254 - exponent, 1, 253);
-  return std::bit_cast<float>(inverse << 23);
+QS_HD float ErrorUnit(float width) {
+  const uint32_t exponent = affine::BitsOf(width) >> 23;
+  const uint32_t inverse = exponent > 253 ? 1 : 254 - exponent;
+  return affine::FloatOf((inverse > 253 ? 253 : inverse) << 23);
 }
 
-inline bool Searchable(float width) {
+QS_HD bool Searchable(float width) {
   return width >= kSearchMin && width <= kSearchMax;
 }
 
 // The grid that was chosen for a group.
 struct Choice {
-  float error = std::numeric_limits<float>::infinity();
+  float error = INFINITY;
   bool iterate = true;  // codes of (inverse, zero), else of the stored pair
   float inverse = 1;
   float zero = 0;
@@ -123,8 +126,8 @@ struct Fit {
   float base = 0;
 };
 
-inline Fit FitLine(int64_t count, float sum_x, float sum_code, float sum_square,
-                   float sum_cross) {
+QS_HD Fit FitLine(int64_t count, float sum_x, float sum_code, float sum_square,
+                  float sum_cross) {
   const auto n = static_cast<float>(count);
   const float mean = sum_code / n;
   const float variance = sum_square - mean * sum_code;
@@ -140,28 +143,36 @@ struct Inset {
   float b = 0;
 };
 
+static_assert(kGrid == kLineBatch);
+
 template <class Scorer>
 class LineSearch {
  public:
-  LineSearch(const Spec& spec, const Scorer& scorer)
+  // Both must outlive it.
+  QS_HD LineSearch(const Spec& spec, const Scorer& scorer)
       : spec_(spec), scorer_(scorer) {}
 
-  Fit Run() {
-    const ShrinkGrid& grid = kShrink[spec_.bits];
+  QS_HD Fit Run(const ShrinkGrid& grid) {
+    Inset insets[kLineBatch];
     for (int i = 0; i < kGrid; ++i) {
       for (int j = 0; j < kGrid; ++j) {
-        Add({grid.first + grid.step * static_cast<float>(i),
-             grid.first + grid.step * static_cast<float>(j)});
+        insets[j] = {grid.first + grid.step * static_cast<float>(i),
+                     grid.first + grid.step * static_cast<float>(j)};
       }
+      Score(insets);
     }
     float step = grid.step;
     for (int round = 0; round < kRefineRounds; ++round) {
       step *= kRefine;
       const Inset centre = best_inset_;
-      for (int i = 0; i < 9; ++i) {
-        if (i == 4) continue;
-        Add({centre.a + step * static_cast<float>(i / 3 - 1),
-             centre.b + step * static_cast<float>(i % 3 - 1)});
+      // Eight of nine: not the centre, number 4.
+      for (int half = 0; half < 2; ++half) {
+        for (int k = 0; k < kLineBatch; ++k) {
+          const int i = 5 * half + k;
+          insets[k] = {centre.a + step * static_cast<float>(i / 3 - 1),
+                       centre.b + step * static_cast<float>(i % 3 - 1)};
+        }
+        Score(insets);
       }
     }
     for (int i = 0; i < kRefits; ++i) {
@@ -171,23 +182,23 @@ class LineSearch {
   }
 
  private:
-  void Add(const Inset& inset) {
-    insets_[pending_] = inset;
-    lines_.slope[pending_] = spec_.max_code() / (1.0f - inset.a - inset.b);
-    lines_.offset[pending_] = -inset.a * lines_.slope[pending_];
-    if (++pending_ < kLineBatch) return;
-    pending_ = 0;
+  QS_HD void Score(const Inset (&insets)[kLineBatch]) {
+    Lines lines;
+    for (int k = 0; k < kLineBatch; ++k) {
+      lines.slope[k] = spec_.max_code() / (1.0f - insets[k].a - insets[k].b);
+      lines.offset[k] = -insets[k].a * lines.slope[k];
+    }
     Fit fits[kLineBatch];
-    scorer_.FitLines(lines_, fits);
+    scorer_.FitLines(lines, fits);
     for (int k = 0; k < kLineBatch; ++k) {
       if (!(fits[k].gain > best_.gain)) continue;
       best_ = fits[k];
-      best_inset_ = insets_[k];
+      best_inset_ = insets[k];
     }
   }
 
   // Codes of the best line, and their line.
-  bool Refit() {
+  QS_HD bool Refit() {
     const float slope = 1.0f / best_.step;
     const Fit fit = scorer_.FitLine(slope, -best_.base * slope);
     if (!(fit.gain > best_.gain)) return false;
@@ -197,17 +208,14 @@ class LineSearch {
 
   const Spec& spec_;
   const Scorer& scorer_;
-  Lines lines_;
-  Inset insets_[kLineBatch];
-  int pending_ = 0;
   Fit best_;
   Inset best_inset_;
 };
 
 // Calls visit(zero) for hqq's iterates; returns how many steps were taken.
 template <class Scorer, class Visit>
-int ForIterates(const Spec& spec, const Start& start, const Scorer& scorer,
-                const Visit& visit) {
+QS_HD int ForIterates(const Spec& spec, const Start& start,
+                      const Scorer& scorer, const Visit& visit) {
   float zero = start.zero;
   visit(zero);
   for (int k = 0; k < spec.iterations; ++k) {
@@ -220,8 +228,8 @@ int ForIterates(const Spec& spec, const Start& start, const Scorer& scorer,
 }
 
 template <class Scorer>
-void OfferStored(const Spec& spec, float scale, float zero,
-                 const Scorer& scorer, Choice* best) {
+QS_HD void OfferStored(const Spec& spec, float scale, float zero,
+                       const Scorer& scorer, Choice* best) {
   if (!(scale > 0)) return;
   for (int refit = 0; refit < 2; ++refit) {
     const float error = scorer.StoredError(scale, zero);
@@ -239,8 +247,9 @@ void OfferStored(const Spec& spec, float scale, float zero,
 //   float StoredError(scale, zero), float FittedScale(scale, zero): for codes
 //     rne(clamp(fl(fl(w * fl(1 / scale)) + zero), 0, M))
 template <class Scorer>
-Choice SolveGroup(const Spec& spec, const Bounds& bounds, const Scorer& scorer,
-                  int* iterations) {
+QS_HD Choice SolveGroup(const Spec& spec, const ShrinkGrid& shrink,
+                        const Bounds& bounds, const Scorer& scorer,
+                        int* iterations) {
   const Start start = StartOf(spec, bounds);
   Choice best;
   const float scale = Storable(spec.stored, 1.0f / start.inverse);
@@ -253,32 +262,33 @@ Choice SolveGroup(const Spec& spec, const Bounds& bounds, const Scorer& scorer,
   });
   const float width = bounds.width();
   if (!Searchable(width)) return best;
-  const Fit fit = LineSearch<Scorer>(spec, scorer).Run();
+  const Fit fit = LineSearch<Scorer>(spec, scorer).Run(shrink);
   if (!(fit.gain > 0)) return best;
   const float step = fit.step * width;
   const float zero = -(bounds.low + fit.base * width) / step;
   const float stored_step = Storable(spec.stored, step);
   OfferStored(spec, stored_step, Storable(spec.stored, zero), scorer, &best);
   if (spec.bits == 8) {
-    OfferStored(spec, stored_step, Storable(spec.stored, std::nearbyint(zero)),
-                scorer, &best);
+    OfferStored(spec, stored_step, Storable(spec.stored, rintf(zero)), scorer,
+                &best);
   }
   return best;
 }
 
 // Integer zero points.
 
-inline affine::Spec AffineSpec(const Spec& spec) {
+QS_HD affine::Spec AffineSpec(const Spec& spec) {
   return {spec.stored, spec.bits, false};
 }
-inline affine::Range WithZero(const Bounds& bounds) {
-  return {std::min(0.0f, bounds.low), std::max(0.0f, bounds.high), true};
+QS_HD affine::Range WithZero(const Bounds& bounds) {
+  return {bounds.low < 0 ? bounds.low : 0.0f,
+          bounds.high > 0 ? bounds.high : 0.0f, true};
 }
 
 // hqq's grid with its zero rounded; false where that says nothing.
-inline bool RoundedGrid(const Spec& spec, const Bounds& bounds, float inverse,
-                        float zero, affine::Grid* grid) {
-  const float rounded = std::nearbyint(zero);
+QS_HD bool RoundedGrid(const Spec& spec, const Bounds& bounds, float inverse,
+                       float zero, affine::Grid* grid) {
+  const float rounded = rintf(zero);
   if (bounds.width() <= kSmallRange || !(rounded >= 0) ||
       rounded > spec.max_code()) {
     return false;
@@ -288,18 +298,18 @@ inline bool RoundedGrid(const Spec& spec, const Bounds& bounds, float inverse,
 }
 
 template <class Scorer>
-affine::Grid SearchSteps(const Spec& spec, const affine::Range& range,
-                         const Scorer& scorer) {
+QS_HD affine::Grid SearchSteps(const Spec& spec, const StepList& steps,
+                               const affine::Range& range,
+                               const Scorer& scorer) {
   const affine::Spec affine_spec = AffineSpec(spec);
-  const StepList& steps = kStepList[spec.bits];
   const float full = (range.high - range.low) / spec.max_code();
   affine::Best best;
   const auto moved = [&](float zero, int shift) {
     return affine::Clamp(zero + static_cast<float>(shift), 0.0f,
                          spec.max_code());
   };
-  for (const float factor : steps.coarse) {
-    const float step = full * factor;
+  for (int k = 0; k < kSteps; ++k) {
+    const float step = full * steps.coarse[k];
     const float zero = affine::CentredZeroPoint(affine_spec, range, step);
     affine::Candidates<3> three;
     for (int i = 0; i < 3; ++i) {
@@ -307,7 +317,8 @@ affine::Grid SearchSteps(const Spec& spec, const affine::Range& range,
     }
     affine::Offer(three, scorer, &best);
   }
-  for (const float spread : {steps.spread, steps.spread * 0.5f}) {
+  for (int round = 0; round < 2; ++round) {
+    const float spread = round == 0 ? steps.spread : steps.spread * 0.5f;
     affine::Candidates<6> six;
     for (int i = 0; i < 3; ++i) {
       const float zero = moved(best.zero_point, i - 1);
@@ -328,8 +339,9 @@ affine::Grid SearchSteps(const Spec& spec, const affine::Range& range,
 //   void Fit(candidates, fitted[], gain[]): as in affine_math.h
 //   float GridError(grid)
 template <class Scorer>
-affine::Grid SolveIntegerGroup(const Spec& spec, const Bounds& bounds,
-                               const Scorer& scorer, int* iterations) {
+QS_HD affine::Grid SolveIntegerGroup(const Spec& spec, const StepList& steps,
+                                     const Bounds& bounds, const Scorer& scorer,
+                                     int* iterations) {
   const affine::Range range = WithZero(bounds);
   affine::Grid best = affine::MinMaxGrid(AffineSpec(spec), range);
   float least = scorer.GridError(best);
@@ -348,7 +360,7 @@ affine::Grid SolveIntegerGroup(const Spec& spec, const Bounds& bounds,
     last = grid.zero_point;
   });
   if (!affine::Searchable(range)) return best;
-  const affine::Grid found = SearchSteps(spec, range, scorer);
+  const affine::Grid found = SearchSteps(spec, steps, range, scorer);
   if (found.scale > 0 && found.scale <= affine::kSearchMax) offer(found);
   return best;
 }

@@ -14,9 +14,15 @@
 #ifndef QS_KERNELS_HQQ_SUMS_H_
 #define QS_KERNELS_HQQ_SUMS_H_
 
-#include <algorithm>
-#include <bit>
 #include <cstdint>
+
+#ifndef QS_HD
+#ifdef __CUDACC__
+#define QS_HD __host__ __device__ inline
+#else
+#define QS_HD inline
+#endif
+#endif
 
 namespace qs::hqq {
 
@@ -24,15 +30,16 @@ constexpr int kSumLanes = 8;
 constexpr int64_t kSumQuad = 4 * kSumLanes;  // elements of four vectors
 constexpr int kSumLevels = 4;
 
-inline int CascadePower(int64_t count) {
-  const int log2 =
-      count <= 2 ? 1 : std::bit_width(static_cast<uint64_t>(count - 1));
-  return std::max(4, log2 / 4);
+QS_HD int CascadePower(int64_t count) {
+  if (count <= int64_t{1} << 19) return 4;
+  int log2 = 20;
+  while (int64_t{1} << log2 < count) ++log2;
+  return log2 / 4;
 }
 
 // get(i): element i of `count`.
 template <class Get>
-float CascadeSum(int64_t count, const Get& get) {
+QS_HD float CascadeSum(int64_t count, const Get& get) {
   const int power = CascadePower(count);
   const int64_t run = int64_t{1} << power;
   float level[kSumLevels] = {};
@@ -51,7 +58,7 @@ float CascadeSum(int64_t count, const Get& get) {
 }
 
 template <class Get>
-float InterleavedSum(int64_t count, const Get& get) {
+QS_HD float InterleavedSum(int64_t count, const Get& get) {
   const int64_t quads = count / 4;
   float sums[4];
   for (int64_t k = 0; k < 4; ++k) {
@@ -63,7 +70,7 @@ float InterleavedSum(int64_t count, const Get& get) {
 }
 
 template <class Get>
-float ContiguousSum(int64_t count, const Get& get) {
+QS_HD float ContiguousSum(int64_t count, const Get& get) {
   if (count < kSumLanes) return InterleavedSum(count, get);
   const int64_t vectors = count / kSumLanes;
   float sum = 0;
@@ -78,13 +85,13 @@ float ContiguousSum(int64_t count, const Get& get) {
 enum class SumOrder { kContiguous, kCascade, kInterleaved };
 
 // The order of group `g` of `groups`.
-inline SumOrder GroupSumOrder(int axis, int64_t g, int64_t groups) {
+QS_HD SumOrder GroupSumOrder(int axis, int64_t g, int64_t groups) {
   if (axis == 1 || groups == 1) return SumOrder::kContiguous;
   return g < groups - groups % 32 ? SumOrder::kCascade : SumOrder::kInterleaved;
 }
 
 template <class Get>
-float GroupSum(SumOrder order, int64_t count, const Get& get) {
+QS_HD float GroupSum(SumOrder order, int64_t count, const Get& get) {
   switch (order) {
     case SumOrder::kContiguous:
       return ContiguousSum(count, get);

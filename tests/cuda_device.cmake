@@ -1,12 +1,8 @@
 # GPU workers on a device of the host emulation, with faults to order.
-add_library(qs_fake_gpu STATIC
-  ${CMAKE_SOURCE_DIR}/kernels/cuda/cuda_backend.cc
-  testing/fake_device.cc)
-target_link_libraries(qs_fake_gpu PUBLIC qs_emulated_cuda Catch2::Catch2)
 qs_test(cuda_device_test
   SOURCES kernels/cuda_backend_test.cc kernels/cuda_session_test.cc
     kernels/cuda_workspace_test.cc
-  LIBS qs_fake_gpu
+  LIBS qs_emulated_gpu
   LABELS unit)
 qs_test(cuda_provider_test
   SOURCES kernels/cuda_provider_test.cc
@@ -14,5 +10,5 @@ qs_test(cuda_provider_test
   LABELS unit)
 qs_test(service_gpu_test
   SOURCES service/gpu_workers_test.cc
-  LIBS qs_service qs_fake_gpu nlohmann_json::nlohmann_json
+  LIBS qs_service qs_emulated_gpu nlohmann_json::nlohmann_json
   LABELS unit service)

@@ -1,19 +1,91 @@
 # The CUDA kernels on the host emulation: the same sources, as C++. Source
 # properties hold in this folder alone; kernels/ compiles them with nvcc.
-set(qs_emulated_kernels nested_absmax nf4 nf4_encode)
+set(qs_emulated_kernels
+  affine
+  affine_pack
+  affine_search
+  hqq
+  hqq_search
+  hqq_solve
+  hqq_steps
+  nested_absmax
+  nf4
+  nf4_encode
+  stats)
 list(TRANSFORM qs_emulated_kernels
   REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/kernels/cuda/\\1.cu")
 set_source_files_properties(${qs_emulated_kernels} PROPERTIES LANGUAGE CXX)
 add_library(qs_emulated_cuda STATIC
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/affine_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/emulation.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/hqq_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/nf4_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/stats_cuda.cc
   ${qs_emulated_kernels})
 target_compile_definitions(qs_emulated_cuda PUBLIC QS_CUDA_EMULATION=1)
 target_link_libraries(qs_emulated_cuda PUBLIC qs_kernels)
+add_library(qs_fake_gpu STATIC testing/fake_device.cc)
+target_link_libraries(qs_fake_gpu PUBLIC qs_emulated_cuda Catch2::Catch2)
 
-foreach(name emulation nf4_cuda)
+foreach(name
+    affine_cuda
+    emulation
+    hqq_cuda
+    nf4_cuda
+    stats_cuda)
   qs_test(${name}_test
     SOURCES kernels/${name}_test.cc
     LIBS qs_emulated_cuda
     LABELS unit TIMEOUT 600)
 endforeach()
+
+# What needs matrix products, on a whole emulated device with OpenBLAS.
+set(qs_emulated_solver_kernels
+  awq
+  awq_clip
+  gptq_error
+  gptq_factor
+  gptq_range
+  gptq_refine
+  gptq_refine_scales
+  gptq_solve
+  gram)
+list(TRANSFORM qs_emulated_solver_kernels
+  REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/kernels/cuda/\\1.cu")
+set_source_files_properties(${qs_emulated_solver_kernels} PROPERTIES
+  LANGUAGE CXX)
+add_library(qs_emulated_solvers STATIC
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/awq_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/blas_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/blas_emulated.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_factor_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_refine_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_solve_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/gram_cuda.cc
+  ${qs_emulated_solver_kernels})
+target_link_libraries(qs_emulated_solvers PUBLIC qs_fake_gpu
+  PRIVATE PkgConfig::openblas ${CMAKE_DL_LIBS})
+
+# A worker's backend with every family.
+add_library(qs_emulated_gpu STATIC
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/cuda_backend.cc)
+target_link_libraries(qs_emulated_gpu PUBLIC qs_emulated_solvers)
+
+foreach(name
+    awq_cuda
+    cuda_blas
+    gptq_cuda
+    gptq_refine_cuda
+    gram_cuda)
+  qs_test(${name}_test
+    SOURCES kernels/${name}_test.cc
+    LIBS qs_emulated_solvers
+    LABELS unit TIMEOUT 600)
+endforeach()
+# cuBLAS's names, for its loader.
+add_library(qs_fake_cublas MODULE testing/fake_cublas.cc)
+target_link_libraries(qs_fake_cublas PRIVATE qs_options)
+add_dependencies(cuda_blas_test qs_fake_cublas)
+target_compile_definitions(cuda_blas_test PRIVATE
+  QS_FAKE_CUBLAS="$<TARGET_FILE:qs_fake_cublas>")

@@ -238,7 +238,7 @@ void EncodeGroup(const AffineEncodeArgs& args, const Spec& spec,
   const T* w = static_cast<const T*>(args.weight.data) + g * args.group_size;
   uint8_t* codes = args.codes + g * args.group_size;
   if (args.search == AffineSearch::kBestRange && Searchable(range)) {
-    grid = SearchGrid(spec, range, grid, args.group_size,
+    grid = SearchGrid(spec, kShrink[spec.bits], range, grid, args.group_size,
                       VectorScorer<T, kSymmetric>(spec, w, args.group_size));
   }
   StoreFromFloat(args.scales, kDType<T>, g, grid.scale);

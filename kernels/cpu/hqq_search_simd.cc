@@ -362,12 +362,14 @@ int64_t SearchTyped(const HqqEncodeArgs& args, int64_t first, int64_t last) {
       int steps = 0;
       if (args.zero_points != nullptr) {
         const affine::Grid best =
-            SolveIntegerGroup(spec, scorer.bounds(), scorer, &steps);
+            SolveIntegerGroup(spec, kStepList[spec.bits], scorer.bounds(),
+                              scorer, &steps);
         StoreFromFloat(args.scales, args.stored, g, best.scale);
         args.zero_points[g] = static_cast<uint8_t>(best.zero_point);
         scorer.Codes(best, scorer.codes());
       } else {
-        const Choice best = SolveGroup(spec, scorer.bounds(), scorer, &steps);
+        const Choice best = SolveGroup(spec, kShrink[spec.bits],
+                                       scorer.bounds(), scorer, &steps);
         StoreFromFloat(args.scales, args.stored, g, best.stored_scale);
         StoreFromFloat(args.zeros, args.stored, g, best.stored_zero);
         scorer.Codes(best, scorer.codes());

@@ -27,9 +27,26 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
     set(qs_cuda_architectures 80-real 90-real 100-real 120)
   endif()
   add_library(qs_cuda_kernels OBJECT
+    cuda/affine.cu
+    cuda/affine_pack.cu
+    cuda/affine_search.cu
+    cuda/awq.cu
+    cuda/awq_clip.cu
+    cuda/gptq_error.cu
+    cuda/gptq_factor.cu
+    cuda/gptq_range.cu
+    cuda/gptq_refine.cu
+    cuda/gptq_refine_scales.cu
+    cuda/gptq_solve.cu
+    cuda/gram.cu
+    cuda/hqq.cu
+    cuda/hqq_search.cu
+    cuda/hqq_solve.cu
+    cuda/hqq_steps.cu
     cuda/nested_absmax.cu
     cuda/nf4.cu
-    cuda/nf4_encode.cu)
+    cuda/nf4_encode.cu
+    cuda/stats.cu)
   set_target_properties(qs_cuda_kernels PROPERTIES
     CUDA_ARCHITECTURES "${qs_cuda_architectures}"
     CUDA_RUNTIME_LIBRARY Static)

@@ -6,37 +6,76 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/affine_cuda.h"
+#include "kernels/cuda/awq_cuda.h"
 #include "kernels/cuda/device_session.h"
+#include "kernels/cuda/gptq_cuda.h"
+#include "kernels/cuda/gram_cuda.h"
+#include "kernels/cuda/hqq_cuda.h"
 #include "kernels/cuda/nf4_cuda.h"
+#include "kernels/cuda/scratch.h"
 #include "kernels/cuda/staged_ops.h"
+#include "kernels/cuda/stats_cuda.h"
 
 namespace qs::cuda {
 namespace {
 
+class WorkspaceScratch final : public Scratch {
+ public:
+  explicit WorkspaceScratch(Workspace& workspace) : workspace_(workspace) {}
+  absl::StatusOr<void*> Take(int64_t bytes) override {
+    return workspace_.Take(bytes);
+  }
+  absl::Status CopyOut(void* host, const void* device, int64_t bytes,
+                       Stream&) override {
+    return workspace_.CopyOut(host, device, bytes);
+  }
+
+ private:
+  Workspace& workspace_;
+};
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<DeviceSession> session,
+              absl::StatusOr<std::unique_ptr<Blas>> blas,
               std::unique_ptr<Backend> host)
       : session_(std::move(session)),
+        scratch_(session_->workspace()),
         host_(std::move(host)),
-        nf4_(StageNf4(*session_, NewNf4Cuda(), host_->nf4())) {}
+        nf4_(StageNf4(*session_, NewNf4Cuda(), host_->nf4())),
+        affine_(StageAffine(*session_, NewAffineCuda(), host_->affine())),
+        stats_(StageStats(*session_, NewStatsCuda(scratch_), host_->stats())),
+        hqq_(StageHqq(*session_, NewHqqCuda(scratch_), host_->hqq())) {
+    if (!blas.ok()) {
+      products_ = absl::StrCat("second moments, GPTQ and AWQ on the host: ",
+                               std::string(blas.status().message()));
+      return;
+    }
+    blas_ = *std::move(blas);
+    products_ = blas_->description();
+    Workspace& workspace = session_->workspace();
+    gram_ = StageGram(*session_, NewGramCuda(workspace, *blas_), host_->gram());
+    gptq_ = StageGptq(*session_, NewGptqCuda(workspace, *blas_), host_->gptq());
+    awq_ = StageAwq(*session_, NewAwqCuda(workspace, *blas_), host_->awq());
+  }
 
   std::string name() const override {
     return absl::StrCat("gpu:", facts().index);
   }
   std::string description() const override {
     return absl::StrCat(facts().name, ", compute capability ",
-                        facts().compute_major, ".", facts().compute_minor,
-                        "; host: ", host_->description());
+                        facts().compute_major, ".", facts().compute_minor, ", ",
+                        products_, "; host: ", host_->description());
   }
   Stream& stream() override { return host_->stream(); }
   Nf4Ops& nf4() override { return *nf4_; }
-  AffineOps& affine() override { return host_->affine(); }
-  StatsOps& stats() override { return host_->stats(); }
-  HqqOps& hqq() override { return host_->hqq(); }
-  GramOps& gram() override { return host_->gram(); }
-  GptqOps& gptq() override { return host_->gptq(); }
-  AwqOps& awq() override { return host_->awq(); }
+  AffineOps& affine() override { return *affine_; }
+  StatsOps& stats() override { return *stats_; }
+  HqqOps& hqq() override { return *hqq_; }
+  GramOps& gram() override { return gram_ ? *gram_ : host_->gram(); }
+  GptqOps& gptq() override { return gptq_ ? *gptq_ : host_->gptq(); }
+  AwqOps& awq() override { return awq_ ? *awq_ : host_->awq(); }
 
   absl::Status health() const override { return session_->health(); }
   DeviceMemoryUse memory() const override {
@@ -51,18 +90,28 @@ class CudaBackend final : public Backend {
   const DeviceFacts& facts() const { return session_->device().facts(); }
 
   const std::unique_ptr<DeviceSession> session_;
+  WorkspaceScratch scratch_;
   const std::unique_ptr<Backend> host_;
+  std::unique_ptr<Blas> blas_;
+  std::string products_;  // who multiplies matrices
   const std::unique_ptr<Nf4Ops> nf4_;
+  const std::unique_ptr<AffineOps> affine_;
+  const std::unique_ptr<StatsOps> stats_;
+  const std::unique_ptr<HqqOps> hqq_;
+  std::unique_ptr<GramOps> gram_;  // null: the host's
+  std::unique_ptr<GptqOps> gptq_;
+  std::unique_ptr<AwqOps> awq_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
-    std::shared_ptr<Device> device, std::unique_ptr<Backend> host,
-    int64_t memory_cap) {
+    std::shared_ptr<Device> device, absl::StatusOr<std::unique_ptr<Blas>> blas,
+    std::unique_ptr<Backend> host, int64_t memory_cap) {
   QS_ASSIGN_OR_RETURN(std::unique_ptr<DeviceSession> session,
                       DeviceSession::Create(std::move(device), memory_cap));
-  return std::make_unique<CudaBackend>(std::move(session), std::move(host));
+  return std::make_unique<CudaBackend>(std::move(session), std::move(blas),
+                                       std::move(host));
 }
 
 }  // namespace qs::cuda

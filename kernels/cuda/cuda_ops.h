@@ -8,7 +8,12 @@
 #ifndef QS_KERNELS_CUDA_CUDA_OPS_H_
 #define QS_KERNELS_CUDA_CUDA_OPS_H_
 
+#include <cstdint>
+
+#include "kernels/affine_ops.h"
+#include "kernels/hqq_ops.h"
 #include "kernels/nf4_ops.h"
+#include "kernels/stats_ops.h"
 
 typedef struct CUstream_st* cudaStream_t;
 
@@ -26,6 +31,34 @@ int LaunchNf4Decode(const Nf4DecodeArgs& args, cudaStream_t stream);
 // kCudaInvalidValue.
 int LaunchNestedEncode(const NestedEncodeArgs& args, cudaStream_t stream);
 int LaunchNestedDecode(const NestedDecodeArgs& args, cudaStream_t stream);
+
+// `first_non_finite` is set by the launch. Finite weights give the reference's
+// bytes; a group with others has some.
+int LaunchAffineEncode(const AffineEncodeArgs& args, cudaStream_t stream);
+int LaunchAffineDecode(const AffineDecodeArgs& args, cudaStream_t stream);
+int LaunchPackRows(const PackRowsArgs& args, cudaStream_t stream);
+int LaunchUnpackRows(const UnpackRowsArgs& args, cudaStream_t stream);
+int LaunchPackColumns(const PackColumnsArgs& args, cudaStream_t stream);
+int LaunchUnpackColumns(const UnpackColumnsArgs& args, cudaStream_t stream);
+
+// What the solver did; the first bytes of its workspace.
+struct HqqDeviceFacts {
+  int32_t iterations;
+  int32_t stopped;  // no iteration is begun any more
+  float best;       // least mean error so far
+  float error;      // of the last iteration
+  int64_t group_iterations;
+};
+// `workspace`: aligned to 256 bytes. `facts` of the arguments is not used.
+int64_t HqqEncodeWorkspaceBytes(const HqqEncodeArgs& args);
+int LaunchHqqEncode(const HqqEncodeArgs& args, void* workspace,
+                    cudaStream_t stream);
+int LaunchHqqDecode(const HqqDecodeArgs& args, cudaStream_t stream);
+
+// `sums` and `rtn` are device memory, too. `workspace`: aligned to 256 bytes.
+int64_t ErrorSumsWorkspaceBytes(const ErrorSumsArgs& args);
+int LaunchErrorSums(const ErrorSumsArgs& args, void* workspace,
+                    cudaStream_t stream);
 
 }  // namespace qs::cuda
 

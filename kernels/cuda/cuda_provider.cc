@@ -1,5 +1,6 @@
 // Gpus() of a build with nvcc.
 // Tested by tests/kernels/cuda_provider_test.cc.
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,19 @@ namespace {
 
 // The rest stays for the libraries that are loaded later and the driver.
 constexpr double kMemoryShare = 0.9;
+
+// With the device current. QS_CUBLAS_DIR names the folder to look into first.
+absl::StatusOr<std::unique_ptr<cuda::Blas>> LoadBlas(cuda::Device& device) {
+  absl::StatusOr<std::unique_ptr<cuda::Blas>> blas =
+      absl::UnavailableError("cuBLAS was not loaded");
+  const char* const directory = std::getenv("QS_CUBLAS_DIR");
+  QS_RETURN_IF_ERROR(device.Launch([&] {
+    blas = cuda::LoadCublas(cuda::CublasPaths(
+        cuda::RuntimeMajor(), directory == nullptr ? "" : directory));
+    return absl::OkStatus();
+  }));
+  return blas;
+}
 
 class CudaGpus final : public GpuProvider {
  public:
@@ -46,7 +60,9 @@ class CudaGpus final : public GpuProvider {
                         cuda::OpenRuntimeDevice(facts));
     const auto cap =
         static_cast<int64_t>(static_cast<double>(free) * kMemoryShare);
-    return cuda::NewCudaBackend(std::move(device), std::move(host), cap);
+    absl::StatusOr<std::unique_ptr<cuda::Blas>> blas = LoadBlas(*device);
+    return cuda::NewCudaBackend(std::move(device), std::move(blas),
+                                std::move(host), cap);
   }
 
   std::string VerifiedOn() const override {

@@ -33,8 +33,10 @@ class DeviceSession {
 
   // INTERNAL once the device is lost: why.
   absl::Status health() const;
-  const Device& device() const { return *device_; }
+  Device& device() { return *device_; }
   const MemoryLedger& ledger() const { return ledger_; }
+  // For operations that take scratch of their own while they run.
+  Workspace& workspace() { return *workspace_; }
   // Operations that the host did.
   int64_t host_calls() const { return host_calls_; }
 

@@ -132,10 +132,10 @@ class EmulatedBlock {
 
   void WaitBarrier() { Wait(State::kBarrier); }
 
-  uint64_t Shuffle(int thread, uint64_t bits, int mask) {
+  uint64_t Shuffle(int thread, uint64_t bits, int source) {
     Fiber& me = fibers_[static_cast<size_t>(thread)];
     me.bits = bits;
-    me.mask = mask;
+    me.source = source;
     Wait(State::kShuffle);
     return me.bits;
   }
@@ -148,7 +148,7 @@ class EmulatedBlock {
     std::unique_ptr<EmulatedThread> thread;
     State state = State::kReady;
     uint64_t bits = 0;
-    int mask = 0;
+    int source = 0;
     void* fake_stack = nullptr;
   };
 
@@ -261,14 +261,16 @@ class EmulatedBlock {
     uint64_t bits[kWarp];
     for (size_t i = 0; i < kWarp; ++i) {
       const Fiber& fiber = fibers_[first + i];
-      if (fiber.state != State::kShuffle || fiber.mask != fibers_[first].mask) {
+      if (fiber.state != State::kShuffle ||
+          fiber.source != fibers_[first].source) {
         return false;
       }
       bits[i] = fiber.bits;
     }
     for (size_t i = 0; i < kWarp; ++i) {
       Fiber& fiber = fibers_[first + i];
-      fiber.bits = bits[i ^ static_cast<size_t>(fiber.mask)];
+      const auto source = static_cast<size_t>(fiber.source);
+      fiber.bits = bits[source < kFromLane ? i ^ source : source - kFromLane];
       SetReady(first + i);
     }
     return true;
@@ -289,8 +291,8 @@ class EmulatedBlock {
 
 void EmulatedThread::Barrier() { block_.WaitBarrier(); }
 
-uint64_t EmulatedThread::ShuffleBits(uint64_t bits, int mask) {
-  return block_.Shuffle(index_, bits, mask);
+uint64_t EmulatedThread::ShuffleBits(uint64_t bits, int source) {
+  return block_.Shuffle(index_, bits, source);
 }
 
 int EmulateLaunch(int64_t grid, int block, int64_t shared_bytes,

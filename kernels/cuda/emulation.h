@@ -30,6 +30,7 @@
 
 #define QS_KERNEL inline
 #define QS_UNROLL
+#define QS_NO_UNROLL
 
 namespace qs::cuda {
 
@@ -104,6 +105,7 @@ class CheckedPointer {
   void AtomicMin(int64_t i, T value) const {
     if (value < Get(i)) Set(i, value);
   }
+  void AtomicAdd(int64_t i, T value) const { Set(i, Get(i) + value); }
 
  private:
   void Check(int64_t i, int64_t n, size_t alignment) const {
@@ -128,6 +130,10 @@ using GlobalMemory = CheckedPointer<T>;
 
 class EmulatedBlock;
 
+// Where a shuffle takes its value from: the lane with these bits flipped, or,
+// from here on, lane number source - kFromLane.
+constexpr int kFromLane = 32;
+
 // What a kernel gets as its thread.
 class EmulatedThread {
  public:
@@ -146,20 +152,34 @@ class EmulatedThread {
   void Barrier();
   template <class T>
   T ShuffleXor(T value, int mask) {
-    static_assert(sizeof(T) <= 8);
-    uint64_t bits = 0;
-    std::memcpy(&bits, &value, sizeof(T));
-    bits = ShuffleBits(bits, mask);
-    std::memcpy(&value, &bits, sizeof(T));
-    return value;
+    return Exchange(value, mask);
   }
+  template <class T>
+  T ShuffleFrom(T value, int lane) {
+    return Exchange(value, kFromLane + lane);
+  }
+  bool AnyInWarp(bool value) {
+    int any = value ? 1 : 0;
+    for (int mask = 1; mask < 32; mask *= 2) any |= ShuffleXor(any, mask);
+    return any != 0;
+  }
+  void WarpBarrier() { ShuffleXor(0, 0); }
   template <class T>
   CheckedPointer<T> Global(T* data, int64_t count) const {
     return CheckedPointer<T>(data, count);
   }
 
  private:
-  uint64_t ShuffleBits(uint64_t bits, int mask);
+  template <class T>
+  T Exchange(T value, int source) {
+    static_assert(sizeof(T) <= 8);
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(T));
+    bits = ShuffleBits(bits, source);
+    std::memcpy(&value, &bits, sizeof(T));
+    return value;
+  }
+  uint64_t ShuffleBits(uint64_t bits, int source);
 
   EmulatedBlock& block_;
   const int index_;
@@ -177,6 +197,7 @@ int EmulateLaunch(
 }  // namespace qs::cuda
 
 #define QS_DEFINE_ENTRY(kernel, Shared)
+#define QS_DEFINE_LARGE_ENTRY(kernel, Shared)
 
 #define QS_LAUNCH(kernel, Shared, args, grid, block, stream)                   \
   ((void)(stream), ::qs::cuda::EmulateLaunch(                                  \

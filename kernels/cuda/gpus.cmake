@@ -2,12 +2,23 @@
 if(TARGET qs_cuda_kernels)
   find_package(CUDAToolkit REQUIRED)
   add_library(qs_gpus STATIC
+    cuda/affine_cuda.cc
+    cuda/awq_cuda.cc
+    cuda/blas_cuda.cc
     cuda/cuda_backend.cc
     cuda/cuda_provider.cc
+    cuda/gptq_cuda.cc
+    cuda/gptq_factor_cuda.cc
+    cuda/gptq_refine_cuda.cc
+    cuda/gptq_solve_cuda.cc
+    cuda/gram_cuda.cc
+    cuda/hqq_cuda.cc
     cuda/nf4_cuda.cc
     cuda/runtime_device.cc
+    cuda/stats_cuda.cc
     $<TARGET_OBJECTS:qs_cuda_kernels>)
-  target_link_libraries(qs_gpus PUBLIC qs_kernels PRIVATE CUDA::cudart_static)
+  target_link_libraries(qs_gpus
+    PUBLIC qs_kernels PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
 else()
   add_library(qs_gpus STATIC cuda/cuda_unavailable.cc)
   target_link_libraries(qs_gpus PUBLIC qs_kernels)

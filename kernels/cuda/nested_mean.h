@@ -43,10 +43,11 @@ struct MeanShared {
   float columns[kColumns];
 };
 
-// The sum of `quads` quads from number `first`, this lane's column.
-template <class Thread>
-QS_KERNEL float SumQuads(const Thread& t, const GlobalMemory<const float>& in,
-                         int64_t first, int64_t quads) {
+// The sum of `quads` quads from number `first`, this lane's column. `in`:
+// global memory, or anything else whose Get gives a value.
+template <class Thread, class In>
+QS_KERNEL float SumQuads(const Thread& t, const In& in, int64_t first,
+                         int64_t quads) {
   const int lane = t.ThreadIndex() % kWarpSize;
   float sum = 0.0f;
 #if !defined(QS_CUDA_EMULATION)
@@ -60,10 +61,9 @@ QS_KERNEL float SumQuads(const Thread& t, const GlobalMemory<const float>& in,
 
 // The sum of the `chunks` first chunks of a group whose first quad is given, in
 // the lanes of warp 0. By all threads of the block.
-template <class Thread>
+template <class Thread, class In>
 QS_KERNEL float SumChunks(Thread& t, MeanShared& shared, const MeanParams& a,
-                          const GlobalMemory<const float>& in, int64_t first,
-                          int64_t chunks) {
+                          const In& in, int64_t first, int64_t chunks) {
   const int lane = t.ThreadIndex() % kWarpSize;
   const int warp = t.ThreadIndex() / kWarpSize;
   float sum = 0.0f;
@@ -82,10 +82,9 @@ QS_KERNEL float SumChunks(Thread& t, MeanShared& shared, const MeanParams& a,
 }
 
 // One whole group a block of threads.
-template <class Thread>
-QS_KERNEL void SumGroupsKernel(Thread& t, MeanShared& shared,
-                               const MeanParams& a) {
-  const auto in = t.Global(a.values, a.count);
+template <class Thread, class In>
+QS_KERNEL void SumGroups(Thread& t, MeanShared& shared, const MeanParams& a,
+                         const In& in) {
   const int64_t groups = a.quads >> (2 * a.shift);
   const auto out = t.Global(a.groups, groups * kColumns);
   for (int64_t g = t.BlockIndex(); g < groups; g += t.GridSize()) {
@@ -98,9 +97,9 @@ QS_KERNEL void SumGroupsKernel(Thread& t, MeanShared& shared,
 }
 
 // The column sums of all quads, in the lanes of warp 0. By all threads.
-template <class Thread>
+template <class Thread, class In>
 QS_KERNEL float SumColumns(Thread& t, MeanShared& shared, const MeanParams& a,
-                           const GlobalMemory<const float>& in) {
+                           const In& in) {
   const int64_t groups = a.quads >> (2 * a.shift);
   const int64_t in_groups = groups << (2 * a.shift);
   const int64_t chunks = (a.quads - in_groups) >> a.shift;
@@ -126,8 +125,9 @@ QS_KERNEL float SumColumns(Thread& t, MeanShared& shared, const MeanParams& a,
 }
 
 // From the column sums to the sum of everything, by one thread.
+template <class In>
 QS_KERNEL float FinishSum(const MeanShared& shared, const MeanParams& a,
-                          const GlobalMemory<const float>& in) {
+                          const In& in) {
   const int64_t rows = a.count / kSumLanes;
   float lanes[kSumLanes];
   QS_UNROLL
@@ -148,8 +148,8 @@ QS_KERNEL float FinishSum(const MeanShared& shared, const MeanParams& a,
 }
 
 // Fewer than 8 values: the same with one lane and quads of 4.
-QS_KERNEL float SumFew(const MeanParams& a,
-                       const GlobalMemory<const float>& in) {
+template <class In>
+QS_KERNEL float SumFew(const MeanParams& a, const In& in) {
   if (a.count < 4) {
     float sum = 0.0f;
     for (int64_t i = 0; i < a.count; ++i) sum += in.Get(i);
@@ -161,18 +161,30 @@ QS_KERNEL float SumFew(const MeanParams& a,
   return sum;
 }
 
-// One block of threads: the rest, and the mean.
-template <class Thread>
-QS_KERNEL void MeanKernel(Thread& t, MeanShared& shared, const MeanParams& a) {
-  const auto in = t.Global(a.values, a.count);
-  const auto mean = t.Global(a.mean, 1);
+// The rest, and the mean, in thread 0. By all threads of the only block.
+template <class Thread, class In>
+QS_KERNEL float MeanOf(Thread& t, MeanShared& shared, const MeanParams& a,
+                       const In& in) {
   const float column = SumColumns(t, shared, a, in);
   if (t.ThreadIndex() < kColumns) shared.columns[t.ThreadIndex()] = column;
   t.Barrier();
-  if (t.ThreadIndex() != 0) return;
+  if (t.ThreadIndex() != 0) return 0.0f;
   const float sum =
       a.count < kSumLanes ? SumFew(a, in) : FinishSum(shared, a, in);
-  mean.Set(0, sum / static_cast<float>(a.count));
+  return sum / static_cast<float>(a.count);
+}
+
+template <class Thread>
+QS_KERNEL void SumGroupsKernel(Thread& t, MeanShared& shared,
+                               const MeanParams& a) {
+  SumGroups(t, shared, a, t.Global(a.values, a.count));
+}
+
+template <class Thread>
+QS_KERNEL void MeanKernel(Thread& t, MeanShared& shared, const MeanParams& a) {
+  const auto mean = t.Global(a.mean, 1);
+  const float value = MeanOf(t, shared, a, t.Global(a.values, a.count));
+  if (t.ThreadIndex() == 0) mean.Set(0, value);
 }
 
 QS_DEFINE_ENTRY(SumGroupsKernel, MeanShared)

@@ -192,6 +192,8 @@ absl::StatusOr<std::shared_ptr<Device>> OpenRuntimeDevice(
   return std::make_shared<RuntimeDevice>(facts);
 }
 
+int RuntimeMajor() { return CUDART_VERSION / 1000; }
+
 absl::StatusOr<int64_t> FreeMemoryBytes(const DeviceFacts& facts) {
   size_t free = 0;
   size_t total = 0;

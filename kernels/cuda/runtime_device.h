@@ -19,6 +19,9 @@ absl::StatusOr<std::vector<DeviceFacts>> ListRuntimeDevices();
 absl::StatusOr<std::shared_ptr<Device>> OpenRuntimeDevice(
     const DeviceFacts& facts);
 
+// Of the CUDA runtime in this build: 13.
+int RuntimeMajor();
+
 // Bytes that are free on the device now. Errors: as Device.
 absl::StatusOr<int64_t> FreeMemoryBytes(const DeviceFacts& facts);
 

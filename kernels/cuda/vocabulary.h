@@ -1,5 +1,5 @@
 // The narrow vocabulary that every kernel here is written in: who am I, shared
-// memory, barrier, warp shuffle, atomic minimum, checked global memory. Two
+// memory, barriers, warp shuffles, integer atomics, checked global memory. Two
 // meanings: the CUDA one below, and the host emulation (emulation.h) when
 // QS_CUDA_EMULATION is defined, which runs the same kernel source on a CPU.
 //
@@ -16,7 +16,8 @@
 //
 // QS_LAUNCH is an expression: the cudaError_t of the launch as an int. A block
 // has at most kMaxBlockThreads threads. QS_UNROLL before a loop whose trip
-// count is constant keeps what it indexes in registers.
+// count is constant keeps what it indexes in registers; QS_NO_UNROLL before one
+// that is not worth registers.
 #ifndef QS_KERNELS_CUDA_VOCABULARY_H_
 #define QS_KERNELS_CUDA_VOCABULARY_H_
 
@@ -38,6 +39,7 @@ constexpr int kMaxBlockThreads = 256;
 
 #define QS_KERNEL __device__ __forceinline__
 #define QS_UNROLL _Pragma("unroll")
+#define QS_NO_UNROLL _Pragma("unroll 1")
 
 namespace qs::cuda {
 
@@ -63,6 +65,9 @@ struct GlobalPointer {
   QS_KERNEL void AtomicMin(int64_t i, T value) const {
     atomicMin(data + i, value);
   }
+  QS_KERNEL void AtomicAdd(int64_t i, T value) const {
+    atomicAdd(data + i, value);
+  }
 };
 
 template <class T>
@@ -79,6 +84,16 @@ struct DeviceThread {
   QS_KERNEL T ShuffleXor(T value, int mask) const {
     return __shfl_xor_sync(0xffffffffu, value, mask);
   }
+  // The value of one lane, the same for the whole warp.
+  template <class T>
+  QS_KERNEL T ShuffleFrom(T value, int lane) const {
+    return __shfl_sync(0xffffffffu, value, lane);
+  }
+  QS_KERNEL bool AnyInWarp(bool value) const {
+    return __any_sync(0xffffffffu, value) != 0;
+  }
+  // What a lane wrote before, the warp reads after.
+  QS_KERNEL void WarpBarrier() const { __syncwarp(); }
   template <class T>
   QS_KERNEL GlobalMemory<T> Global(T* data, int64_t) const {
     return {data};
@@ -88,15 +103,19 @@ struct DeviceThread {
 }  // namespace qs::cuda
 
 // One __global__ entry a kernel, for every argument type that it is launched
-// with: shared memory is a static block of it.
-#define QS_DEFINE_ENTRY(kernel, Shared)                  \
-  template <class Args>                                  \
-  __global__ void __launch_bounds__(256)                 \
-      kernel##Entry(const __grid_constant__ Args args) { \
-    __shared__ Shared shared;                            \
-    ::qs::cuda::DeviceThread thread;                     \
-    kernel(thread, shared, args);                        \
+// with: shared memory is a static block of it. `bounds` are those of a launch.
+#define QS_DEFINE_BOUNDED_ENTRY(kernel, Shared, bounds)                     \
+  template <class Args>                                                     \
+  __global__ void bounds kernel##Entry(const __grid_constant__ Args args) { \
+    __shared__ Shared shared;                                               \
+    ::qs::cuda::DeviceThread thread;                                        \
+    kernel(thread, shared, args);                                           \
   }
+#define QS_DEFINE_ENTRY(kernel, Shared) \
+  QS_DEFINE_BOUNDED_ENTRY(kernel, Shared, __launch_bounds__(256))
+// For a kernel that would spill where the compiler saves registers.
+#define QS_DEFINE_LARGE_ENTRY(kernel, Shared) \
+  QS_DEFINE_BOUNDED_ENTRY(kernel, Shared, __launch_bounds__(256, 1))
 
 #define QS_LAUNCH(kernel, Shared, args, grid, block, stream)                  \
   (kernel##Entry<<<static_cast<unsigned>(grid), static_cast<unsigned>(block), \

@@ -207,14 +207,14 @@ class Clipper {
     for (int k = 0; k < awq::kClipMoves; ++k) {
       awq::Limits limits = start;
       if (args_.grid.symmetric) {
-        const float move = awq::kClipFineMove[k] / (round == 1 ? 1.0f : 4.0f);
+        const float move = awq::ClipFineMove(k) / (round == 1 ? 1.0f : 4.0f);
         limits.high = std::clamp(start.high + move * top, 0.0f, top);
         limits.low = -limits.high;
       } else if (round == 1) {
         limits.low =
-            std::clamp(start.low + awq::kClipMove[k] * width, range_.low, 0.0f);
+            std::clamp(start.low + awq::ClipMove(k) * width, range_.low, 0.0f);
       } else {
-        limits.high = std::clamp(start.high + awq::kClipMove[k] * width, 0.0f,
+        limits.high = std::clamp(start.high + awq::ClipMove(k) * width, 0.0f,
                                  range_.high);
       }
       Offer(limits);

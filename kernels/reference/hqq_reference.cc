@@ -386,13 +386,14 @@ class HqqReference final : public HqqOps {
       const Scorer scorer(s.spec, group);
       int iterations = 0;
       if (s.args.zero_points != nullptr) {
-        StoreGrid(
-            s, group,
-            hqq::SolveIntegerGroup(s.spec, group.bounds, scorer, &iterations),
-            g);
+        StoreGrid(s, group,
+                  hqq::SolveIntegerGroup(s.spec, hqq::kStepList[s.spec.bits],
+                                         group.bounds, scorer, &iterations),
+                  g);
       } else {
         const hqq::Choice best =
-            hqq::SolveGroup(s.spec, group.bounds, scorer, &iterations);
+            hqq::SolveGroup(s.spec, hqq::kShrink[s.spec.bits], group.bounds,
+                            scorer, &iterations);
         StoreFromFloat(s.args.scales, s.args.stored, g, best.stored_scale);
         StoreFromFloat(s.args.zeros, s.args.stored, g, best.stored_zero);
         StoreCodes(s, group, g, [&](float w) {

@@ -318,8 +318,9 @@ class CalibrationTest(programs.QuantctlCase):
         source, path = self.make_mixture()
         weights = read_checkpoint(source)
         file, out = self.work / "report.json", self.work / "out"
-        for method in ("gptq", "awq"):
-            done = self.quantize_ok(source, out, "--method", method,
+        for method, scales in (("gptq --no-awq-scaling", False),
+                               ("gptq", True), ("awq", True)):
+            done = self.quantize_ok(source, out, "--method", *method.split(),
                                     "--group-size", "32", "--calibration",
                                     path, "--json", file, "--overwrite")
             self.assertIn("experts of layer 0: 0 to 600 tokens each",
@@ -334,9 +335,8 @@ class CalibrationTest(programs.QuantctlCase):
             packed = read_checkpoint(out)
             router = "model.layers.0.block_sparse_moe.gate.weight"
             changed = {t["name"] for t in report["folded"]}
-            self.assertEqual(router in changed, method == "awq")
-            self.assertEqual(packed[router] != weights[router],
-                             method == "awq")
+            self.assertEqual(router in changed, scales)
+            self.assertEqual(packed[router] != weights[router], scales)
 
     def test_compare(self):
         page, file = self.work / "page.html", self.work / "compare.json"

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "kernels/cuda/blas_emulated.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/generators.h"
@@ -16,7 +17,7 @@ constexpr int64_t kCap = int64_t{1} << 30;
 TEST_CASE("a GPU's backend: names, results, memory", "[backend]") {
   auto device = std::make_shared<FakeDevice>();
   const absl::StatusOr<std::unique_ptr<Backend>> backend =
-      NewCudaBackend(device, NewCpuBackend(1), kCap);
+      NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
   REQUIRE(backend.ok());
   CHECK((*backend)->name() == "gpu:0");
   CHECK((*backend)->description().find("host emulation, compute capability "
@@ -43,7 +44,8 @@ TEST_CASE("no backend on a device that is lost", "[backend]") {
   auto device = std::make_shared<FakeDevice>(Faults{.lost_after_launches = 0});
   CHECK(absl::IsInternal(device->Launch([] { return absl::OkStatus(); })));
   CHECK(absl::IsInternal(
-      NewCudaBackend(device, NewCpuBackend(1), kCap).status()));
+      NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap)
+          .status()));
 }
 
 }  // namespace

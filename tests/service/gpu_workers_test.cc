@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/blas_emulated.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "service/server/workers.h"
 #include "tests/service/quantize_client.h"
@@ -31,7 +32,8 @@ class FakeGpus final : public GpuProvider {
       int index, std::unique_ptr<Backend> host) const override {
     if (index > 1) return absl::NotFoundError("got 2, allowed 0 to 1");
     return cuda::NewCudaBackend(devices_[static_cast<size_t>(index)],
-                                std::move(host), int64_t{1} << 30);
+                                cuda::NewEmulatedBlas(), std::move(host),
+                                int64_t{1} << 30);
   }
   std::string VerifiedOn() const override { return "no device"; }
 

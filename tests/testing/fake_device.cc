@@ -1,6 +1,7 @@
 #include "tests/testing/fake_device.h"
 
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,11 +13,14 @@
 namespace qs::cuda {
 namespace {
 
-// All fake devices share the emulated one.
-absl::Mutex& EmulationMutex() {
-  static auto* const mutex = new absl::Mutex;
+// All fake devices share the emulated one. Taken before a device's own; again
+// by operations that take memory while they launch.
+std::recursive_mutex& EmulationMutex() {
+  static auto* const mutex = new std::recursive_mutex;
   return *mutex;
 }
+
+using EmulationLock = std::lock_guard<std::recursive_mutex>;
 
 }  // namespace
 
@@ -77,13 +81,13 @@ absl::Status FakeDevice::Lose(const std::string& why) {
 }
 
 absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
+  const EmulationLock emulation(EmulationMutex());
   absl::MutexLock lock(&mutex_);
   QS_RETURN_IF_ERROR(Alive());
   if (bytes > faults_.memory_bytes - used_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("device 0: no memory for ", bytes, " bytes"));
   }
-  absl::MutexLock emulation(&EmulationMutex());
   void* const memory = EmulatedDevice::Get().Allocate(bytes);
   allocations_[memory] = bytes;
   used_ += bytes;
@@ -91,13 +95,13 @@ absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
 }
 
 void FakeDevice::Free(void* memory) {
+  const EmulationLock emulation(EmulationMutex());
   absl::MutexLock lock(&mutex_);
   Catch(enqueued_);
   const auto found = allocations_.find(memory);
   REQUIRE(found != allocations_.end());
   used_ -= found->second;
   allocations_.erase(found);
-  absl::MutexLock emulation(&EmulationMutex());
   EmulatedDevice::Get().Free(memory);
 }
 
@@ -200,16 +204,20 @@ absl::Status FakeDevice::Synchronize(cudaStream_t) {
 }
 
 absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
-  absl::MutexLock lock(&mutex_);
-  QS_RETURN_IF_ERROR(Alive());
-  Catch(enqueued_);
-  if (launches_++ == faults_.lost_after_launches)
-    return Lose("a kernel failed");
-  absl::MutexLock emulation(&EmulationMutex());
+  const EmulationLock emulation(EmulationMutex());
+  {
+    absl::MutexLock lock(&mutex_);
+    QS_RETURN_IF_ERROR(Alive());
+    Catch(enqueued_);
+    if (launches_++ == faults_.lost_after_launches) {
+      return Lose("a kernel failed");
+    }
+  }
   const absl::Status status = enqueue();
   const std::string error = EmulatedDevice::Get().TakeError();
-  if (!error.empty()) return Lose(error);
-  return status;
+  if (error.empty()) return status;
+  absl::MutexLock lock(&mutex_);
+  return Lose(error);
 }
 
 }  // namespace qs::cuda

@@ -1,0 +1,26 @@
+// What the families' classes on the launchers share.
+#ifndef QS_KERNELS_CUDA_CUDA_STATUS_H_
+#define QS_KERNELS_CUDA_CUDA_STATUS_H_
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/stream.h"
+
+namespace qs::cuda {
+
+// Of a launcher's result.
+inline absl::Status FromCuda(int code, const char* operation) {
+  if (code == 0) return absl::OkStatus();
+  const std::string text = absl::StrCat(operation, ": CUDA error ", code);
+  return code == kCudaInvalidValue ? absl::InvalidArgumentError(text)
+                                   : absl::InternalError(text);
+}
+
+inline cudaStream_t Native(Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native);
+}
+
+}  // namespace qs::cuda
+
+#endif  // QS_KERNELS_CUDA_CUDA_STATUS_H_

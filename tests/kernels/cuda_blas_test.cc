@@ -1,0 +1,212 @@
+// The interface to a BLAS library: what its emulation computes against plain
+// loops, what it refuses, and why cuBLAS cannot be loaded where it is not.
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/blas_emulated.h"
+#include "kernels/cuda/emulation.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cuda {
+namespace {
+
+template <class T>
+T* OnDevice(const std::vector<T>& values) {
+  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+  auto* memory = static_cast<T*>(EmulatedDevice::Get().Allocate(bytes));
+  std::copy(values.begin(), values.end(), memory);
+  return memory;
+}
+
+std::vector<double> Random(int64_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> gauss;
+  std::vector<double> values(static_cast<size_t>(count));
+  // Few bits: exact in every type.
+  for (double& v : values) v = std::round(8 * gauss(random)) / 8;
+  return values;
+}
+
+struct Stored {
+  void* memory;
+  std::function<double(int64_t)> at;
+};
+
+Stored Store(BlasType type, bool output, const std::vector<double>& values) {
+  const auto half = [&](uint16_t (*narrow)(float), float (*widen)(uint16_t)) {
+    std::vector<uint16_t> bits;
+    for (double v : values) bits.push_back(narrow(static_cast<float>(v)));
+    uint16_t* const p = OnDevice(bits);
+    return Stored{p, [=](int64_t i) { return widen(p[i]); }};
+  };
+  if (type == BlasType::kF64) {
+    double* const p = OnDevice(values);
+    return {p, [=](int64_t i) { return p[i]; }};
+  }
+  if (type == BlasType::kF16 && !output) return half(FloatToF16, F16ToFloat);
+  if (type == BlasType::kBF16 && !output) {
+    return half(FloatToBf16, Bf16ToFloat);
+  }
+  float* const p =
+      OnDevice(std::vector<float>(values.begin(), values.end()));
+  return {p, [=](int64_t i) { return p[i]; }};
+}
+
+// The emulation, and cuBLAS's loader with a library of its names.
+std::vector<std::unique_ptr<Blas>> Implementations() {
+  std::vector<std::unique_ptr<Blas>> all;
+  all.push_back(NewEmulatedBlas());
+  auto loaded = LoadCublas({"/nowhere/libcublas.so", QS_FAKE_CUBLAS});
+  INFO(loaded.status().ToString());
+  REQUIRE(loaded.ok());
+  all.push_back(*std::move(loaded));
+  return all;
+}
+
+cudaStream_t SomeStream() { return reinterpret_cast<cudaStream_t>(8); }
+
+void CheckProducts(Blas& blas) {
+  const int64_t m = 5, n = 7, k = 11;
+  for (BlasType type : {BlasType::kF32, BlasType::kF64, BlasType::kF16,
+                        BlasType::kBF16, BlasType::kTf32}) {
+    for (int op = 0; op < 4; ++op) {
+      GemmArgs g;
+      g.type = type;
+      g.transpose_a = op % 2 == 1;
+      g.transpose_b = op / 2 == 1;
+      g.m = m;
+      g.n = n;
+      g.k = k;
+      g.alpha = -2;
+      g.beta = op == 3 ? 0 : 1;
+      g.lda = (g.transpose_a ? k : m) + 2;
+      g.ldb = (g.transpose_b ? n : k) + 3;
+      g.ldc = m + 1;
+      const Stored a =
+          Store(type, false, Random(g.lda * (g.transpose_a ? m : k), 1));
+      const Stored b =
+          Store(type, false, Random(g.ldb * (g.transpose_b ? k : n), 2));
+      std::vector<double> before = Random(g.ldc * n, 3);
+      if (g.beta == 0) before.assign(before.size(), NAN);  // is not read
+      const Stored c = Store(type, true, before);
+      g.a = a.memory;
+      g.b = b.memory;
+      g.c = c.memory;
+      REQUIRE(blas.Gemm(g, SomeStream()).ok());
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          const auto at = i + j * g.ldc;
+          double want = g.beta == 0 ? 0 : before[static_cast<size_t>(at)];
+          for (int64_t l = 0; l < k; ++l) {
+            want += g.alpha * a.at(g.transpose_a ? l + i * g.lda
+                                                 : i + l * g.lda) *
+                    b.at(g.transpose_b ? j + l * g.ldb : l + j * g.ldb);
+          }
+          REQUIRE(c.at(at) == want);
+        }
+      }
+    }
+  }
+  EmulatedDevice::Get().FreeAll();
+}
+
+TEST_CASE("products of every type and transposition") {
+  for (const auto& blas : Implementations()) {
+    INFO(blas->description());
+    CheckProducts(*blas);
+  }
+}
+
+void CheckTriangles(Blas& blas) {
+  const int64_t n = 6, k = 4;
+  for (BlasType type : {BlasType::kF32, BlasType::kF64}) {
+    SyrkArgs s{type, n, k, -1, nullptr, k + 1, 1, nullptr, n + 2};
+    const Stored a = Store(type, false, Random(s.lda * n, 1));
+    const std::vector<double> before = Random(s.ldc * n, 2);
+    const Stored c = Store(type, true, before);
+    s.a = a.memory;
+    s.c = c.memory;
+    REQUIRE(blas.Syrk(s, SomeStream()).ok());
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double want = before[static_cast<size_t>(i + j * s.ldc)];
+        for (int64_t l = 0; i >= j && l < k; ++l) {
+          want -= a.at(l + i * s.lda) * a.at(l + j * s.lda);
+        }
+        REQUIRE(c.at(i + j * s.ldc) == want);
+      }
+    }
+  }
+  EmulatedDevice::Get().FreeAll();
+}
+
+TEST_CASE("the lower triangle of A^T A, and nothing above it") {
+  for (const auto& blas : Implementations()) {
+    INFO(blas->description());
+    CheckTriangles(*blas);
+  }
+  CHECK(Implementations()[1]->description() == "cuBLAS 130002");
+}
+
+TEST_CASE("sizes beyond cuBLAS's integers are refused, empty ones are done") {
+  const auto blas = std::move(Implementations()[1]);
+  GemmArgs g;
+  g.m = g.n = g.k = 1;
+  g.lda = g.ldb = g.ldc = int64_t{1} << 31;
+  CHECK(blas->Gemm(g, SomeStream()).message() ==
+        "cuBLAS: size 2147483648, allowed 0 to 2147483647");
+  g.lda = g.ldb = g.ldc = 1;
+  g.n = 0;
+  CHECK(blas->Gemm(g, SomeStream()).ok());
+  CHECK(blas->Syrk({BlasType::kF32, 0, 1, 1, nullptr, 1, 1, nullptr, 1},
+                   SomeStream())
+            .ok());
+  // What the library refuses is an error of the device.
+  g.n = 1;
+  CHECK(blas->Gemm(g, nullptr).message() ==
+        "cublasGemmEx: cuBLAS status 7");
+}
+
+TEST_CASE("a matrix beyond its allocation is an error") {
+  const auto blas = NewEmulatedBlas();
+  float* const small = OnDevice(std::vector<float>(11));
+  GemmArgs g;
+  g.m = g.n = g.k = 2;
+  g.a = g.b = g.c = small;
+  g.lda = g.ldb = g.ldc = 9;
+  CHECK(blas->Gemm(g, nullptr).ok());
+  g.ldc = 10;
+  CHECK(blas->Gemm(g, nullptr).message() ==
+        "BLAS: matrix C [2, 2] with ld 10 takes 48 bytes, the allocation has "
+        "44");
+  g.ldc = 1;
+  CHECK(!blas->Gemm(g, nullptr).ok());
+  CHECK(!EmulatedDevice::Get().TakeError().empty());
+  EmulatedDevice::Get().FreeAll();
+}
+
+TEST_CASE("without cuBLAS the reason names the library") {
+  const std::vector<std::string> paths = CublasPaths(99, "/nowhere");
+  REQUIRE(paths.size() == 3);
+  CHECK(paths[0] == "/nowhere/libcublas.so.99");
+  CHECK(paths[1] == "libcublas.so.99");
+  const auto blas = LoadCublas(paths);
+  REQUIRE(!blas.ok());
+  CHECK(blas.status().code() == absl::StatusCode::kUnavailable);
+  const std::string text(blas.status().message());
+  CHECK(text.find("cuBLAS not found: ") == 0);
+  for (const std::string& path : paths) {
+    CHECK(text.find(path) != std::string::npos);
+  }
+  // A library without the functions.
+  const auto other = LoadCublas({"libm.so.6"});
+  REQUIRE(!other.ok());
+  CHECK(other.status().message() == "cuBLAS lacks cublasCreate_v2");
+}
+
+}  // namespace
+}  // namespace qs::cuda
