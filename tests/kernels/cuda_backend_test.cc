@@ -2,6 +2,8 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "kernels/cuda/blas_emulated.h"
 #include "tests/testing/catch_compat.h"
@@ -21,7 +23,8 @@ TEST_CASE("a GPU's backend: names, results, memory", "[backend]") {
   REQUIRE(backend.ok());
   CHECK((*backend)->name() == "gpu:0");
   CHECK((*backend)->description().find("host emulation, compute capability "
-                                       "9.0; host: ") == 0);
+                                       "9.0, ") == 0);
+  CHECK((*backend)->description().find("; host: ") != std::string::npos);
   CHECK((*backend)->memory().cap == kCap);
   CHECK((*backend)->memory().high_water == 0);
 
@@ -38,6 +41,127 @@ TEST_CASE("a GPU's backend: names, results, memory", "[backend]") {
   CHECK(RunNf4((*backend)->nf4(), c) == RunNf4(NewCpuBackend(1)->nf4(), c));
   CHECK(absl::IsInternal((*backend)->health()));
   CHECK((*backend)->memory().host_calls > 0);
+}
+
+// Everything that a host and a device must agree on to the byte.
+TEST_CASE("families on the device give the host's bytes", "[backend]") {
+  auto device = std::make_shared<FakeDevice>(Faults(), /*lazy=*/true);
+  const auto backend =
+      *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+  const auto host = NewCpuBackend(1);
+  constexpr int64_t kRows = 6;
+  constexpr int64_t kCols = 128;
+  TestTensor weight =
+      TestTensor::Make(DType::kBF16, kRows * kCols, Kind::kGauss, 5);
+  TensorView view = weight.View();
+  view.rows = kRows;
+  view.cols = kCols;
+  struct Codes {
+    std::vector<uint8_t> codes = std::vector<uint8_t>(kRows * kCols);
+    std::vector<uint16_t> scales = std::vector<uint16_t>(kRows * 4);
+    std::vector<uint16_t> zeros = std::vector<uint16_t>(kRows * 4);
+    std::vector<uint8_t> zero_points = std::vector<uint8_t>(kRows * 4);
+    int64_t bad = 7;
+    bool operator==(const Codes&) const = default;
+  };
+  const auto affine = [&](Backend& on) {
+    Codes out;
+    AffineEncodeArgs args;
+    args.weight = view;
+    args.group_size = 32;
+    args.symmetric = false;
+    args.search = AffineSearch::kBestRange;
+    args.codes = out.codes.data();
+    args.scales = out.scales.data();
+    args.zero_points = out.zero_points.data();
+    args.first_non_finite = &out.bad;
+    REQUIRE(on.affine().Encode(args, on.stream()).ok());
+    return out;
+  };
+  const auto hqq = [&](Backend& on) {
+    Codes out;
+    HqqFacts facts;
+    HqqEncodeArgs args;
+    args.weight = view;
+    args.group_size = 32;
+    args.stored = DType::kBF16;
+    args.codes = out.codes.data();
+    args.scales = out.scales.data();
+    args.zeros = out.zeros.data();
+    args.first_non_finite = &out.bad;
+    args.facts = &facts;
+    REQUIRE(on.hqq().Encode(args, on.stream()).ok());
+    CHECK(facts.groups == kRows * 4);
+    return out;
+  };
+  const auto gptq = [&](Backend& on) {  // without a factor: rounding
+    Codes out;
+    GptqSolveArgs args;
+    args.weight = view;
+    args.grid.group_size = 32;
+    args.grid.symmetric = false;
+    args.grid.scale_dtype = DType::kBF16;
+    args.codes = out.codes.data();
+    args.scales = out.scales.data();
+    args.zero_points = out.zero_points.data();
+    args.first_non_finite = &out.bad;
+    REQUIRE(on.gptq().Solve(args, on.stream()).ok());
+    return out;
+  };
+  const auto awq = [&](Backend& on) {
+    Codes out;
+    std::vector<float> scales(kCols, 1.5f);
+    AwqQuantizeArgs args;
+    args.weight = view;
+    args.grid.group_size = 32;
+    args.scales = scales.data();
+    args.codes = out.codes.data();
+    args.group_scales = out.scales.data();
+    args.zero_points = out.zero_points.data();
+    REQUIRE(on.awq().Quantize(args, on.stream()).ok());
+    return out;
+  };
+  CHECK(affine(*backend) == affine(*host));
+  CHECK(hqq(*backend) == hqq(*host));
+  CHECK(gptq(*backend) == gptq(*host));
+  CHECK(awq(*backend) == awq(*host));
+  CHECK(backend->memory().host_calls == 0);
+  CHECK(backend->health().ok());
+  // And again, the device lost at each launch on the way.
+  bool lost = true;
+  for (int64_t after = 0; lost; ++after) {
+    INFO("after " << after);
+    auto failing =
+        std::make_shared<FakeDevice>(Faults{.lost_after_launches = after});
+    const auto fails =
+        *NewCudaBackend(failing, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+    CHECK(affine(*fails) == affine(*host));
+    CHECK(hqq(*fails) == hqq(*host));
+    CHECK(gptq(*fails) == gptq(*host));
+    CHECK(awq(*fails) == awq(*host));
+    lost = failing->lost();
+    CHECK(fails->health().ok() == !lost);
+  }
+}
+
+TEST_CASE("without cuBLAS the host multiplies", "[backend]") {
+  auto device = std::make_shared<FakeDevice>();
+  const auto backend =
+      *NewCudaBackend(device, absl::UnavailableError("libcublas is missing"),
+                      NewCpuBackend(1), kCap);
+  CHECK(backend->description().find("libcublas is missing") !=
+        std::string::npos);
+  std::vector<float> hessian = {2, 1, 1, 2};
+  std::vector<float> factor(4);
+  GptqFactorFacts facts;
+  GptqFactorArgs args;
+  args.hessian = hessian.data();
+  args.size = 2;
+  args.factor = factor.data();
+  args.facts = &facts;
+  CHECK(backend->gptq().Factor(args, backend->stream()).ok());
+  CHECK(factor[3] > 0);
+  CHECK(device->launches() == 0);
 }
 
 TEST_CASE("no backend on a device that is lost", "[backend]") {

@@ -11,6 +11,7 @@
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/fake_device.h"
+#include "tests/testing/tolerance.h"
 
 namespace qs::testing {
 namespace {
@@ -90,7 +91,8 @@ void RequireQuantizes(const GpuServer& server) {
   REQUIRE(answers.status.ok());
   REQUIRE(answers.problem.empty());
   for (const TestWeight& weight : weights) {
-    RequireSameAsDirect(answers, PresetSpec("NF4", Profile::kBest), weight);
+    RequireSameAsDirect(answers, PresetSpec("NF4", Profile::kBest), weight,
+                        true, kErrorSumTolerance);
   }
 }
 
