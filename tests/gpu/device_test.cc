@@ -1,0 +1,149 @@
+// Every operation family on the GPUs of this machine against the reference:
+// what the host emulation proves of the kernels' logic, on real hardware.
+// Elementwise results with ==, reductions within tolerances. Run by
+// tests/gpu/run.sh; without a GPU it fails and says why there is none.
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/gpus.h"
+#include "tests/testing/affine_cases.h"
+#include "tests/testing/awq_cases.h"
+#include "tests/testing/catch_compat.h"
+#include "tests/testing/generators.h"
+#include "tests/testing/gptq_cases.h"
+#include "tests/testing/gptq_problems.h"
+#include "tests/testing/hqq_cases.h"
+#include "tests/testing/nf4_cases.h"
+#include "tests/testing/tolerance.h"
+
+namespace qs {
+namespace {
+
+// Relative, of the solved error: as many codes may differ as the golden files
+// allow (2 in 1000), each by one step, which moves it by less.
+constexpr double kSolvedErrorTolerance = 0.01;
+
+std::vector<std::unique_ptr<Backend>> OpenAll() {
+  const absl::StatusOr<std::vector<GpuInfo>> list = Gpus().List();
+  INFO(list.status().ToString());
+  REQUIRE(list.ok());
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const GpuInfo& gpu : *list) {
+    auto backend = Gpus().Open(gpu.index, NewReferenceBackend());
+    INFO(backend.status().ToString());
+    REQUIRE(backend.ok());
+    WARN((*backend)->description());
+    backends.push_back(*std::move(backend));
+  }
+  return backends;
+}
+
+// The device did everything itself, and is alive.
+void RequireOnDevice(const Backend& backend) {
+  INFO(backend.health().ToString());
+  REQUIRE(backend.health().ok());
+  REQUIRE(backend.memory().host_calls == 0);
+}
+
+TEST_CASE("NF4 and FP4", "[gpu]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAll()) {
+    ForNf4Cases([&](const Nf4Case& c) {
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunNf4(gpu->nf4(), c) == RunNf4(reference->nf4(), c));
+    });
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("integer grids and packing", "[gpu]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAll()) {
+    ForAffineCases([&](const AffineCase& c) {
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunAffine(gpu->affine(), c) == RunAffine(reference->affine(), c));
+    });
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("HQQ", "[gpu]") {
+  const auto reference = NewReferenceBackend();
+  const auto backends = OpenAll();
+  uint64_t seed = 0;
+  for (const auto& gpu : backends) {
+    for (const DType dtype : kWeightTypes) {
+      for (const int bits : {8, 4, 3, 2, 1}) {
+        for (const int64_t group : {32, 64, 128, 256, 48}) {
+          const TestTensor weight =
+              TestTensor::Make(dtype, 24 * group, Kind::kGauss, ++seed);
+          for (const int axis : {0, 1}) {
+            for (const HqqSolver solver :
+                 {HqqSolver::kReference, HqqSolver::kBest}) {
+              HqqCase c{weight, 8, group, bits, axis, solver};
+              c.stored = dtype;
+              c.seed = seed;
+              INFO(gpu->name() << " " << c.Describe());
+              REQUIRE(RunHqq(gpu->hqq(), c) == RunHqq(reference->hqq(), c));
+            }
+          }
+        }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("AWQ: codes, scales and means", "[gpu]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAll()) {
+    awq_cases::ForCases([&](const awq_cases::Case& c) {
+      REQUIRE(awq_cases::RunElementwise(*gpu, c) ==
+              awq_cases::RunElementwise(*reference, c));
+    });
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("GPTQ: factor and codes", "[gpu]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAll()) {
+    unsigned seed = 0;
+    for (const int64_t cols : {64, 200, 512, 1024}) {
+      for (const char* order : {"none", "desc_act_static", "desc_act", "gar"}) {
+        GptqCase c = MakeGptqCase({.rows = 40, .cols = cols, .seed = ++seed});
+        c.grid.group_size = 64;
+        c.order = order;
+        const GptqResult want = RunGptq(*reference, c);
+        const GptqResult got = RunGptq(*gpu, c);
+        INFO(gpu->name() << " " << cols << " columns, " << order);
+        // A code may round the other way where F32 products end differently;
+        // what then follows is as good.
+        CHECK(got.relative_error() <=
+              want.relative_error() * (1 + kSolvedErrorTolerance));
+        CHECK(want.relative_error() <=
+              got.relative_error() * (1 + kSolvedErrorTolerance));
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("the same bytes on a rerun", "[gpu]") {
+  for (const auto& gpu : OpenAll()) {
+    GptqCase c = MakeGptqCase({.rows = 200, .cols = 768, .seed = 9});
+    c.order = "desc_act_static";
+    const GptqResult first = RunGptq(*gpu, c);
+    const GptqResult second = RunGptq(*gpu, c);
+    CHECK(first.factor == second.factor);
+    CHECK(first.codes == second.codes);
+    CHECK(first.scales == second.scales);
+    CHECK(first.error == second.error);
+    RequireOnDevice(*gpu);
+  }
+}
+
+}  // namespace
+}  // namespace qs
