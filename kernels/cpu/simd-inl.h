@@ -29,11 +29,11 @@ using VU = hn::Vec<DU>;
 constexpr int64_t kLanes = hn::MaxLanes(DF());
 constexpr int64_t kParts = 16 / kLanes;
 template <class T>
-constexpr DType kDType = DType::kF32;
+inline constexpr DType kDType = DType::kF32;
 template <>
-constexpr DType kDType<hwy::float16_t> = DType::kF16;
+inline constexpr DType kDType<hwy::float16_t> = DType::kF16;
 template <>
-constexpr DType kDType<hwy::bfloat16_t> = DType::kBF16;
+inline constexpr DType kDType<hwy::bfloat16_t> = DType::kBF16;
 
 template <class T>
 HWY_INLINE float LoadOne(const void* data, int64_t i) {
