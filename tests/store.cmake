@@ -2,4 +2,4 @@
 qs_test(store_test
   SOURCES service/store/blob_store_test.cc
   LIBS qs_store_faulty
-  LABELS unit tsan)
+  LABELS unit)

@@ -67,7 +67,7 @@ case $engine in
     solve gptq-v2-asymmetric --method gptq --format gptq-v2 --asymmetric
     solve awq-gemm --method awq --format awq
     mixture mixtral mixtral-W8A16 --preset W8A16
-    mixture mixtral mixtral-W8A16-gptq --preset W8A16-gptq \
+    mixture mixtral mixtral-W8A16-gptq --preset W8A16-gptq --no-awq-scaling \
       --calibration "$work/mixtral-made/calibration.safetensors"
     mixture llama4 llama4-stacks-W8A16 --preset W8A16
     mixture qwen3_5_moe qwen3.5-stacks-W8A16 --preset W8A16
