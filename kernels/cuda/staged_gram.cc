@@ -1,4 +1,4 @@
-// Tested by tests/kernels/cuda_session_test.cc.
+// Tested by tests/kernels/cuda_backend_test.cc.
 #include <utility>
 
 #include "kernels/base/status_macros.h"

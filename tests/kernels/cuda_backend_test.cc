@@ -144,6 +144,85 @@ TEST_CASE("families on the device give the host's bytes", "[backend]") {
   }
 }
 
+// Sums of 40 tokens of 24 inputs, all 1, in two calls. Exact in any order.
+std::vector<double> SumOfOnes(Backend& backend) {
+  constexpr int64_t kInputs = 24;
+  std::vector<double> sum(kInputs * kInputs);
+  std::vector<double> abs_sum(kInputs);
+  const std::vector<float> ones(20 * kInputs, 1.0f);
+  for (int call = 0; call < 2; ++call) {
+    int64_t bad = 7;
+    GramAccumulateArgs args;
+    args.activations = {ones.data(), DType::kF32, 20, kInputs};
+    args.sum = sum.data();
+    args.abs_sum = abs_sum.data();
+    args.first_non_finite = &bad;
+    REQUIRE(backend.gram().Accumulate(args, backend.stream()).ok());
+    CHECK(bad == -1);
+  }
+  CHECK(abs_sum == std::vector<double>(kInputs, 40.0));
+  std::vector<float> moment(kInputs * kInputs);
+  std::vector<float> abs_f32(kInputs);
+  REQUIRE(backend.gram()
+              .Finish({sum.data(), abs_sum.data(), kInputs, moment.data(),
+                       abs_f32.data()},
+                      backend.stream())
+              .ok());
+  return {moment.begin(), moment.end()};
+}
+
+TEST_CASE("sums that go in and out count every token once", "[backend]") {
+  const std::vector<double> want(24 * 24, 40.0);
+  bool lost = true;
+  for (int64_t after = 0; lost; ++after) {
+    INFO("after " << after);
+    auto device =
+        std::make_shared<FakeDevice>(Faults{.lost_after_copies = after});
+    const auto backend =
+        *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+    CHECK(SumOfOnes(*backend) == want);
+    lost = device->lost();
+    CHECK((backend->memory().host_calls > 0) == lost);
+  }
+}
+
+TEST_CASE("a factor with a number is copied once", "[backend]") {
+  auto device = std::make_shared<FakeDevice>();
+  const auto backend =
+      *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+  constexpr int64_t kSize = 16;
+  std::vector<float> factor(kSize * kSize);
+  for (int64_t i = 0; i < kSize; ++i) factor[static_cast<size_t>(17 * i)] = 1;
+  std::vector<float> weight(kSize);
+  for (int64_t i = 0; i < kSize; ++i) {
+    weight[static_cast<size_t>(i)] = 0.1f * static_cast<float>(i - 7);
+  }
+  // Copies that a solve takes.
+  const auto solve = [&](ContentId id) {
+    const int64_t before = device->copies();
+    std::vector<uint8_t> codes(kSize);
+    std::vector<float> scales(1);
+    int64_t bad = 7;
+    GptqSolveArgs args;
+    args.weight = {weight.data(), DType::kF32, 1, kSize};
+    args.factor = factor.data();
+    args.factor_id = id;
+    args.grid.group_size = kSize;
+    args.codes = codes.data();
+    args.scales = scales.data();
+    args.first_non_finite = &bad;
+    REQUIRE(backend->gptq().Solve(args, backend->stream()).ok());
+    CHECK(bad == -1);
+    return device->copies() - before;
+  };
+  const ContentId id = NewContentId();
+  const int64_t first = solve(id);
+  CHECK(solve(id) == first - 1);
+  CHECK(solve(NewContentId()) == first);
+  CHECK(solve(0) == first);
+  CHECK(solve(0) == first);
+}
+
 TEST_CASE("without cuBLAS the host multiplies", "[backend]") {
   auto device = std::make_shared<FakeDevice>();
   const auto backend =
