@@ -108,7 +108,7 @@ absl::Status MergeError(const absl::Status& status, const std::string& out) {
   const bool at_output =
       absl::StrContains(status.message(), QuoteForError(out)) ||
       absl::StrContains(status.message(), QuoteForError(out + ".tmp"));
-  return at_output ? OutputError(status) : InputError(status);
+  return at_output ? OutputFault(status) : InputFault(status);
 }
 
 // Before gigabytes are read for nothing.
@@ -126,7 +126,7 @@ absl::Status CheckOutput(const Arguments& arguments) {
       !std::filesystem::exists(arguments.output, ignored)) {
     return absl::OkStatus();
   }
-  return OutputError(absl::AlreadyExistsError(
+  return OutputFault(absl::AlreadyExistsError(
       absl::StrCat(QuoteForError(arguments.output),
                    ": got a file that exists, allowed a new one (or "
                    "--overwrite)")));
@@ -151,9 +151,9 @@ absl::Status RunCalibrationInspect(const Arguments& arguments,
                                    const Console& console) {
   const absl::StatusOr<CalibrationFile> file =
       CalibrationFile::Open(arguments.input);
-  if (!file.ok()) return InputError(file.status());
+  if (!file.ok()) return InputFault(file.status());
   const auto all = InspectAll(*file);
-  if (!all.ok()) return InputError(all.status());
+  if (!all.ok()) return InputFault(all.status());
   console.out << (arguments.json ? InspectionJson(*file, *all)
                                  : InspectionText(*file, *all));
   console.out.flush();
@@ -162,7 +162,7 @@ absl::Status RunCalibrationInspect(const Arguments& arguments,
     unusable += one.facts.problem.empty() ? 0 : 1;
   }
   if (unusable == 0) return absl::OkStatus();
-  return InputError(file->Error(absl::StrCat(
+  return InputFault(file->Error(absl::StrCat(
       "got ", unusable, " sites that no solver may use, allowed none")));
 }
 

@@ -5,7 +5,6 @@ add_library(qs_cli STATIC
   cli/calibration_command.cc
   cli/calibration_charts.cc
   cli/channel.cc
-  cli/checkpoint_writer.cc
   cli/compare_command.cc
   cli/compare_html.cc
   cli/compare_report.cc
@@ -18,7 +17,6 @@ add_library(qs_cli STATIC
   cli/method_options.cc
   cli/output_staging.cc
   cli/plan_client.cc
-  cli/planned_checkpoint.cc
   cli/progress.cc
   cli/proto_json.cc
   cli/quantize_command.cc
@@ -27,9 +25,7 @@ add_library(qs_cli STATIC
   cli/run_control.cc
   cli/run_report.cc
   cli/signal_watcher.cc
-  cli/slice_reader.cc
   cli/solver_text.cc
-  cli/spill_file.cc
   cli/stream_client.cc
   cli/stream_receiver.cc
   cli/stream_sender.cc
@@ -37,10 +33,9 @@ add_library(qs_cli STATIC
   cli/tensor_charts.cc
   cli/tensor_sink.cc
   cli/text_table.cc
-  cli/work_batch.cc
   cli/work_board.cc)
 target_link_libraries(qs_cli
-  PUBLIC qs_options qs_service
+  PUBLIC qs_options qs_service qs_checkpoint
   PRIVATE nlohmann_json::nlohmann_json)
 
 add_executable(quantctl cli/main.cc)

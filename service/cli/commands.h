@@ -34,9 +34,6 @@ absl::Status RunCapabilities(const Arguments& arguments,
                              const Console& console);
 absl::Status RunHealth(const Arguments& arguments, const Console& console);
 
-// Writes a file complete or not at all. Errors: kOutput.
-absl::Status WriteTextFile(const std::string& path, const std::string& text);
-
 }  // namespace qs::cli
 
 #endif  // QS_SERVICE_CLI_COMMANDS_H_

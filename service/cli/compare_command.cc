@@ -11,18 +11,19 @@
 #include "absl/time/time.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/text_file.h"
+#include "service/checkpoint/work_batch.h"
 #include "service/cli/commands.h"
 #include "service/cli/compare_report.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/output_staging.h"
 #include "service/cli/plan_client.h"
-#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
 #include "service/cli/run_report.h"
 #include "service/cli/signal_watcher.h"
 #include "service/cli/stream_client.h"
-#include "service/cli/work_batch.h"
 #include "service/cli/work_board.h"
 
 namespace qs::cli {
@@ -179,7 +180,7 @@ absl::Status RunCompare(const Arguments& arguments, const Console& console) {
   RunControl control;
   const SignalWatcher signals(control);
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(arguments.input);
-  if (!checkpoint.ok()) return InputError(checkpoint.status());
+  if (!checkpoint.ok()) return InputFault(checkpoint.status());
   QS_RETURN_IF_ERROR(CheckFiles(arguments));
   QS_ASSIGN_OR_RETURN(
       const CompareReport report,

@@ -65,6 +65,20 @@ ExitCode CodeFor(const absl::Status& status) {
   }
 }
 
+ExitCode CodeFor(Fault fault) {
+  switch (fault) {
+    case Fault::kUsage:
+      return ExitCode::kUsage;
+    case Fault::kInput:
+      return ExitCode::kBadInput;
+    case Fault::kOutput:
+      return ExitCode::kOutput;
+    case Fault::kUnexpected:
+      return ExitCode::kUnexpected;
+  }
+  return ExitCode::kUnexpected;
+}
+
 // gRPC's text for a refused connection says the address three times.
 std::string Brief(const absl::Status& status) {
   const std::string text(status.message());
@@ -83,7 +97,7 @@ void CopyPayloads(const absl::Status& from, absl::Status* to) {
 }  // namespace
 
 absl::Status WithExitCode(absl::Status status, ExitCode code) {
-  if (!status.GetPayload(kPayload)) {
+  if (!status.GetPayload(kPayload) && !FaultOf(status)) {
     status.SetPayload(kPayload,
                       absl::Cord(absl::StrCat(static_cast<int>(code))));
   }
@@ -96,16 +110,9 @@ absl::Status WithText(const absl::Status& status, const std::string& more) {
   return longer;
 }
 
-absl::Status UsageError(const std::string& text) {
-  return WithExitCode(absl::InvalidArgumentError(text), ExitCode::kUsage);
-}
-
-absl::Status UnexpectedError(const std::string& text) {
-  return WithExitCode(absl::InternalError(text), ExitCode::kUnexpected);
-}
-
 ExitCode ExitCodeOf(const absl::Status& status) {
   if (status.ok()) return ExitCode::kOk;
+  if (const auto fault = FaultOf(status)) return CodeFor(*fault);
   const auto payload = status.GetPayload(kPayload);
   int code = 0;
   if (!payload || !absl::SimpleAtoi(std::string(*payload), &code)) {

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/support/status.h"
+#include "service/checkpoint/fault.h"
 
 namespace qs::cli {
 
@@ -25,24 +26,16 @@ enum class ExitCode {
   kTerminated = 143,
 };
 
-// The status with an exit code; one that has an exit code keeps it, and OK
-// stays OK.
+// The status with an exit code; one that has an exit code, or a Fault, which
+// says the same, keeps it, and OK stays OK.
 absl::Status WithExitCode(absl::Status status, ExitCode code);
 template <typename T>
 absl::StatusOr<T> WithExitCode(absl::StatusOr<T> value, ExitCode code) {
   if (value.ok()) return value;
   return WithExitCode(value.status(), code);
 }
-inline absl::Status InputError(absl::Status status) {
-  return WithExitCode(std::move(status), ExitCode::kBadInput);
-}
-inline absl::Status OutputError(absl::Status status) {
-  return WithExitCode(std::move(status), ExitCode::kOutput);
-}
 // The status with `more` after its text.
 absl::Status WithText(const absl::Status& status, const std::string& more);
-absl::Status UsageError(const std::string& text);
-absl::Status UnexpectedError(const std::string& text);
 
 // kUnexpected for an error without one.
 ExitCode ExitCodeOf(const absl::Status& status);

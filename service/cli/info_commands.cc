@@ -9,6 +9,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
 #include "quant/v1/quantization.grpc.pb.h"
+#include "service/checkpoint/text_file.h"
 #include "service/cli/channel.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
@@ -84,12 +85,11 @@ std::string DevicesText(const v1::Capabilities& capabilities) {
                    {"state", Align::kLeft}});
   for (const v1::DeviceInfo& device : capabilities.devices()) {
     const bool has_memory = device.memory_cap_bytes() > 0;
-    table.AddRow({device.name(), device.description(),
-                  absl::StrCat(device.threads()),
-                  has_memory ? FormatBytes(device.memory_high_water_bytes())
-                             : "-",
-                  has_memory ? absl::StrCat(device.host_calls()) : "-",
-                  device.lost().empty() ? "works" : device.lost()});
+    table.AddRow(
+        {device.name(), device.description(), absl::StrCat(device.threads()),
+         has_memory ? FormatBytes(device.memory_high_water_bytes()) : "-",
+         has_memory ? absl::StrCat(device.host_calls()) : "-",
+         device.lost().empty() ? "works" : device.lost()});
   }
   return absl::StrCat(table.Text(), "cuda: ", capabilities.cuda(), "\n");
 }
@@ -148,20 +148,12 @@ absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console) {
   absl::StatusOr<std::string> text =
       ReadSmallFile(arguments.input, kMaxReportBytes);
-  if (!text.ok()) return InputError(text.status());
+  if (!text.ok()) return InputFault(text.status());
   QS_ASSIGN_OR_RETURN(const RunReport report, ReportFromJson(*text));
   console.out << ReportTable(report);
   console.out.flush();
   if (arguments.html_file.empty()) return absl::OkStatus();
   return WriteTextFile(arguments.html_file, ReportHtml(report));
-}
-
-absl::Status WriteTextFile(const std::string& path, const std::string& text) {
-  absl::StatusOr<AtomicFile> file = AtomicFile::Create(path);
-  if (!file.ok()) return OutputError(file.status());
-  absl::Status status = file->Append(text);
-  if (status.ok()) status = file->Commit();
-  return OutputError(status);
 }
 
 }  // namespace qs::cli

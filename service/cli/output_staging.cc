@@ -27,12 +27,12 @@ constexpr int kMaxNames = 1000;
 
 absl::Status OutputPosixError(int error, const char* what,
                               const fs::path& path) {
-  return OutputError(PosixError(error, what, path.string()));
+  return OutputFault(PosixError(error, what, path.string()));
 }
 
 absl::Status Refused(const fs::path& path, const std::string& got,
                      const std::string& allowed) {
-  return OutputError(absl::AlreadyExistsError(
+  return OutputFault(absl::AlreadyExistsError(
       absl::StrCat("output ", QuoteForError(path.string()), ": got ", got,
                    ", allowed: ", allowed)));
 }
@@ -51,7 +51,7 @@ absl::StatusOr<fs::path> RealPath(std::string text) {
   if (error) return OutputPosixError(error.value(), "open", text);
   const fs::path parent = fs::canonical(path.parent_path(), error);
   if (error == std::errc::no_such_file_or_directory) {
-    return OutputError(absl::NotFoundError(absl::StrCat(
+    return OutputFault(absl::NotFoundError(absl::StrCat(
         "output ", QuoteForError(text), ": got the folder ",
         QuoteForError(path.parent_path().string()),
         ", which does not exist, allowed: one that does; make it first "
@@ -88,7 +88,7 @@ absl::Status CheckReplaceable(const OutputTarget& target,
     return absl::OkStatus();
   }
   const auto weights = ListSafetensors(target.path);
-  if (!weights.ok()) return OutputError(weights.status());
+  if (!weights.ok()) return OutputFault(weights.status());
   if (!weights->empty()) return absl::OkStatus();
   return Refused(target.path, "a directory without .safetensors files",
                  "a checkpoint or an empty directory");

@@ -11,9 +11,9 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "quant/v1/quantization.grpc.pb.h"
+#include "service/checkpoint/planned_checkpoint.h"
 #include "service/cli/channel.h"
 #include "service/cli/exit_code.h"
-#include "service/cli/planned_checkpoint.h"
 #include "service/server/proto_convert.h"
 
 namespace qs::cli {

@@ -2,25 +2,14 @@
 #ifndef QS_SERVICE_CLI_PLAN_CLIENT_H_
 #define QS_SERVICE_CLI_PLAN_CLIENT_H_
 
-#include <vector>
-
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/formats/checkpoint.h"
-#include "quant/v1/quantization.pb.h"
+#include "service/checkpoint/plan_answer.h"
 #include "service/cli/arguments.h"
 #include "service/cli/run_control.h"
 
 namespace qs::cli {
-
-// What PlanCheckpoint answered, put together.
-struct PlanAnswer {
-  std::vector<quant::v1::PlanEntry> entries;  // see PlannedCheckpoint
-  std::vector<quant::v1::PlanFile> files;
-  std::vector<quant::v1::Finding> findings;
-  std::vector<quant::v1::PlanSite> sites;  // see ConfigArguments::list_sites
-  quant::v1::PlanSummary summary;
-};
 
 // Errors: FromServer's; kUnexpected — the answer does not fit the checkpoint.
 // A refused plan is no error here.

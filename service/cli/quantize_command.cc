@@ -14,19 +14,20 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint.h"
 #include "quant/formats/posix_file.h"
-#include "service/cli/checkpoint_writer.h"
+#include "service/checkpoint/checkpoint_writer.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/text_file.h"
+#include "service/checkpoint/work_batch.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/output_staging.h"
 #include "service/cli/plan_client.h"
-#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
 #include "service/cli/run_report.h"
 #include "service/cli/signal_watcher.h"
 #include "service/cli/stream_client.h"
 #include "service/cli/text_table.h"
-#include "service/cli/work_batch.h"
 #include "service/cli/work_board.h"
 
 namespace qs::cli {
@@ -38,7 +39,7 @@ constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
 absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& path) {
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(path);
-  if (!checkpoint.ok()) return InputError(checkpoint.status());
+  if (!checkpoint.ok()) return InputFault(checkpoint.status());
   return checkpoint;
 }
 

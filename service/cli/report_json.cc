@@ -173,10 +173,10 @@ std::string ReportToJson(const RunReport& report) {
 
 absl::StatusOr<RunReport> ReportFromJson(std::string_view text) {
   absl::StatusOr<Json> json = ParseJsonObject(text, "report", kLimits);
-  if (!json.ok()) return InputError(json.status());
+  if (!json.ok()) return InputFault(json.status());
   RunReport report;
   const absl::Status status = ReadReport(*json, &report);
-  if (!status.ok()) return InputError(status);
+  if (!status.ok()) return InputFault(status);
   return report;
 }
 

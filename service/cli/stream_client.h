@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "quant/v1/quantization.pb.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/work_batch.h"
 #include "service/cli/arguments.h"
-#include "service/cli/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
-#include "service/cli/work_batch.h"
 #include "service/cli/work_board.h"
 
 namespace qs::cli {

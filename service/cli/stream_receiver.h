@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "quant/v1/quantization.pb.h"
-#include "service/cli/planned_checkpoint.h"
+#include "service/checkpoint/planned_checkpoint.h"
 #include "service/cli/progress.h"
 #include "service/cli/tensor_sink.h"
 #include "service/cli/work_board.h"

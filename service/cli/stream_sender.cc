@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "kernels/base/status_macros.h"
+#include "service/checkpoint/slice_reader.h"
 #include "service/cli/exit_code.h"
-#include "service/cli/slice_reader.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
 
@@ -80,7 +80,7 @@ absl::StatusOr<std::shared_ptr<const SiteMoments>> StreamSender::Load(
     const BatchSite& site) {
   if (pool_ != nullptr && pool_->site() == site.match.name) return pool_;
   absl::StatusOr<SiteMoments> loaded = calibration_->index.Load(site.match);
-  if (!loaded.ok()) return InputError(loaded.status());
+  if (!loaded.ok()) return InputFault(loaded.status());
   auto moments = std::make_shared<const SiteMoments>(*std::move(loaded));
   if (calibration_->match.pools.contains(site.match.name)) pool_ = moments;
   return moments;
@@ -148,7 +148,7 @@ absl::StatusOr<int> StreamSender::InputOf(int shard) {
   if (shard != input_shard_) {
     absl::StatusOr<UniqueFd> fd = OpenRegularFile(
         checkpoint_.shards()[static_cast<size_t>(shard)].path());
-    if (!fd.ok()) return InputError(fd.status());
+    if (!fd.ok()) return InputFault(fd.status());
     input_ = *std::move(fd);
     input_shard_ = shard;
   }

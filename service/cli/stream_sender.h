@@ -15,9 +15,9 @@
 #include "quant/calibration/site_moments.h"
 #include "quant/formats/posix_file.h"
 #include "quant/v1/quantization.pb.h"
-#include "service/cli/planned_checkpoint.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/work_batch.h"
 #include "service/cli/progress.h"
-#include "service/cli/work_batch.h"
 
 namespace qs::cli {
 

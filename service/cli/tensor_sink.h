@@ -11,18 +11,9 @@
 #include "kernels/base/dtype.h"
 #include "quant/formats/checkpoint.h"
 #include "quant/v1/quantization.pb.h"
-#include "service/cli/spill_file.h"
+#include "service/checkpoint/spill_file.h"
 
 namespace qs::cli {
-
-// A packed tensor in a spill file.
-struct SpilledTensor {
-  std::string name;
-  DType dtype = DType::kU8;
-  std::vector<int64_t> shape;
-  int64_t offset = 0;
-  int64_t bytes = 0;
-};
 
 // Thread: one caller at a time.
 class TensorSink {

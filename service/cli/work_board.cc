@@ -94,9 +94,9 @@ std::optional<int> WorkBoard::NextShard(const RunControl& control) {
   return std::nullopt;
 }
 
-WorkBoard::Shard WorkBoard::TakeShard(int shard) {
+ArrivedShard WorkBoard::TakeShard(int shard) {
   absl::MutexLock lock(&mutex_);
-  return std::exchange(shards_[static_cast<size_t>(shard)], Shard());
+  return std::exchange(shards_[static_cast<size_t>(shard)], ArrivedShard());
 }
 
 std::vector<quant::v1::TensorReport> WorkBoard::Reports() const {

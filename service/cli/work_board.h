@@ -16,11 +16,11 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "quant/v1/quantization.pb.h"
-#include "service/cli/planned_checkpoint.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/spill_file.h"
+#include "service/checkpoint/work_batch.h"
 #include "service/cli/run_control.h"
-#include "service/cli/spill_file.h"
 #include "service/cli/tensor_sink.h"
-#include "service/cli/work_batch.h"
 
 namespace qs::cli {
 
@@ -62,11 +62,7 @@ class WorkBoard {
   // there is no more, or the run failed.
   std::optional<int> NextShard(const RunControl& control);
   // What arrived for it.
-  struct Shard {
-    std::unique_ptr<SpillFile> spill;    // null when nothing was to come
-    std::vector<SpilledTensor> outputs;  // in the order of completion
-  };
-  Shard TakeShard(int shard);
+  ArrivedShard TakeShard(int shard);
 
   // In checkpoint order.
   std::vector<quant::v1::TensorReport> Reports() const;
@@ -83,7 +79,7 @@ class WorkBoard {
   std::deque<size_t> to_send_ ABSL_GUARDED_BY(mutex_);  // batches
   int streams_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // tensors, by shard
-  std::vector<Shard> shards_ ABSL_GUARDED_BY(mutex_);
+  std::vector<ArrivedShard> shards_ ABSL_GUARDED_BY(mutex_);
   std::deque<int> ready_ ABSL_GUARDED_BY(mutex_);
   size_t handed_out_ ABSL_GUARDED_BY(mutex_) = 0;  // shards
   std::map<size_t, quant::v1::TensorReport> reports_ ABSL_GUARDED_BY(mutex_);

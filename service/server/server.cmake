@@ -2,14 +2,16 @@
 find_library(QS_ISAL isal REQUIRED)
 add_library(qs_service_base STATIC
   base/end_signals.cc
+  base/io_pool.cc
   stream/crc32c.cc
   stream/digest.cc)
 target_link_libraries(qs_service_base
-  PUBLIC qs_base absl::time OpenSSL::Crypto ${QS_ISAL})
+  PUBLIC qs_base absl::synchronization absl::time OpenSSL::Crypto ${QS_ISAL})
 
 # Everything of the server but main, so that tests and benchmarks run it in
 # their own process.
 add_library(qs_service STATIC
+  access/access.cc
   server/acceptor.cc
   server/capabilities.cc
   server/channel_arguments.cc

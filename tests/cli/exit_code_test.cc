@@ -18,12 +18,12 @@ absl::Status Sent(StatusCode code, const std::string& reason,
 
 TEST_CASE("a status keeps its first exit code") {
   CHECK(ExitCodeOf(absl::OkStatus()) == ExitCode::kOk);
-  CHECK(ExitCodeOf(InputError(absl::OkStatus())) == ExitCode::kOk);
+  CHECK(ExitCodeOf(InputFault(absl::OkStatus())) == ExitCode::kOk);
   CHECK(ExitCodeOf(absl::DataLossError("x")) == ExitCode::kUnexpected);
   const absl::Status full =
-      OutputError(absl::ResourceExhaustedError("disk full"));
+      OutputFault(absl::ResourceExhaustedError("disk full"));
   CHECK(ExitCodeOf(full) == ExitCode::kOutput);
-  CHECK(ExitCodeOf(InputError(full)) == ExitCode::kOutput);
+  CHECK(ExitCodeOf(InputFault(full)) == ExitCode::kOutput);
 }
 
 TEST_CASE("the server's reasons become exit codes") {
@@ -83,7 +83,7 @@ TEST_CASE("only what may go well again is tried again") {
       IsRetryable(Sent(StatusCode::kResourceExhausted, "MEMORY_BUDGET", "x")));
   CHECK_FALSE(
       IsRetryable(Sent(StatusCode::kInvalidArgument, "BAD_FIELD", "x")));
-  CHECK_FALSE(IsRetryable(OutputError(absl::ResourceExhaustedError("full"))));
+  CHECK_FALSE(IsRetryable(OutputFault(absl::ResourceExhaustedError("full"))));
   CHECK(IsBusy(Sent(StatusCode::kResourceExhausted, "TOO_MANY_PLANS", "x")));
   CHECK_FALSE(IsBusy(Sent(StatusCode::kUnavailable, "DRAINING", "x")));
   CHECK_FALSE(IsRetryable(absl::OkStatus()));

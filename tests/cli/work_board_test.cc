@@ -56,8 +56,8 @@ TEST_CASE("a shard is ready when its last tensor completes") {
   CHECK(board.NextShard(f.control) == 1);
   CHECK(board.NextShard(f.control) == 0);
   CHECK(board.NextShard(f.control) == std::nullopt);
-  const WorkBoard::Shard first = board.TakeShard(0);
-  const WorkBoard::Shard second = board.TakeShard(1);
+  const ArrivedShard first = board.TakeShard(0);
+  const ArrivedShard second = board.TakeShard(1);
   CHECK(first.outputs.size() + second.outputs.size() == taken.size());
   const auto reports = board.Reports();
   REQUIRE(reports.size() == taken.size());

@@ -1,20 +1,20 @@
 // SliceReader: the values of a tensor as it is sent, from the file that holds
 // it. A slice of a stack is put together from the stack's rows or columns, one
 // tile after the other, so that memory is bounded whatever the stack's size.
-#ifndef QS_SERVICE_CLI_SLICE_READER_H_
-#define QS_SERVICE_CLI_SLICE_READER_H_
+#ifndef QS_SERVICE_CHECKPOINT_SLICE_READER_H_
+#define QS_SERVICE_CHECKPOINT_SLICE_READER_H_
 
 #include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
 #include "quant/formats/safetensors.h"
-#include "service/cli/planned_checkpoint.h"
+#include "service/checkpoint/planned_checkpoint.h"
 
-namespace qs::cli {
+namespace qs {
 
 // Bytes by pread: a file that shrinks gives an error here and a SIGBUS through
-// a mapping. Errors: kBadInput.
+// a mapping. Errors: kInput.
 absl::Status ReadBytes(int fd, const std::string& path, int64_t offset,
                        int64_t bytes, char* to);
 
@@ -29,7 +29,7 @@ class SliceReader {
               int64_t tile_bytes = kTileBytes);
 
   // Bytes [offset, offset + bytes) of the tensor, row after row. Cheap when
-  // offsets ascend. Errors: kBadInput.
+  // offsets ascend. Errors: kInput.
   absl::Status Read(int64_t offset, int64_t bytes, char* to);
 
  private:
@@ -52,6 +52,6 @@ class SliceReader {
   std::string strip_;  // pieces of the stack's rows
 };
 
-}  // namespace qs::cli
+}  // namespace qs
 
-#endif  // QS_SERVICE_CLI_SLICE_READER_H_
+#endif  // QS_SERVICE_CHECKPOINT_SLICE_READER_H_

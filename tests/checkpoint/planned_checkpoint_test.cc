@@ -1,4 +1,4 @@
-#include "service/cli/planned_checkpoint.h"
+#include "service/checkpoint/planned_checkpoint.h"
 
 #include <functional>
 #include <vector>

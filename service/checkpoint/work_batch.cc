@@ -1,5 +1,5 @@
-// Tested by tests/cli/work_batch_test.cc.
-#include "service/cli/work_batch.h"
+// Tested by tests/checkpoint/work_batch_test.cc.
+#include "service/checkpoint/work_batch.h"
 
 #include <algorithm>
 #include <map>
@@ -8,9 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "service/cli/exit_code.h"
+#include "service/checkpoint/fault.h"
 
-namespace qs::cli {
+namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
@@ -247,17 +247,17 @@ absl::Status CheckCalibrationGiven(const std::string& path,
 absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
                                             const PlanAnswer& plan) {
   absl::StatusOr<CalibrationIndex> index = CalibrationIndex::Open(path);
-  if (!index.ok()) return InputError(index.status());
+  if (!index.ok()) return InputFault(index.status());
   std::vector<PlanSite> sites;
   for (const v1::PlanSite& site : plan.sites) sites.push_back(FromProto(site));
   absl::StatusOr<CalibrationMatch> match =
       index->Match(sites, plan.summary.architecture());
-  if (!match.ok()) return InputError(match.status());
+  if (!match.ok()) return InputFault(match.status());
   if (NeedsCalibration(plan.summary.resolved())) {
-    QS_RETURN_IF_ERROR(InputError(index->RequireComplete(*match)));
+    QS_RETURN_IF_ERROR(InputFault(index->RequireComplete(*match)));
   }
   if (match->sites.empty()) {
-    return InputError(index->file().Error(
+    return InputFault(index->file().Error(
         absl::StrCat("got ", index->file().sites().size(),
                      " sites, of which none is read by a tensor that is "
                      "quantized, allowed at least one")));
@@ -270,4 +270,4 @@ absl::StatusOr<std::vector<WorkBatch>> MakeBatches(
   return BatchMaker(plan, calibration).Make();
 }
 
-}  // namespace qs::cli
+}  // namespace qs

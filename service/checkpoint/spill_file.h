@@ -1,20 +1,31 @@
 // SpillFile: where the packed tensors of one output shard wait, in the order in
 // which they arrive, until all are there and the shard can be written in the
 // order of its format. It has no name, so nothing of it is left behind.
-#ifndef QS_SERVICE_CLI_SPILL_FILE_H_
-#define QS_SERVICE_CLI_SPILL_FILE_H_
+#ifndef QS_SERVICE_CHECKPOINT_SPILL_FILE_H_
+#define QS_SERVICE_CHECKPOINT_SPILL_FILE_H_
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
 #include "quant/formats/posix_file.h"
 
-namespace qs::cli {
+namespace qs {
+
+// A packed tensor in a spill file.
+struct SpilledTensor {
+  std::string name;
+  DType dtype = DType::kU8;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;
+  int64_t bytes = 0;
+};
 
 // Thread: thread-safe but for Map.
 class SpillFile {
@@ -42,6 +53,12 @@ class SpillFile {
   size_t mapped_bytes_ = 0;
 };
 
-}  // namespace qs::cli
+// What arrived for one output shard.
+struct ArrivedShard {
+  std::unique_ptr<SpillFile> spill;    // null when nothing was to come
+  std::vector<SpilledTensor> outputs;  // in the order of completion
+};
 
-#endif  // QS_SERVICE_CLI_SPILL_FILE_H_
+}  // namespace qs
+
+#endif  // QS_SERVICE_CHECKPOINT_SPILL_FILE_H_

@@ -1,5 +1,5 @@
 // Tested by tests/e2e/quantctl_test.py.
-#include "service/cli/checkpoint_writer.h"
+#include "service/checkpoint/checkpoint_writer.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -14,10 +14,10 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
 #include "quant/formats/safetensors.h"
-#include "service/cli/commands.h"
-#include "service/cli/exit_code.h"
+#include "service/checkpoint/fault.h"
+#include "service/checkpoint/text_file.h"
 
-namespace qs::cli {
+namespace qs {
 namespace {
 
 namespace fs = std::filesystem;
@@ -31,10 +31,10 @@ absl::Status CopySynced(const std::string& from, const std::string& to) {
   std::error_code error;
   fs::create_directories(fs::path(to).parent_path(), error);
   if (!error) fs::copy_file(from, to, error);
-  if (error) return OutputError(PosixError(error.value(), "copy to", to));
+  if (error) return OutputFault(PosixError(error.value(), "copy to", to));
   UniqueFd fd(open(to.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0 || fsync(fd.get()) != 0) {
-    return OutputError(PosixError(errno, "sync", to));
+    return OutputFault(PosixError(errno, "sync", to));
   }
   return absl::OkStatus();
 }
@@ -81,7 +81,7 @@ std::vector<SafetensorsItem> CheckpointWriter::Carried(int shard) const {
   return items;
 }
 
-absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
+absl::Status CheckpointWriter::WriteShard(int shard, ArrivedShard arrived) {
   const SafetensorsFile& input =
       checkpoint_.shards()[static_cast<size_t>(shard)];
   std::vector<SafetensorsItem> items = Carried(shard);
@@ -104,9 +104,9 @@ absl::Status CheckpointWriter::WriteShard(int shard, WorkBoard::Shard arrived) {
                                           ": got it twice, allowed once"));
     }
   }
-  QS_RETURN_IF_ERROR(OutputError(WriteSafetensors(
+  QS_RETURN_IF_ERROR(OutputFault(WriteSafetensors(
       directory_ + "/" + name, std::move(items), MetadataOf(shard))));
-  return InputError(input.CheckUnchanged());
+  return InputFault(input.CheckUnchanged());
 }
 
 absl::Status CheckpointWriter::WriteRest() const {
@@ -120,7 +120,7 @@ absl::Status CheckpointWriter::WriteRest() const {
   const std::string& added = plan_.summary.quantization_config_json();
   if (!config.empty() && !added.empty()) {
     absl::StatusOr<std::string> merged = WithQuantizationConfig(config, added);
-    if (!merged.ok()) return InputError(merged.status());
+    if (!merged.ok()) return InputFault(merged.status());
     config = *std::move(merged);
   }
   if (!config.empty()) {
@@ -155,4 +155,4 @@ absl::Status CheckpointWriter::WriteSideFiles() const {
   return absl::OkStatus();
 }
 
-}  // namespace qs::cli
+}  // namespace qs

@@ -1,14 +1,14 @@
-// Tested by tests/cli/planned_checkpoint_test.cc.
-#include "service/cli/planned_checkpoint.h"
+// Tested by tests/checkpoint/planned_checkpoint_test.cc.
+#include "service/checkpoint/planned_checkpoint.h"
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
-#include "service/cli/exit_code.h"
+#include "service/checkpoint/fault.h"
 
-namespace qs::cli {
+namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
@@ -103,4 +103,4 @@ absl::StatusOr<PlannedCheckpoint> PlannedCheckpoint::Make(
                "one for every tensor");
 }
 
-}  // namespace qs::cli
+}  // namespace qs

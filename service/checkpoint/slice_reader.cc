@@ -1,5 +1,5 @@
-// Tested by tests/cli/slice_reader_test.cc.
-#include "service/cli/slice_reader.h"
+// Tested by tests/checkpoint/slice_reader_test.cc.
+#include "service/checkpoint/slice_reader.h"
 
 #include <unistd.h>
 
@@ -10,9 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
-#include "service/cli/exit_code.h"
+#include "service/checkpoint/fault.h"
 
-namespace qs::cli {
+namespace qs {
 namespace {
 
 // Rows of the stack that are turned at once: their pieces stay in the cache,
@@ -40,9 +40,9 @@ absl::Status ReadBytes(int fd, const std::string& path, int64_t offset,
     const ssize_t got =
         pread(fd, to + done, static_cast<size_t>(bytes - done), offset + done);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return InputError(PosixError(errno, "read", path));
+    if (got < 0) return InputFault(PosixError(errno, "read", path));
     if (got == 0) {
-      return InputError(absl::AbortedError(absl::StrCat(
+      return InputFault(absl::AbortedError(absl::StrCat(
           "file ", path, ": got an earlier end than when it was opened")));
     }
     done += got;
@@ -129,4 +129,4 @@ absl::Status SliceReader::LoadColumns(int64_t row, int64_t count) {
   return absl::OkStatus();
 }
 
-}  // namespace qs::cli
+}  // namespace qs

@@ -1,4 +1,4 @@
-#include "service/cli/slice_reader.h"
+#include "service/checkpoint/slice_reader.h"
 
 #include <algorithm>
 #include <filesystem>

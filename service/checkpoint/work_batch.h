@@ -1,8 +1,8 @@
 // WorkBatch: what is sent together — one tensor by itself, or a solve group
 // with its sites — and how a plan falls into batches.
 // Thread: pure functions and plain data.
-#ifndef QS_SERVICE_CLI_WORK_BATCH_H_
-#define QS_SERVICE_CLI_WORK_BATCH_H_
+#ifndef QS_SERVICE_CHECKPOINT_WORK_BATCH_H_
+#define QS_SERVICE_CHECKPOINT_WORK_BATCH_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -14,10 +14,10 @@
 #include "absl/status/statusor.h"
 #include "quant/calibration/calibration_index.h"
 #include "quant/v1/quantization.pb.h"
-#include "service/cli/plan_client.h"
-#include "service/cli/planned_checkpoint.h"
+#include "service/checkpoint/plan_answer.h"
+#include "service/checkpoint/planned_checkpoint.h"
 
-namespace qs::cli {
+namespace qs {
 
 // A calibration file and what of it serves a plan.
 struct Calibration {
@@ -62,7 +62,7 @@ bool NeedsCalibration(const quant::v1::QuantizationConfig& resolved);
 // kUsage — the plan's method needs a calibration and `path` is empty.
 absl::Status CheckCalibrationGiven(const std::string& path,
                                    const PlanAnswer& plan);
-// Errors: kBadInput — the file is malformed, or lacks sites that the method
+// Errors: kInput — the file is malformed, or lacks sites that the method
 // needs, or serves none at all.
 absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
                                             const PlanAnswer& plan);
@@ -73,6 +73,6 @@ absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
 absl::StatusOr<std::vector<WorkBatch>> MakeBatches(
     const PlanAnswer& plan, const Calibration* calibration);
 
-}  // namespace qs::cli
+}  // namespace qs
 
-#endif  // QS_SERVICE_CLI_WORK_BATCH_H_
+#endif  // QS_SERVICE_CHECKPOINT_WORK_BATCH_H_

@@ -1,7 +1,7 @@
 // CheckpointWriter: the files of the output checkpoint, which mirror those of
 // the input.
-#ifndef QS_SERVICE_CLI_CHECKPOINT_WRITER_H_
-#define QS_SERVICE_CLI_CHECKPOINT_WRITER_H_
+#ifndef QS_SERVICE_CHECKPOINT_CHECKPOINT_WRITER_H_
+#define QS_SERVICE_CHECKPOINT_CHECKPOINT_WRITER_H_
 
 #include <cstdint>
 #include <map>
@@ -11,13 +11,13 @@
 
 #include "absl/status/status.h"
 #include "quant/formats/checkpoint.h"
-#include "service/cli/plan_client.h"
-#include "service/cli/planned_checkpoint.h"
-#include "service/cli/work_board.h"
+#include "service/checkpoint/plan_answer.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/spill_file.h"
 
-namespace qs::cli {
+namespace qs {
 
-// Thread: one caller at a time. Errors: kOutput; kBadInput — a file changed
+// Thread: one caller at a time. Errors: kOutput; kInput — a file changed
 // while it was read; kUnexpected — the plan leaves a file out.
 class CheckpointWriter {
  public:
@@ -28,7 +28,7 @@ class CheckpointWriter {
                    const std::string& directory, const std::string& file_name);
 
   // The shard's carried tensors, byte for byte, and what arrived for it.
-  absl::Status WriteShard(int shard, WorkBoard::Shard arrived);
+  absl::Status WriteShard(int shard, ArrivedShard arrived);
   // Index, config.json and side files; after the last shard.
   absl::Status WriteRest() const;
 
@@ -48,6 +48,6 @@ class CheckpointWriter {
   int64_t data_bytes_ = 0;
 };
 
-}  // namespace qs::cli
+}  // namespace qs
 
-#endif  // QS_SERVICE_CLI_CHECKPOINT_WRITER_H_
+#endif  // QS_SERVICE_CHECKPOINT_CHECKPOINT_WRITER_H_

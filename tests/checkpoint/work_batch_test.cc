@@ -1,4 +1,4 @@
-#include "service/cli/work_batch.h"
+#include "service/checkpoint/work_batch.h"
 
 #include <set>
 #include <string>

@@ -1,5 +1,5 @@
 // Tested by tests/cli/tensor_sink_test.cc.
-#include "service/cli/spill_file.h"
+#include "service/checkpoint/spill_file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -11,17 +11,17 @@
 
 #include "kernels/base/status_macros.h"
 #include "quant/formats/safetensors.h"
-#include "service/cli/exit_code.h"
+#include "service/checkpoint/fault.h"
 
-namespace qs::cli {
+namespace qs {
 
 absl::StatusOr<std::unique_ptr<SpillFile>> SpillFile::Create(
     const std::string& directory) {
   std::string name = directory + "/.spill-XXXXXX";
   UniqueFd fd(mkostemp(name.data(), O_CLOEXEC));
-  if (fd.get() < 0) return OutputError(PosixError(errno, "create", name));
+  if (fd.get() < 0) return OutputFault(PosixError(errno, "create", name));
   if (unlink(name.c_str()) != 0) {
-    return OutputError(PosixError(errno, "unlink", name));
+    return OutputFault(PosixError(errno, "unlink", name));
   }
   return std::unique_ptr<SpillFile>(new SpillFile(std::move(fd)));
 }
@@ -36,7 +36,7 @@ absl::Status SpillFile::Write(int64_t offset,
     const ssize_t wrote = pwrite(fd_.get(), data.data(), data.size(), offset);
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote <= 0) {
-      return OutputError(PosixError(wrote < 0 ? errno : ENOSPC, "write",
+      return OutputFault(PosixError(wrote < 0 ? errno : ENOSPC, "write",
                                     "temporary file beside the output"));
     }
     data = data.subspan(static_cast<size_t>(wrote));
@@ -51,7 +51,7 @@ absl::StatusOr<std::span<const uint8_t>> SpillFile::Map() {
   if (mapping_ == nullptr) {
     void* mapping = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_.get(), 0);
     if (mapping == MAP_FAILED) {
-      return OutputError(
+      return OutputFault(
           PosixError(errno, "map", "temporary file beside the output"));
     }
     mapping_ = mapping;
@@ -60,4 +60,4 @@ absl::StatusOr<std::span<const uint8_t>> SpillFile::Map() {
   return std::span(static_cast<const uint8_t*>(mapping_), bytes);
 }
 
-}  // namespace qs::cli
+}  // namespace qs

@@ -1,7 +1,7 @@
 // PlannedCheckpoint: a checkpoint's tensors as its plan has them. Where the
 // plan splits a stack of experts, its slices stand behind it.
-#ifndef QS_SERVICE_CLI_PLANNED_CHECKPOINT_H_
-#define QS_SERVICE_CLI_PLANNED_CHECKPOINT_H_
+#ifndef QS_SERVICE_CHECKPOINT_PLANNED_CHECKPOINT_H_
+#define QS_SERVICE_CHECKPOINT_PLANNED_CHECKPOINT_H_
 
 #include <cstdint>
 #include <optional>
@@ -12,7 +12,7 @@
 #include "quant/formats/checkpoint.h"
 #include "quant/v1/quantization.pb.h"
 
-namespace qs::cli {
+namespace qs {
 
 // Which values of a stack [experts, A, B] a slice has; see TensorSlice in the
 // .proto. The stack begins at byte `begin` of its file's data section.
@@ -58,6 +58,6 @@ class PlannedCheckpoint {
   std::vector<PlannedTensor> tensors_;
 };
 
-}  // namespace qs::cli
+}  // namespace qs
 
-#endif  // QS_SERVICE_CLI_PLANNED_CHECKPOINT_H_
+#endif  // QS_SERVICE_CHECKPOINT_PLANNED_CHECKPOINT_H_

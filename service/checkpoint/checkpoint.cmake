@@ -1,0 +1,10 @@
+# A checkpoint between its plan and its files; no gRPC.
+add_library(qs_checkpoint STATIC
+  checkpoint/checkpoint_writer.cc
+  checkpoint/fault.cc
+  checkpoint/planned_checkpoint.cc
+  checkpoint/slice_reader.cc
+  checkpoint/spill_file.cc
+  checkpoint/text_file.cc
+  checkpoint/work_batch.cc)
+target_link_libraries(qs_checkpoint PUBLIC qs_quant qs_proto)

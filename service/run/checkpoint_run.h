@@ -1,0 +1,102 @@
+// CheckpointRun: one checkpoint from its files to packed tensors, on the
+// server's own workers — the work of a job, without the job: no state, no
+// records, no RPC.
+//
+//   prepare: headers, config.json, calibration -> plan, batches, fingerprint
+//   start:   batches -> memory from the budget -> tiles on the workers ->
+//            outputs -> shard files, one renamed into place after the other
+//
+// Files are read where they are, tile by tile, by the workers themselves.
+#ifndef QS_SERVICE_RUN_CHECKPOINT_RUN_H_
+#define QS_SERVICE_RUN_CHECKPOINT_RUN_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/quantized_tensor.h"
+#include "quant/v1/quantization.pb.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/worker_pool.h"
+
+namespace qs {
+
+struct CheckpointRunSpec {
+  std::string input;   // absolute: a directory, or one .safetensors file
+  std::string output;  // absolute: the directory that is filled; empty: none
+  std::string calibration;  // absolute, or empty
+  quant::v1::QuantizationConfig quantization;
+  quant::v1::Target target;
+  std::vector<std::string> include;  // globs on tensor names; empty: all
+  std::vector<std::string> exclude;  // wins over include
+  bool error_report = true;
+  int64_t max_plan_tensors = 200'000;
+};
+
+struct RunSize {
+  int64_t tensors = 0;  // that are quantized or folded
+  int64_t bytes = 0;    // of their input
+  int64_t bytes_out = 0;
+  int64_t batches = 0;
+  int64_t shards = 0;
+  int64_t largest_batch_bytes = 0;  // memory that one batch reserves, at most
+};
+
+// What a run tells. Called from workers and from the run's own threads, several
+// at a time; none may block for long. Nothing is called after `done`.
+class CheckpointRunObserver {
+ public:
+  virtual ~CheckpointRunObserver() = default;
+  // Bytes of input that were quantized since the last call.
+  virtual void OnBytes(int64_t bytes) = 0;
+  // A tensor is done; its outputs are in a shard that is yet to be committed
+  // (or, without an output directory, only here).
+  virtual absl::Status OnTensor(const quant::v1::TensorReport& report,
+                                const QuantizedTensor& result) = 0;
+  // The shard is in place and synced: a later run may be told to leave it out.
+  virtual absl::Status OnShard(int shard, const std::string& file,
+                               int64_t bytes) = 0;
+};
+
+class CheckpointRun {
+ public:
+  virtual ~CheckpointRun() = default;
+
+  // Reads headers, config.json and the calibration's index; makes nothing.
+  // Blocks (files, and up to a second for the largest plan): not in a reaction.
+  // Errors, with reasons: INVALID_ARGUMENT BAD_FIELD, BAD_CHECKPOINT,
+  // BAD_CALIBRATION, CALIBRATION_MISSING; NOT_FOUND SOURCE_NOT_FOUND;
+  // FAILED_PRECONDITION SOURCE_QUANTIZED, TARGET_REFUSED (the findings).
+  static absl::StatusOr<std::shared_ptr<CheckpointRun>> Prepare(
+      CheckpointRunSpec spec);
+
+  virtual const CheckpointRunSpec& spec() const = 0;
+  virtual const quant::v1::PlanSummary& plan() const = 0;
+  virtual const RunSize& size() const = 0;
+  virtual std::vector<quant::v1::Finding> findings() const = 0;
+  // "sha256:<hex>" of the plan, the configuration, and the identity (name,
+  // size, time of change) of every file that is read. Shards of a run with
+  // another fingerprint must not be mixed in.
+  virtual const std::string& fingerprint() const = 0;
+
+  // Starts the work and returns. `committed`: shards that an earlier run of the
+  // same fingerprint put in place. `done` is called once, from any thread: OK —
+  // everything is in place, config.json last; CANCELLED — Stop; else what went
+  // wrong. Call once. All arguments outlive `done`.
+  virtual void Start(WorkerPool& pool, ByteBudget& budget,
+                     const std::set<int>& committed,
+                     CheckpointRunObserver& observer,
+                     std::function<void(absl::Status)> done) = 0;
+  // What runs ends at its next tile; `done` follows. Shards that are in place
+  // stay. Thread: any; may be called at any time after Start, also twice.
+  virtual void Stop() = 0;
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_RUN_CHECKPOINT_RUN_H_
