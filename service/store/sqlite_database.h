@@ -13,8 +13,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,51 +46,59 @@ class SqliteStatement {
   SqliteStatement& Bind(int position, int64_t value);
   SqliteStatement& Bind(int position, double value);
   SqliteStatement& Bind(int position, const std::string& text);
-  SqliteStatement& BindBlob(int position, std::span<const uint8_t> bytes);
+  SqliteStatement& BindBlob(int position, const std::string& bytes);
   SqliteStatement& BindNull(int position);
 
   // To the next row; false: there is none, or an error.
   bool Step();
   // Runs to the end. Errors: ALREADY_EXISTS — a uniqueness constraint;
-  // RESOURCE_EXHAUSTED — the disk is full; INTERNAL.
+  // FAILED_PRECONDITION — another constraint; RESOURCE_EXHAUSTED — the disk is
+  // full; DATA_LOSS — the file is damaged; INTERNAL.
   absl::Status Run();
   const absl::Status& status() const { return status_; }
 
+  // Of the row that Step went to. Text of a blob: its bytes.
   int64_t Int(int column) const;
   double Double(int column) const;
-  std::string Text(int column) const;  // blobs, too
+  std::string Text(int column) const;
   bool IsNull(int column) const;
 
  private:
   friend class SqliteConnection;
-  SqliteStatement(sqlite3* db, sqlite3_stmt* statement, absl::Status status)
-      : db_(db), statement_(statement), status_(std::move(status)) {}
+  using Free = std::vector<sqlite3_stmt*>;
+  SqliteStatement(sqlite3* db, sqlite3_stmt* statement, Free* free,
+                  absl::Status status)
+      : db_(db),
+        statement_(statement),
+        free_(free),
+        status_(std::move(status)) {}
   void Check(int code);
 
   sqlite3* db_;
-  sqlite3_stmt* statement_;  // given back to the connection's cache
+  sqlite3_stmt* statement_;  // null after an error of Prepare
+  Free* free_;               // of the connection, where it goes back to
   absl::Status status_;
 };
 
 // Thread: one user at a time.
 class SqliteConnection {
  public:
-  // Prepared once for each text, so `sql` is best a literal.
+  ~SqliteConnection();
+  SqliteConnection(const SqliteConnection&) = delete;
+  SqliteConnection& operator=(const SqliteConnection&) = delete;
+
+  // Compiled once for each text, so `sql` is best a literal.
   SqliteStatement Prepare(const char* sql);
   // Rows that the last INSERT, UPDATE or DELETE changed.
   int64_t changes() const;
   int64_t last_row_id() const;
 
  private:
-  friend class SqliteDatabase;
-  class Impl;
-  explicit SqliteConnection(std::unique_ptr<Impl> impl);
+  friend class SqliteFile;
+  explicit SqliteConnection(sqlite3* db) : db_(db) {}
 
- public:
-  ~SqliteConnection();
-
- private:
-  std::unique_ptr<Impl> impl_;
+  sqlite3* db_;
+  std::unordered_map<std::string, SqliteStatement::Free> statements_;
 };
 
 // The tables of one kind of records. Step i takes them from version i to i + 1;
@@ -108,17 +117,20 @@ class SqliteDatabase {
   // version; DATA_LOSS — damaged; as PosixError.
   static absl::StatusOr<std::unique_ptr<SqliteDatabase>> Open(
       const std::string& path, const std::vector<SqliteSchema>& schemas);
-  // Ends what is queued.
+  // Writes what is queued first.
   virtual ~SqliteDatabase() = default;
 
   // Runs `body` in a transaction and returns when that is on the disk. A body
-  // that fails changes nothing, and its error is returned; so does an exception
-  // never. Errors: the body's; RESOURCE_EXHAUSTED — the disk is full; INTERNAL.
+  // that fails changes nothing, and its error is returned. Errors: the body's;
+  // RESOURCE_EXHAUSTED — the disk is full; INTERNAL — the disk failed: from
+  // then on every call that writes says so, since what lies on the disk is
+  // unknown.
   virtual absl::Status Write(const Body& body) = 0;
-  // The same; `done` is called on the writer's thread.
+  // The same; `done` is called on the writer's thread. The caller bounds what
+  // it has under way.
   virtual void WriteAsync(Body body,
                           std::function<void(absl::Status)> done) = 0;
-  // One consistent state of what is committed.
+  // One consistent state of what is committed; `body` changes nothing.
   virtual absl::Status Read(const Body& body) = 0;
 };
 

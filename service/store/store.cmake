@@ -1,14 +1,17 @@
 # The stores, without gRPC. qs_store_faulty is the same with failpoints, for
 # tests.
+find_package(SQLite3 REQUIRED)
 set(qs_store_sources
   store/blob_folder.cc
   store/blob_sums.cc
   store/dir_blob_reader.cc
   store/dir_blob_store.cc
   store/dir_blob_writer.cc
-  store/failpoint.cc)
+  store/failpoint.cc
+  store/sqlite_database.cc
+  store/sqlite_statement.cc)
 add_library(qs_store STATIC ${qs_store_sources})
-target_link_libraries(qs_store PUBLIC qs_quant qs_service_base)
+target_link_libraries(qs_store PUBLIC qs_quant qs_service_base SQLite::SQLite3)
 add_library(qs_store_faulty STATIC EXCLUDE_FROM_ALL ${qs_store_sources})
 target_compile_definitions(qs_store_faulty PUBLIC QS_FAILPOINTS=1)
-target_link_libraries(qs_store_faulty PUBLIC qs_quant qs_service_base)
+target_link_libraries(qs_store_faulty PUBLIC qs_quant qs_service_base SQLite::SQLite3)

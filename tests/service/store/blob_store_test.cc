@@ -10,6 +10,7 @@
 #include "service/store/dir_blob_store.h"
 #include "service/store/failpoint.h"
 #include "tests/service/store/blob_store_conformance.h"
+#include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
 namespace {
@@ -17,22 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMany = int64_t{1} << 30;
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "quantd-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const {
-    return (path_ / name).string();
-  }
-
- private:
-  fs::path path_;
-};
 
 std::unique_ptr<BlobStore> Open(const std::string& path,
                                 int64_t allowed = kMany) {
