@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "kernels/base/status_macros.h"
+
 namespace qs {
 
 void Site::Fill(SiteMoments moments) {
@@ -13,6 +15,25 @@ void Site::Fill(SiteMoments moments) {
 void Site::Fail(absl::Status status) {
   absl::MutexLock lock(&mutex_);
   moments_.emplace(std::move(status));
+}
+
+absl::Status Site::FillBlended(SiteMoments moments, const Site* pool) {
+  const absl::Status status = [&]() -> absl::Status {
+    if (pool != nullptr) {
+      QS_ASSIGN_OR_RETURN(const SiteMoments* const others, pool->Moments());
+      const double weight =
+          PoolWeight(moments.tokens(), others->tokens(), moments.inputs());
+      if (weight > 0) QS_RETURN_IF_ERROR(moments.BlendIn(*others, weight));
+    }
+    // A site that saw no token of its own lives from its pool.
+    return moments.Check();
+  }();
+  if (status.ok()) {
+    Fill(std::move(moments));
+  } else {
+    Fail(status);
+  }
+  return status;
 }
 
 absl::StatusOr<const SiteMoments*> Site::Moments() const {

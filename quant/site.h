@@ -38,6 +38,10 @@ class Site {
   // One of the two, once. REQUIRES: moments.inputs() == inputs().
   void Fill(SiteMoments moments);
   void Fail(absl::Status status);
+  // Fill with moments that others helped out: `pool`, or null, is blended in as
+  // far as these are few (waits for it), and the whole is checked. Fails the
+  // site on an error, and returns it.
+  absl::Status FillBlended(SiteMoments moments, const Site* pool);
 
   // Waits for Fill or Fail. Valid as long as the site. Errors: Fail's.
   absl::StatusOr<const SiteMoments*> Moments() const;

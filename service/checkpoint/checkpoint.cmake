@@ -2,6 +2,7 @@
 add_library(qs_checkpoint STATIC
   checkpoint/checkpoint_writer.cc
   checkpoint/fault.cc
+  checkpoint/plan_answer.cc
   checkpoint/planned_checkpoint.cc
   checkpoint/slice_reader.cc
   checkpoint/spill_file.cc

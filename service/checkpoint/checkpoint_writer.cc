@@ -95,18 +95,37 @@ absl::Status CheckpointWriter::WriteShard(int shard, ArrivedShard arrived) {
                      spilled.subspan(static_cast<size_t>(output.offset),
                                      static_cast<size_t>(output.bytes))});
   }
-  const std::string name =
-      file_name_.empty() ? checkpoint_.files().shard_name(shard) : file_name_;
+  const std::string name = NameOf(shard);
   for (const SafetensorsItem& item : items) {
-    data_bytes_ += static_cast<int64_t>(item.data.size());
-    if (!weight_map_.emplace(item.name, name).second) {
-      return UnexpectedError(absl::StrCat("output tensor ", item.name,
-                                          ": got it twice, allowed once"));
-    }
+    QS_RETURN_IF_ERROR(
+        Count(item.name, static_cast<int64_t>(item.data.size()), name));
   }
   QS_RETURN_IF_ERROR(OutputFault(WriteSafetensors(
       directory_ + "/" + name, std::move(items), MetadataOf(shard))));
   return InputFault(input.CheckUnchanged());
+}
+
+absl::Status CheckpointWriter::AdoptShard(int shard) {
+  const std::string name = NameOf(shard);
+  const auto file = SafetensorsFile::Open(directory_ + "/" + name);
+  if (!file.ok()) return OutputFault(file.status());
+  for (const SafetensorsEntry& entry : file->header().tensors) {
+    QS_RETURN_IF_ERROR(Count(entry.name, entry.end - entry.begin, name));
+  }
+  return absl::OkStatus();
+}
+
+std::string CheckpointWriter::NameOf(int shard) const {
+  return file_name_.empty() ? checkpoint_.files().shard_name(shard)
+                            : file_name_;
+}
+
+absl::Status CheckpointWriter::Count(const std::string& tensor, int64_t bytes,
+                                     const std::string& file) {
+  data_bytes_ += bytes;
+  if (weight_map_.emplace(tensor, file).second) return absl::OkStatus();
+  return UnexpectedError(
+      absl::StrCat("output tensor ", tensor, ": got it twice, allowed once"));
 }
 
 absl::Status CheckpointWriter::WriteRest() const {

@@ -29,6 +29,9 @@ class CheckpointWriter {
 
   // The shard's carried tensors, byte for byte, and what arrived for it.
   absl::Status WriteShard(int shard, ArrivedShard arrived);
+  // A shard that was written before, by a writer for the same plan. Errors:
+  // kOutput — it is not there, or no longer whole.
+  absl::Status AdoptShard(int shard);
   // Index, config.json and side files; after the last shard.
   absl::Status WriteRest() const;
 
@@ -36,6 +39,9 @@ class CheckpointWriter {
 
  private:
   std::map<std::string, std::string> MetadataOf(int shard) const;
+  std::string NameOf(int shard) const;
+  absl::Status Count(const std::string& tensor, int64_t bytes,
+                     const std::string& file);
   absl::Status WriteSideFiles() const;
   std::vector<SafetensorsItem> Carried(int shard) const;
 

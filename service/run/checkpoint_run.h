@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "quant/quantized_tensor.h"
 #include "quant/v1/quantization.pb.h"
+#include "service/base/io_pool.h"
 #include "service/stream/byte_budget.h"
 #include "service/stream/worker_pool.h"
 
@@ -36,6 +37,7 @@ struct CheckpointRunSpec {
   std::vector<std::string> exclude;  // wins over include
   bool error_report = true;
   int64_t max_plan_tensors = 200'000;
+  int workers = 8;  // of the pool that will run it: for the memory estimate
 };
 
 struct RunSize {
@@ -47,8 +49,16 @@ struct RunSize {
   int64_t largest_batch_bytes = 0;  // memory that one batch reserves, at most
 };
 
+// Where a run works; all of it outlives the run.
+struct RunPlace {
+  WorkerPool& pool;
+  ByteBudget& budget;
+  IoPool& io;  // writes shards, one at a time
+};
+
 // What a run tells. Called from workers and from the run's own threads, several
-// at a time; none may block for long. Nothing is called after `done`.
+// at a time, but for OnShard; none may block for long. An error ends the run.
+// Nothing is called after `done`.
 class CheckpointRunObserver {
  public:
   virtual ~CheckpointRunObserver() = default;
@@ -85,11 +95,12 @@ class CheckpointRun {
   virtual const std::string& fingerprint() const = 0;
 
   // Starts the work and returns. `committed`: shards that an earlier run of the
-  // same fingerprint put in place. `done` is called once, from any thread: OK —
-  // everything is in place, config.json last; CANCELLED — Stop; else what went
-  // wrong. Call once. All arguments outlive `done`.
-  virtual void Start(WorkerPool& pool, ByteBudget& budget,
-                     const std::set<int>& committed,
+  // same fingerprint put in place. `done` is called once, from a thread of
+  // `place.io`: OK — everything is in place, config.json last; CANCELLED —
+  // Stop; else what went wrong, with reasons: DISK_FULL, OUTPUT_FAILED,
+  // SOURCE_CHANGED, BAD_CHECKPOINT, NON_FINITE_INPUT, BAD_CALIBRATION,
+  // NO_WORKER_FITS, an observer's. Call once. The observer outlives `done`.
+  virtual void Start(const RunPlace& place, const std::set<int>& committed,
                      CheckpointRunObserver& observer,
                      std::function<void(absl::Status)> done) = 0;
   // What runs ends at its next tile; `done` follows. Shards that are in place

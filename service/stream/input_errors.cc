@@ -1,6 +1,7 @@
 // Tested by tests/service/stream_errors_test.cc.
 #include "service/stream/input_errors.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
@@ -25,6 +26,17 @@ absl::Status CheckShape(const quant::v1::TensorBegin& begin,
     }
   }
   return absl::OkStatus();
+}
+
+// A site's data that are finite, but no second moments.
+bool IsBadCalibration(const std::string& text) {
+  if (!absl::StartsWith(text, "site ")) return false;
+  return !absl::StrContains(text, ": NaN at ") &&
+         !absl::StrContains(text, ": Inf at ") &&
+         !absl::StrContains(text, "got nan") &&
+         !absl::StrContains(text, "got inf") &&
+         !absl::StrContains(text, "got -nan") &&
+         !absl::StrContains(text, "got -inf");
 }
 
 }  // namespace
@@ -106,6 +118,23 @@ absl::Status CheckCrc(const ChunkView& chunk) {
                    crc, "; send the tensor again"),
       {{"handle", absl::StrCat(chunk.handle)},
        {"offset", absl::StrCat(chunk.offset)}});
+}
+
+absl::Status ComputeError(const absl::Status& status) {
+  const std::string text(status.message());
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return RpcError(
+          status.code(),
+          IsBadCalibration(text) ? "BAD_CALIBRATION" : "NON_FINITE_INPUT",
+          text);
+    case absl::StatusCode::kResourceExhausted:
+      return RetryableError(status.code(), "MEMORY_BUDGET", text);
+    case absl::StatusCode::kCancelled:
+      return status;
+    default:
+      return absl::InternalError(text);
+  }
 }
 
 }  // namespace qs

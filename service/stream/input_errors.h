@@ -30,6 +30,9 @@ absl::Status TooLargeError(const std::string& what, const char* verb,
 // Of what a quantizer or group says when it is made.
 absl::Status OpenError(const absl::Status& status);
 
+// Which of our errors the status of a worker's task is.
+absl::Status ComputeError(const absl::Status& status);
+
 // Name, dtype and shape; `field` is where they lie ("tensor"). Errors:
 // BAD_FIELD.
 absl::StatusOr<TensorInfo> TensorInfoFromProto(

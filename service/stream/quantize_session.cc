@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "service/server/error.h"
+#include "service/stream/input_errors.h"
 #include "service/server/spec_convert.h"
 
 namespace qs {
@@ -18,35 +19,6 @@ namespace {
 // still in a cache when it runs, and that their memory is soon used again.
 int64_t MaxTilesQueued(int workers) {
   return std::clamp<int64_t>(2 * workers, 4, TensorJob::kMaxTilesQueued);
-}
-
-// A site's data that are finite, but no second moments.
-bool IsBadCalibration(const std::string& text) {
-  if (!absl::StartsWith(text, "site ")) return false;
-  return !absl::StrContains(text, ": NaN at ") &&
-         !absl::StrContains(text, ": Inf at ") &&
-         !absl::StrContains(text, "got nan") &&
-         !absl::StrContains(text, "got inf") &&
-         !absl::StrContains(text, "got -nan") &&
-         !absl::StrContains(text, "got -inf");
-}
-
-// Which of our errors a task's status is.
-absl::Status ComputeError(const absl::Status& status) {
-  const std::string text(status.message());
-  switch (status.code()) {
-    case absl::StatusCode::kInvalidArgument:
-      return RpcError(
-          status.code(),
-          IsBadCalibration(text) ? "BAD_CALIBRATION" : "NON_FINITE_INPUT",
-          text);
-    case absl::StatusCode::kResourceExhausted:
-      return RetryableError(status.code(), "MEMORY_BUDGET", text);
-    case absl::StatusCode::kCancelled:
-      return status;
-    default:
-      return absl::InternalError(text);
-  }
 }
 
 }  // namespace

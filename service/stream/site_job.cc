@@ -153,16 +153,7 @@ absl::StatusOr<SiteMoments> SiteJob::MakeMoments(Buffer last,
 absl::Status SiteJob::FillSite(Buffer last, Backend& backend) {
   QS_ASSIGN_OR_RETURN(SiteMoments moments,
                       MakeMoments(std::move(last), backend));
-  if (pool_ != nullptr) {
-    QS_ASSIGN_OR_RETURN(const SiteMoments* const pool, pool_->Moments());
-    const double weight =
-        PoolWeight(moments.tokens(), pool->tokens(), moments.inputs());
-    if (weight > 0) QS_RETURN_IF_ERROR(moments.BlendIn(*pool, weight));
-  }
-  // A site that saw no token of its own lives from its pool.
-  QS_RETURN_IF_ERROR(moments.Check());
-  site_->Fill(std::move(moments));
-  return absl::OkStatus();
+  return site_->FillBlended(std::move(moments), pool_.get());
 }
 
 absl::Status SiteJob::Work(Backend& backend) {

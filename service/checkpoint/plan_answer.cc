@@ -1,0 +1,79 @@
+// Tested by tests/e2e/quantctl_test.py.
+#include "service/checkpoint/plan_answer.h"
+
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <utility>
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+int64_t SizeOf(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  return error ? 0 : static_cast<int64_t>(size);
+}
+
+template <typename Item>
+void MoveAll(google::protobuf::RepeatedPtrField<Item>* from,
+             std::vector<Item>* to) {
+  for (Item& item : *from) to->push_back(std::move(item));
+}
+
+}  // namespace
+
+void AddTo(v1::PlanCheckpointResponse response, PlanAnswer* answer) {
+  switch (response.message_case()) {
+    case v1::PlanCheckpointResponse::kEntries:
+      MoveAll(response.mutable_entries()->mutable_entries(), &answer->entries);
+      break;
+    case v1::PlanCheckpointResponse::kFiles:
+      MoveAll(response.mutable_files()->mutable_files(), &answer->files);
+      break;
+    case v1::PlanCheckpointResponse::kFindings:
+      MoveAll(response.mutable_findings()->mutable_findings(),
+              &answer->findings);
+      break;
+    case v1::PlanCheckpointResponse::kSites:
+      MoveAll(response.mutable_sites()->mutable_sites(), &answer->sites);
+      break;
+    case v1::PlanCheckpointResponse::kSummary:
+      answer->summary = response.summary();
+      break;
+    case v1::PlanCheckpointResponse::MESSAGE_NOT_SET:
+      break;
+  }
+}
+
+void AddLeftOut(const Checkpoint& checkpoint, PlanAnswer* answer) {
+  for (const CheckpointLeftOut& path : checkpoint.left_out()) {
+    v1::PlanFile& file = answer->files.emplace_back();
+    file.set_path(path.path);
+    file.set_action(v1::PlanFile::SKIP);
+    file.set_reason(path.reason);
+  }
+}
+
+std::vector<CheckpointSideFile> AllFiles(const Checkpoint& checkpoint) {
+  std::vector<CheckpointSideFile> files;
+  for (size_t i = 0; i < checkpoint.shards().size(); ++i) {
+    files.push_back({checkpoint.shard_name(static_cast<int>(i)),
+                     SizeOf(checkpoint.shards()[i].path())});
+  }
+  if (checkpoint.has_index()) {
+    const std::string name = "model.safetensors.index.json";
+    files.push_back({name, SizeOf(checkpoint.path() + "/" + name)});
+  }
+  if (!checkpoint.config_json().empty()) {
+    files.push_back(
+        {"config.json", static_cast<int64_t>(checkpoint.config_json().size())});
+  }
+  files.insert(files.end(), checkpoint.side_files().begin(),
+               checkpoint.side_files().end());
+  return files;
+}
+
+}  // namespace qs

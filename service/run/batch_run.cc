@@ -1,0 +1,217 @@
+// Tested by tests/service/checkpoint_run_test.cc.
+#include "service/run/batch_run.h"
+
+#include <fcntl.h>
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "kernels/base/status_macros.h"
+#include "service/checkpoint/fault.h"
+#include "service/checkpoint/slice_reader.h"
+
+namespace qs {
+namespace {
+
+int64_t TileBegin(const TensorQuantizer& quantizer, int64_t tile) {
+  return tile == 0 ? 0 : quantizer.tile_input_end(tile - 1);
+}
+
+}  // namespace
+
+void BatchRun::Start(const Host& host, const WorkBatch& batch,
+                     Reservation reservation,
+                     std::function<void(absl::Status)> done) {
+  const std::shared_ptr<BatchRun> run(
+      new BatchRun(host, batch, std::move(reservation), std::move(done)));
+  run->Submit([self = run.get()](Backend&) { return self->Open(); });
+}
+
+BatchRun::BatchRun(const Host& host, const WorkBatch& batch,
+                   Reservation reservation,
+                   std::function<void(absl::Status)> done)
+    : reservation_(std::move(reservation)),
+      host_(host),
+      batch_(batch),
+      done_(std::move(done)) {}
+
+// The task holds the batch, so steps may use a plain `this`.
+void BatchRun::Submit(Step step) {
+  ++steps_;
+  host_.pool.Submit(host_.lane, [self = shared_from_this(),
+                                 step = std::move(step)](Backend& backend) {
+    if (!self->Stopped()) {
+      const absl::Status status = step(backend);
+      if (!status.ok()) self->Fail(status);
+    }
+    self->StepEnded();
+  });
+}
+
+void BatchRun::StepEnded() {
+  if (--steps_ > 0) return;
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    status = status_;
+  }
+  if (status.ok() && host_.cancelled) status = absl::CancelledError("stopped");
+  members_.clear();
+  group_ = nullptr;
+  reservation_.Reset();
+  done_(std::move(status));
+}
+
+void BatchRun::Fail(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  if (status_.ok()) status_ = status;
+  failed_ = true;
+}
+
+absl::Status BatchRun::Open() {
+  for (const BatchTensor& tensor : batch_.tensors) {
+    const PlannedTensor& planned = host_.plan.planned->tensors()[tensor.tensor];
+    const SafetensorsFile& file =
+        host_.plan.planned->shards()[static_cast<size_t>(planned.shard)];
+    if (!planned.slice) {
+      // Read ahead; that it cannot is no error.
+      ::posix_fadvise(
+          host_.plan.files[static_cast<size_t>(planned.shard)].get(),
+          file.header().data_offset + planned.entry.begin,
+          planned.entry.end - planned.entry.begin, POSIX_FADV_WILLNEED);
+    }
+    members_.push_back(std::make_unique<Member>());
+    members_.back()->tensor = tensor.tensor;
+  }
+  if (!batch_.sites.empty()) return OpenGroup();
+  QuantizeOptions options;
+  options.error_report = host_.plan.spec.error_report;
+  options.tiled_input = true;
+  options.cancelled = &host_.cancelled;
+  Member& member = *members_[0];
+  QS_ASSIGN_OR_RETURN(
+      member.quantizer,
+      TensorQuantizer::Create(host_.plan.quant,
+                              host_.plan.InfoOf(member.tensor), options));
+  RunTiles(member, /*read=*/true);
+  return absl::OkStatus();
+}
+
+// The steps that fill sites are queued before any that waits for one.
+absl::Status BatchRun::OpenGroup() {
+  QuantizeOptions options;
+  options.error_report = host_.plan.spec.error_report;
+  options.tiled_input = true;
+  options.cancelled = &host_.cancelled;
+  QS_ASSIGN_OR_RETURN(GroupInfo info, host_.plan.GroupOf(batch_));
+  QS_ASSIGN_OR_RETURN(
+      group_, SolveGroup::Create(host_.plan.quant, std::move(info), options));
+  std::map<std::string, std::shared_ptr<Site>> sites;
+  for (size_t i = 0; i < batch_.sites.size(); ++i) {
+    sites[batch_.sites[i].declared.name()] = group_->site(i);
+  }
+  for (size_t i = 0; i < members_.size(); ++i) {
+    QS_ASSIGN_OR_RETURN(members_[i]->quantizer, group_->TakeTensor(i));
+  }
+  for (const BatchSite& declared : batch_.sites) {
+    const std::string& pool = declared.declared.pool();
+    Submit([this, &declared, site = sites[declared.declared.name()],
+            pooled = pool.empty() ? nullptr : sites[pool]](Backend&) {
+      return LoadSite(declared, *site, pooled.get());
+    });
+  }
+  if (!group_->solves_whole()) {
+    group_ = nullptr;
+    for (const auto& member : members_) RunTiles(*member, /*read=*/true);
+    return absl::OkStatus();
+  }
+  for (const auto& member : members_) {
+    loads_left_ += member->quantizer->num_tiles();
+  }
+  for (const auto& member : members_) {
+    for (int64_t t = 0; t < member->quantizer->num_tiles(); ++t) {
+      Submit([this, m = member.get(), t](Backend&) { return LoadTile(*m, t); });
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BatchRun::LoadSite(const BatchSite& declared, Site& site,
+                                const Site* pool) const {
+  absl::StatusOr<SiteMoments> moments =
+      host_.plan.calibration->index.Load(declared.match);
+  if (moments.ok()) return site.FillBlended(*std::move(moments), pool);
+  site.Fail(moments.status());
+  return InputFault(moments.status());
+}
+
+void BatchRun::RunTiles(Member& member, bool read) {
+  member.tiles = member.quantizer->num_tiles();
+  member.tiles_left = member.tiles;
+  for (int64_t t = 0; t < member.tiles; ++t) {
+    Submit([this, m = &member, t, read](Backend& backend) {
+      return RunTile(*m, t, read, backend);
+    });
+  }
+}
+
+absl::Status BatchRun::ReadTile(const Member& member, int64_t tile) const {
+  const PlannedTensor& planned = host_.plan.planned->tensors()[member.tensor];
+  const auto shard = static_cast<size_t>(planned.shard);
+  const int64_t begin = TileBegin(*member.quantizer, tile);
+  const int64_t bytes = member.quantizer->tile_input_end(tile) - begin;
+  QS_ASSIGN_OR_RETURN(uint8_t* const input,
+                      member.quantizer->BeginTileInput(tile));
+  SliceReader reader(host_.plan.files[shard].get(),
+                     host_.plan.planned->shards()[shard], planned, bytes);
+  return reader.Read(begin, bytes, reinterpret_cast<char*>(input));
+}
+
+absl::Status BatchRun::RunTile(Member& member, int64_t tile, bool read,
+                               Backend& backend) {
+  if (read) QS_RETURN_IF_ERROR(ReadTile(member, tile));
+  QS_RETURN_IF_ERROR(member.quantizer->RunTile(tile, backend));
+  host_.on_bytes(member.quantizer->tile_input_end(tile) -
+                 TileBegin(*member.quantizer, tile));
+  return --member.tiles_left > 0 ? absl::OkStatus() : EndRound(member, backend);
+}
+
+absl::Status BatchRun::RerunTile(Member& member, int64_t tile,
+                                 Backend& backend) {
+  QS_RETURN_IF_ERROR(member.quantizer->RerunTile(tile, backend));
+  return --member.tiles_left > 0 ? absl::OkStatus() : EndRound(member, backend);
+}
+
+absl::Status BatchRun::EndRound(Member& member, Backend& backend) {
+  if (member.quantizer->has_second_round() && !member.second_round) {
+    member.second_round = true;
+    QS_RETURN_IF_ERROR(member.quantizer->BetweenRounds(backend));
+    member.tiles_left = member.tiles;
+    for (int64_t t = 0; t < member.tiles; ++t) {
+      Submit(
+          [this, m = &member, t](Backend& b) { return RerunTile(*m, t, b); });
+    }
+    return absl::OkStatus();
+  }
+  QS_ASSIGN_OR_RETURN(QuantizedTensor result,
+                      member.quantizer->Finish(backend));
+  member.quantizer = nullptr;
+  return host_.on_tensor(member.tensor, std::move(result));
+}
+
+absl::Status BatchRun::LoadTile(const Member& member, int64_t tile) {
+  QS_RETURN_IF_ERROR(ReadTile(member, tile));
+  if (--loads_left_ == 0) {
+    Submit([this](Backend& backend) { return Solve(backend); });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BatchRun::Solve(Backend& backend) {
+  QS_RETURN_IF_ERROR(group_->Solve(backend));
+  for (const auto& member : members_) RunTiles(*member, /*read=*/false);
+  return absl::OkStatus();
+}
+
+}  // namespace qs

@@ -1,0 +1,352 @@
+// Tested by tests/service/checkpoint_run_test.cc.
+#include "service/run/checkpoint_run.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "kernels/base/status_macros.h"
+#include "service/checkpoint/checkpoint_writer.h"
+#include "service/checkpoint/fault.h"
+#include "service/run/batch_run.h"
+#include "service/run/run_plan.h"
+#include "service/server/error.h"
+#include "service/server/proto_convert.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+// Batches in flight beyond one a worker, so that no worker waits for a batch's
+// last step.
+constexpr int kBatchesAhead = 2;
+
+class Run final : public CheckpointRun,
+                  public std::enable_shared_from_this<Run> {
+ public:
+  explicit Run(std::unique_ptr<const RunPlan> plan) : plan_(std::move(plan)) {}
+
+  const CheckpointRunSpec& spec() const override { return plan_->spec; }
+  const v1::PlanSummary& plan() const override { return plan_->answer.summary; }
+  const RunSize& size() const override { return plan_->size; }
+  std::vector<v1::Finding> findings() const override {
+    return plan_->answer.findings;
+  }
+  const std::string& fingerprint() const override { return plan_->fingerprint; }
+
+  void Start(const RunPlace& place, const std::set<int>& committed,
+             CheckpointRunObserver& observer,
+             std::function<void(absl::Status)> done) override;
+  void Stop() override { Fail(absl::CancelledError("stopped")); }
+
+ private:
+  bool writes() const { return !plan_->spec.output.empty(); }
+
+  // On the strand.
+  void Begin(const std::set<int>& committed);
+  absl::Status Prepare(const std::set<int>& committed);
+  void WriteShard(int shard);
+  absl::Status WriteShardNow(int shard);
+  void End();
+
+  // From workers, and from whoever gives memory back.
+  void StartBatches();
+  std::optional<size_t> NextBatch() ABSL_LOCKS_EXCLUDED(mutex_);
+  void RunBatch(size_t batch, Reservation reservation);
+  void BatchDone(const absl::Status& status);
+  absl::Status TakeTensor(size_t tensor, QuantizedTensor result);
+  absl::Status Spill(size_t tensor, const QuantizedTensor& result);
+  absl::StatusOr<SpillFile*> SpillOf(size_t shard)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void Fail(const absl::Status& status);
+  // The run ends when nothing holds it: batches, a place in the line for
+  // memory, shards that are to be written, the beginning.
+  void Hold(int count = 1) { holds_ += count; }
+  void LetGo();
+
+  const std::unique_ptr<const RunPlan> plan_;
+  std::optional<RunPlace> place_;
+  CheckpointRunObserver* observer_ = nullptr;
+  std::function<void(absl::Status)> done_;
+  std::shared_ptr<WorkerPool::Lane> lane_;
+  std::optional<IoStrand> strand_;
+  std::optional<BatchRun::Host> host_;
+  std::optional<CheckpointWriter> writer_;  // the strand's
+  std::vector<size_t> todo_;                // batches; constant after Begin
+
+  std::atomic<bool> cancelled_ = false;
+  std::atomic<int> holds_ = 0;
+
+  absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // in todo_
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool starting_ ABSL_GUARDED_BY(mutex_) = false;  // somebody starts a batch
+  std::optional<ByteBudget::Ticket> ticket_ ABSL_GUARDED_BY(mutex_);
+  std::vector<bool> committed_ ABSL_GUARDED_BY(mutex_);   // shards
+  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // tensors of a shard
+  std::vector<ArrivedShard> arrived_ ABSL_GUARDED_BY(mutex_);
+};
+
+void Run::Start(const RunPlace& place, const std::set<int>& committed,
+                CheckpointRunObserver& observer,
+                std::function<void(absl::Status)> done) {
+  place_.emplace(place);
+  observer_ = &observer;
+  done_ = std::move(done);
+  lane_ = place.pool.NewLane();
+  strand_.emplace(place.io);
+  host_.emplace(
+      BatchRun::Host{place.pool, lane_, *plan_, cancelled_,
+                     [this](int64_t bytes) { observer_->OnBytes(bytes); },
+                     [this](size_t tensor, QuantizedTensor result) {
+                       return TakeTensor(tensor, std::move(result));
+                     }});
+  Hold();
+  strand_->Run(
+      [self = shared_from_this(), committed] { self->Begin(committed); });
+}
+
+void Run::Begin(const std::set<int>& committed) {
+  const absl::Status status = Prepare(committed);
+  if (!status.ok()) Fail(status);
+  StartBatches();
+  LetGo();
+}
+
+absl::Status Run::Prepare(const std::set<int>& committed) {
+  const size_t shards = plan_->checkpoint->shards().size();
+  std::vector<bool> is_committed(shards);
+  if (writes()) {
+    std::error_code error;
+    std::filesystem::create_directories(plan_->spec.output, error);
+    if (error) {
+      return OutputFault(
+          PosixError(error.value(), "create", plan_->spec.output));
+    }
+    writer_.emplace(
+        *plan_->planned, plan_->answer, plan_->totals.fold_only,
+        plan_->spec.output,
+        plan_->checkpoint->is_directory()
+            ? ""
+            : std::filesystem::path(plan_->spec.input).filename().string());
+    for (const int shard : committed) {
+      QS_RETURN_IF_ERROR(writer_->AdoptShard(shard));
+      is_committed[static_cast<size_t>(shard)] = true;
+    }
+  }
+  std::vector<int64_t> missing(shards);
+  for (size_t b = 0; b < plan_->batches.size(); ++b) {
+    bool needed = false;
+    for (const BatchTensor& tensor : plan_->batches[b].tensors) {
+      const auto shard =
+          static_cast<size_t>(plan_->planned->tensors()[tensor.tensor].shard);
+      if (is_committed[shard]) continue;
+      ++missing[shard];
+      needed = true;
+    }
+    if (needed) todo_.push_back(b);
+  }
+  std::vector<int> complete;
+  for (size_t s = 0; s < shards; ++s) {
+    if (missing[s] == 0 && !is_committed[s]) {
+      complete.push_back(static_cast<int>(s));
+    }
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    committed_ = std::move(is_committed);
+    missing_ = std::move(missing);
+    arrived_ = std::vector<ArrivedShard>(shards);
+  }
+  for (const int shard : complete) WriteShard(shard);
+  return absl::OkStatus();
+}
+
+// One at a time: who finds somebody starting leaves it to that one.
+void Run::StartBatches() {
+  while (const std::optional<size_t> batch = NextBatch()) {
+    absl::StatusOr<int64_t> bytes =
+        plan_->BytesOf(plan_->batches[*batch], place_->pool.workers());
+    if (bytes.ok() && *bytes > place_->budget.capacity()) {
+      bytes = RpcError(
+          absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
+          absl::StrCat("tensors of \"", plan_->batches[*batch].name,
+                       "\": got a need of ", *bytes, " bytes, allowed ",
+                       place_->budget.capacity(), " (--memory-limit)"),
+          {{"needed", absl::StrCat(*bytes)},
+           {"allowed", absl::StrCat(place_->budget.capacity())}});
+    }
+    if (!bytes.ok()) {
+      Fail(bytes.status());
+      absl::MutexLock lock(&mutex_);
+      starting_ = false;
+      return;
+    }
+    Hold();
+    std::optional<Reservation> room;
+    {
+      // Held until the ticket is kept, which the callback takes away.
+      absl::MutexLock lock(&mutex_);
+      ByteBudget::Ticket ticket;
+      room = place_->budget.ReserveOrWait(
+          *bytes,
+          [self = shared_from_this(), b = *batch](Reservation granted) {
+            {
+              absl::MutexLock inner(&self->mutex_);
+              self->ticket_.reset();
+            }
+            self->RunBatch(b, std::move(granted));
+            self->StartBatches();
+          },
+          &ticket);
+      if (!room) ticket_ = ticket;
+    }
+    if (!room) return;
+    RunBatch(*batch, *std::move(room));
+  }
+}
+
+std::optional<size_t> Run::NextBatch() {
+  absl::MutexLock lock(&mutex_);
+  if (starting_ || cancelled_ || next_ == todo_.size() ||
+      in_flight_ >= place_->pool.workers() + kBatchesAhead) {
+    return std::nullopt;
+  }
+  starting_ = true;
+  return todo_[next_++];
+}
+
+void Run::RunBatch(size_t batch, Reservation reservation) {
+  {
+    absl::MutexLock lock(&mutex_);
+    starting_ = false;
+    ++in_flight_;
+  }
+  BatchRun::Start(*host_, plan_->batches[batch], std::move(reservation),
+                  [self = shared_from_this()](const absl::Status& status) {
+                    self->BatchDone(status);
+                  });
+}
+
+void Run::BatchDone(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    --in_flight_;
+  }
+  if (!status.ok()) Fail(status);
+  StartBatches();
+  LetGo();
+}
+
+absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
+  v1::TensorReport report = ReportToProto(result.report);
+  for (const OutputTensor& output : result.tensors) {
+    report.add_output_tensors(output.name);
+  }
+  QS_RETURN_IF_ERROR(observer_->OnTensor(report, result));
+  return writes() ? Spill(tensor, result) : absl::OkStatus();
+}
+
+absl::StatusOr<SpillFile*> Run::SpillOf(size_t shard) {
+  if (arrived_[shard].spill == nullptr) {
+    QS_ASSIGN_OR_RETURN(arrived_[shard].spill,
+                        SpillFile::Create(plan_->spec.output));
+  }
+  return arrived_[shard].spill.get();
+}
+
+absl::Status Run::Spill(size_t tensor, const QuantizedTensor& result) {
+  const auto shard =
+      static_cast<size_t>(plan_->planned->tensors()[tensor].shard);
+  SpillFile* spill = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (committed_[shard]) return absl::OkStatus();
+    QS_ASSIGN_OR_RETURN(spill, SpillOf(shard));
+  }
+  std::vector<SpilledTensor> outputs;
+  for (const OutputTensor& output : result.tensors) {
+    const int64_t bytes = output.data.size();
+    const int64_t offset = spill->Reserve(bytes);
+    QS_RETURN_IF_ERROR(
+        spill->Write(offset, {output.data.data(), static_cast<size_t>(bytes)}));
+    outputs.push_back({output.name, output.dtype, output.shape, offset, bytes});
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    std::move(outputs.begin(), outputs.end(),
+              std::back_inserter(arrived_[shard].outputs));
+    if (--missing_[shard] > 0) return absl::OkStatus();
+  }
+  WriteShard(static_cast<int>(shard));
+  return absl::OkStatus();
+}
+
+void Run::WriteShard(int shard) {
+  if (!writes()) return;
+  Hold();
+  strand_->Run([self = shared_from_this(), shard] {
+    if (!self->cancelled_) {
+      const absl::Status status = self->WriteShardNow(shard);
+      if (!status.ok()) self->Fail(status);
+    }
+    self->LetGo();
+  });
+}
+
+absl::Status Run::WriteShardNow(int shard) {
+  ArrivedShard arrived;
+  {
+    absl::MutexLock lock(&mutex_);
+    arrived = std::move(arrived_[static_cast<size_t>(shard)]);
+  }
+  const int64_t before = writer_->data_bytes();
+  QS_RETURN_IF_ERROR(writer_->WriteShard(shard, std::move(arrived)));
+  return observer_->OnShard(shard, plan_->checkpoint->shard_name(shard),
+                            writer_->data_bytes() - before);
+}
+
+void Run::Fail(const absl::Status& status) {
+  std::optional<ByteBudget::Ticket> ticket;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (status_.ok()) status_ = status;
+    cancelled_ = true;
+    ticket = std::exchange(ticket_, std::nullopt);
+  }
+  if (ticket && place_->budget.Abandon(*ticket)) LetGo();
+}
+
+void Run::LetGo() {
+  if (--holds_ > 0) return;
+  strand_->Run([self = shared_from_this()] { self->End(); });
+}
+
+void Run::End() {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    status = status_;
+    arrived_.clear();
+  }
+  if (status.ok() && writes()) status = writer_->WriteRest();
+  done_(RunError(status));
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<CheckpointRun>> CheckpointRun::Prepare(
+    CheckpointRunSpec spec) {
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<const RunPlan> plan,
+                      RunPlan::Make(std::move(spec)));
+  return std::make_shared<Run>(std::move(plan));
+}
+
+}  // namespace qs

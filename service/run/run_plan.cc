@@ -1,0 +1,241 @@
+// Tested by tests/service/checkpoint_run_test.cc.
+#include "service/run/run_plan.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "quant/solve_group.h"
+#include "service/checkpoint/fault.h"
+#include "service/server/error.h"
+#include "service/server/plan_convert.h"
+#include "service/server/proto_convert.h"
+#include "service/stream/digest.h"
+#include "service/stream/group_job.h"
+#include "service/stream/input_errors.h"
+#include "service/stream/tensor_job.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+// Changes whenever a run of the same input may give other bytes.
+constexpr char kVersion[] = "checkpoint-run/1";
+
+absl::Status RefusedError(const PlanAnswer& answer) {
+  std::string text = "refused by the plan:";
+  std::string rule;
+  for (const v1::Finding& finding : answer.findings) {
+    if (finding.severity() != v1::Finding::ERROR) continue;
+    if (rule.empty()) rule = finding.rule();
+    absl::StrAppend(&text, " ", finding.rule(), " ", finding.tensor(), ": ",
+                    finding.text(), ";");
+  }
+  return RpcError(absl::StatusCode::kFailedPrecondition, "TARGET_REFUSED", text,
+                  {{"rule", rule}});
+}
+
+// A file as far as it can be told without reading it.
+absl::Status AddIdentity(const std::string& path, std::string* text) {
+  struct stat info;
+  if (::stat(path.c_str(), &info) != 0) {
+    return InputFault(PosixError(errno, "stat", path));
+  }
+  absl::StrAppend(text, path, " ", info.st_size, " ", info.st_ino, " ",
+                  info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, "\n");
+  return absl::OkStatus();
+}
+
+absl::Status BadInput(const absl::Status& status) {
+  const std::string text(status.message());
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+      return WithReason(status, "SOURCE_NOT_FOUND");
+    case absl::StatusCode::kAborted:
+      return RpcError(absl::StatusCode::kFailedPrecondition, "SOURCE_CHANGED",
+                      text);
+    default:
+      return RpcError(absl::StatusCode::kInvalidArgument,
+                      absl::StrContains(text, "calibration") ? "BAD_CALIBRATION"
+                                                             : "BAD_CHECKPOINT",
+                      text);
+  }
+}
+
+}  // namespace
+
+absl::Status RunError(const absl::Status& status) {
+  if (status.ok() || !ErrorReason(status).empty()) return status;
+  const std::string text(status.message());
+  switch (FaultOf(status).value_or(Fault::kUnexpected)) {
+    case Fault::kInput:
+      return BadInput(status);
+    case Fault::kUsage:
+      return BadFieldError("calibration", text);
+    case Fault::kOutput:
+      if (absl::IsResourceExhausted(status)) {
+        return RetryableError(status.code(), "DISK_FULL", text, {},
+                              absl::Seconds(30));
+      }
+      return RpcError(absl::StatusCode::kFailedPrecondition, "OUTPUT_FAILED",
+                      text);
+    case Fault::kUnexpected:
+      return ComputeError(status);
+  }
+  return status;
+}
+
+absl::StatusOr<std::unique_ptr<const RunPlan>> RunPlan::Make(
+    CheckpointRunSpec spec) {
+  std::unique_ptr<RunPlan> plan(new RunPlan());
+  plan->spec = std::move(spec);
+  const absl::Status status = [&]() -> absl::Status {
+    absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(plan->spec.input);
+    if (!checkpoint.ok()) return InputFault(checkpoint.status());
+    plan->checkpoint = *std::move(checkpoint);
+    QS_RETURN_IF_ERROR(plan->Plan());
+    QS_RETURN_IF_ERROR(plan->OpenFiles());
+    QS_RETURN_IF_ERROR(plan->MakeWork());
+    return plan->Fingerprint();
+  }();
+  if (!status.ok()) return RunError(status);
+  return std::unique_ptr<const RunPlan>(std::move(plan));
+}
+
+absl::Status RunPlan::Plan() {
+  v1::PlanCheckpointRequest message;
+  v1::PlanConfig* const config = message.mutable_config();
+  *config->mutable_quantization() = spec.quantization;
+  *config->mutable_target() = spec.target;
+  config->mutable_include()->Add(spec.include.begin(), spec.include.end());
+  config->mutable_exclude()->Add(spec.exclude.begin(), spec.exclude.end());
+  config->set_list_sites(!spec.calibration.empty());
+  config->set_config_json(checkpoint->config_json());
+  PlanInput input(PlanLimits{spec.max_plan_tensors, INT64_MAX});
+  QS_RETURN_IF_ERROR(input.Add(message));
+  PlanRequest request = input.request();
+  quant = request.spec;
+  for (const CheckpointTensor& tensor : checkpoint->tensors()) {
+    request.tensors.push_back({tensor.entry.name, tensor.entry.dtype,
+                               tensor.entry.shape,
+                               checkpoint->shard_name(tensor.shard),
+                               tensor.entry.begin, tensor.entry.end});
+  }
+  for (const CheckpointSideFile& file : AllFiles(*checkpoint)) {
+    request.files.push_back({file.path, file.size_bytes});
+  }
+  QS_ASSIGN_OR_RETURN(const qs::Plan made, PlanWithReasons(request));
+  for (v1::PlanCheckpointResponse& response : PlanToProto(made, quant)) {
+    AddTo(std::move(response), &answer);
+  }
+  AddLeftOut(*checkpoint, &answer);
+  return answer.summary.refused() ? RefusedError(answer) : absl::OkStatus();
+}
+
+absl::Status RunPlan::OpenFiles() {
+  for (const SafetensorsFile& shard : checkpoint->shards()) {
+    absl::StatusOr<UniqueFd> fd = OpenRegularFile(shard.path());
+    if (!fd.ok()) return InputFault(fd.status());
+    files.push_back(*std::move(fd));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunPlan::MakeWork() {
+  QS_ASSIGN_OR_RETURN(planned,
+                      PlannedCheckpoint::Make(*checkpoint, answer.entries));
+  if (!spec.calibration.empty()) {
+    QS_ASSIGN_OR_RETURN(calibration, OpenCalibration(spec.calibration, answer));
+  } else if (NeedsCalibration(answer.summary.resolved())) {
+    return RpcError(absl::StatusCode::kInvalidArgument, "CALIBRATION_MISSING",
+                    "calibration: got none, allowed a file with the second "
+                    "moments of the inputs");
+  }
+  QS_ASSIGN_OR_RETURN(
+      batches, MakeBatches(answer, calibration ? &*calibration : nullptr));
+  totals = TotalsOf(batches, *planned);
+  size.tensors = totals.tensors;
+  size.bytes = totals.bytes;
+  size.bytes_out = answer.summary.bytes_out();
+  size.batches = static_cast<int64_t>(batches.size());
+  size.shards = static_cast<int64_t>(checkpoint->shards().size());
+  for (const WorkBatch& batch : batches) {
+    QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
+    size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunPlan::Fingerprint() {
+  std::string text = absl::StrCat(kVersion, "\n");
+  answer.summary.resolved().AppendToString(&text);
+  spec.target.AppendToString(&text);
+  for (const v1::PlanEntry& entry : answer.entries) {
+    absl::StrAppend(&text, entry.name(), " ", static_cast<int>(entry.action()),
+                    "\n");
+  }
+  absl::StrAppend(&text, answer.summary.quantization_config_json(), "\n",
+                  spec.error_report ? 1 : 0, "\n");
+  for (const SafetensorsFile& shard : checkpoint->shards()) {
+    QS_RETURN_IF_ERROR(AddIdentity(shard.path(), &text));
+  }
+  for (const CheckpointSideFile& file : checkpoint->side_files()) {
+    QS_RETURN_IF_ERROR(AddIdentity(spec.input + "/" + file.path, &text));
+  }
+  absl::StrAppend(&text, checkpoint->config_json(), "\n");
+  if (!spec.calibration.empty()) {
+    QS_RETURN_IF_ERROR(AddIdentity(spec.calibration, &text));
+  }
+  Sha256 hash;
+  hash.Update({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  fingerprint = hash.Finish();
+  return absl::OkStatus();
+}
+
+TensorInfo RunPlan::InfoOf(size_t tensor) const {
+  const SafetensorsEntry& entry = planned->tensors()[tensor].entry;
+  return {entry.name, entry.dtype, entry.shape};
+}
+
+absl::StatusOr<GroupInfo> RunPlan::GroupOf(const WorkBatch& batch) const {
+  v1::GroupBegin begin;
+  begin.set_name(batch.name);
+  for (const BatchSite& site : batch.sites) *begin.add_sites() = site.declared;
+  for (const BatchTensor& tensor : batch.tensors) {
+    const SafetensorsEntry& entry = planned->tensors()[tensor.tensor].entry;
+    v1::GroupTensor* const out = begin.add_tensors();
+    out->set_name(entry.name);
+    out->set_dtype(DTypeToProto(entry.dtype));
+    out->mutable_shape()->Add(entry.shape.begin(), entry.shape.end());
+    out->set_site(tensor.site);
+    if (tensor.fold_only) out->set_role(v1::GroupTensor::FOLD_ONLY);
+  }
+  return GroupFromProto(quant, begin);
+}
+
+absl::StatusOr<int64_t> RunPlan::BytesOf(const WorkBatch& batch,
+                                         int workers) const {
+  QuantizeOptions options;
+  options.error_report = spec.error_report;
+  options.tiled_input = true;
+  const auto tensors = static_cast<int64_t>(batch.tensors.size());
+  int64_t bytes = 0;
+  if (batch.sites.empty()) {
+    QS_ASSIGN_OR_RETURN(
+        bytes, EstimateMemoryBytes(quant, InfoOf(batch.tensors[0].tensor),
+                                   options, workers));
+  } else {
+    QS_ASSIGN_OR_RETURN(const GroupInfo info, GroupOf(batch));
+    QS_ASSIGN_OR_RETURN(bytes,
+                        EstimateGroupBytes(quant, info, options, workers));
+  }
+  return bytes + tensors * TensorJob::kOverhead;
+}
+
+}  // namespace qs

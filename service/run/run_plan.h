@@ -1,0 +1,62 @@
+// RunPlan: everything about a run that is known before work begins.
+#ifndef QS_SERVICE_RUN_RUN_PLAN_H_
+#define QS_SERVICE_RUN_RUN_PLAN_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/formats/checkpoint.h"
+#include "quant/formats/posix_file.h"
+#include "quant/group_info.h"
+#include "quant/quant_spec.h"
+#include "quant/tensor_quantizer.h"
+#include "service/checkpoint/plan_answer.h"
+#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/work_batch.h"
+#include "service/run/checkpoint_run.h"
+
+namespace qs {
+
+// Thread: immutable after Make.
+struct RunPlan {
+  // Errors: CheckpointRun::Prepare's.
+  static absl::StatusOr<std::unique_ptr<const RunPlan>> Make(
+      CheckpointRunSpec spec);
+
+  CheckpointRunSpec spec;
+  QuantSpec quant;
+  std::optional<Checkpoint> checkpoint;
+  std::vector<UniqueFd> files;  // of the shards
+  PlanAnswer answer;
+  std::optional<PlannedCheckpoint> planned;
+  std::optional<Calibration> calibration;
+  std::vector<WorkBatch> batches;
+  BatchTotals totals;
+  RunSize size;
+  std::string fingerprint;
+
+  TensorInfo InfoOf(size_t tensor) const;
+  // REQUIRES: the batch has sites. Errors: ValidateGroup's.
+  absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
+  // Upper bound of the memory that it takes, with `workers` at it.
+  absl::StatusOr<int64_t> BytesOf(const WorkBatch& batch, int workers) const;
+
+ private:
+  RunPlan() = default;
+  absl::Status Plan();
+  absl::Status OpenFiles();
+  absl::Status MakeWork();
+  absl::Status Fingerprint();
+};
+
+// An error of a run with the .proto's reason for it.
+absl::Status RunError(const absl::Status& status);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_RUN_RUN_PLAN_H_

@@ -1,0 +1,4 @@
+qs_test(checkpoint_run_test
+  SOURCES service/checkpoint_run_test.cc
+  LIBS qs_service
+  LABELS unit tsan service)

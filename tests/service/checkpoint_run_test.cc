@@ -1,0 +1,298 @@
+// Runs of the small model from its files to a directory: every method, the same
+// bytes whatever the workers, stopped and gone on with, and what goes wrong.
+#include "service/run/checkpoint_run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "absl/synchronization/notification.h"
+#include "quant/formats/checkpoint.h"
+#include "service/server/error.h"
+#include "tests/testing/catch_compat.h"
+#include "tests/testing/temporary_folder.h"
+
+namespace qs::testing {
+namespace {
+
+namespace fs = std::filesystem;
+namespace v1 = quant::v1;
+
+const std::string kModel = std::string(QS_TEST_DATA) + "/tiny-llama";
+const std::string kCalibration =
+    std::string(QS_TEST_DATA) + "/tiny-llama-calibration.safetensors";
+
+class Recorder : public CheckpointRunObserver {
+ public:
+  void OnBytes(int64_t count) override { bytes += count; }
+  absl::Status OnTensor(const v1::TensorReport& report,
+                        const QuantizedTensor& result) override {
+    absl::MutexLock lock(&mutex_);
+    CHECK(result.report.name == report.name());
+    CHECK(reports_.emplace(report.name(), report).second);
+    return fail_tensor;
+  }
+  absl::Status OnShard(int shard, const std::string&, int64_t count) override {
+    absl::MutexLock lock(&mutex_);
+    CHECK(count > 0);
+    CHECK(shards_.insert(shard).second);
+    if (on_shard) on_shard();
+    return absl::OkStatus();
+  }
+  std::set<int> shards() {
+    absl::MutexLock lock(&mutex_);
+    return shards_;
+  }
+  std::map<std::string, v1::TensorReport> reports() {
+    absl::MutexLock lock(&mutex_);
+    return reports_;
+  }
+
+  std::atomic<int64_t> bytes = 0;
+  absl::Status fail_tensor;
+  std::function<void()> on_shard;
+
+ private:
+  absl::Mutex mutex_;
+  std::set<int> shards_;
+  std::map<std::string, v1::TensorReport> reports_;
+};
+
+// What a run works with, of a size of its own.
+struct Machine {
+  explicit Machine(int workers, int64_t memory = int64_t{1} << 30)
+      : budget(memory), pool(NewCpuBackends(workers, 1)), io(2, 64) {}
+  ByteBudget budget;
+  WorkerPool pool;
+  IoPool io;
+};
+
+CheckpointRunSpec SpecOf(const std::string& preset, const std::string& output) {
+  CheckpointRunSpec spec;
+  spec.input = kModel;
+  spec.output = output;
+  spec.quantization.set_preset(preset);
+  return spec;
+}
+
+std::shared_ptr<CheckpointRun> Prepare(const CheckpointRunSpec& spec) {
+  auto run = CheckpointRun::Prepare(spec);
+  INFO(run.status().ToString());
+  REQUIRE(run.ok());
+  return *std::move(run);
+}
+
+absl::Status Finish(CheckpointRun& run, Machine& machine, Recorder& recorder,
+                    const std::set<int>& committed = {}) {
+  absl::Status result;
+  absl::Notification done;
+  run.Start({machine.pool, machine.budget, machine.io}, committed, recorder,
+            [&](const absl::Status& status) {
+              result = status;
+              done.Notify();
+            });
+  REQUIRE(done.WaitForNotificationWithTimeout(absl::Seconds(120)));
+  CHECK(machine.budget.reserved() == 0);
+  CHECK(machine.budget.waiting() == 0);
+  return result;
+}
+
+std::map<std::string, std::string> FilesOf(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream in(entry.path(), std::ios::binary);
+    std::stringstream text;
+    text << in.rdbuf();
+    files[fs::relative(entry.path(), folder).string()] = text.str();
+  }
+  return files;
+}
+
+TEST_CASE("a directory is filled, the same whatever the workers", "[run]") {
+  for (const std::string preset :
+       {"NF4-dq", "W4A16", "W4A16-hqq", "W4A16-gptq", "W4A16-awq"}) {
+    INFO(preset);
+    TemporaryFolder folder;
+    CheckpointRunSpec spec = SpecOf(preset, folder / "one");
+    const bool calibrated = preset == "W4A16-gptq" || preset == "W4A16-awq";
+    if (calibrated) spec.calibration = kCalibration;
+    Recorder recorder;
+    {
+      Machine machine(1);
+      const auto run = Prepare(spec);
+      REQUIRE(Finish(*run, machine, recorder).ok());
+      CHECK(recorder.bytes == run->size().bytes);
+      CHECK(static_cast<int64_t>(recorder.reports().size()) ==
+            run->size().tensors);
+      CHECK(recorder.shards().size() == 2);
+      CHECK(run->size().largest_batch_bytes > 0);
+    }
+    for (const auto& [name, report] : recorder.reports()) {
+      // One that only folds comes back under its own name.
+      CHECK((report.error().count() > 0) == (report.output_tensors_size() > 1));
+    }
+    const auto checkpoint = Checkpoint::Open(folder / "one");
+    REQUIRE(checkpoint.ok());
+    CHECK(checkpoint->config_json().find("quantization_config") !=
+          std::string::npos);
+    const auto files = FilesOf(folder / "one");
+    CHECK(files.contains("tokenizer.json"));
+
+    Machine machine(3);
+    spec.output = folder / "three";
+    Recorder again;
+    REQUIRE(Finish(*Prepare(spec), machine, again).ok());
+    CHECK(FilesOf(folder / "three") == files);
+  }
+}
+
+TEST_CASE("without an output directory results go to the observer", "[run]") {
+  Machine machine(2);
+  Recorder recorder;
+  const auto run = Prepare(SpecOf("NF4", ""));
+  REQUIRE(Finish(*run, machine, recorder).ok());
+  CHECK(static_cast<int64_t>(recorder.reports().size()) == run->size().tensors);
+  CHECK(recorder.shards().empty());
+}
+
+TEST_CASE("a run that was stopped goes on from its shards", "[run]") {
+  TemporaryFolder folder;
+  {
+    Machine machine(2);
+    Recorder recorder;
+    REQUIRE(Finish(*Prepare(SpecOf("NF4", folder / "whole")), machine, recorder)
+                .ok());
+  }
+  const auto whole = FilesOf(folder / "whole");
+  const CheckpointRunSpec spec = SpecOf("NF4", folder / "parts");
+  std::set<int> committed;
+  std::string fingerprint;
+  {
+    Machine machine(2);
+    const auto run = Prepare(spec);
+    fingerprint = run->fingerprint();
+    Recorder recorder;
+    recorder.on_shard = [&] { run->Stop(); };
+    CHECK(Finish(*run, machine, recorder).code() ==
+          absl::StatusCode::kCancelled);
+    committed = recorder.shards();
+    REQUIRE(committed.size() == 1);
+    CHECK_FALSE(fs::exists(folder / "parts/config.json"));
+  }
+  Machine machine(2);
+  const auto run = Prepare(spec);
+  CHECK(run->fingerprint() == fingerprint);
+  Recorder recorder;
+  REQUIRE(Finish(*run, machine, recorder, committed).ok());
+  CHECK(recorder.shards().size() == 1);
+  CHECK(recorder.bytes < run->size().bytes);
+  CHECK(FilesOf(folder / "parts") == whole);
+}
+
+TEST_CASE("a run may be stopped at any time", "[run]") {
+  TemporaryFolder folder;
+  Machine machine(2);
+  for (int i = 0; i < 12; ++i) {
+    CheckpointRunSpec spec = SpecOf("W4A16-gptq", folder / std::to_string(i));
+    spec.calibration = kCalibration;
+    const auto run = Prepare(spec);
+    Recorder recorder;
+    absl::Status result;
+    absl::Notification done;
+    run->Start({machine.pool, machine.budget, machine.io}, {}, recorder,
+               [&](const absl::Status& status) {
+                 result = status;
+                 done.Notify();
+               });
+    absl::SleepFor(absl::Milliseconds(3 * i * i));
+    run->Stop();
+    run->Stop();
+    REQUIRE(done.WaitForNotificationWithTimeout(absl::Seconds(20)));
+    CHECK((result.ok() || absl::IsCancelled(result)));
+    CHECK(machine.budget.reserved() == 0);
+  }
+}
+
+TEST_CASE("memory: one batch after the other, or never", "[run]") {
+  TemporaryFolder folder;
+  CheckpointRunSpec spec = SpecOf("W4A16-awq", folder / "out");
+  spec.calibration = kCalibration;
+  spec.workers = 2;
+  const auto run = Prepare(spec);
+  {
+    Machine machine(2, run->size().largest_batch_bytes);
+    Recorder recorder;
+    CHECK(Finish(*run, machine, recorder).ok());
+  }
+  Machine machine(2, run->size().largest_batch_bytes - 1);
+  Recorder recorder;
+  const absl::Status status = Finish(*Prepare(spec), machine, recorder);
+  CHECK(ErrorReason(status) == "NO_WORKER_FITS");
+}
+
+TEST_CASE("what cannot run is refused before it begins", "[run]") {
+  TemporaryFolder folder;
+  const auto reason = [](const CheckpointRunSpec& spec) {
+    return ErrorReason(CheckpointRun::Prepare(spec).status());
+  };
+  CheckpointRunSpec spec = SpecOf("NF4", folder / "out");
+  spec.input = folder / "nothing";
+  CHECK(reason(spec) == "SOURCE_NOT_FOUND");
+  spec = SpecOf("W4A16-gptq", folder / "out");
+  CHECK(reason(spec) == "CALIBRATION_MISSING");
+  spec.calibration = kModel + "/model-00001-of-00002.safetensors";
+  CHECK(reason(spec) == "BAD_CALIBRATION");
+  spec = SpecOf("NF4", folder / "out");
+  spec.target.set_engine(v1::ENGINE_GPTQMODEL);
+  CHECK(reason(spec) == "TARGET_REFUSED");
+  spec = SpecOf("no-such-preset", folder / "out");
+  CHECK(reason(spec) == "BAD_FIELD");
+  CHECK_FALSE(fs::exists(folder / "out"));
+}
+
+TEST_CASE("a run fails for what happens while it runs", "[run]") {
+  TemporaryFolder folder;
+  Machine machine(2);
+  fs::copy(kModel, folder / "model");
+  CheckpointRunSpec spec = SpecOf("NF4", folder / "out");
+  spec.input = folder / "model";
+  SECTION("a file changes") {
+    const auto run = Prepare(spec);
+    const fs::path shard = folder / "model/model-00001-of-00002.safetensors";
+    fs::last_write_time(shard,
+                        fs::last_write_time(shard) + std::chrono::seconds(5));
+    Recorder recorder;
+    CHECK(ErrorReason(Finish(*run, machine, recorder)) == "SOURCE_CHANGED");
+    CHECK(Prepare(spec)->fingerprint() != run->fingerprint());
+  }
+  SECTION("a file ends early") {
+    const auto run = Prepare(spec);
+    fs::resize_file(folder / "model/model-00002-of-00002.safetensors", 100'000);
+    Recorder recorder;
+    CHECK(ErrorReason(Finish(*run, machine, recorder)) == "SOURCE_CHANGED");
+  }
+  SECTION("the observer has enough") {
+    Recorder recorder;
+    recorder.fail_tensor = RpcError(absl::StatusCode::kAborted, "ENOUGH", "x");
+    CHECK(ErrorReason(Finish(*Prepare(spec), machine, recorder)) == "ENOUGH");
+  }
+  SECTION("the output is no directory") {
+    std::ofstream(folder / "out") << "a file";
+    Recorder recorder;
+    CHECK(ErrorReason(Finish(*Prepare(spec), machine, recorder)) ==
+          "OUTPUT_FAILED");
+  }
+  SECTION("a committed shard is gone") {
+    Recorder recorder;
+    CHECK(ErrorReason(Finish(*Prepare(spec), machine, recorder, {0})) ==
+          "OUTPUT_FAILED");
+  }
+  CHECK_FALSE(fs::exists(folder / "out/config.json"));
+}
+
+}  // namespace
+}  // namespace qs::testing
