@@ -90,10 +90,12 @@ absl::Status CheckpointWriter::WriteShard(int shard, ArrivedShard arrived) {
     QS_ASSIGN_OR_RETURN(spilled, arrived.spill->Map());
   }
   for (SpilledTensor& output : arrived.outputs) {
-    items.push_back({std::move(output.name), output.dtype,
-                     std::move(output.shape),
-                     spilled.subspan(static_cast<size_t>(output.offset),
-                                     static_cast<size_t>(output.bytes))});
+    const auto bytes = static_cast<size_t>(output.bytes);
+    items.push_back(
+        {std::move(output.name), output.dtype, std::move(output.shape),
+         output.held != nullptr
+             ? std::span<const uint8_t>(output.held->data(), bytes)
+             : spilled.subspan(static_cast<size_t>(output.offset), bytes)});
   }
   const std::string name = NameOf(shard);
   for (const SafetensorsItem& item : items) {

@@ -13,18 +13,20 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/base/buffer.h"
 #include "kernels/base/dtype.h"
 #include "quant/formats/posix_file.h"
 
 namespace qs {
 
-// A packed tensor in a spill file.
+// A packed tensor in a spill file, or still in memory.
 struct SpilledTensor {
   std::string name;
   DType dtype = DType::kU8;
   std::vector<int64_t> shape;
   int64_t offset = 0;
   int64_t bytes = 0;
+  std::shared_ptr<const Buffer> held{};  // all of it; null: in the file
 };
 
 // Thread: thread-safe but for Map.

@@ -60,9 +60,10 @@ class Run final : public CheckpointRun,
   void RunBatch(size_t batch, Reservation reservation);
   void BatchDone(const absl::Status& status);
   absl::Status TakeTensor(size_t tensor, QuantizedTensor result);
-  absl::Status Spill(size_t tensor, const QuantizedTensor& result);
-  absl::StatusOr<SpillFile*> SpillOf(size_t shard)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Keep(size_t tensor, QuantizedTensor result);
+  std::optional<Reservation> RoomToHold(int64_t bytes);
+  absl::Status Spill(size_t shard, SpilledTensor* output);
+  absl::Status SpillHeld();
 
   void Fail(const absl::Status& status);
   // The run ends when nothing holds it: batches, a place in the line for
@@ -92,6 +93,9 @@ class Run final : public CheckpointRun,
   std::vector<bool> committed_ ABSL_GUARDED_BY(mutex_);   // shards
   std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // tensors of a shard
   std::vector<ArrivedShard> arrived_ ABSL_GUARDED_BY(mutex_);
+  // Of what arrived and is held in memory.
+  std::vector<std::vector<Reservation>> rooms_ ABSL_GUARDED_BY(mutex_);
+  int64_t held_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes
 };
 
 void Run::Start(const RunPlace& place, const std::set<int>& committed,
@@ -164,6 +168,7 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
     committed_ = std::move(is_committed);
     missing_ = std::move(missing);
     arrived_ = std::vector<ArrivedShard>(shards);
+    rooms_ = std::vector<std::vector<Reservation>>(shards);
   }
   for (const int shard : complete) WriteShard(shard);
   return absl::OkStatus();
@@ -208,7 +213,11 @@ void Run::StartBatches() {
           &ticket);
       if (!room) ticket_ = ticket;
     }
-    if (!room) return;
+    if (!room) {
+      const absl::Status spilled = SpillHeld();
+      if (!spilled.ok()) Fail(spilled);
+      return;
+    }
     RunBatch(*batch, *std::move(room));
   }
 }
@@ -251,41 +260,99 @@ absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
     report.add_output_tensors(output.name);
   }
   QS_RETURN_IF_ERROR(observer_->OnTensor(report, result));
-  return writes() ? Spill(tensor, result) : absl::OkStatus();
+  return writes() ? Keep(tensor, std::move(result)) : absl::OkStatus();
 }
 
-absl::StatusOr<SpillFile*> Run::SpillOf(size_t shard) {
-  if (arrived_[shard].spill == nullptr) {
-    QS_ASSIGN_OR_RETURN(arrived_[shard].spill,
-                        SpillFile::Create(plan_->spec.output));
-  }
-  return arrived_[shard].spill.get();
-}
-
-absl::Status Run::Spill(size_t tensor, const QuantizedTensor& result) {
+// Written once when it can be: outputs stay in memory until their shard is
+// complete. A run that waits for memory holds none, or it and another might
+// wait for each other: then outputs go to a file first.
+absl::Status Run::Keep(size_t tensor, QuantizedTensor result) {
   const auto shard =
       static_cast<size_t>(plan_->planned->tensors()[tensor].shard);
-  SpillFile* spill = nullptr;
   {
     absl::MutexLock lock(&mutex_);
     if (committed_[shard]) return absl::OkStatus();
-    QS_ASSIGN_OR_RETURN(spill, SpillOf(shard));
   }
+  bool complete = false;
+  bool waits = false;
+  std::vector<Reservation> rooms;
   std::vector<SpilledTensor> outputs;
-  for (const OutputTensor& output : result.tensors) {
+  for (OutputTensor& output : result.tensors) {
     const int64_t bytes = output.data.size();
-    const int64_t offset = spill->Reserve(bytes);
-    QS_RETURN_IF_ERROR(
-        spill->Write(offset, {output.data.data(), static_cast<size_t>(bytes)}));
-    outputs.push_back({output.name, output.dtype, output.shape, offset, bytes});
+    outputs.push_back({output.name, output.dtype, output.shape, 0, bytes,
+                       std::make_shared<const Buffer>(std::move(output.data))});
+    std::optional<Reservation> room = RoomToHold(bytes);
+    if (room) {
+      rooms.push_back(*std::move(room));
+    } else {
+      QS_RETURN_IF_ERROR(Spill(shard, &outputs.back()));
+    }
   }
   {
     absl::MutexLock lock(&mutex_);
     std::move(outputs.begin(), outputs.end(),
               std::back_inserter(arrived_[shard].outputs));
-    if (--missing_[shard] > 0) return absl::OkStatus();
+    std::move(rooms.begin(), rooms.end(), std::back_inserter(rooms_[shard]));
+    complete = --missing_[shard] == 0;
+    waits = ticket_.has_value();
   }
-  WriteShard(static_cast<int>(shard));
+  if (complete) WriteShard(static_cast<int>(shard));
+  return waits ? SpillHeld() : absl::OkStatus();
+}
+
+absl::Status Run::SpillHeld() {
+  for (size_t shard = 0; shard < plan_->checkpoint->shards().size(); ++shard) {
+    std::vector<Reservation> rooms;
+    std::vector<SpilledTensor> outputs;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (rooms_[shard].empty() || missing_[shard] == 0) continue;
+      ++missing_[shard];  // so that nobody takes it for complete
+      rooms = std::move(rooms_[shard]);
+      outputs = std::move(arrived_[shard].outputs);
+    }
+    for (SpilledTensor& output : outputs) {
+      if (output.held == nullptr) continue;
+      QS_RETURN_IF_ERROR(Spill(shard, &output));
+    }
+    bool complete = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      std::move(outputs.begin(), outputs.end(),
+                std::back_inserter(arrived_[shard].outputs));
+      for (const Reservation& room : rooms) held_ -= room.bytes();
+      complete = --missing_[shard] == 0;
+    }
+    if (complete) WriteShard(static_cast<int>(shard));
+  }
+  return absl::OkStatus();
+}
+
+std::optional<Reservation> Run::RoomToHold(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  if (ticket_ || held_ + bytes > place_->budget.capacity() / 4) {
+    return std::nullopt;
+  }
+  std::optional<Reservation> room = place_->budget.TryReserve(bytes);
+  if (room) held_ += bytes;
+  return room;
+}
+
+absl::Status Run::Spill(size_t shard, SpilledTensor* output) {
+  SpillFile* spill = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    std::unique_ptr<SpillFile>& file = arrived_[shard].spill;
+    if (file == nullptr) {
+      QS_ASSIGN_OR_RETURN(file, SpillFile::Create(plan_->spec.output));
+    }
+    spill = file.get();
+  }
+  output->offset = spill->Reserve(output->bytes);
+  QS_RETURN_IF_ERROR(
+      spill->Write(output->offset,
+                   {output->held->data(), static_cast<size_t>(output->bytes)}));
+  output->held = nullptr;
   return absl::OkStatus();
 }
 
@@ -302,10 +369,13 @@ void Run::WriteShard(int shard) {
 }
 
 absl::Status Run::WriteShardNow(int shard) {
+  std::vector<Reservation> rooms;  // given back after the memory is free
   ArrivedShard arrived;
   {
     absl::MutexLock lock(&mutex_);
     arrived = std::move(arrived_[static_cast<size_t>(shard)]);
+    rooms = std::move(rooms_[static_cast<size_t>(shard)]);
+    for (const Reservation& room : rooms) held_ -= room.bytes();
   }
   const int64_t before = writer_->data_bytes();
   QS_RETURN_IF_ERROR(writer_->WriteShard(shard, std::move(arrived)));
@@ -332,9 +402,11 @@ void Run::LetGo() {
 void Run::End() {
   absl::Status status;
   {
+    std::vector<std::vector<Reservation>> rooms;
     absl::MutexLock lock(&mutex_);
     status = status_;
     arrived_.clear();
+    rooms = std::move(rooms_);
   }
   if (status.ok() && writes()) status = writer_->WriteRest();
   done_(RunError(status));

@@ -25,3 +25,6 @@ add_executable(service_bench
   bench/stream_load.cc)
 target_link_libraries(service_bench PRIVATE qs_options qs_service)
 add_dependencies(service_bench quantd)
+
+add_executable(run_bench bench/run_bench.cc)
+target_link_libraries(run_bench PRIVATE qs_options qs_service)
