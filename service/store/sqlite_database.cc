@@ -288,7 +288,7 @@ absl::Status SqliteFile::Commit() {
   } else {
     status = Execute(*writer_, "COMMIT");
   }
-  QS_FAILPOINT("meta.committed");
+  (void)QS_FAILPOINT("meta.committed");
   if (status.ok()) return status;
   RollBack();
   // A sync that failed is not tried again.
