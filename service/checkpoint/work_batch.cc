@@ -217,11 +217,11 @@ void BatchMaker::AddSingles() {
 }  // namespace
 
 BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
-                     const PlannedCheckpoint& checkpoint) {
+                     const std::vector<PlannedTensor>& tensors) {
   BatchTotals totals;
   for (const WorkBatch& batch : batches) {
     for (const BatchTensor& tensor : batch.tensors) {
-      const SafetensorsEntry& entry = checkpoint.tensors()[tensor.tensor].entry;
+      const SafetensorsEntry& entry = tensors[tensor.tensor].entry;
       totals.bytes += entry.end - entry.begin;
       ++totals.tensors;
       if (tensor.fold_only) totals.fold_only.insert(tensor.tensor);

@@ -50,7 +50,7 @@ struct BatchTotals {
   std::set<size_t> fold_only;  // tensors
 };
 BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
-                     const PlannedCheckpoint& checkpoint);
+                     const std::vector<PlannedTensor>& tensors);
 
 // Tensors in one group, at most, where a method solves each by itself: more
 // only hold memory.

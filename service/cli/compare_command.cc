@@ -138,7 +138,7 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
       arguments_.run.streams, static_cast<int64_t>(batches.size()));
   QS_ASSIGN_OR_RETURN(const PlannedCheckpoint planned,
                       PlannedCheckpoint::Make(checkpoint_, plan.entries));
-  const BatchTotals totals = TotalsOf(batches, planned);
+  const BatchTotals totals = TotalsOf(batches, planned.tensors());
   WorkBoard board(planned, std::move(batches), "");
   Progress progress(console_.error, console_.columns, totals.bytes,
                     totals.tensors);

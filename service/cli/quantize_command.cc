@@ -131,7 +131,7 @@ class QuantizeRun {
 absl::Status QuantizeRun::Run(const OutputTarget& target) {
   QS_ASSIGN_OR_RETURN(std::vector<WorkBatch> batches,
                       MakeBatches(plan_, calibration_));
-  sent_ = TotalsOf(batches, checkpoint_);
+  sent_ = TotalsOf(batches, checkpoint_.tensors());
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));
   console_.error << absl::StrCat(

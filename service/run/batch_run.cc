@@ -1,15 +1,12 @@
 // Tested by tests/service/checkpoint_run_test.cc.
 #include "service/run/batch_run.h"
 
-#include <fcntl.h>
-
 #include <map>
 #include <string>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
 #include "service/checkpoint/fault.h"
-#include "service/checkpoint/slice_reader.h"
 
 namespace qs {
 namespace {
@@ -71,16 +68,7 @@ void BatchRun::Fail(const absl::Status& status) {
 
 absl::Status BatchRun::Open() {
   for (const BatchTensor& tensor : batch_.tensors) {
-    const PlannedTensor& planned = host_.plan.planned->tensors()[tensor.tensor];
-    const SafetensorsFile& file =
-        host_.plan.planned->shards()[static_cast<size_t>(planned.shard)];
-    if (!planned.slice) {
-      // Read ahead; that it cannot is no error.
-      ::posix_fadvise(
-          host_.plan.files[static_cast<size_t>(planned.shard)].get(),
-          file.header().data_offset + planned.entry.begin,
-          planned.entry.end - planned.entry.begin, POSIX_FADV_WILLNEED);
-    }
+    host_.plan.input->WillNeed(tensor.tensor);
     members_.push_back(std::make_unique<Member>());
     members_.back()->tensor = tensor.tensor;
   }
@@ -157,15 +145,12 @@ void BatchRun::RunTiles(Member& member, bool read) {
 }
 
 absl::Status BatchRun::ReadTile(const Member& member, int64_t tile) const {
-  const PlannedTensor& planned = host_.plan.planned->tensors()[member.tensor];
-  const auto shard = static_cast<size_t>(planned.shard);
   const int64_t begin = TileBegin(*member.quantizer, tile);
   const int64_t bytes = member.quantizer->tile_input_end(tile) - begin;
   QS_ASSIGN_OR_RETURN(uint8_t* const input,
                       member.quantizer->BeginTileInput(tile));
-  SliceReader reader(host_.plan.files[shard].get(),
-                     host_.plan.planned->shards()[shard], planned, bytes);
-  return reader.Read(begin, bytes, reinterpret_cast<char*>(input));
+  return host_.plan.input->Read(member.tensor, begin,
+                                {input, static_cast<size_t>(bytes)});
 }
 
 absl::Status BatchRun::RunTile(Member& member, int64_t tile, bool read,

@@ -45,7 +45,13 @@ class Run final : public CheckpointRun,
   void Stop() override { Fail(absl::CancelledError("stopped")); }
 
  private:
-  bool writes() const { return !plan_->spec.output.empty(); }
+  bool writes() const {
+    return plan_->checkpoint && !plan_->spec.output.empty();
+  }
+  // Of what is written; tensors of blobs count as one.
+  size_t shards() const {
+    return static_cast<size_t>(std::max<int64_t>(1, plan_->size.shards));
+  }
 
   // On the strand.
   void Begin(const std::set<int>& committed);
@@ -125,8 +131,7 @@ void Run::Begin(const std::set<int>& committed) {
 }
 
 absl::Status Run::Prepare(const std::set<int>& committed) {
-  const size_t shards = plan_->checkpoint->shards().size();
-  std::vector<bool> is_committed(shards);
+  std::vector<bool> is_committed(shards());
   if (writes()) {
     std::error_code error;
     std::filesystem::create_directories(plan_->spec.output, error);
@@ -145,12 +150,12 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
       is_committed[static_cast<size_t>(shard)] = true;
     }
   }
-  std::vector<int64_t> missing(shards);
+  std::vector<int64_t> missing(shards());
   for (size_t b = 0; b < plan_->batches.size(); ++b) {
     bool needed = false;
     for (const BatchTensor& tensor : plan_->batches[b].tensors) {
       const auto shard =
-          static_cast<size_t>(plan_->planned->tensors()[tensor.tensor].shard);
+          static_cast<size_t>(plan_->input->tensors()[tensor.tensor].shard);
       if (is_committed[shard]) continue;
       ++missing[shard];
       needed = true;
@@ -158,7 +163,7 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
     if (needed) todo_.push_back(b);
   }
   std::vector<int> complete;
-  for (size_t s = 0; s < shards; ++s) {
+  for (size_t s = 0; s < shards(); ++s) {
     if (missing[s] == 0 && !is_committed[s]) {
       complete.push_back(static_cast<int>(s));
     }
@@ -167,8 +172,8 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
     absl::MutexLock lock(&mutex_);
     committed_ = std::move(is_committed);
     missing_ = std::move(missing);
-    arrived_ = std::vector<ArrivedShard>(shards);
-    rooms_ = std::vector<std::vector<Reservation>>(shards);
+    arrived_ = std::vector<ArrivedShard>(shards());
+    rooms_ = std::vector<std::vector<Reservation>>(shards());
   }
   for (const int shard : complete) WriteShard(shard);
   return absl::OkStatus();
@@ -267,8 +272,7 @@ absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
 // complete. A run that waits for memory holds none, or it and another might
 // wait for each other: then outputs go to a file first.
 absl::Status Run::Keep(size_t tensor, QuantizedTensor result) {
-  const auto shard =
-      static_cast<size_t>(plan_->planned->tensors()[tensor].shard);
+  const auto shard = static_cast<size_t>(plan_->input->tensors()[tensor].shard);
   {
     absl::MutexLock lock(&mutex_);
     if (committed_[shard]) return absl::OkStatus();
@@ -301,7 +305,7 @@ absl::Status Run::Keep(size_t tensor, QuantizedTensor result) {
 }
 
 absl::Status Run::SpillHeld() {
-  for (size_t shard = 0; shard < plan_->checkpoint->shards().size(); ++shard) {
+  for (size_t shard = 0; shard < shards(); ++shard) {
     std::vector<Reservation> rooms;
     std::vector<SpilledTensor> outputs;
     {

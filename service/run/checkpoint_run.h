@@ -19,17 +19,30 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
 #include "quant/quantized_tensor.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/base/io_pool.h"
+#include "service/store/blob_store.h"
 #include "service/stream/byte_budget.h"
 #include "service/stream/worker_pool.h"
 
 namespace qs {
 
+// A tensor that lies in a blob.
+struct RunTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  std::shared_ptr<BlobReader> blob;  // of nobody else
+};
+
 struct CheckpointRunSpec {
-  std::string input;   // absolute: a directory, or one .safetensors file
-  std::string output;  // absolute: the directory that is filled; empty: none
+  std::string input;  // absolute: a directory, or one .safetensors file
+  std::vector<RunTensor> tensors;  // in place of `input`, which is empty then
+  // Absolute: the directory that is filled. Empty, as with `tensors` always:
+  // none.
+  std::string output;
   std::string calibration;  // absolute, or empty
   quant::v1::QuantizationConfig quantization;
   quant::v1::Target target;
@@ -98,8 +111,9 @@ class CheckpointRun {
   // same fingerprint put in place. `done` is called once, from a thread of
   // `place.io`: OK — everything is in place, config.json last; CANCELLED —
   // Stop; else what went wrong, with reasons: DISK_FULL, OUTPUT_FAILED,
-  // SOURCE_CHANGED, BAD_CHECKPOINT, NON_FINITE_INPUT, BAD_CALIBRATION,
-  // NO_WORKER_FITS, an observer's. Call once. The observer outlives `done`.
+  // SOURCE_CHANGED, BAD_CHECKPOINT, BLOB_CORRUPT, NON_FINITE_INPUT,
+  // BAD_CALIBRATION, NO_WORKER_FITS, an observer's. Call once. The observer
+  // outlives `done`.
   virtual void Start(const RunPlace& place, const std::set<int>& committed,
                      CheckpointRunObserver& observer,
                      std::function<void(absl::Status)> done) = 0;

@@ -1,10 +1,7 @@
 // Tested by tests/service/checkpoint_run_test.cc.
 #include "service/run/run_plan.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -41,17 +38,6 @@ absl::Status RefusedError(const PlanAnswer& answer) {
                   {{"rule", rule}});
 }
 
-// A file as far as it can be told without reading it.
-absl::Status AddIdentity(const std::string& path, std::string* text) {
-  struct stat info;
-  if (::stat(path.c_str(), &info) != 0) {
-    return InputFault(PosixError(errno, "stat", path));
-  }
-  absl::StrAppend(text, path, " ", info.st_size, " ", info.st_ino, " ",
-                  info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, "\n");
-  return absl::OkStatus();
-}
-
 absl::Status BadInput(const absl::Status& status) {
   const std::string text(status.message());
   switch (status.code()) {
@@ -86,7 +72,8 @@ absl::Status RunError(const absl::Status& status) {
       return RpcError(absl::StatusCode::kFailedPrecondition, "OUTPUT_FAILED",
                       text);
     case Fault::kUnexpected:
-      return ComputeError(status);
+      return absl::IsDataLoss(status) ? WithReason(status, "BLOB_CORRUPT")
+                                      : ComputeError(status);
   }
   return status;
 }
@@ -96,11 +83,7 @@ absl::StatusOr<std::unique_ptr<const RunPlan>> RunPlan::Make(
   std::unique_ptr<RunPlan> plan(new RunPlan());
   plan->spec = std::move(spec);
   const absl::Status status = [&]() -> absl::Status {
-    absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(plan->spec.input);
-    if (!checkpoint.ok()) return InputFault(checkpoint.status());
-    plan->checkpoint = *std::move(checkpoint);
-    QS_RETURN_IF_ERROR(plan->Plan());
-    QS_RETURN_IF_ERROR(plan->OpenFiles());
+    QS_RETURN_IF_ERROR(plan->OpenInput());
     QS_RETURN_IF_ERROR(plan->MakeWork());
     return plan->Fingerprint();
   }();
@@ -108,7 +91,24 @@ absl::StatusOr<std::unique_ptr<const RunPlan>> RunPlan::Make(
   return std::unique_ptr<const RunPlan>(std::move(plan));
 }
 
-absl::Status RunPlan::Plan() {
+absl::Status RunPlan::OpenInput() {
+  if (!spec.tensors.empty()) {
+    QS_RETURN_IF_ERROR(PlanBlobs());
+    input = NewBlobInput(std::move(spec.tensors));
+    return absl::OkStatus();
+  }
+  absl::StatusOr<Checkpoint> opened = Checkpoint::Open(spec.input);
+  if (!opened.ok()) return InputFault(opened.status());
+  checkpoint = *std::move(opened);
+  QS_RETURN_IF_ERROR(PlanCheckpoint());
+  QS_ASSIGN_OR_RETURN(planned,
+                      PlannedCheckpoint::Make(*checkpoint, answer.entries));
+  QS_ASSIGN_OR_RETURN(input, NewCheckpointInput(*planned));
+  return absl::OkStatus();
+}
+
+// Without tensors and files.
+absl::StatusOr<PlanRequest> RunPlan::RequestOf() const {
   v1::PlanCheckpointRequest message;
   v1::PlanConfig* const config = message.mutable_config();
   *config->mutable_quantization() = spec.quantization;
@@ -116,11 +116,14 @@ absl::Status RunPlan::Plan() {
   config->mutable_include()->Add(spec.include.begin(), spec.include.end());
   config->mutable_exclude()->Add(spec.exclude.begin(), spec.exclude.end());
   config->set_list_sites(!spec.calibration.empty());
-  config->set_config_json(checkpoint->config_json());
-  PlanInput input(PlanLimits{spec.max_plan_tensors, INT64_MAX});
-  QS_RETURN_IF_ERROR(input.Add(message));
-  PlanRequest request = input.request();
-  quant = request.spec;
+  if (checkpoint) config->set_config_json(checkpoint->config_json());
+  PlanInput collected(PlanLimits{spec.max_plan_tensors, INT64_MAX});
+  QS_RETURN_IF_ERROR(collected.Add(message));
+  return collected.request();
+}
+
+absl::Status RunPlan::PlanCheckpoint() {
+  QS_ASSIGN_OR_RETURN(PlanRequest request, RequestOf());
   for (const CheckpointTensor& tensor : checkpoint->tensors()) {
     request.tensors.push_back({tensor.entry.name, tensor.entry.dtype,
                                tensor.entry.shape,
@@ -130,26 +133,31 @@ absl::Status RunPlan::Plan() {
   for (const CheckpointSideFile& file : AllFiles(*checkpoint)) {
     request.files.push_back({file.path, file.size_bytes});
   }
+  QS_RETURN_IF_ERROR(Plan(std::move(request)));
+  AddLeftOut(*checkpoint, &answer);
+  return absl::OkStatus();
+}
+
+// Shapes and names alone decide, so no stack of experts is split.
+absl::Status RunPlan::PlanBlobs() {
+  QS_ASSIGN_OR_RETURN(PlanRequest request, RequestOf());
+  for (const RunTensor& tensor : spec.tensors) {
+    request.tensors.push_back(
+        {tensor.name, tensor.dtype, tensor.shape, "", 0, 0});
+  }
+  return Plan(std::move(request));
+}
+
+absl::Status RunPlan::Plan(PlanRequest request) {
+  quant = request.spec;
   QS_ASSIGN_OR_RETURN(const qs::Plan made, PlanWithReasons(request));
   for (v1::PlanCheckpointResponse& response : PlanToProto(made, quant)) {
     AddTo(std::move(response), &answer);
   }
-  AddLeftOut(*checkpoint, &answer);
   return answer.summary.refused() ? RefusedError(answer) : absl::OkStatus();
 }
 
-absl::Status RunPlan::OpenFiles() {
-  for (const SafetensorsFile& shard : checkpoint->shards()) {
-    absl::StatusOr<UniqueFd> fd = OpenRegularFile(shard.path());
-    if (!fd.ok()) return InputFault(fd.status());
-    files.push_back(*std::move(fd));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status RunPlan::MakeWork() {
-  QS_ASSIGN_OR_RETURN(planned,
-                      PlannedCheckpoint::Make(*checkpoint, answer.entries));
   if (!spec.calibration.empty()) {
     QS_ASSIGN_OR_RETURN(calibration, OpenCalibration(spec.calibration, answer));
   } else if (NeedsCalibration(answer.summary.resolved())) {
@@ -159,12 +167,13 @@ absl::Status RunPlan::MakeWork() {
   }
   QS_ASSIGN_OR_RETURN(
       batches, MakeBatches(answer, calibration ? &*calibration : nullptr));
-  totals = TotalsOf(batches, *planned);
+  totals = TotalsOf(batches, input->tensors());
   size.tensors = totals.tensors;
   size.bytes = totals.bytes;
   size.bytes_out = answer.summary.bytes_out();
   size.batches = static_cast<int64_t>(batches.size());
-  size.shards = static_cast<int64_t>(checkpoint->shards().size());
+  size.shards =
+      checkpoint ? static_cast<int64_t>(checkpoint->shards().size()) : 0;
   for (const WorkBatch& batch : batches) {
     QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
     size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
@@ -182,15 +191,11 @@ absl::Status RunPlan::Fingerprint() {
   }
   absl::StrAppend(&text, answer.summary.quantization_config_json(), "\n",
                   spec.error_report ? 1 : 0, "\n");
-  for (const SafetensorsFile& shard : checkpoint->shards()) {
-    QS_RETURN_IF_ERROR(AddIdentity(shard.path(), &text));
-  }
-  for (const CheckpointSideFile& file : checkpoint->side_files()) {
-    QS_RETURN_IF_ERROR(AddIdentity(spec.input + "/" + file.path, &text));
-  }
-  absl::StrAppend(&text, checkpoint->config_json(), "\n");
+  QS_ASSIGN_OR_RETURN(const std::string identity, input->Identity());
+  absl::StrAppend(&text, identity, "\n");
   if (!spec.calibration.empty()) {
-    QS_RETURN_IF_ERROR(AddIdentity(spec.calibration, &text));
+    QS_ASSIGN_OR_RETURN(const std::string file, FileIdentity(spec.calibration));
+    absl::StrAppend(&text, file);
   }
   Sha256 hash;
   hash.Update({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
@@ -199,7 +204,7 @@ absl::Status RunPlan::Fingerprint() {
 }
 
 TensorInfo RunPlan::InfoOf(size_t tensor) const {
-  const SafetensorsEntry& entry = planned->tensors()[tensor].entry;
+  const SafetensorsEntry& entry = input->tensors()[tensor].entry;
   return {entry.name, entry.dtype, entry.shape};
 }
 
@@ -208,7 +213,7 @@ absl::StatusOr<GroupInfo> RunPlan::GroupOf(const WorkBatch& batch) const {
   begin.set_name(batch.name);
   for (const BatchSite& site : batch.sites) *begin.add_sites() = site.declared;
   for (const BatchTensor& tensor : batch.tensors) {
-    const SafetensorsEntry& entry = planned->tensors()[tensor.tensor].entry;
+    const SafetensorsEntry& entry = input->tensors()[tensor.tensor].entry;
     v1::GroupTensor* const out = begin.add_tensors();
     out->set_name(entry.name);
     out->set_dtype(DTypeToProto(entry.dtype));

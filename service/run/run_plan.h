@@ -11,14 +11,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/formats/checkpoint.h"
-#include "quant/formats/posix_file.h"
 #include "quant/group_info.h"
+#include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
 #include "quant/tensor_quantizer.h"
 #include "service/checkpoint/plan_answer.h"
 #include "service/checkpoint/planned_checkpoint.h"
 #include "service/checkpoint/work_batch.h"
 #include "service/run/checkpoint_run.h"
+#include "service/run/run_input.h"
 
 namespace qs {
 
@@ -30,10 +31,11 @@ struct RunPlan {
 
   CheckpointRunSpec spec;
   QuantSpec quant;
-  std::optional<Checkpoint> checkpoint;
-  std::vector<UniqueFd> files;  // of the shards
   PlanAnswer answer;
+  // Of a checkpoint; nullopt of blobs.
+  std::optional<Checkpoint> checkpoint;
   std::optional<PlannedCheckpoint> planned;
+  std::unique_ptr<RunInput> input;
   std::optional<Calibration> calibration;
   std::vector<WorkBatch> batches;
   BatchTotals totals;
@@ -48,8 +50,11 @@ struct RunPlan {
 
  private:
   RunPlan() = default;
-  absl::Status Plan();
-  absl::Status OpenFiles();
+  absl::Status OpenInput();
+  absl::StatusOr<PlanRequest> RequestOf() const;
+  absl::Status Plan(PlanRequest request);
+  absl::Status PlanCheckpoint();
+  absl::Status PlanBlobs();
   absl::Status MakeWork();
   absl::Status Fingerprint();
 };
