@@ -3,13 +3,16 @@
 find_package(SQLite3 REQUIRED)
 set(qs_store_sources
   store/blob_folder.cc
+  store/blob_keeper.cc
   store/blob_sums.cc
   store/dir_blob_reader.cc
   store/dir_blob_store.cc
   store/dir_blob_writer.cc
   store/failpoint.cc
+  store/sqlite_blob_refs.cc
   store/sqlite_database.cc
-  store/sqlite_statement.cc)
+  store/sqlite_statement.cc
+  store/sqlite_tensor_records.cc)
 add_library(qs_store STATIC ${qs_store_sources})
 target_link_libraries(qs_store PUBLIC qs_quant qs_service_base SQLite::SQLite3)
 add_library(qs_store_faulty STATIC EXCLUDE_FROM_ALL ${qs_store_sources})
