@@ -3,3 +3,10 @@ qs_test(io_pool_test
   SOURCES service/io_pool_test.cc
   LIBS qs_service_base
   LABELS unit tsan)
+# The store of tensors, without RPCs and with failpoints.
+qs_test(tensor_store_test
+  SOURCES service/tensors/tensor_faults_test.cc
+    service/tensors/tensor_store_test.cc
+  LIBS qs_service
+  LABELS unit)
+set_target_properties(tensor_store_test PROPERTIES QS_FAULTY ON)

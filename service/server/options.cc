@@ -160,6 +160,34 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
       ->group(group);
 }
 
+void AddData(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Kept data";
+  app->add_option("--data-dir", o->data_dir,
+                  "Directory of this server alone, on a local file system; "
+                  "without it nothing is kept, and there is no TensorService")
+      ->group(group);
+  app->add_option("--max-store-bytes", o->max_store_bytes,
+                  "Bytes of tensors and open uploads together; one more upload "
+                  "is refused")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(InRange(1, 1e17))
+      ->group(group);
+  app->add_option("--upload-expiry", o->upload_expiry,
+                  "Seconds after its last byte until an upload that is not "
+                  "complete is discarded")
+      ->check(InRange(1, 1e9))
+      ->group(group);
+  app->add_option("--max-tensor-streams", o->max_tensor_streams,
+                  "WriteTensor and ReadTensor calls at once, up to 8 MiB of "
+                  "memory each; one more is refused")
+      ->check(InRange(1, 100000))
+      ->group(group);
+  app->add_option("--io-threads", o->io_threads,
+                  "Threads for files, records and hashes")
+      ->check(InRange(1, 1024))
+      ->group(group);
+}
+
 void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
   const std::string group = "Time and logs";
   app->add_option("--stream-idle-timeout", o->stream_idle_timeout,
@@ -270,6 +298,7 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   AddAddress(&app, &out.options);
   AddConnections(&app, &out.options);
   AddWork(&app, &out.options, &workers);
+  AddData(&app, &out.options);
   AddTimeAndLogs(&app, &out.options);
   try {
     std::vector<std::string> reversed(args.rbegin(), args.rend());

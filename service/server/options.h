@@ -60,6 +60,13 @@ struct ServerOptions {
   int64_t max_plan_tensors = 200000;  // of one plan
   int64_t max_plan_bytes = int64_t{64} << 20;  // of one plan's requests
 
+  // --- what is kept (nothing without a data directory)
+  std::string data_dir;  // of this server alone, a local file system
+  int64_t max_store_bytes = int64_t{1} << 40;  // tensors and open uploads
+  double upload_expiry = 86400;                // seconds after its last byte
+  int64_t max_tensor_streams = 32;  // WriteTensor and ReadTensor calls at once
+  int64_t io_threads = 4;           // for files, records, hashes
+
   // --- time, seconds
   double stream_idle_timeout = 60;  // a stream without progress is ended
   double drain_timeout = 25;  // after SIGTERM; then running calls are cancelled

@@ -21,14 +21,17 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/base/status_macros.h"
+#include "service/access/access.h"
 #include "service/server/acceptor.h"
 #include "service/server/capabilities.h"
 #include "service/server/channel_arguments.h"
 #include "service/server/log.h"
 #include "service/server/quantize_service.h"
 #include "service/server/self_ping.h"
+#include "service/server/stores.h"
 #include "service/server/tls.h"
 #include "service/server/workers.h"
+#include "service/tensors/tensor_server.h"
 
 namespace qs {
 namespace {
@@ -88,6 +91,7 @@ class Server::Impl {
   ~Impl() { Stop(); }
 
   absl::Status Start() {
+    QS_RETURN_IF_ERROR(OpenData());
     QS_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(options_));
     QS_ASSIGN_OR_RETURN(const ListenAddress address,
                         ParseListenAddress(options_.listen));
@@ -100,6 +104,7 @@ class Server::Impl {
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
         credentials);
     builder.RegisterService(&service_);
+    if (tensors_ != nullptr) builder.RegisterService(&tensors_->service());
     acceptor_.emplace(
         std::move(listener), options_.max_connections,
         [this](int listener_fd, int fd) { HandOver(listener_fd, fd); });
@@ -117,12 +122,12 @@ class Server::Impl {
     SetServing("readiness", false);
     SetServing("", false);
     context_.StartDraining();
+    if (tensors_ != nullptr) tensors_->StartDraining();
     const std::chrono::duration<double> grace(options_.drain_timeout);
     WaitForStreams(
         steady_clock::now() + std::chrono::duration_cast<milliseconds>(grace),
         hurry);
-    Log(LogLevel::kInfo, "drained",
-        {{"streams_left", context_.live_streams()}});
+    Log(LogLevel::kInfo, "drained", {{"streams_left", LiveStreams()}});
     Stop();
   }
 
@@ -144,6 +149,20 @@ class Server::Impl {
     if (options_.exit_when_lost) ::kill(::getpid(), SIGTERM);
   }
 
+  // What a server with a data directory has beside its streams.
+  absl::Status OpenData() {
+    if (options_.data_dir.empty()) return absl::OkStatus();
+    QS_ASSIGN_OR_RETURN(stores_, Stores::Open(options_));
+    QS_ASSIGN_OR_RETURN(tensors_,
+                        TensorServer::Open(*stores_, access_, options_));
+    return stores_->CollectGarbage();
+  }
+
+  int64_t LiveStreams() const {
+    return context_.live_streams() +
+           (tensors_ == nullptr ? 0 : tensors_->live_streams());
+  }
+
   void HandOver(int listener_fd, int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters
         connection;
@@ -154,8 +173,7 @@ class Server::Impl {
 
   void WaitForStreams(steady_clock::time_point end,
                       const std::function<bool()>& hurry) {
-    while (context_.live_streams() > 0 && !hurry() &&
-           steady_clock::now() < end) {
+    while (LiveStreams() > 0 && !hurry() && steady_clock::now() < end) {
       std::this_thread::sleep_for(kPollInterval);
     }
   }
@@ -172,6 +190,7 @@ class Server::Impl {
     if (server_ == nullptr) return;
     context_.StartDraining();
     context_.EndAll();
+    if (tensors_ != nullptr) tensors_->EndAll();
     WaitForStreams(steady_clock::now() + kEndGrace, [] { return false; });
     context_.CancelAll();
     server_->Shutdown(system_clock::now() + kShutdownGrace);
@@ -188,6 +207,9 @@ class Server::Impl {
   std::unique_ptr<grpc::Server> server_;
   QuantizeContext context_;
   PlanContext plans_;
+  const OpenAccess access_;
+  std::unique_ptr<Stores> stores_;         // null: nothing is kept
+  std::unique_ptr<TensorServer> tensors_;  // the same
   QuantizeServiceImpl service_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;
   std::optional<Acceptor> acceptor_;

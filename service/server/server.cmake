@@ -3,6 +3,7 @@ find_library(QS_ISAL isal REQUIRED)
 add_library(qs_service_base STATIC
   base/end_signals.cc
   base/io_pool.cc
+  base/random_id.cc
   stream/crc32c.cc
   stream/digest.cc)
 target_link_libraries(qs_service_base
@@ -28,6 +29,7 @@ add_library(qs_service STATIC
   server/self_ping.cc
   server/server.cc
   server/spec_convert.cc
+  server/stores.cc
   server/tls.cc
   server/workers.cc)
 target_link_libraries(qs_service

@@ -24,7 +24,8 @@ class Server {
 
   // Serves when it returns. `gpus` must outlive it; null: there are none.
   // Errors: INVALID_ARGUMENT — TLS files; FAILED_PRECONDITION — a worker's
-  // device; UNAVAILABLE — the address; INTERNAL — gRPC did not start, the port
+  // device, or the data directory is another process's; DATA_LOSS — the records
+  // in it are damaged; UNAVAILABLE — the address; INTERNAL — gRPC did not start, the port
   // file not written.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const ServerOptions& options, const GpuProvider* gpus = nullptr);

@@ -42,6 +42,10 @@ class BlobWriter {
   // Then persisted_size() == size(). Errors: INTERNAL — the disk failed: what
   // lies beyond persisted_size() is unknown, the writer is of no more use.
   virtual absl::Status Flush() = 0;
+  // Of all bytes: only Flush and Commit may follow. For who must record it
+  // before the staging file is gone. Errors: FAILED_PRECONDITION — fewer bytes
+  // than reserved.
+  virtual absl::StatusOr<std::string> Digest() = 0;
   // Flushes and makes the bytes a blob; the staging file is gone then. Returns
   // the digest. `expected` empty: whatever it is.
   // Errors: FAILED_PRECONDITION — another digest, or fewer bytes than reserved

@@ -104,7 +104,7 @@ absl::Status DirWriter::Flush() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> DirWriter::Commit(const std::string& expected) {
+absl::StatusOr<std::string> DirWriter::Digest() {
   QS_RETURN_IF_ERROR(failed_);
   if (size() != reserved_) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -112,6 +112,11 @@ absl::StatusOr<std::string> DirWriter::Commit(const std::string& expected) {
   }
   if (digest_.empty()) digest_ = hash_.Finish();
   if (digest_.empty()) return absl::InternalError("OpenSSL refused SHA-256");
+  return digest_;
+}
+
+absl::StatusOr<std::string> DirWriter::Commit(const std::string& expected) {
+  QS_RETURN_IF_ERROR(Digest().status());
   if (!expected.empty() && digest_ != expected) {
     return absl::FailedPreconditionError(
         absl::StrCat("digest: got ", digest_, ", expected ", expected));

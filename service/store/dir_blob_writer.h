@@ -30,6 +30,7 @@ class DirWriter final : public BlobWriter {
   int64_t persisted_size() const override { return persisted_; }
   absl::Status Append(std::span<const uint8_t> data) override;
   absl::Status Flush() override;
+  absl::StatusOr<std::string> Digest() override;
   absl::StatusOr<std::string> Commit(const std::string& expected) override;
 
  private:

@@ -89,6 +89,16 @@ TEST_CASE("every flag sets its option", "[options]") {
                                   "8",
                                   "--max-plan-bytes",
                                   "9KiB",
+                                  "--data-dir",
+                                  "d",
+                                  "--max-store-bytes",
+                                  "3GiB",
+                                  "--upload-expiry",
+                                  "60.5",
+                                  "--max-tensor-streams",
+                                  "9",
+                                  "--io-threads",
+                                  "10",
                                   "--stream-idle-timeout",
                                   "1.5",
                                   "--drain-timeout",
@@ -108,6 +118,11 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.max_streams == 5);
   REQUIRE(o.max_open_tensors == 6);
   REQUIRE(o.max_plans == 7);
+  REQUIRE(o.data_dir == "d");
+  REQUIRE(o.max_store_bytes == int64_t{3} << 30);
+  REQUIRE(o.upload_expiry == 60.5);
+  REQUIRE(o.max_tensor_streams == 9);
+  REQUIRE(o.io_threads == 10);
   REQUIRE(o.max_plan_tensors == 8);
   REQUIRE(o.max_plan_bytes == 9 << 10);
   REQUIRE(o.stream_idle_timeout == 1.5);
@@ -240,7 +255,8 @@ TEST_CASE("--help has every option with its default, --version the version",
         "--max-streams",      "--max-open-tensors",   "--max-plans",
         "--max-plan-tensors", "--max-plan-bytes",     "--stream-idle-timeout",
         "--drain-timeout",    "--log-level",          "--config",
-        "--check-config"}) {
+        "--data-dir",         "--max-store-bytes",    "--upload-expiry",
+        "--io-threads",       "--max-tensor-streams", "--check-config"}) {
     INFO(flag);
     REQUIRE(help.out.find(flag) != std::string::npos);
   }

@@ -132,6 +132,7 @@ inline void CheckStaging(const OpenBlobStore& open) {
   REQUIRE((*writer)->Flush().ok());
   CHECK((*writer)->persisted_size() == 4000);
   CHECK(absl::IsFailedPrecondition((*writer)->Commit("").status()));
+  CHECK(absl::IsFailedPrecondition((*writer)->Digest().status()));
   CHECK(absl::IsInvalidArgument((*writer)->Append(bytes)));
 
   writer->reset();  // as after a client that went away
@@ -142,6 +143,7 @@ inline void CheckStaging(const OpenBlobStore& open) {
   CHECK((*writer)->size() == 3000);
   CHECK((*writer)->persisted_size() == 3000);
   REQUIRE((*writer)->Append(std::span(bytes).subspan(3000)).ok());
+  CHECK(*(*writer)->Digest() == DigestOf(bytes));
   const std::string other = "sha256:" + std::string(64, '0');
   CHECK(absl::IsFailedPrecondition((*writer)->Commit(other).status()));
   CHECK(*store->Staged() == std::vector<std::string>{"a"});

@@ -1,0 +1,18 @@
+// What the stores' errors are to a client. Thread: pure functions.
+#ifndef QS_SERVICE_TENSORS_STORE_ERROR_H_
+#define QS_SERVICE_TENSORS_STORE_ERROR_H_
+
+#include "absl/status/status.h"
+#include "service/server/error.h"
+
+namespace qs {
+
+// RESOURCE_EXHAUSTED: DISK_FULL with RetryInfo; DATA_LOSS: RECORDS_CORRUPT;
+// everything else: INTERNAL STORE_FAILED. OK and what has a reason already stay
+// as they are.
+absl::Status StoreError(const absl::Status& status,
+                        const ErrorMetadata& metadata = {});
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_TENSORS_STORE_ERROR_H_
