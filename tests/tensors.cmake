@@ -10,3 +10,8 @@ qs_test(tensor_store_test
   LIBS qs_service
   LABELS unit)
 set_target_properties(tensor_store_test PROPERTIES QS_FAULTY ON)
+# TensorService over real connections.
+qs_test(tensor_service_test
+  SOURCES service/tensors/tensor_service_test.cc
+  LIBS qs_service
+  LABELS service)

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/service/quantize_client.h"
+#include "tests/testing/in_process_server.h"
 
 namespace qs::testing {
 

@@ -16,6 +16,7 @@
 #include "service/server/acceptor.h"
 #include "service/server/error.h"
 #include "tests/service/quantd_process.h"
+#include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
 
 namespace qs::testing {

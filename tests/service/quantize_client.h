@@ -83,17 +83,6 @@ inline grpc::Status CheckHealth(const std::shared_ptr<grpc::Channel>& channel,
                                                            response);
 }
 
-// Polls until `done()` or the limit; true when done.
-template <typename Done>
-bool Eventually(const Done& done, absl::Duration limit = absl::Seconds(20)) {
-  const absl::Time end = absl::Now() + limit;
-  while (!done()) {
-    if (absl::Now() > end) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
-}
-
 }  // namespace qs::testing
 
 #endif  // QS_TESTS_SERVICE_QUANTIZE_CLIENT_H_

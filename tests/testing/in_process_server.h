@@ -42,6 +42,17 @@ inline std::chrono::system_clock::time_point In(absl::Duration time) {
   return absl::ToChronoTime(absl::Now() + time);
 }
 
+// Polls until `done()` or the limit; true when done.
+template <typename Done>
+bool Eventually(const Done& done, absl::Duration limit = absl::Seconds(20)) {
+  const absl::Time end = absl::Now() + limit;
+  while (!done()) {
+    if (absl::Now() > end) return false;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
 class InProcessServer {
  public:
   explicit InProcessServer(const ServerOptions& options = TestServerOptions()) {
