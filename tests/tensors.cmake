@@ -12,6 +12,10 @@ qs_test(tensor_store_test
 set_target_properties(tensor_store_test PROPERTIES QS_FAULTY ON)
 # TensorService over real connections.
 qs_test(tensor_service_test
-  SOURCES service/tensors/tensor_service_test.cc
+  SOURCES service/tensors/tensor_kill_test.cc
+    service/tensors/tensor_service_test.cc
   LIBS qs_service
   LABELS service)
+target_compile_definitions(tensor_service_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd>")
+add_dependencies(tensor_service_test quantd)
