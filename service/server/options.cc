@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "service/access/uri_roots.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
 
@@ -188,6 +189,20 @@ void AddData(CLI::App* app, ServerOptions* o) {
       ->group(group);
 }
 
+void AddRoots(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Files that clients may name";
+  app->add_option("--read-root", o->read_roots,
+                  "Directory below which file:// URIs may name what is read: "
+                  "PATH, or PROJECT=PATH for one project; may be repeated")
+      ->default_str("")  // what is printed for none is read as none
+      ->group(group);
+  app->add_option("--write-root", o->write_roots,
+                  "The same for what is written; the same path as a read root, "
+                  "or apart from all of them")
+      ->default_str("")
+      ->group(group);
+}
+
 void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
   const std::string group = "Time and logs";
   app->add_option("--stream-idle-timeout", o->stream_idle_timeout,
@@ -275,7 +290,7 @@ absl::Status ValidateOptions(const ServerOptions& options) {
         ", which is not loopback; allowed with tls-cert and tls-key, or with "
         "insecure"));
   }
-  return absl::OkStatus();
+  return CheckUriRoots(options.read_roots, options.write_roots);
 }
 
 CommandLine ParseCommandLine(const std::vector<std::string>& args) {
@@ -299,6 +314,7 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   AddConnections(&app, &out.options);
   AddWork(&app, &out.options, &workers);
   AddData(&app, &out.options);
+  AddRoots(&app, &out.options);
   AddTimeAndLogs(&app, &out.options);
   try {
     std::vector<std::string> reversed(args.rbegin(), args.rend());
@@ -309,6 +325,8 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
     if (app.exit(e, text, error) == 0) return Print(text.str());
     return Refuse(absl::StrCat(e.what(), " (see quantd --help)"));
   }
+  std::erase(out.options.read_roots, "");
+  std::erase(out.options.write_roots, "");
   absl::StatusOr<WorkerLayout> layout = ParseWorkers(workers);
   if (!layout.ok()) return Refuse(std::string(layout.status().message()));
   out.options.workers = *layout;

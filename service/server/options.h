@@ -66,6 +66,9 @@ struct ServerOptions {
   double upload_expiry = 86400;                // seconds after its last byte
   int64_t max_tensor_streams = 32;  // WriteTensor and ReadTensor calls at once
   int64_t io_threads = 4;           // for files, records, hashes
+  // --- files that clients may name (service/access/uri_roots.h)
+  std::vector<std::string> read_roots;   // PATH or PROJECT=PATH
+  std::vector<std::string> write_roots;  // the same, and apart from those
 
   // --- time, seconds
   double stream_idle_timeout = 60;  // a stream without progress is ended

@@ -13,6 +13,10 @@ target_link_libraries(qs_service_base
 # their own process.
 add_library(qs_service STATIC
   access/access.cc
+  access/checkpoint_tree.cc
+  access/file_uri.cc
+  access/open_beneath.cc
+  access/uri_roots.cc
   server/acceptor.cc
   server/capabilities.cc
   server/channel_arguments.cc

@@ -104,7 +104,13 @@ TEST_CASE("every flag sets its option", "[options]") {
                                   "--drain-timeout",
                                   "0.25",
                                   "--log-level",
-                                  "debug"});
+                                  "debug",
+                                  "--read-root",
+                                  "/models",
+                                  "--read-root",
+                                  "team-a=/data/a",
+                                  "--write-root",
+                                  "/out"});
   REQUIRE(o.listen == "[::1]:7");
   REQUIRE(o.port_file == "p");
   REQUIRE(o.max_connections == 11);
@@ -128,6 +134,8 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.stream_idle_timeout == 1.5);
   REQUIRE(o.drain_timeout == 0.25);
   REQUIRE(o.log_level == "debug");
+  REQUIRE(o.read_roots == Args{"/models", "team-a=/data/a"});
+  REQUIRE(o.write_roots == Args{"/out"});
   const ServerOptions tls =
       Parsed({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"});
   REQUIRE(tls.tls_cert == "c");
@@ -150,6 +158,9 @@ TEST_CASE("wrong values are refused by name", "[options]") {
       {{"--workers", "2x"}, "workers: got \"2x\""},
       {{"--workers", "gpu:1,gpu:1"}, "workers: got \"gpu:1,gpu:1\""},
       {{"--listen", "nowhere"}, "listen: got \"nowhere\""},
+      {{"--read-root", "models"}, "read-root: got \"models\""},
+      {{"--read-root", "/a", "--write-root", "/a/b"},
+       "write-root: got \"/a/b\""},
       {{"--no-such-flag"}, "--no-such-flag"},
       {{"surplus"}, "surplus"},
   };
@@ -216,9 +227,21 @@ TEST_CASE("a wrong config file is refused", "[options]") {
 }
 
 TEST_CASE("--check-config prints what --config reads", "[options]") {
-  const Args args = {"--listen",        "127.0.0.1:12", "--workers",     "3x2",
-                     "--memory-budget", "100MiB",       "--max-streams", "9",
-                     "--drain-timeout", "1.25",         "--bdp-probe"};
+  const Args args = {"--listen",
+                     "127.0.0.1:12",
+                     "--workers",
+                     "3x2",
+                     "--memory-budget",
+                     "100MiB",
+                     "--max-streams",
+                     "9",
+                     "--drain-timeout",
+                     "1.25",
+                     "--bdp-probe",
+                     "--read-root",
+                     "/m",
+                     "--read-root",
+                     "a=/n"};
   Args check = args;
   check.push_back("--check-config");
   const CommandLine printed = ParseCommandLine(check);
@@ -237,6 +260,8 @@ TEST_CASE("--check-config prints what --config reads", "[options]") {
   REQUIRE(read.bdp_probe);
   REQUIRE(read.max_plan_bytes == direct.max_plan_bytes);
   REQUIRE(read.tls_cert == direct.tls_cert);
+  REQUIRE(read.read_roots == Args{"/m", "a=/n"});
+  REQUIRE(read.write_roots.empty());
   // Wrong options are found, too.
   Refused({"--check-config", "--listen", "0.0.0.0:1"});
 }
@@ -256,7 +281,8 @@ TEST_CASE("--help has every option with its default, --version the version",
         "--max-plan-tensors", "--max-plan-bytes",     "--stream-idle-timeout",
         "--drain-timeout",    "--log-level",          "--config",
         "--data-dir",         "--max-store-bytes",    "--upload-expiry",
-        "--io-threads",       "--max-tensor-streams", "--check-config"}) {
+        "--io-threads",       "--max-tensor-streams", "--read-root",
+        "--write-root",       "--check-config"}) {
     INFO(flag);
     REQUIRE(help.out.find(flag) != std::string::npos);
   }
