@@ -49,6 +49,42 @@ absl::Status SiteAccumulator::Add(const uint8_t* rows, int64_t tokens,
   return absl::OkStatus();
 }
 
+int64_t SiteAccumulator::StateBytes(int64_t inputs, DType dtype,
+                                    int64_t tokens) {
+  return 8 * (SiteMoments::PackedElements(inputs) + inputs) +
+         tokens % kGramRunTokens * inputs * DTypeBytes(dtype);
+}
+
+template <typename Part>
+absl::Status SiteAccumulator::ForState(const Part& part) {
+  const auto visit = [&part](void* data, int64_t bytes) {
+    return part(
+        std::span(static_cast<uint8_t*>(data), static_cast<size_t>(bytes)));
+  };
+  for (int64_t row = 0; row < inputs_; ++row) {
+    QS_RETURN_IF_ERROR(visit(sum() + row * inputs_ + row, 8 * (inputs_ - row)));
+  }
+  QS_RETURN_IF_ERROR(visit(abs_sum(), 8 * inputs_));
+  return visit(run_.data(), run_tokens_ * inputs_ * DTypeBytes(dtype_));
+}
+
+absl::Status SiteAccumulator::Save(const AppendState& append) const {
+  // ForState gives what may be written to; `append` only reads.
+  return const_cast<SiteAccumulator*>(this)->ForState(append);
+}
+
+absl::StatusOr<std::unique_ptr<SiteAccumulator>> SiteAccumulator::Restore(
+    std::string site, int64_t inputs, DType dtype, int64_t tokens,
+    const ReadState& read) {
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<SiteAccumulator> made,
+                      Create(std::move(site), inputs, dtype));
+  // A run is summed when it is full, and only then.
+  made->run_tokens_ = tokens % kGramRunTokens;
+  made->summed_tokens_ = tokens - made->run_tokens_;
+  QS_RETURN_IF_ERROR(made->ForState(read));
+  return made;
+}
+
 absl::Status SiteAccumulator::SumRun(Backend& backend) {
   int64_t first_non_finite = -1;
   GramAccumulateArgs args;

@@ -7,7 +7,9 @@
 #define QS_QUANT_SITE_ACCUMULATOR_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -30,6 +32,21 @@ class SiteAccumulator {
   // Rows [tokens, inputs], after those that came before. Errors:
   // INVALID_ARGUMENT 'site "NAME": NaN|Inf at token T, input I'.
   absl::Status Add(const uint8_t* rows, int64_t tokens, Backend& backend);
+  // That were added.
+  int64_t tokens() const { return summed_tokens_ + run_tokens_; }
+
+  // Everything that was added, StateBytes of them: the upper triangle of the
+  // sums row by row, F64; sum |x|, F64; the rows that are not summed yet, as
+  // they came. Restore goes on from there to the same bytes. Errors: those of
+  // the argument; RESOURCE_EXHAUSTED.
+  static int64_t StateBytes(int64_t inputs, DType dtype, int64_t tokens);
+  using AppendState = std::function<absl::Status(std::span<const uint8_t>)>;
+  absl::Status Save(const AppendState& append) const;
+  using ReadState = std::function<absl::Status(std::span<uint8_t>)>;
+  static absl::StatusOr<std::unique_ptr<SiteAccumulator>> Restore(
+      std::string site, int64_t inputs, DType dtype, int64_t tokens,
+      const ReadState& read);
+
   // Call once. Errors: RESOURCE_EXHAUSTED.
   absl::StatusOr<SiteMoments> Finish(Backend& backend);
 
@@ -40,6 +57,9 @@ class SiteAccumulator {
   absl::Status NonFiniteError(int64_t index) const;
   double* sum() { return sums_.As<double>(); }
   double* abs_sum() { return sum() + inputs_ * inputs_; }
+  // The parts of the state, in order.
+  template <typename Part>
+  absl::Status ForState(const Part& part);
 
   const std::string site_;
   const int64_t inputs_;

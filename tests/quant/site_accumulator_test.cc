@@ -75,5 +75,61 @@ TEST_CASE("NaN is named by its token and input") {
         "site \"site\": NaN at token 2049, input 3");
 }
 
+// Saved and restored after each `step` tokens.
+SiteMoments SumWithRests(const std::vector<uint8_t>& rows, int64_t inputs,
+                         DType dtype, int64_t step, Backend& backend) {
+  auto sums = SiteAccumulator::Create("site", inputs, dtype);
+  REQUIRE(sums.ok());
+  const int64_t row = inputs * DTypeBytes(dtype);
+  const auto tokens = static_cast<int64_t>(rows.size()) / row;
+  for (int64_t t = 0; t < tokens; t += step) {
+    REQUIRE(
+        (*sums)
+            ->Add(rows.data() + t * row, std::min(step, tokens - t), backend)
+            .ok());
+    const int64_t added = (*sums)->tokens();
+    REQUIRE(added == std::min(t + step, tokens));
+    std::vector<uint8_t> state;
+    REQUIRE((*sums)
+                ->Save([&](std::span<const uint8_t> part) {
+                  state.insert(state.end(), part.begin(), part.end());
+                  return absl::OkStatus();
+                })
+                .ok());
+    REQUIRE(static_cast<int64_t>(state.size()) ==
+            SiteAccumulator::StateBytes(inputs, dtype, added));
+    size_t at = 0;
+    sums = SiteAccumulator::Restore(
+        "site", inputs, dtype, added, [&](std::span<uint8_t> part) {
+          std::copy_n(state.begin() + static_cast<int64_t>(at), part.size(),
+                      part.begin());
+          at += part.size();
+          return absl::OkStatus();
+        });
+    REQUIRE(sums.ok());
+    REQUIRE(at == state.size());
+  }
+  auto moments = (*sums)->Finish(backend);
+  REQUIRE(moments.ok());
+  return *std::move(moments);
+}
+
+TEST_CASE("a sum that rested goes on to the same bytes") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  const int64_t inputs = 17;
+  const int64_t tokens = 2 * kGramRunTokens + 57;
+  const std::vector<uint8_t> rows = Gaussian(tokens * inputs, dtype, 4, 1.0);
+  const auto backend = NewCpuBackend(1);
+  const SiteMoments whole = Sum(rows, inputs, dtype, tokens, *backend);
+  for (const int64_t step : {int64_t{700}, kGramRunTokens, tokens}) {
+    const SiteMoments parts = SumWithRests(rows, inputs, dtype, step, *backend);
+    CHECK(parts.tokens() == tokens);
+    CHECK(std::memcmp(parts.second_moment(), whole.second_moment(),
+                      sizeof(float) * inputs * inputs) == 0);
+    CHECK(std::memcmp(parts.abs_sum(), whole.abs_sum(),
+                      sizeof(float) * inputs) == 0);
+  }
+}
+
 }  // namespace
 }  // namespace qs::testing
