@@ -10,6 +10,8 @@ set(qs_store_sources
   store/dir_blob_writer.cc
   store/failpoint.cc
   store/sqlite_blob_refs.cc
+  store/sqlite_calibration_records.cc
+  store/sqlite_calibration_rows.cc
   store/sqlite_database.cc
   store/sqlite_statement.cc
   store/sqlite_tensor_records.cc)

@@ -1,0 +1,5 @@
+# Calibrations that the server keeps, with failpoints.
+qs_test(calibration_store_test
+  SOURCES service/store/calibration_records_test.cc
+  LIBS qs_store_faulty
+  LABELS unit)
