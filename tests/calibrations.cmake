@@ -1,5 +1,6 @@
 # Calibrations that the server keeps, with failpoints.
 qs_test(calibration_store_test
   SOURCES service/store/calibration_records_test.cc
+    service/store/calibration_store_test.cc
   LIBS qs_store_faulty
   LABELS unit)

@@ -5,6 +5,9 @@ set(qs_store_sources
   store/blob_folder.cc
   store/blob_keeper.cc
   store/blob_sums.cc
+  store/calibration_sealing.cc
+  store/calibration_shard.cc
+  store/calibration_store.cc
   store/dir_blob_reader.cc
   store/dir_blob_store.cc
   store/dir_blob_writer.cc
