@@ -204,6 +204,7 @@ absl::StatusOr<std::vector<std::string>> SqliteCalibrationRecords::Delete(
     QS_RETURN_IF_ERROR(db.Prepare("DELETE FROM calibrations WHERE key = ?")
                            .Bind(1, found.key)
                            .Run());
+    QS_RETURN_IF_ERROR(rows::Unrefer(db, freed));
     return freed;
   });
 }
@@ -237,6 +238,7 @@ absl::StatusOr<std::vector<std::string>> SqliteCalibrationRecords::PutShard(
     row.Bind(1, key);
     QS_ASSIGN_OR_RETURN(const int64_t shards, rows::Count(std::move(row)));
     if (shards > max_shards) return absl::OutOfRangeError("shards: too many");
+    QS_RETURN_IF_ERROR(rows::Unrefer(db, freed));
     return freed;
   });
 }
@@ -296,6 +298,10 @@ absl::StatusOr<std::vector<std::string>> SqliteCalibrationRecords::Seal(
                            .Bind(1, key)
                            .Bind(2, site.name)
                            .Run());
+    if (!site.blob.empty()) {
+      QS_RETURN_IF_ERROR(rows::Refer(db, key, site.blob));
+    }
+    QS_RETURN_IF_ERROR(rows::Unrefer(db, freed));
     return freed;
   });
 }

@@ -9,10 +9,10 @@
 
 namespace qs {
 
-// To be opened with the database.
+// To be opened with the database, behind BlobRefsSchema.
 const SqliteSchema& CalibrationSchema();
 
-// `db` was opened with CalibrationSchema and must outlive it.
+// `db` was opened with both and must outlive it.
 std::unique_ptr<CalibrationRecords> NewSqliteCalibrationRecords(
     SqliteDatabase& db);
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "service/store/sqlite_blob_refs.h"
 
 namespace qs::calibration_rows {
 namespace {
@@ -141,8 +142,30 @@ absl::Status CheckOpen(SqliteConnection& db, int64_t key,
       absl::StrCat("site \"", site, "\": got one that is sealed"));
 }
 
+absl::Status Refer(SqliteConnection& db, int64_t key, const std::string& blob) {
+  std::string project;
+  {
+    SqliteStatement row =
+        db.Prepare("SELECT project FROM calibrations WHERE key = ?");
+    row.Bind(1, key);
+    if (!row.Step()) return row.status().ok() ? NoCalibration() : row.status();
+    project = row.Text(0);
+  }
+  return AddBlobRef(db, project, blob, {"calibration", blob});
+}
+
+absl::Status Unrefer(SqliteConnection& db,
+                     const std::vector<std::string>& blobs) {
+  std::vector<std::string> unreferenced;
+  for (const std::string& blob : blobs) {
+    QS_RETURN_IF_ERROR(DropBlobRefs(db, {"calibration", blob}, &unreferenced));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status PutPart(SqliteConnection& db, int64_t key,
                      const CalibrationPart& part) {
+  QS_RETURN_IF_ERROR(Refer(db, key, part.blob));
   return db
       .Prepare(
           "INSERT OR REPLACE INTO calibration_parts VALUES"

@@ -45,6 +45,14 @@ absl::StatusOr<bool> FindMoments(SqliteConnection& db, int64_t key,
 absl::StatusOr<std::vector<CalibrationPart>> FindParts(SqliteConnection& db,
                                                        int64_t key,
                                                        const std::string& site);
+
+// A blob that a row names is referred to in blob_refs, as owner "calibration"
+// and itself, since no two rows name the same one.
+absl::Status Refer(SqliteConnection& db, int64_t key, const std::string& blob);
+absl::Status Unrefer(SqliteConnection& db,
+                     const std::vector<std::string>& blobs);
+
+// Refers to its blob.
 absl::Status PutPart(SqliteConnection& db, int64_t key,
                      const CalibrationPart& part);
 

@@ -1,6 +1,7 @@
 // Calibration records in SQLite: the conformance suite, and a restart.
 #include <utility>
 
+#include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_calibration_records.h"
 #include "tests/service/store/calibration_records_conformance.h"
 #include "tests/testing/temporary_folder.h"
@@ -9,7 +10,7 @@ namespace qs::testing {
 namespace {
 
 std::unique_ptr<SqliteDatabase> OpenDatabase(const std::string& path) {
-  auto db = SqliteDatabase::Open(path, {CalibrationSchema()});
+  auto db = SqliteDatabase::Open(path, {BlobRefsSchema(), CalibrationSchema()});
   INFO(db.status().ToString());
   REQUIRE(db.ok());
   return *std::move(db);

@@ -19,10 +19,12 @@
 #include "kernels/backend.h"
 #include "kernels/gram_ops.h"
 #include "quant/calibration/calibration_file.h"
+#include "service/store/blob_keeper.h"
 #include "service/store/calibration_sealing.h"
 #include "service/store/calibration_shard.h"
 #include "service/store/dir_blob_store.h"
 #include "service/store/failpoint.h"
+#include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_calibration_records.h"
 #include "tests/service/store/calibration_records_conformance.h"
 #include "tests/testing/temporary_folder.h"
@@ -36,8 +38,8 @@ constexpr int64_t kMaxShards = 8;
 struct Place {
   explicit Place(const std::string& folder, int64_t allowed = 1 << 30) {
     std::filesystem::create_directories(folder);
-    auto opened_db =
-        SqliteDatabase::Open(folder + "/db", {CalibrationSchema()});
+    auto opened_db = SqliteDatabase::Open(
+        folder + "/db", {BlobRefsSchema(), CalibrationSchema()});
     if (!opened_db.ok()) return;
     db = *std::move(opened_db);
     records = NewSqliteCalibrationRecords(*db);
@@ -58,17 +60,19 @@ struct Place {
     auto opened = CalibrationShard::Open(*store, Find(id), shard, kMaxShards);
     return opened.ok() ? *std::move(opened) : nullptr;
   }
-  // What the sweep of a server's start does.
+  // What a server's start does: how many blobs nobody refers to. Those that
+  // records name, and no others, are left.
   int64_t Sweep() const {
+    const size_t before = blobs->List()->size();
+    const auto refs = NewSqliteBlobRefs(*db);
+    CHECK(BlobKeeper(*blobs, *refs).CollectAll().ok());
     const auto named = *records->Blobs();
-    int64_t orphans = 0;
-    const auto all = *blobs->List();
-    for (const BlobInfo& blob : all) {
-      if (std::count(named.begin(), named.end(), blob.digest) > 0) continue;
-      CHECK(blobs->Delete(blob.digest).ok());
-      ++orphans;
+    const auto left = *blobs->List();
+    CHECK(left.size() == named.size());
+    for (const BlobInfo& blob : left) {
+      CHECK(std::count(named.begin(), named.end(), blob.digest) == 1);
     }
-    return orphans;
+    return static_cast<int64_t>(before - left.size());
   }
 
   std::unique_ptr<SqliteDatabase> db;
