@@ -16,6 +16,8 @@ set(qs_store_sources
   store/sqlite_calibration_records.cc
   store/sqlite_calibration_rows.cc
   store/sqlite_database.cc
+  store/sqlite_job_records.cc
+  store/sqlite_job_rows.cc
   store/sqlite_statement.cc
   store/sqlite_tensor_records.cc)
 add_library(qs_store STATIC ${qs_store_sources})

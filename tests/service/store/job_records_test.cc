@@ -1,0 +1,45 @@
+// The embedded JobRecords: the conformance suite.
+#include "service/store/job_records.h"
+
+#include "service/store/sqlite_job_records.h"
+#include "tests/service/store/job_records_conformance.h"
+#include "tests/testing/catch_compat.h"
+#include "tests/testing/temporary_folder.h"
+
+namespace qs::testing {
+namespace {
+
+struct SqliteRecords final : OpenRecords {
+  explicit SqliteRecords(const std::string& path) {
+    auto opened = SqliteDatabase::Open(path, {JobRecordsSchema()});
+    INFO(opened.status().ToString());
+    REQUIRE(opened.ok());
+    db = *std::move(opened);
+    jobs = NewSqliteJobRecords(*db);
+  }
+  JobRecords& records() override { return *jobs; }
+
+  std::unique_ptr<SqliteDatabase> db;
+  std::unique_ptr<JobRecords> jobs;
+};
+
+TEST_CASE("sqlite job records conform", "[job_records]") {
+  TemporaryFolder folder;
+  const RecordsOpener open = [&] {
+    return std::make_unique<SqliteRecords>(folder / "db");
+  };
+  SECTION("kept over a restart") { CheckKeptOverRestart(open); }
+  SECTION("create once") { CheckCreateOnce(open); }
+  SECTION("create limits") { CheckCreateLimits(open); }
+  SECTION("updates") { CheckUpdates(open); }
+  SECTION("illegal states") { CheckIllegalStates(open); }
+  SECTION("trimmed events") { CheckTrimmedEvents(open); }
+  SECTION("pages") { CheckPages(open); }
+  SECTION("queue order") { CheckQueueOrder(open); }
+  SECTION("queue deadlines") { CheckQueueDeadlines(open); }
+  SECTION("commits") { CheckCommits(open); }
+  SECTION("delete and history") { CheckDeleteAndHistory(open); }
+}
+
+}  // namespace
+}  // namespace qs::testing
