@@ -68,7 +68,7 @@ struct JobRecord {
   std::string fingerprint;  // of the run whose shards are kept
   std::string progress;
   std::string error;
-  std::string summary;
+  std::string summary;  // from publishing on
 
   // Kept by Update: one more with each event.
   int64_t revision = 1;

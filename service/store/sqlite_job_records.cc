@@ -35,7 +35,7 @@ CREATE TABLE jobs(
   CHECK((state > 2) = (ended IS NOT NULL)),
   CHECK(state NOT IN (2, 3) OR started IS NOT NULL),
   CHECK((state = 4) = (error IS NOT NULL)),
-  CHECK((state = 3) = (summary IS NOT NULL)),
+  CHECK((state = 3 OR publishing = 1) = (summary IS NOT NULL)),
   CHECK(state = 2 OR (cancel_requested = 0 AND publishing = 0)),
   CHECK(cancel_requested = 0 OR publishing = 0)
 ) STRICT;

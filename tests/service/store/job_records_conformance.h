@@ -227,6 +227,7 @@ inline void CheckIllegalStates(const RecordsOpener& open) {
       [](JobRecord& job) {  // both ways at once
         job.cancel_requested = true;
         job.publishing = true;
+        job.summary = "s";
         return ToRunning(job);
       },
       [](JobRecord& job) {

@@ -1,0 +1,172 @@
+// Tested by tests/service/jobs/job_service_test.cc.
+#include "service/jobs/job_creator.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "service/jobs/job.h"
+#include "service/jobs/job_messages.h"
+#include "service/jobs/job_output.h"
+#include "service/jobs/job_request.h"
+#include "service/server/error.h"
+#include "service/stream/digest.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+constexpr size_t kMaxFindings = 100;
+
+std::string HashOf(const v1::Job& spec) {
+  const std::string bytes = DeterministicBytes(spec);
+  Sha256 digest;
+  digest.Update({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  return digest.Finish();
+}
+
+v1::JobPlan PlanOf(const CheckpointRun& run) {
+  v1::JobPlan plan;
+  *plan.mutable_summary() = run.plan();
+  std::vector<v1::Finding> findings = run.findings();
+  findings.resize(std::min(findings.size(), kMaxFindings));
+  for (v1::Finding& finding : findings) {
+    *plan.add_findings() = std::move(finding);
+  }
+  plan.set_tensors(run.size().tensors);
+  plan.set_bytes(run.size().bytes);
+  plan.set_bytes_out(run.size().bytes_out);
+  plan.set_shards(run.size().shards);
+  plan.set_largest_group_bytes(run.size().largest_batch_bytes);
+  return plan;
+}
+
+absl::Status CheckFits(const JobsContext& context, const RunSize& size) {
+  const int64_t capacity = context.budget.capacity();
+  if (size.largest_batch_bytes <= capacity) return absl::OkStatus();
+  return RpcError(
+      absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
+      absl::StrCat("job: one solve group needs ", size.largest_batch_bytes,
+                   " bytes, allowed the memory budget of ", capacity),
+      {{"needed", absl::StrCat(size.largest_batch_bytes)},
+       {"allowed", absl::StrCat(capacity)}});
+}
+
+absl::Status CheckFree(const std::string& destination) {
+  if (!Exists(destination)) return absl::OkStatus();
+  return RpcError(absl::StatusCode::kAlreadyExists, "DESTINATION_EXISTS",
+                  "job.destination.uri: got a place that is taken, allowed a "
+                  "new one");
+}
+
+absl::StatusOr<JobRecord> SameRequest(JobRecord job, const std::string& hash) {
+  if (job.request_hash == hash) return job;
+  return RpcError(absl::StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
+                  "request_id: it was used for another job",
+                  {{"job", job.key.id}});
+}
+
+absl::Status QueueFull(int64_t max_queued) {
+  return RetryableError(absl::StatusCode::kResourceExhausted, "QUEUE_FULL",
+                        absl::StrCat("jobs: got one more than the ", max_queued,
+                                     " queued that are allowed"),
+                        {{"allowed", absl::StrCat(max_queued)}},
+                        absl::Seconds(10));
+}
+
+absl::StatusOr<JobRecord> Store(const JobsContext& context,
+                                const JobRecord& job, int64_t max_queued) {
+  using Created = JobRecords::Created;
+  absl::StatusOr<Created> created = context.records.Create(job, max_queued);
+  if (!created.ok()) return FromRecords(created.status());
+  switch (created->outcome) {
+    case Created::kMade:
+      return std::move(created->job);
+    case Created::kExisted:
+      return SameRequest(std::move(created->job), job.request_hash);
+    case Created::kQueueFull:
+      return QueueFull(max_queued);
+    case Created::kDestinationInUse:
+      break;
+  }
+  return RpcError(absl::StatusCode::kAlreadyExists, "DESTINATION_IN_USE",
+                  "job.destination.uri: another job will write there");
+}
+
+// Nullopt: it is a new request.
+absl::StatusOr<std::optional<JobRecord>> FindMade(
+    const JobsContext& context, const std::string& project,
+    const v1::CreateJobRequest& request, const std::string& hash) {
+  if (request.request_id().empty() || request.validate_only()) {
+    return std::nullopt;
+  }
+  absl::StatusOr<std::optional<JobRecord>> found =
+      context.records.FindRequest(project, request.request_id());
+  if (!found.ok()) return FromRecords(found.status());
+  if (!*found) return std::nullopt;
+  QS_ASSIGN_OR_RETURN(JobRecord job, SameRequest(**std::move(found), hash));
+  return job;
+}
+
+}  // namespace
+
+absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
+                                              const std::string& project,
+                                              const v1::Job& spec) {
+  CheckpointRunSpec out;
+  QS_ASSIGN_OR_RETURN(
+      out.input,
+      context.paths.existing(project, spec.source().uri(), "job.source.uri"));
+  if (spec.has_calibration()) {
+    QS_ASSIGN_OR_RETURN(out.calibration, context.paths.existing(
+                                             project, spec.calibration().uri(),
+                                             "job.calibration.uri"));
+  }
+  QS_ASSIGN_OR_RETURN(out.output,
+                      context.paths.fresh(project, spec.destination().uri(),
+                                          "job.destination.uri"));
+  out.quantization = spec.quantization();
+  out.target = spec.target();
+  out.include.assign(spec.source().include().begin(),
+                     spec.source().include().end());
+  out.exclude.assign(spec.source().exclude().begin(),
+                     spec.source().exclude().end());
+  out.max_plan_tensors = context.max_plan_tensors;
+  out.workers = context.pool.workers();
+  return out;
+}
+
+absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
+                                          const std::string& project,
+                                          const v1::CreateJobRequest& request,
+                                          int64_t max_queued) {
+  QS_ASSIGN_OR_RETURN(const v1::Job spec, SpecFromRequest(request));
+  JobRecord job;
+  job.request_hash = HashOf(spec);
+  QS_ASSIGN_OR_RETURN(std::optional<JobRecord> made,
+                      FindMade(context, project, request, job.request_hash));
+  if (made) return *std::move(made);
+  QS_ASSIGN_OR_RETURN(CheckpointRunSpec resolved,
+                      ResolveSpec(context, project, spec));
+  job.destination = resolved.output;
+  QS_RETURN_IF_ERROR(CheckFree(job.destination));
+  QS_ASSIGN_OR_RETURN(const std::shared_ptr<CheckpointRun> run,
+                      context.prepare(std::move(resolved)));
+  QS_RETURN_IF_ERROR(CheckFits(context, run->size()));
+  job.spec = spec.SerializeAsString();
+  job.plan = PlanOf(*run).SerializeAsString();
+  if (request.validate_only()) return job;
+  job.created = context.now();
+  job.key = {project, NewJobId(job.created)};
+  job.request_id = request.request_id();
+  job.priority = spec.priority();
+  job.labels = {spec.labels().begin(), spec.labels().end()};
+  job.queue_deadline = QueueDeadline(job, job.created);
+  return Store(context, job, max_queued);
+}
+
+}  // namespace qs

@@ -1,0 +1,40 @@
+// The files of a job: written beside the destination, given its name when they
+// are complete. Everything blocks: on an IoPool.
+#ifndef QS_SERVICE_JOBS_JOB_OUTPUT_H_
+#define QS_SERVICE_JOBS_JOB_OUTPUT_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace qs {
+
+// "/out/.NAME.ID" of "/out/NAME".
+std::string StagingPath(const std::string& destination, const std::string& id);
+
+bool Exists(const std::string& path);
+
+struct OutputDigest {
+  int64_t files = 0;
+  int64_t bytes = 0;
+  std::string digest;  // as JobSummary.digest says
+};
+// Reads all files below `directory`; `stop` is asked for each MiB or so.
+// Errors: CANCELLED — stop; FAILED_PRECONDITION OUTPUT_FAILED.
+absl::StatusOr<OutputDigest> DigestOutput(const std::string& directory,
+                                          const std::function<bool()>& stop);
+
+// Renames and syncs; nothing is replaced. Errors: ALREADY_EXISTS
+// DESTINATION_EXISTS; FAILED_PRECONDITION OUTPUT_FAILED.
+absl::Status PublishOutput(const std::string& staging,
+                           const std::string& destination);
+
+// What is left over stays and is logged.
+void RemoveOutput(const std::string& staging);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_JOBS_JOB_OUTPUT_H_

@@ -1,0 +1,250 @@
+// Tested by tests/service/jobs/job_request_test.cc.
+#include "service/jobs/job_request.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <cctype>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+#include "service/jobs/job_messages.h"
+#include "service/server/error.h"
+#include "service/stream/crc32c.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxUriBytes = 4096;
+constexpr int kMaxGlobs = 1000;
+constexpr int kMaxLabels = 16;
+constexpr size_t kMaxLabelBytes = 63;
+constexpr size_t kMaxFilterLabels = 4;
+constexpr size_t kMaxSpecBytes = size_t{256} << 10;
+constexpr int32_t kDefaultPage = 50;
+constexpr int32_t kMaxPage = 1000;
+constexpr int64_t kMaxSeconds = 315'576'000'000;  // of a Duration
+
+absl::Status CheckUri(const std::string& field, const std::string& uri) {
+  if (!uri.empty() && uri.size() <= kMaxUriBytes) return absl::OkStatus();
+  return BadFieldError(
+      field,
+      absl::StrCat("got ", uri.size(), " bytes, allowed 1 to ", kMaxUriBytes));
+}
+
+bool IsLabelText(const std::string& text, bool is_key) {
+  if (text.size() > kMaxLabelBytes || (is_key && text.empty())) return false;
+  return std::all_of(text.begin(), text.end(), [is_key](char c) {
+    const unsigned char u = static_cast<unsigned char>(c);
+    if (u >= 128) return false;
+    return std::islower(u) != 0 || std::isdigit(u) != 0 || c == '_' ||
+           c == '.' || c == '-' || (!is_key && std::isupper(u) != 0);
+  });
+}
+
+absl::Status CheckLabel(const std::string& field, const std::string& key,
+                        const std::string& value) {
+  if (IsLabelText(key, true) && IsLabelText(value, false)) {
+    return absl::OkStatus();
+  }
+  return BadFieldError(field,
+                       absl::StrCat("got \"", key, "\": \"", value,
+                                    "\", allowed keys [a-z0-9_.-]{1,63} and "
+                                    "values [A-Za-z0-9_.-]{0,63}"));
+}
+
+absl::Status CheckLabels(const v1::Job& job) {
+  if (static_cast<int>(job.labels_size()) > kMaxLabels) {
+    return BadFieldError("job.labels",
+                         absl::StrCat("got ", job.labels_size(),
+                                      ", allowed at most ", kMaxLabels));
+  }
+  for (const auto& [key, value] : job.labels()) {
+    QS_RETURN_IF_ERROR(CheckLabel("job.labels", key, value));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTimeout(const std::string& field, bool is_set,
+                          const google::protobuf::Duration& duration) {
+  if (!is_set) return absl::OkStatus();
+  if (duration.seconds() >= 1 && duration.seconds() <= kMaxSeconds &&
+      duration.nanos() >= 0 && duration.nanos() < 1'000'000'000) {
+    return absl::OkStatus();
+  }
+  return BadFieldError(
+      field, absl::StrCat("got ", duration.seconds(), " s and ",
+                          duration.nanos(), " ns, allowed at least 1 s"));
+}
+
+absl::Status CheckGlobs(const v1::JobSource& source) {
+  const int globs = source.include_size() + source.exclude_size();
+  if (globs <= kMaxGlobs) return absl::OkStatus();
+  return BadFieldError("job.source.include",
+                       absl::StrCat("got ", globs,
+                                    " globs with exclude, "
+                                    "allowed at most ",
+                                    kMaxGlobs));
+}
+
+void ClearOutputOnly(v1::Job* job) {
+  job->clear_name();
+  job->clear_state();
+  job->clear_attempt();
+  job->clear_cancelling();
+  job->clear_plan();
+  job->clear_progress();
+  job->clear_error();
+  job->clear_summary();
+  job->clear_create_time();
+  job->clear_start_time();
+  job->clear_end_time();
+  job->clear_revision();
+  job->DiscardUnknownFields();
+}
+
+absl::Status CheckSpec(const v1::Job& job) {
+  QS_RETURN_IF_ERROR(CheckUri("job.source.uri", job.source().uri()));
+  QS_RETURN_IF_ERROR(CheckUri("job.destination.uri", job.destination().uri()));
+  if (job.has_calibration()) {
+    QS_RETURN_IF_ERROR(
+        CheckUri("job.calibration.uri", job.calibration().uri()));
+  }
+  QS_RETURN_IF_ERROR(CheckGlobs(job.source()));
+  QS_RETURN_IF_ERROR(CheckLabels(job));
+  if (!v1::Job::Priority_IsValid(job.priority())) {
+    return BadFieldError("job.priority",
+                         absl::StrCat("got ", job.priority(),
+                                      ", allowed a number of the .proto"));
+  }
+  QS_RETURN_IF_ERROR(CheckTimeout("job.queue_timeout", job.has_queue_timeout(),
+                                  job.queue_timeout()));
+  QS_RETURN_IF_ERROR(CheckTimeout("job.execution_timeout",
+                                  job.has_execution_timeout(),
+                                  job.execution_timeout()));
+  const size_t bytes = job.ByteSizeLong();
+  if (bytes <= kMaxSpecBytes) return absl::OkStatus();
+  return BadFieldError(
+      "job",
+      absl::StrCat("got ", bytes, " bytes, allowed at most ", kMaxSpecBytes));
+}
+
+absl::Status BadTerm(const std::string& term) {
+  return BadFieldError(
+      "filter",
+      absl::StrCat("got \"", term, "\", allowed one state=STATE and up to ",
+                   kMaxFilterLabels, " labels.KEY=VALUE, separated by spaces"));
+}
+
+absl::Status AddTerm(const std::string& term, JobQuery* query) {
+  const size_t equals = term.find('=');
+  if (equals == std::string::npos) return BadTerm(term);
+  const std::string name = term.substr(0, equals);
+  const std::string value = term.substr(equals + 1);
+  if (name == "state") {
+    v1::Job::State state = v1::Job::STATE_UNSPECIFIED;
+    if (query->state || !v1::Job::State_Parse(value, &state) ||
+        state == v1::Job::STATE_UNSPECIFIED) {
+      return BadTerm(term);
+    }
+    query->state = static_cast<JobState>(state);
+    return absl::OkStatus();
+  }
+  constexpr size_t kPrefix = sizeof("labels.") - 1;
+  if (name.rfind("labels.", 0) != 0 ||
+      query->labels.size() >= kMaxFilterLabels) {
+    return BadTerm(term);
+  }
+  query->labels.emplace_back(name.substr(kPrefix), value);
+  return CheckLabel("filter", query->labels.back().first, value);
+}
+
+uint32_t FilterSum(const v1::ListJobsRequest& request) {
+  const std::string& filter = request.filter();
+  return Crc32c(
+      {reinterpret_cast<const uint8_t*>(filter.data()), filter.size()});
+}
+
+absl::Status ReadToken(const v1::ListJobsRequest& request, JobQuery* query) {
+  if (request.page_token().empty()) return absl::OkStatus();
+  const std::vector<std::string> parts =
+      absl::StrSplit(request.page_token(), '.');
+  if (parts.size() == 2 && absl::SimpleAtoi(parts[0], &query->before) &&
+      query->before > 0 &&
+      parts[1] == absl::StrFormat("%08x", FilterSum(request))) {
+    return absl::OkStatus();
+  }
+  return BadFieldError("page_token",
+                       "got another text, allowed next_page_token of the page "
+                       "before, with the same filter");
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Job> SpecFromRequest(const v1::CreateJobRequest& request) {
+  if (request.request_id().size() > kMaxRequestIdBytes) {
+    return BadFieldError(
+        "request_id",
+        absl::StrCat("got ", request.request_id().size(),
+                     " bytes, allowed at most ", kMaxRequestIdBytes));
+  }
+  v1::Job spec = request.job();
+  ClearOutputOnly(&spec);
+  QS_RETURN_IF_ERROR(CheckSpec(spec));
+  if (spec.priority() == v1::Job::PRIORITY_UNSPECIFIED) {
+    spec.set_priority(v1::Job::NORMAL);
+  }
+  return spec;
+}
+
+std::string DeterministicBytes(const google::protobuf::Message& message) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream out(&stream);
+    out.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&out);
+  }
+  return bytes;
+}
+
+absl::StatusOr<JobQuery> QueryFromRequest(const v1::ListJobsRequest& request) {
+  JobQuery query;
+  query.limit = kDefaultPage;
+  if (request.has_page_size()) {
+    if (request.page_size() < 1 || request.page_size() > kMaxPage) {
+      return BadFieldError("page_size",
+                           absl::StrCat("got ", request.page_size(),
+                                        ", allowed 1 to ", kMaxPage));
+    }
+    query.limit = request.page_size();
+  }
+  const std::vector<std::string> terms =
+      absl::StrSplit(request.filter(), ' ', absl::SkipEmpty());
+  for (const std::string& term : terms) {
+    QS_RETURN_IF_ERROR(AddTerm(term, &query));
+  }
+  QS_RETURN_IF_ERROR(ReadToken(request, &query));
+  return query;
+}
+
+std::string PageToken(const v1::ListJobsRequest& request, int64_t sequence) {
+  return absl::StrFormat("%d.%08x", sequence, FilterSum(request));
+}
+
+std::string NewJobId(absl::Time now) {
+  uint32_t random = 0;
+  RAND_bytes(reinterpret_cast<unsigned char*>(&random), sizeof(random));
+  return absl::StrFormat("%012x%08x", absl::ToUnixMillis(now), random);
+}
+
+}  // namespace qs

@@ -1,0 +1,197 @@
+// Tested by tests/service/jobs/job_service_test.cc.
+#include "service/jobs/job_service.h"
+
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/status_macros.h"
+#include "service/jobs/job_creator.h"
+#include "service/jobs/job_messages.h"
+#include "service/jobs/job_request.h"
+#include "service/server/error.h"
+#include "service/server/grpc_status.h"
+#include "service/server/log.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+using Clock = std::chrono::steady_clock;
+
+// Below the 4 MiB of a message.
+constexpr size_t kMaxPageBytes = size_t{3} << 20;
+
+absl::Status DoneOnly(const JobRecord& job) {
+  if (IsTerminal(job.state)) return absl::OkStatus();
+  const std::string state =
+      v1::Job::State_Name(static_cast<v1::Job::State>(job.state));
+  return RpcError(absl::StatusCode::kFailedPrecondition, "BAD_STATE",
+                  "job " + job.key.id + ": got " + state +
+                      ", allowed one that is done: cancel it first",
+                  {{"state", state}});
+}
+
+}  // namespace
+
+absl::StatusOr<Caller> JobServiceImpl::Identify(
+    const grpc::CallbackServerContext& call, Role needed) const {
+  QS_ASSIGN_OR_RETURN(Caller caller, access_.Identify(call));
+  QS_RETURN_IF_ERROR(RequireRole(caller, needed));
+  return caller;
+}
+
+absl::StatusOr<JobKey> JobServiceImpl::KeyOf(const Caller& caller,
+                                             const std::string& name) const {
+  QS_ASSIGN_OR_RETURN(std::string id, IdFromName(caller, "name", "jobs", name));
+  return JobKey{caller.project, std::move(id)};
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::Answer(
+    grpc::CallbackServerContext* call, const char* rpc, Role needed,
+    Body body) {
+  grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
+  const Clock::time_point started = Clock::now();
+  const std::string peer = call->peer();
+  const auto finish = [reactor, rpc, peer,
+                       started](const absl::Status& status) {
+    const std::chrono::duration<double> elapsed = Clock::now() - started;
+    LogRpc(rpc, peer, status, 0, elapsed.count());
+    reactor->Finish(ToGrpcStatus(status));
+  };
+  const absl::StatusOr<Caller> caller = Identify(*call, needed);
+  if (!caller.ok()) {
+    finish(caller.status());
+    return reactor;
+  }
+  const bool taken =
+      context_.io.TryRun([finish, caller = *caller, body = std::move(body)] {
+        finish(body(caller));
+      });
+  if (!taken) {
+    finish(RetryableError(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
+                          "too many calls wait"));
+  }
+  return reactor;
+}
+
+v1::Job JobServiceImpl::ToProto(const JobRecord& job) const {
+  v1::Job out = JobToProto(job);
+  if (job.state != JobState::kRunning) return out;
+  if (const auto progress = scheduler_.ProgressOf(job.key)) {
+    *out.mutable_progress() = *progress;
+  }
+  return out;
+}
+
+absl::Status JobServiceImpl::Create(const Caller& caller,
+                                    const v1::CreateJobRequest& request,
+                                    v1::Job* response) {
+  if (scheduler_.draining()) return DrainingError();
+  QS_ASSIGN_OR_RETURN(
+      const JobRecord job,
+      CreateJobRecord(context_, caller.project, request, max_queued_));
+  if (request.validate_only()) {
+    *response = JobToProto(job);
+    response->clear_name();
+    response->clear_state();
+    response->clear_attempt();
+    response->clear_revision();
+    response->clear_create_time();
+    return absl::OkStatus();
+  }
+  scheduler_.Wake();
+  *response = ToProto(job);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::CreateJob(
+    grpc::CallbackServerContext* call, const v1::CreateJobRequest* request,
+    v1::Job* response) {
+  return Answer(call, "CreateJob", Role::kUser,
+                [this, request, response](const Caller& caller) {
+                  return Create(caller, *request, response);
+                });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::GetJob(
+    grpc::CallbackServerContext* call, const v1::GetJobRequest* request,
+    v1::Job* response) {
+  return Answer(
+      call, "GetJob", Role::kReader,
+      [this, request, response](const Caller& caller) -> absl::Status {
+        QS_ASSIGN_OR_RETURN(const JobKey key, KeyOf(caller, request->name()));
+        const auto job = context_.records.Get(key);
+        if (!job.ok()) return FromRecords(job.status());
+        *response = ToProto(*job);
+        return absl::OkStatus();
+      });
+}
+
+absl::Status JobServiceImpl::List(const Caller& caller,
+                                  const v1::ListJobsRequest& request,
+                                  v1::ListJobsResponse* response) {
+  QS_ASSIGN_OR_RETURN(JobQuery query, QueryFromRequest(request));
+  query.project = caller.project;
+  const auto page = static_cast<size_t>(query.limit);
+  ++query.limit;  // is there another page?
+  const absl::StatusOr<std::vector<JobRecord>> jobs =
+      context_.records.List(query);
+  if (!jobs.ok()) return FromRecords(jobs.status());
+  size_t bytes = 0;
+  for (size_t i = 0; i < jobs->size(); ++i) {
+    v1::Job job = ToProto((*jobs)[i]);
+    bytes += job.ByteSizeLong();
+    if (i == page || (i > 0 && bytes > kMaxPageBytes)) {
+      response->set_next_page_token(
+          PageToken(request, (*jobs)[i - 1].sequence));
+      break;
+    }
+    *response->add_jobs() = std::move(job);
+  }
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(
+    grpc::CallbackServerContext* call, const v1::ListJobsRequest* request,
+    v1::ListJobsResponse* response) {
+  return Answer(call, "ListJobs", Role::kReader,
+                [this, request, response](const Caller& caller) {
+                  return List(caller, *request, response);
+                });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(
+    grpc::CallbackServerContext* call, const v1::CancelJobRequest* request,
+    v1::Job* response) {
+  return Answer(
+      call, "CancelJob", Role::kUser,
+      [this, request, response](const Caller& caller) -> absl::Status {
+        QS_ASSIGN_OR_RETURN(const JobKey key, KeyOf(caller, request->name()));
+        QS_ASSIGN_OR_RETURN(const JobRecord job, scheduler_.Cancel(key));
+        *response = ToProto(job);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(
+    grpc::CallbackServerContext* call, const v1::DeleteJobRequest* request,
+    google::protobuf::Empty*) {
+  return Answer(call, "DeleteJob", Role::kUser,
+                [this, request](const Caller& caller) -> absl::Status {
+                  QS_ASSIGN_OR_RETURN(const JobKey key,
+                                      KeyOf(caller, request->name()));
+                  return FromRecords(context_.records.Delete(key, DoneOnly));
+                });
+}
+
+WatchReactor* JobServiceImpl::WatchJob(grpc::CallbackServerContext* call,
+                                       const v1::WatchJobRequest* request) {
+  const auto key = [&]() -> absl::StatusOr<JobKey> {
+    QS_ASSIGN_OR_RETURN(const Caller caller, Identify(*call, Role::kReader));
+    return KeyOf(caller, request->name());
+  }();
+  return NewWatchCall(watches_, call->peer(), key, request->from_revision());
+}
+
+}  // namespace qs

@@ -1,0 +1,50 @@
+// JobsContext: what everything about jobs shares.
+#ifndef QS_SERVICE_JOBS_JOBS_CONTEXT_H_
+#define QS_SERVICE_JOBS_JOBS_CONTEXT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "service/base/io_pool.h"
+#include "service/run/checkpoint_run.h"
+#include "service/store/job_records.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/worker_pool.h"
+
+namespace qs {
+
+// CheckpointRun::Prepare, or a test's own.
+using RunFactory = std::function<absl::StatusOr<std::shared_ptr<CheckpointRun>>(
+    CheckpointRunSpec)>;
+
+// URIs of a project to absolute paths. May make file calls. Errors: as
+// UriRoots; `field` is where the URI stands in the request.
+using UriResolver = std::function<absl::StatusOr<std::string>(
+    const std::string& project, const std::string& uri,
+    const std::string& field)>;
+
+struct JobPaths {
+  UriResolver existing;  // something that is read, links excluded
+  UriResolver fresh;     // something that is made
+};
+
+// Everything outlives the jobs.
+struct JobsContext {
+  JobRecords& records;
+  IoPool& io;
+  WorkerPool& pool;
+  ByteBudget& budget;
+  RunFactory prepare;
+  JobPaths paths;
+  int64_t max_plan_tensors = 200'000;
+  std::function<absl::Time()> now = [] { return absl::Now(); };
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_JOBS_JOBS_CONTEXT_H_

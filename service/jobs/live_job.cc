@@ -1,0 +1,334 @@
+// Tested by tests/service/jobs/job_scheduler_test.cc.
+#include "service/jobs/live_job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "service/jobs/job.h"
+#include "service/jobs/job_creator.h"
+#include "service/jobs/job_messages.h"
+#include "service/jobs/job_output.h"
+#include "service/jobs/job_summary.h"
+#include "service/server/error.h"
+#include "service/server/log.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+// Reports that are written together when no shard comes meanwhile.
+constexpr size_t kMaxUnwritten = 256;
+
+v1::Job ParseSpec(const std::string& bytes) {
+  v1::Job spec;
+  if (!spec.ParseFromString(bytes)) spec.Clear();
+  return spec;
+}
+
+absl::Status TimedOutError(absl::Duration limit) {
+  return RpcError(absl::StatusCode::kDeadlineExceeded, "EXECUTION_TIMEOUT",
+                  absl::StrCat("execution_timeout: the job ran for ",
+                               absl::FormatDuration(limit)));
+}
+
+// Every error of a job has a reason.
+absl::Status WithSomeReason(const absl::Status& status) {
+  if (!ErrorReason(status).empty()) return status;
+  return RpcError(status.code(), "JOB_FAILED", std::string(status.message()));
+}
+
+}  // namespace
+
+LiveJob::LiveJob(const JobsContext& context, JobRecord job, Listener listener)
+    : context_(context),
+      key_(job.key),
+      attempt_(job.attempt),
+      crashes_(job.crashes),
+      started_(job.started),
+      destination_(job.destination),
+      staging_(StagingPath(job.destination, job.key.id)),
+      spec_(ParseSpec(job.spec)),
+      execution_timeout_(spec_.has_execution_timeout()
+                             ? DurationFromProto(spec_.execution_timeout())
+                             : absl::InfiniteDuration()),
+      listener_(std::move(listener)),
+      phase_(v1::JobProgress::PREPARING) {}
+
+void LiveJob::Start() {
+  context_.io.Run([self = shared_from_this()] { self->Prepare(); });
+}
+
+void LiveJob::Stop(Why why) {
+  std::shared_ptr<CheckpointRun> run;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (why_ == Why::kGoOn) why_ = why;
+    if (running_) run = run_;
+  }
+  if (run != nullptr) run->Stop();
+}
+
+std::shared_ptr<CheckpointRun> LiveJob::Run() const {
+  absl::MutexLock lock(&mutex_);
+  return run_;
+}
+
+LiveJob::Why LiveJob::why() const {
+  absl::MutexLock lock(&mutex_);
+  return why_;
+}
+
+v1::JobProgress LiveJob::progress() const {
+  v1::JobProgress out;
+  out.set_phase(static_cast<v1::JobProgress::Phase>(phase_.load()));
+  const auto upto = [](int64_t value, int64_t total) {
+    return std::min(value, total);
+  };
+  out.set_tensors_total(tensors_total_);
+  out.set_bytes_total(bytes_total_);
+  out.set_shards_total(shards_total_);
+  // A tensor whose shard was not committed is done again and counted twice.
+  out.set_tensors_done(upto(tensors_, out.tensors_total()));
+  out.set_bytes_done(upto(bytes_, out.bytes_total()));
+  out.set_shards_done(upto(shards_, out.shards_total()));
+  return out;
+}
+
+absl::StatusOr<JobRecord> LiveJob::Change(const JobRecords::Change& change) {
+  absl::StatusOr<JobRecords::Updated> updated =
+      context_.records.Update(key_, context_.now(), change);
+  if (!updated.ok()) return FromRecords(updated.status());
+  listener_.changed(*updated);
+  return std::move(updated->job);
+}
+
+void LiveJob::Prepare() {
+  const absl::StatusOr<JobRecord> job = context_.records.Get(key_);
+  if (job.ok() && job->cancel_requested) Stop(Why::kCancelled);
+  absl::Status status = job.ok() ? absl::OkStatus() : FromRecords(job.status());
+  if (status.ok() && why() == Why::kGoOn) status = PrepareRun();
+  if (!status.ok() || why() != Why::kGoOn) return Finish(status);
+  const absl::StatusOr<std::set<int>> committed = Adopt(Run()->fingerprint());
+  if (!committed.ok()) return Finish(committed.status());
+  StartRun(*committed);
+}
+
+absl::Status LiveJob::PrepareRun() {
+  QS_ASSIGN_OR_RETURN(CheckpointRunSpec spec,
+                      ResolveSpec(context_, key_.project, spec_));
+  if (spec.output != destination_) {
+    return RpcError(absl::StatusCode::kFailedPrecondition, "OUTPUT_FAILED",
+                    "job.destination.uri: it leads to another place than when "
+                    "the job was made");
+  }
+  spec.output = staging_;
+  QS_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointRun> run,
+                      context_.prepare(std::move(spec)));
+  tensors_total_ = run->size().tensors;
+  bytes_total_ = run->size().bytes;
+  shards_total_ = run->size().shards;
+  absl::MutexLock lock(&mutex_);
+  run_ = std::move(run);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::set<int>> LiveJob::Adopt(const std::string& fingerprint) {
+  bool same = false;
+  QS_RETURN_IF_ERROR(Change([&](JobRecord& job) {
+                       same = job.fingerprint == fingerprint;
+                       job.fingerprint = fingerprint;
+                       return absl::OkStatus();
+                     }).status());
+  if (!same || !Exists(staging_)) {
+    RemoveOutput(staging_);
+    QS_RETURN_IF_ERROR(FromRecords(context_.records.StartOver(key_)));
+    return std::set<int>();
+  }
+  absl::StatusOr<std::vector<ShardRecord>> shards =
+      context_.records.Shards(key_);
+  if (!shards.ok()) return FromRecords(shards.status());
+  std::set<int> committed;
+  for (const ShardRecord& shard : *shards) {
+    if (Exists(staging_ + "/" + shard.file)) committed.insert(shard.shard);
+  }
+  QS_RETURN_IF_ERROR(CountAdopted(committed.size()));
+  return committed;
+}
+
+absl::Status LiveJob::CountAdopted(size_t shards) {
+  shards_ = static_cast<int64_t>(shards);
+  if (shards == 0) return absl::OkStatus();
+  return FromRecords(
+      context_.records.Tensors(key_, [this](const TensorRecord& tensor) {
+        ++tensors_;
+        bytes_ += tensor.bytes;
+        return absl::OkStatus();
+      }));
+}
+
+void LiveJob::StartRun(const std::set<int>& committed) {
+  SetPhase(v1::JobProgress::QUANTIZING);
+  const std::shared_ptr<CheckpointRun> run = Run();
+  run->Start({context_.pool, context_.budget, context_.io}, committed, *this,
+             [self = shared_from_this()](const absl::Status& status) {
+               self->context_.io.Run([self, status] { self->Finish(status); });
+             });
+  bool stop = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    running_ = true;
+    stop = why_ != Why::kGoOn;
+  }
+  if (stop) run->Stop();
+}
+
+absl::Status LiveJob::OnTensor(const v1::TensorReport& report,
+                               const QuantizedTensor&) {
+  ++tensors_;
+  bool full = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    unwritten_.push_back(
+        {report.name(), report.bytes_in(), report.SerializeAsString()});
+    full = unwritten_.size() >= kMaxUnwritten;
+  }
+  return full ? Flush() : absl::OkStatus();
+}
+
+absl::Status LiveJob::Flush() {
+  std::vector<TensorRecord> tensors;
+  {
+    absl::MutexLock lock(&mutex_);
+    tensors.swap(unwritten_);
+  }
+  if (tensors.empty()) return absl::OkStatus();
+  return FromRecords(
+      context_.records.Commit(key_, attempt_, std::nullopt, tensors));
+}
+
+absl::Status LiveJob::OnShard(int shard, const std::string& file,
+                              int64_t bytes) {
+  std::vector<TensorRecord> tensors;
+  {
+    absl::MutexLock lock(&mutex_);
+    tensors.swap(unwritten_);
+  }
+  QS_RETURN_IF_ERROR(FromRecords(context_.records.Commit(
+      key_, attempt_, ShardRecord{shard, file, bytes}, tensors)));
+  ++shards_;
+  return absl::OkStatus();
+}
+
+void LiveJob::Finish(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    running_ = false;
+    run_.reset();
+  }
+  absl::Status end = status;
+  // Stopped too late: the run is complete. Only a wish to cancel undoes that.
+  if (end.ok() &&
+      (why() == Why::kGoOn || phase_ != v1::JobProgress::PREPARING)) {
+    end = Complete();
+    if (end.ok()) return;
+  }
+  StopNow(end);
+}
+
+// OK: the job is published and its end is recorded or will be.
+absl::Status LiveJob::Complete() {
+  QS_RETURN_IF_ERROR(Flush());
+  SetPhase(v1::JobProgress::VERIFYING);
+  QS_ASSIGN_OR_RETURN(const OutputDigest digest, DigestOutput(staging_, [this] {
+                        return why() != Why::kGoOn;
+                      }));
+  QS_ASSIGN_OR_RETURN(v1::JobSummary summary,
+                      SummarizeJob(context_.records, key_));
+  summary.set_files(digest.files);
+  summary.set_file_bytes(digest.bytes);
+  summary.set_digest(digest.digest);
+  summary.set_seconds(absl::ToDoubleSeconds(context_.now() - started_));
+  const absl::Status publishing =
+      Change([&](JobRecord& job) {
+        return PublishJob(job, summary.SerializeAsString());
+      }).status();
+  // Cancelled in the records already, of which Stop is yet to tell.
+  if (ErrorReason(publishing) == "BAD_STATE") Stop(Why::kCancelled);
+  QS_RETURN_IF_ERROR(publishing);
+  SetPhase(v1::JobProgress::PUBLISHING);
+  QS_RETURN_IF_ERROR(PublishOutput(staging_, destination_));
+  EndWith(
+      [now = context_.now()](JobRecord& job) { return SucceedJob(job, now); },
+      true);
+  return absl::OkStatus();
+}
+
+void LiveJob::StopNow(const absl::Status& status) {
+  const absl::Time now = context_.now();
+  switch (why()) {
+    case Why::kCancelled:
+      return EndWith([now](JobRecord& job) { return StoppedJob(job, now); },
+                     false);
+    case Why::kDrained:
+      // A job that failed by itself, failed.
+      if (!status.ok() && !absl::IsCancelled(status)) break;
+      return EndWith([now](JobRecord& job) { return ReleaseJob(job, now); },
+                     true);
+    case Why::kTimedOut: {
+      const absl::Status error = TimedOutError(execution_timeout_);
+      return EndWith(
+          [now, error](JobRecord& job) { return FailJob(job, now, error); },
+          false);
+    }
+    case Why::kGoOn:
+      break;
+  }
+  const absl::Status error = WithSomeReason(status);
+  EndWith([now, error](JobRecord& job) { return FailJob(job, now, error); },
+          false);
+}
+
+void LiveJob::EndWith(JobRecords::Change change, bool keep_output) {
+  v1::JobProgress last = progress();
+  last.clear_phase();
+  {
+    absl::MutexLock lock(&mutex_);
+    unwritten_.clear();
+    unrecorded_ = [change = std::move(change), last](JobRecord& job) {
+      QS_RETURN_IF_ERROR(change(job));
+      job.progress = last.SerializeAsString();
+      return absl::OkStatus();
+    };
+  }
+  // Before the job's name for the destination is free again.
+  if (!keep_output) RemoveOutput(staging_);
+  RetryEnd(false);
+}
+
+void LiveJob::RetryEnd(bool give_up) {
+  JobRecords::Change change;
+  {
+    absl::MutexLock lock(&mutex_);
+    change.swap(unrecorded_);
+  }
+  if (!change) return;
+  const absl::StatusOr<JobRecord> job = Change(change);
+  if (job.ok()) return listener_.ended(*this, *job);
+  Log(LogLevel::kError, "job_not_recorded",
+      {{"job", key_.id}, {"error", std::string(job.status().message())}});
+  const bool hopeless = absl::IsNotFound(job.status()) ||
+                        ErrorReason(job.status()) == "BAD_STATE";
+  if (give_up || hopeless) {
+    JobRecord unknown;
+    unknown.key = key_;
+    unknown.state = JobState::kRunning;
+    return listener_.ended(*this, unknown);
+  }
+  absl::MutexLock lock(&mutex_);
+  unrecorded_ = std::move(change);
+}
+
+}  // namespace qs

@@ -1,0 +1,110 @@
+// LiveJob: one attempt of one job, from its record to its end.
+//
+//   Start -> prepare (resolve, plan, compare fingerprints) -> the run
+//         -> digest -> PublishJob -> rename -> SucceedJob
+//         or, stopped: CANCELLED, back to the queue, FAILED
+//
+// Every step that may block is on the IoPool. Thread: thread-safe.
+#ifndef QS_SERVICE_JOBS_LIVE_JOB_H_
+#define QS_SERVICE_JOBS_LIVE_JOB_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "quant/v1/jobs.pb.h"
+#include "service/jobs/jobs_context.h"
+
+namespace qs {
+
+class LiveJob final : public CheckpointRunObserver,
+                      public std::enable_shared_from_this<LiveJob> {
+ public:
+  enum class Why { kGoOn, kCancelled, kDrained, kTimedOut };
+
+  // What it tells. Called on the IoPool.
+  struct Listener {
+    std::function<void(const JobRecords::Updated&)> changed;
+    // Once, last: nothing runs any more. The job is terminal or queued, unless
+    // its records could not be written.
+    std::function<void(LiveJob&, const JobRecord&)> ended;
+  };
+
+  // `job` was just started (StartJob). `context` outlives it.
+  LiveJob(const JobsContext& context, JobRecord job, Listener listener);
+
+  void Start();
+  // The first reason counts. Its end follows within a second.
+  void Stop(Why why);
+  // After an end that could not be recorded: tries again. `give_up`: the last
+  // time; the job is then taken for crashed by the next process.
+  void RetryEnd(bool give_up);
+
+  const JobKey& key() const { return key_; }
+  int crashes() const { return crashes_; }
+  absl::Time started() const { return started_; }
+  absl::Duration execution_timeout() const { return execution_timeout_; }
+  quant::v1::JobProgress progress() const;
+
+  void OnBytes(int64_t bytes) override { bytes_ += bytes; }
+  absl::Status OnTensor(const quant::v1::TensorReport& report,
+                        const QuantizedTensor& result) override;
+  absl::Status OnShard(int shard, const std::string& file,
+                       int64_t bytes) override;
+
+ private:
+  void Prepare();
+  absl::Status PrepareRun();
+  // What earlier attempts have done that still counts.
+  absl::StatusOr<std::set<int>> Adopt(const std::string& fingerprint);
+  absl::Status CountAdopted(size_t shards);
+  void StartRun(const std::set<int>& committed);
+
+  void Finish(const absl::Status& status);
+  absl::Status Complete();
+  void StopNow(const absl::Status& status);
+  void EndWith(JobRecords::Change change, bool keep_output);
+  absl::Status Flush();
+  absl::StatusOr<JobRecord> Change(const JobRecords::Change& change);
+  Why why() const;
+  std::shared_ptr<CheckpointRun> Run() const;
+  void SetPhase(quant::v1::JobProgress::Phase phase) { phase_ = phase; }
+
+  const JobsContext& context_;
+  const JobKey key_;
+  const int attempt_;
+  const int crashes_;
+  const absl::Time started_;
+  const std::string destination_;
+  const std::string staging_;
+  const quant::v1::Job spec_;
+  const absl::Duration execution_timeout_;
+  const Listener listener_;
+
+  std::atomic<int> phase_;
+  std::atomic<int64_t> tensors_ = 0;
+  std::atomic<int64_t> bytes_ = 0;
+  std::atomic<int64_t> shards_ = 0;
+  std::atomic<int64_t> tensors_total_ = 0;
+  std::atomic<int64_t> bytes_total_ = 0;
+  std::atomic<int64_t> shards_total_ = 0;
+
+  mutable absl::Mutex mutex_;
+  Why why_ ABSL_GUARDED_BY(mutex_) = Why::kGoOn;
+  bool running_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<CheckpointRun> run_ ABSL_GUARDED_BY(mutex_);
+  std::vector<TensorRecord> unwritten_ ABSL_GUARDED_BY(mutex_);
+  // An end that could not be recorded.
+  JobRecords::Change unrecorded_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_JOBS_LIVE_JOB_H_

@@ -1,0 +1,228 @@
+// Tested by tests/service/jobs/job_service_test.cc.
+#include "service/jobs/watch_call.h"
+
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "kernels/base/status_macros.h"
+#include "service/jobs/job_messages.h"
+#include "service/server/error.h"
+#include "service/server/grpc_status.h"
+#include "service/server/log.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+
+// What was there before the watch began: changes one by one, or a snapshot.
+struct Backlog {
+  std::deque<v1::JobEvent> events;
+  WatchCursor cursor;
+};
+
+absl::StatusOr<Backlog> ReadBacklog(JobRecords& records, const JobKey& key,
+                                    int64_t from) {
+  // Events first: the record is not older then.
+  absl::StatusOr<std::vector<JobEventRecord>> events =
+      records.Events(key, from);
+  if (!events.ok()) return FromRecords(events.status());
+  absl::StatusOr<JobRecord> job = records.Get(key);
+  if (!job.ok()) return FromRecords(job.status());
+  if (from < 0 || from > job->revision) {
+    return BadFieldError(
+        "from_revision",
+        absl::StrCat("got ", from, ", allowed 0 to ", job->revision));
+  }
+  Backlog out;
+  const bool complete = events->empty() ? from == job->revision
+                                        : events->front().revision == from + 1;
+  if (from == 0 || !complete) {
+    out.events.push_back(SnapshotToProto(*job));
+    out.cursor = {job->revision, 0, IsTerminal(job->state)};
+    return out;
+  }
+  out.cursor = {from, 0, events->empty() && IsTerminal(job->state)};
+  for (const JobEventRecord& event : *events) {
+    out.events.push_back(EventToProto(event, &*job));
+    out.cursor.revision = event.revision;
+    out.cursor.ended = IsTerminal(event.state);
+  }
+  return out;
+}
+
+class WatchCall final : public WatchReactor, public JobWatcher {
+ public:
+  static WatchCall* New(WatchContext& context, std::string peer,
+                        const absl::StatusOr<JobKey>& key,
+                        int64_t from_revision) {
+    const auto made = std::make_shared<WatchCall>(context, std::move(peer),
+                                                  key.ok() ? *key : JobKey());
+    made->self_ = made;
+    if (key.ok()) {
+      made->Join(from_revision);
+    } else {
+      made->End(key.status());
+    }
+    return made.get();
+  }
+
+  WatchCall(WatchContext& context, std::string peer, JobKey key)
+      : context_(context), peer_(std::move(peer)), key_(std::move(key)) {}
+
+  void OnWriteDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      writing_ = false;
+    }
+    if (!ok) return End(absl::CancelledError("cancelled"));
+    Poke();
+  }
+
+  // A write in flight is done, in vain, soon.
+  void OnCancel() override { End(absl::CancelledError("cancelled")); }
+
+  void OnDone() override {
+    context_.hub.Leave(key_, this);
+    const std::chrono::duration<double> elapsed = Clock::now() - started_;
+    LogRpc("WatchJob", peer_, end_status_, bytes_, elapsed.count());
+    const std::shared_ptr<WatchCall> last = std::move(self_);
+  }
+
+  void Poke() override {
+    absl::MutexLock lock(&mutex_);
+    WriteNextLocked();
+  }
+
+  void Tick(absl::Time now) override {
+    absl::MutexLock lock(&mutex_);
+    if (!reading_ && !writing_ &&
+        now - last_write_ >= context_.bookmark_interval) {
+      v1::JobEvent bookmark;
+      bookmark.set_revision(cursor_.revision);
+      bookmark.mutable_bookmark();
+      backlog_.push_back(std::move(bookmark));
+    }
+    WriteNextLocked();
+  }
+
+  // After the write in flight, if there is one.
+  void End(const absl::Status& status) override {
+    absl::MutexLock lock(&mutex_);
+    EndLocked(status);
+    if (!writing_ && !reading_) FinishLocked();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void Join(int64_t from) {
+    absl::StatusOr<std::shared_ptr<JobTopic>> topic =
+        context_.hub.Join(key_, self_);
+    if (!topic.ok()) return End(topic.status());
+    {
+      absl::MutexLock lock(&mutex_);
+      topic_ = *std::move(topic);
+      reading_ = true;
+    }
+    if (context_.io.TryRun([self = self_, from] { self->Read(from); })) return;
+    {
+      absl::MutexLock lock(&mutex_);
+      reading_ = false;
+    }
+    End(RetryableError(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
+                       "too many calls wait"));
+  }
+
+  // On the IoPool.
+  void Read(int64_t from) {
+    absl::StatusOr<Backlog> backlog = ReadBacklog(context_.records, key_, from);
+    absl::MutexLock lock(&mutex_);
+    reading_ = false;
+    if (!backlog.ok()) EndLocked(backlog.status());
+    if (ended_) return FinishLocked();
+    backlog_ = std::move(backlog->events);
+    cursor_ = backlog->cursor;
+    WriteNextLocked();
+  }
+
+  std::optional<v1::JobEvent> NextLocked()
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (backlog_.empty()) return topic_->Next(&cursor_);
+    v1::JobEvent event = std::move(backlog_.front());
+    backlog_.pop_front();
+    const std::optional<v1::JobProgress> progress = topic_->progress();
+    if (event.has_snapshot() && progress &&
+        event.snapshot().state() == v1::Job::RUNNING) {
+      *event.mutable_snapshot()->mutable_progress() = *progress;
+    }
+    return event;
+  }
+
+  void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (reading_ || writing_) return;
+    if (ended_) return FinishLocked();
+    std::optional<v1::JobEvent> event = NextLocked();
+    if (event) {
+      out_ = *std::move(event);
+      bytes_ += static_cast<int64_t>(out_.ByteSizeLong());
+      writing_ = true;
+      last_write_ = absl::Now();
+      return StartWrite(&out_);
+    }
+    if (!cursor_.ended) return;
+    EndLocked(absl::OkStatus());
+    FinishLocked();
+  }
+
+  void EndLocked(const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (ended_) return;
+    ended_ = true;
+    end_status_ = status;
+  }
+
+  void FinishLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (finished_) return;
+    finished_ = true;
+    Finish(ToGrpcStatus(end_status_));
+  }
+
+  // gRPC's hold on this; a read under way has one of its own.
+  std::shared_ptr<WatchCall> self_;
+  WatchContext& context_;
+  const std::string peer_;
+  const JobKey key_;
+  const Clock::time_point started_ = Clock::now();
+  v1::JobEvent out_;  // while it is written
+
+  absl::Mutex mutex_;
+  std::shared_ptr<JobTopic> topic_ ABSL_GUARDED_BY(mutex_);
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  std::deque<v1::JobEvent> backlog_ ABSL_GUARDED_BY(mutex_);
+  WatchCursor cursor_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_write_ ABSL_GUARDED_BY(mutex_) = absl::Now();
+  int64_t bytes_ = 0;
+  absl::Status end_status_;
+};
+
+}  // namespace
+
+WatchReactor* NewWatchCall(WatchContext& context, std::string peer,
+                           const absl::StatusOr<JobKey>& key,
+                           int64_t from_revision) {
+  return WatchCall::New(context, std::move(peer), key, from_revision);
+}
+
+}  // namespace qs
