@@ -93,8 +93,7 @@ int RenameNew(const std::string& from, const std::string& to) {
 
 std::string StagingPath(const std::string& destination, const std::string& id) {
   const fs::path path(destination);
-  const std::string name =
-      absl::StrCat(".", path.filename().string(), ".", id);
+  const std::string name = absl::StrCat(".", path.filename().string(), ".", id);
   return (path.parent_path() / name).string();
 }
 

@@ -6,6 +6,7 @@ target_sources(qs_service PRIVATE
   jobs/job_output.cc
   jobs/job_request.cc
   jobs/job_scheduler.cc
+  jobs/job_server.cc
   jobs/job_service.cc
   jobs/job_summary.cc
   jobs/live_job.cc

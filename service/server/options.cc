@@ -203,6 +203,26 @@ void AddRoots(CLI::App* app, ServerOptions* o) {
       ->group(group);
 }
 
+void AddData(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Kept data and jobs";
+  app->add_option("--data-dir", o->data_dir,
+                  "Directory of this server alone, on a local file system; "
+                  "without it nothing is kept and there are no jobs")
+      ->group(group);
+  app->add_option("--max-running-jobs", o->max_running_jobs,
+                  "Jobs at once; they share the workers")
+      ->check(InRange(1, 1000))
+      ->group(group);
+  app->add_option("--max-queued-jobs", o->max_queued_jobs,
+                  "Jobs in the queue of one project; one more is refused")
+      ->check(InRange(1, 1e6))
+      ->group(group);
+  app->add_option("--job-history", o->job_history,
+                  "Jobs that are done and kept; the oldest goes first")
+      ->check(InRange(0, 1e6))
+      ->group(group);
+}
+
 void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
   const std::string group = "Time and logs";
   app->add_option("--stream-idle-timeout", o->stream_idle_timeout,
@@ -315,6 +335,7 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   AddWork(&app, &out.options, &workers);
   AddData(&app, &out.options);
   AddRoots(&app, &out.options);
+  AddData(&app, &out.options);
   AddTimeAndLogs(&app, &out.options);
   try {
     std::vector<std::string> reversed(args.rbegin(), args.rend());

@@ -22,6 +22,9 @@
 #include "kernels/backend.h"
 #include "kernels/base/status_macros.h"
 #include "service/access/access.h"
+#include "service/access/uri_roots.h"
+#include "service/jobs/job_server.h"
+#include "service/run/checkpoint_run.h"
 #include "service/server/acceptor.h"
 #include "service/server/capabilities.h"
 #include "service/server/channel_arguments.h"
@@ -31,6 +34,7 @@
 #include "service/server/stores.h"
 #include "service/server/tls.h"
 #include "service/server/workers.h"
+#include "service/store/sqlite_job_records.h"
 #include "service/tensors/tensor_server.h"
 
 namespace qs {
@@ -45,6 +49,7 @@ constexpr milliseconds kPollInterval{50};
 constexpr milliseconds kEndGrace{500};
 // How long Shutdown waits for calls that were told to end.
 constexpr milliseconds kShutdownGrace{2000};
+// Threads for what blocks, and tasks that may wait for one.
 
 QuantizeContextOptions ContextOptions(
     const ServerOptions& options,
@@ -69,6 +74,32 @@ absl::Status WritePortFile(const std::string& path, int port) {
   }
   return absl::InternalError(
       absl::StrCat("port-file: cannot write \"", path, "\""));
+}
+
+JobPaths PathsOf(const UriRoots& roots) {
+  JobPaths paths;
+  paths.existing =
+      [&roots](const std::string& project, const std::string& uri,
+               const std::string& field) -> absl::StatusOr<std::string> {
+    QS_ASSIGN_OR_RETURN(const std::string path,
+                        roots.ResolveExisting(project, uri, field));
+    QS_RETURN_IF_ERROR(CheckCheckpointTree(path));
+    return path;
+  };
+  paths.fresh = [&roots](const std::string& project, const std::string& uri,
+                         const std::string& field) {
+    return roots.ResolveNew(project, uri, field);
+  };
+  return paths;
+}
+
+JobServerOptions JobOptions(const ServerOptions& options) {
+  JobServerOptions out;
+  out.scheduler.max_running = options.max_running_jobs;
+  out.scheduler.max_running_in_project = options.max_running_jobs;
+  out.scheduler.history = options.job_history;
+  out.max_queued = options.max_queued_jobs;
+  return out;
 }
 
 }  // namespace
@@ -105,11 +136,13 @@ class Server::Impl {
         credentials);
     builder.RegisterService(&service_);
     if (tensors_ != nullptr) builder.RegisterService(&tensors_->service());
+    if (jobs_ != nullptr) builder.RegisterService(&jobs_->service());
     acceptor_.emplace(
         std::move(listener), options_.max_connections,
         [this](int listener_fd, int fd) { HandOver(listener_fd, fd); });
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC did not start");
+    if (jobs_ != nullptr) QS_RETURN_IF_ERROR(jobs_->Start());
     SetServing("liveness", true);
     SetServing("readiness", true);
     ping_.emplace(server_.get());
@@ -123,6 +156,7 @@ class Server::Impl {
     SetServing("", false);
     context_.StartDraining();
     if (tensors_ != nullptr) tensors_->StartDraining();
+    if (jobs_ != nullptr) jobs_->StartDraining();
     const std::chrono::duration<double> grace(options_.drain_timeout);
     WaitForStreams(
         steady_clock::now() + std::chrono::duration_cast<milliseconds>(grace),
@@ -155,13 +189,23 @@ class Server::Impl {
     QS_ASSIGN_OR_RETURN(stores_, Stores::Open(options_));
     QS_ASSIGN_OR_RETURN(tensors_,
                         TensorServer::Open(*stores_, access_, options_));
-    return stores_->CollectGarbage();
+    QS_RETURN_IF_ERROR(stores_->CollectGarbage());
+    QS_ASSIGN_OR_RETURN(
+        roots_, UriRoots::Open(options_.read_roots, options_.write_roots));
+    job_records_ = NewSqliteJobRecords(stores_->records());
+    jobs_ = std::make_unique<JobServer>(
+        JobsContext{*job_records_, stores_->pool(), context_.pool(),
+                    context_.budget(), CheckpointRun::Prepare, PathsOf(roots_),
+                    options_.max_plan_tensors},
+        access_, JobOptions(options_));
+    return absl::OkStatus();
   }
 
   int64_t LiveStreams() const {
     return context_.live_streams() +
            (tensors_ == nullptr ? 0 : tensors_->live_streams());
   }
+  bool JobsRun() const { return jobs_ != nullptr && !jobs_->idle(); }
 
   void HandOver(int listener_fd, int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters
@@ -173,7 +217,8 @@ class Server::Impl {
 
   void WaitForStreams(steady_clock::time_point end,
                       const std::function<bool()>& hurry) {
-    while (LiveStreams() > 0 && !hurry() && steady_clock::now() < end) {
+    while ((LiveStreams() > 0 || JobsRun()) && !hurry() &&
+           steady_clock::now() < end) {
       std::this_thread::sleep_for(kPollInterval);
     }
   }
@@ -191,6 +236,7 @@ class Server::Impl {
     context_.StartDraining();
     context_.EndAll();
     if (tensors_ != nullptr) tensors_->EndAll();
+    if (jobs_ != nullptr) jobs_->StartDraining();
     WaitForStreams(steady_clock::now() + kEndGrace, [] { return false; });
     context_.CancelAll();
     server_->Shutdown(system_clock::now() + kShutdownGrace);
@@ -210,6 +256,9 @@ class Server::Impl {
   const OpenAccess access_;
   std::unique_ptr<Stores> stores_;         // null: nothing is kept
   std::unique_ptr<TensorServer> tensors_;  // the same
+  UriRoots roots_;
+  std::unique_ptr<JobRecords> job_records_;
+  std::unique_ptr<JobServer> jobs_;  // before the threads that it works on
   QuantizeServiceImpl service_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;
   std::optional<Acceptor> acceptor_;
