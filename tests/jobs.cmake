@@ -3,3 +3,16 @@ qs_test(jobs_test
   SOURCES service/jobs/job_scheduler_test.cc
   LIBS qs_service
   LABELS unit service)
+# JobService over real connections.
+qs_test(job_service_test
+  SOURCES service/jobs/job_service_test.cc
+  LIBS qs_service
+  LABELS service)
+# The real quantd, killed while jobs run.
+qs_test(job_kill_test
+  SOURCES service/jobs/job_kill_test.cc
+  LIBS qs_service
+  LABELS service)
+target_compile_definitions(job_kill_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd>")
+add_dependencies(job_kill_test quantd)

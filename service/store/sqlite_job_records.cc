@@ -181,6 +181,21 @@ absl::StatusOr<int64_t> Number(SqliteStatement& row) {
   return number;
 }
 
+// As it will be read.
+absl::Time Rounded(absl::Time time) {
+  if (time == absl::InfiniteFuture() || time == absl::InfinitePast()) {
+    return time;
+  }
+  return absl::FromUnixMicros(absl::ToUnixMicros(time));
+}
+
+void RoundTimes(JobRecord* job) {
+  job->created = Rounded(job->created);
+  job->queue_deadline = Rounded(job->queue_deadline);
+  job->started = Rounded(job->started);
+  job->ended = Rounded(job->ended);
+}
+
 absl::StatusOr<JobRecords::Created> CreateIn(SqliteConnection& c,
                                              const JobRecord& job,
                                              int64_t max_queued) {
@@ -199,6 +214,7 @@ absl::StatusOr<JobRecords::Created> CreateIn(SqliteConnection& c,
   QS_ASSIGN_OR_RETURN(const int64_t used, Number(same));
   if (used > 0) return Created{Created::kDestinationInUse, {}};
   Created made{Created::kMade, job};
+  RoundTimes(&made.job);
   QS_RETURN_IF_ERROR(InsertJob(c, &made.job));
   QS_RETURN_IF_ERROR(
       InsertEvent(c, made.job.sequence, EventOf(made.job, job.created)));
@@ -216,9 +232,10 @@ absl::StatusOr<JobRecords::Updated> UpdateIn(SqliteConnection& c,
   QS_ASSIGN_OR_RETURN(const JobRecord before, ReadJob(c, key));
   JobRecords::Updated out{before, std::nullopt};
   QS_RETURN_IF_ERROR(change(out.job));
+  RoundTimes(&out.job);
   if (IsEvent(before, out.job)) {
     out.job.revision = before.revision + 1;
-    out.event = EventOf(out.job, now);
+    out.event = EventOf(out.job, Rounded(now));
     QS_RETURN_IF_ERROR(InsertEvent(c, before.sequence, *out.event));
   }
   QS_RETURN_IF_ERROR(WriteJob(c, out.job));

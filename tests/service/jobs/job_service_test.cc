@@ -1,0 +1,442 @@
+// JobService over real connections, on the checkpoint of the tests.
+#include "service/jobs/job_service.h"
+
+#include <array>
+#include <cstdio>
+#include <set>
+#include <thread>
+
+#include "google/rpc/error_details.pb.h"
+#include "tests/service/jobs/fake_runs.h"
+#include "tests/service/jobs/job_client.h"
+
+namespace qs::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string OutputOf(const std::string& command) {
+  FILE* const pipe = popen(command.c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::string out;
+  std::array<char, 256> buffer;
+  while (fgets(buffer.data(), buffer.size(), pipe) != nullptr) {
+    out += buffer.data();
+  }
+  REQUIRE(pclose(pipe) == 0);
+  return out;
+}
+
+void RequireError(const absl::Status& status, absl::StatusCode code,
+                  const std::string& reason) {
+  INFO(status.ToString());
+  REQUIRE(status.code() == code);
+  REQUIRE(ErrorReason(status) == reason);
+}
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kNotFound = absl::StatusCode::kNotFound;
+constexpr auto kExists = absl::StatusCode::kAlreadyExists;
+constexpr auto kDenied = absl::StatusCode::kPermissionDenied;
+
+TEST_CASE("a checkpoint becomes a directory; the watch tells how",
+          "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  v1::CreateJobRequest request = JobRequest(folders, "a");
+  (*request.mutable_job()->mutable_labels())["team"] = "search";
+  const auto made = client.Create(request);
+  INFO(made.status().ToString());
+  REQUIRE(made.ok());
+  REQUIRE(made->name().rfind("projects/default/jobs/", 0) == 0);
+  REQUIRE(made->plan().shards() == 2);
+  REQUIRE(made->plan().tensors() > 0);
+  REQUIRE(made->plan().bytes_out() > 0);
+  REQUIRE(made->plan().largest_group_bytes() > 0);
+  REQUIRE(made->plan().summary().resolved().nf4().block_size() == 64);
+  REQUIRE(made->priority() == v1::Job::NORMAL);
+
+  JobWatch watch(client, made->name());
+  const std::vector<v1::JobEvent> events = watch.ReadAll();
+  REQUIRE(watch.Finish().ok());
+  REQUIRE(events.front().has_snapshot());
+  int64_t revision = 0;
+  for (const v1::JobEvent& event : events) {
+    REQUIRE(event.revision() >= revision);
+    revision = event.revision();
+  }
+  const v1::Job job = WaitDone(client, made->name());
+  INFO(job.ShortDebugString());
+  REQUIRE(job.state() == v1::Job::SUCCEEDED);
+  REQUIRE(job.summary().tensors() == made->plan().tensors());
+  REQUIRE(job.summary().error().count() > 0);
+  REQUIRE(job.progress().shards_done() == 2);
+  REQUIRE(job.progress().bytes_done() == job.plan().bytes());
+  REQUIRE(job.labels().at("team") == "search");
+  REQUIRE(folders.OutFiles() == std::vector<std::string>{"a"});
+  REQUIRE(fs::exists(folders.Out("a/config.json")));
+  // The digest is what a person can have, too.
+  const std::string sum = OutputOf(
+      "cd " + folders.Out("a") +
+      " && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | "
+      "sha256sum");
+  REQUIRE(job.summary().digest() == "sha256:" + sum.substr(0, 64));
+  const auto got = client.Get(made->name());
+  REQUIRE(got->SerializeAsString() == job.SerializeAsString());
+  REQUIRE(client.Get("projects/-/jobs/" + made->name().substr(22))->name() ==
+          made->name());
+}
+
+TEST_CASE("GPTQ with a calibration file; an awq job, too", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  for (const char* preset : {"W4A16-gptq", "W4A16-awq"}) {
+    v1::CreateJobRequest request = JobRequest(folders, preset, preset);
+    request.mutable_job()->mutable_calibration()->set_uri(
+        DataUri("tiny-llama-calibration.safetensors"));
+    const auto made = client.Create(request);
+    INFO(made.status().ToString());
+    REQUIRE(made.ok());
+    const v1::Job job = WaitDone(client, made->name());
+    INFO(job.ShortDebugString());
+    REQUIRE(job.state() == v1::Job::SUCCEEDED);
+    REQUIRE(job.summary().output_error() > 0);
+    REQUIRE(job.summary().output_error() < job.summary().rtn_output_error());
+  }
+}
+
+TEST_CASE("what cannot start is the call's error", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  const auto refused = [&](const std::function<void(v1::Job*)>& change,
+                           absl::StatusCode code, const std::string& reason) {
+    v1::CreateJobRequest request = JobRequest(folders, "a");
+    change(request.mutable_job());
+    RequireError(client.Create(request).status(), code, reason);
+  };
+  refused([](v1::Job* job) { job->mutable_source()->set_uri(""); }, kInvalid,
+          "BAD_FIELD");
+  refused([](v1::Job* job) { job->mutable_source()->set_uri("file:///etc"); },
+          kDenied, "URI_NOT_ALLOWED");
+  refused(
+      [](v1::Job* job) { job->mutable_source()->set_uri(DataUri("nothing")); },
+      kNotFound, "SOURCE_NOT_FOUND");
+  refused(
+      [](v1::Job* job) { job->mutable_source()->set_uri(DataUri("golden")); },
+      kNotFound, "SOURCE_NOT_FOUND");
+  refused(
+      [](v1::Job* job) {
+        job->mutable_source()->set_uri(DataUri("README.md"));
+      },
+      kInvalid, "BAD_CHECKPOINT");
+  refused([](v1::Job* job) { job->mutable_quantization()->set_preset("NF5"); },
+          kInvalid, "BAD_FIELD");
+  refused(
+      [](v1::Job* job) {
+        job->mutable_quantization()->set_preset("W4A16-gptq");
+      },
+      kInvalid, "CALIBRATION_MISSING");
+  refused(
+      [](v1::Job* job) {
+        job->mutable_destination()->set_uri(DataUri("tiny-llama-out"));
+      },
+      kDenied, "URI_NOT_ALLOWED");
+  refused(
+      [&](v1::Job* job) {
+        job->mutable_destination()->set_uri(folders.OutUri("no/such"));
+      },
+      kNotFound, "DESTINATION_NOT_FOUND");
+  refused([](v1::Job* job) { job->set_priority(v1::Job::Priority(9)); },
+          kInvalid, "BAD_FIELD");
+  refused([](v1::Job* job) { job->mutable_queue_timeout()->set_seconds(0); },
+          kInvalid, "BAD_FIELD");
+  refused([](v1::Job* job) { (*job->mutable_labels())["Team"] = "x"; },
+          kInvalid, "BAD_FIELD");
+  fs::create_directory(folders.Out("a"));
+  refused([](v1::Job*) {}, kExists, "DESTINATION_EXISTS");
+  REQUIRE(client.List()->jobs().empty());
+}
+
+TEST_CASE("validate_only plans and makes nothing", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  v1::CreateJobRequest request = JobRequest(folders, "a", "W4A16");
+  request.set_validate_only(true);
+  const auto job = client.Create(request);
+  REQUIRE(job.ok());
+  REQUIRE(job->name().empty());
+  REQUIRE(job->plan().bytes_out() < job->plan().bytes());
+  REQUIRE(job->plan().summary().resolved().rtn().bits() == 4);
+  REQUIRE(client.List()->jobs().empty());
+  REQUIRE(folders.OutFiles().empty());
+}
+
+TEST_CASE("fifty creates of one request make one job", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  v1::CreateJobRequest request = JobRequest(folders, "a");
+  request.set_request_id("the same");
+  constexpr int kCalls = 50;
+  std::vector<std::string> names(kCalls);
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < kCalls; ++i) {
+      threads.emplace_back([&, i] {
+        JobClient client(server.NewChannel());
+        const auto job = client.Create(request);
+        names[static_cast<size_t>(i)] =
+            job.ok() ? job->name() : job.status().ToString();
+      });
+    }
+  }
+  REQUIRE(names[0].rfind("projects/default/jobs/", 0) == 0);
+  REQUIRE(std::set<std::string>(names.begin(), names.end()).size() == 1);
+  JobClient client(server.NewChannel());
+  REQUIRE(client.List()->jobs_size() == 1);
+  WaitDone(client, names[0]);
+  // Also when it is done and its result is there.
+  const auto again = client.Create(request);
+  INFO(again.status().ToString());
+  REQUIRE(again->name() == names[0]);
+  REQUIRE(again->state() == v1::Job::SUCCEEDED);
+  // Output-only fields are no part of what is asked for.
+  request.mutable_job()->set_attempt(7);
+  REQUIRE(client.Create(request)->name() == names[0]);
+  request.mutable_job()->set_priority(v1::Job::URGENT);
+  RequireError(client.Create(request).status(), kExists, "REQUEST_ID_REUSED");
+}
+
+// Keeps all workers of a server busy until Open.
+class Blockage {
+ public:
+  explicit Blockage(InProcessServer& server) {
+    WorkerPool& pool = server.context().pool();
+    lane_ = pool.NewLane();
+    for (int i = 0; i < pool.workers(); ++i) {
+      pool.Submit(lane_, [this](Backend&) {
+        ++entered_;
+        absl::MutexLock lock(&mutex_);
+        mutex_.Await(absl::Condition(&open_));
+        --entered_;
+      });
+    }
+    REQUIRE(WaitUntil([&] { return entered_ == pool.workers(); }));
+  }
+  ~Blockage() {
+    Open();
+    WaitUntil([&] { return entered_ == 0; });
+  }
+  void Open() {
+    absl::MutexLock lock(&mutex_);
+    open_ = true;
+  }
+
+ private:
+  std::shared_ptr<WorkerPool::Lane> lane_;
+  std::atomic<int> entered_ = 0;
+  absl::Mutex mutex_;
+  bool open_ = false;
+};
+
+TEST_CASE("limits of queue and destination; cancel and delete",
+          "[job_service]") {
+  JobFolders folders;
+  ServerOptions options = JobServerTestOptions(folders);
+  options.max_running_jobs = 1;
+  options.max_queued_jobs = 2;
+  InProcessServer server(options);
+  JobClient client(server.NewChannel());
+  Blockage blockage(server);
+  const auto running = client.Create(JobRequest(folders, "a"));
+  REQUIRE(WaitUntil([&] {
+    return client.Get(running->name())->progress().phase() ==
+           v1::JobProgress::QUANTIZING;
+  }));
+  const auto queued = client.Create(JobRequest(folders, "b"));
+  REQUIRE(queued.ok());
+  RequireError(client.Create(JobRequest(folders, "b")).status(), kExists,
+               "DESTINATION_IN_USE");
+  REQUIRE(client.Create(JobRequest(folders, "c")).ok());
+  RequireError(client.Create(JobRequest(folders, "d")).status(),
+               absl::StatusCode::kResourceExhausted, "QUEUE_FULL");
+  RequireError(client.Delete(running->name()),
+               absl::StatusCode::kFailedPrecondition, "BAD_STATE");
+  RequireError(client.Delete(queued->name()),
+               absl::StatusCode::kFailedPrecondition, "BAD_STATE");
+  REQUIRE(client.Cancel(queued->name())->state() == v1::Job::CANCELLED);
+  REQUIRE(client.Delete(queued->name()).ok());
+  RequireError(client.Get(queued->name()).status(), kNotFound, "JOB_NOT_FOUND");
+  RequireError(client.Cancel(queued->name()).status(), kNotFound,
+               "JOB_NOT_FOUND");
+  REQUIRE(client.List("state=QUEUED")->jobs_size() == 1);
+  const auto cancelled = client.Cancel(running->name());
+  REQUIRE(cancelled->cancelling());
+  blockage.Open();
+  REQUIRE(WaitDone(client, running->name()).state() == v1::Job::CANCELLED);
+}
+
+TEST_CASE("names and roles", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  RequireError(client.Get("jobs/1").status(), kInvalid, "BAD_FIELD");
+  RequireError(client.Get("projects/other/jobs/1").status(), kDenied,
+               "PROJECT_NOT_ALLOWED");
+  RequireError(client.Get("projects/-/jobs/1").status(), kNotFound,
+               "JOB_NOT_FOUND");
+  JobWatch watch(client, "projects/-/jobs/1");
+  REQUIRE(watch.ReadAll().empty());
+  RequireError(watch.Finish(), kNotFound, "JOB_NOT_FOUND");
+  JobWatch other(client, "projects/other/jobs/1");
+  REQUIRE(other.ReadAll().empty());
+  RequireError(other.Finish(), kDenied, "PROJECT_NOT_ALLOWED");
+}
+
+TEST_CASE("lists: filters and pages", "[job_service]") {
+  JobFolders folders;
+  ServerOptions options = JobServerTestOptions(folders);
+  options.max_running_jobs = 1;
+  InProcessServer server(options);
+  JobClient client(server.NewChannel());
+  Blockage blockage(server);
+  for (int i = 0; i < 5; ++i) {
+    v1::CreateJobRequest request = JobRequest(folders, absl::StrCat(i));
+    (*request.mutable_job()->mutable_labels())["n"] = absl::StrCat(i % 2);
+    REQUIRE(client.Create(request).ok());
+  }
+  const auto first = client.List("", 3);
+  REQUIRE(first->jobs_size() == 3);
+  REQUIRE(first->jobs(0).destination().uri() == folders.OutUri("4"));
+  REQUIRE_FALSE(first->jobs(0).has_plan());
+  const auto second = client.List("", 3, first->next_page_token());
+  REQUIRE(second->jobs_size() == 2);
+  REQUIRE(second->next_page_token().empty());
+  REQUIRE(client.List("labels.n=0")->jobs_size() == 3);
+  REQUIRE(client.List("labels.n=0 state=QUEUED labels.n=1")->jobs().empty());
+  for (const char* filter :
+       {"state=DONE", "state=", "n=1", "state", "name=x"}) {
+    RequireError(client.List(filter).status(), kInvalid, "BAD_FIELD");
+  }
+  RequireError(client.List("", 1001).status(), kInvalid, "BAD_FIELD");
+  RequireError(client.List("", -1).status(), kInvalid, "BAD_FIELD");
+  RequireError(
+      client.List("state=QUEUED", 3, first->next_page_token()).status(),
+      kInvalid, "BAD_FIELD");
+  RequireError(client.List("", 3, "x").status(), kInvalid, "BAD_FIELD");
+}
+
+TEST_CASE("a watch resumes, and ends after the end", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  const std::string name = client.Create(JobRequest(folders, "a"))->name();
+  const v1::Job done = WaitDone(client, name);
+  const auto events = [&](int64_t from) {
+    JobWatch watch(client, name, from);
+    auto all = watch.ReadAll();
+    REQUIRE(watch.Finish().ok());
+    return all;
+  };
+  const auto all = events(1);
+  REQUIRE(all.size() == 2);
+  REQUIRE(all[0].change().state() == v1::Job::RUNNING);
+  REQUIRE(all[0].revision() == 2);
+  REQUIRE(all[1].change().job().SerializeAsString() ==
+          done.SerializeAsString());
+  REQUIRE(events(2).size() == 1);
+  REQUIRE(events(3).empty());
+  REQUIRE(events(0).size() == 1);
+  REQUIRE(events(0)[0].has_snapshot());
+  for (const int64_t from : {int64_t{4}, int64_t{-1}}) {
+    JobWatch watch(client, name, from);
+    REQUIRE(watch.ReadAll().empty());
+    RequireError(watch.Finish(), kInvalid, "BAD_FIELD");
+  }
+}
+
+TEST_CASE("cancelled in every phase: nothing is left, within a second",
+          "[job_service]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  int cancelled = 0;
+  for (int wait = 0; wait < 24; ++wait) {
+    const std::string out = absl::StrCat("out", wait);
+    v1::CreateJobRequest request = JobRequest(folders, out, "W4A16-hqq");
+    const auto made = client.Create(request);
+    INFO(made.status().ToString());
+    REQUIRE(made.ok());
+    absl::SleepFor(absl::Milliseconds(wait * 5));
+    const absl::Time asked = absl::Now();
+    REQUIRE(client.Cancel(made->name()).ok());
+    const v1::Job job = WaitDone(client, made->name());
+    REQUIRE(absl::Now() - asked < absl::Seconds(1));
+    const bool done = job.state() == v1::Job::SUCCEEDED;
+    REQUIRE((done || job.state() == v1::Job::CANCELLED));
+    REQUIRE(fs::exists(folders.Out(out)) == done);
+    REQUIRE_FALSE(
+        fs::exists(folders.Out("." + out + "." + made->name().substr(22))));
+    cancelled += done ? 0 : 1;
+  }
+  REQUIRE(cancelled > 0);
+  REQUIRE(server.context().budget().reserved() == 0);
+  REQUIRE(server.context().pool().running() == 0);
+}
+
+TEST_CASE("a drain ends watches and gives jobs back", "[job_service]") {
+  JobFolders folders;
+  std::string running;
+  std::string queued;
+  {
+    ServerOptions options = JobServerTestOptions(folders);
+    options.max_running_jobs = 1;
+    InProcessServer server(options);
+    JobClient client(server.NewChannel());
+    auto blockage = std::make_unique<Blockage>(server);
+    running = client.Create(JobRequest(folders, "a"))->name();
+    REQUIRE(WaitUntil([&] {
+      return client.Get(running)->progress().phase() ==
+             v1::JobProgress::QUANTIZING;
+    }));
+    queued = client.Create(JobRequest(folders, "b"))->name();
+    std::vector<std::unique_ptr<JobWatch>> watches;
+    for (int i = 0; i < 50; ++i) {
+      watches.push_back(
+          std::make_unique<JobWatch>(client, i % 2 == 0 ? running : queued));
+      v1::JobEvent event;
+      REQUIRE(watches.back()->Read(&event));
+    }
+    std::jthread opener([&] {
+      absl::SleepFor(absl::Milliseconds(100));
+      blockage->Open();
+    });
+    server.server().Drain();
+    for (const auto& watch : watches) {
+      watch->ReadAll();
+      RequireError(watch->Finish(), absl::StatusCode::kUnavailable, "DRAINING");
+    }
+  }
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient client(server.NewChannel());
+  for (const std::string& name : {running, queued}) {
+    const v1::Job job = WaitDone(client, name);
+    INFO(job.ShortDebugString());
+    REQUIRE(job.state() == v1::Job::SUCCEEDED);
+    REQUIRE(job.attempt() == 1);
+  }
+}
+
+TEST_CASE("a server without a data directory has no jobs", "[job_service]") {
+  JobFolders folders;
+  InProcessServer server;
+  JobClient client(server.NewChannel());
+  REQUIRE(client.Create(JobRequest(folders, "a")).status().code() ==
+          absl::StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace qs::testing
