@@ -49,7 +49,6 @@ constexpr milliseconds kPollInterval{50};
 constexpr milliseconds kEndGrace{500};
 // How long Shutdown waits for calls that were told to end.
 constexpr milliseconds kShutdownGrace{2000};
-// Threads for what blocks, and tasks that may wait for one.
 
 QuantizeContextOptions ContextOptions(
     const ServerOptions& options,
