@@ -1,5 +1,5 @@
-// Who calls, and what they may do. Every RPC that stores or reads something
-// asks first; QuantizeService, health and reflection do not.
+// Who calls, and what they may do. Every RPC asks first; health and reflection,
+// which gRPC itself serves, do not.
 #ifndef QS_SERVICE_ACCESS_ACCESS_H_
 #define QS_SERVICE_ACCESS_ACCESS_H_
 
@@ -18,6 +18,7 @@ enum class Role { kReader, kUser, kAdmin };
 struct Caller {
   std::string project;  // [a-z0-9-]{1,63}
   Role role = Role::kReader;
+  bool operator==(const Caller&) const = default;
 };
 
 class AccessControl {

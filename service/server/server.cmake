@@ -2,6 +2,7 @@
 find_library(QS_ISAL isal REQUIRED)
 add_library(qs_service_base STATIC
   base/end_signals.cc
+  base/file_watch.cc
   base/io_pool.cc
   base/random_id.cc
   stream/crc32c.cc
@@ -17,6 +18,8 @@ add_library(qs_service STATIC
   access/file_uri.cc
   access/open_beneath.cc
   access/uri_roots.cc
+  access/access_file.cc
+  access/file_access.cc
   server/acceptor.cc
   server/capabilities.cc
   server/channel_arguments.cc
