@@ -23,6 +23,11 @@ void AddServer(CLI::App* app, ServerArguments* server) {
   app->add_option("--tls-key", server->tls_key, "PEM file: its private key")
       ->type_name("FILE")
       ->group(group);
+  app->add_option("--token-file", server->token_file,
+                  "File with this caller's token; without TLS for loopback "
+                  "only")
+      ->type_name("FILE")
+      ->group(group);
 }
 
 void AddMethod(CLI::App* app, ConfigArguments* config) {

@@ -21,7 +21,7 @@ constexpr char kExitCodes[] =
     "  2    usage: a flag or a value is wrong\n"
     "  3    refused by the plan: the engine would not load the result, or the\n"
     "       checkpoint is quantized already; no weight was sent\n"
-    "  4    server not reachable, lost, or too busy\n"
+    "  4    server not reachable, lost, too busy, or closed to this caller\n"
     "  5    bad input: malformed files, NaN or infinity in a tensor\n"
     "  6    output: exists, not writable, or the disk is full\n"
     "  7    done, but a tensor's report has a warning and --fail-on-warning\n"

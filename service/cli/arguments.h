@@ -21,6 +21,10 @@ struct ServerArguments {
   std::string tls_ca;
   std::string tls_cert;
   std::string tls_key;
+  // File with a bearer token. Without TLS it goes to loopback only.
+  std::string token_file;
+
+  bool tls() const { return !tls_ca.empty() || !tls_cert.empty(); }
 };
 
 // What quantize does beside the method.

@@ -11,8 +11,10 @@
 
 namespace qs::cli {
 
-// A channel with a connection of its own, made on the first call. Errors:
-// kUsage — a PEM file that cannot be read.
+// A channel with a connection of its own, made on the first call; its calls
+// carry the token. Errors: kUsage — a PEM or token file that cannot be read or
+// holds something else; a token without TLS for an address that is not
+// loopback.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
     const ServerArguments& server);
 

@@ -59,6 +59,7 @@ ExitCode CodeFor(const absl::Status& status) {
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
       return ExitCode::kServerLost;
     default:
       return ExitCode::kUnexpected;

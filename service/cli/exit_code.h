@@ -18,7 +18,7 @@ enum class ExitCode {
   kUnexpected = 1,
   kUsage = 2,
   kRefused = 3,     // by the plan: the target engine, or quantized already
-  kServerLost = 4,  // not reachable, gone, or too busy
+  kServerLost = 4,  // not reachable, gone, too busy, or not for us
   kBadInput = 5,
   kOutput = 6,   // not writable, exists, or disk full
   kWarning = 7,  // done, with a warning that was asked to count

@@ -35,6 +35,7 @@ int Serve(const ServerOptions& options) {
       {{"listen", options.listen},
        {"port", (*server)->port()},
        {"tls", options.tls() ? "on" : "off"},
+       {"access", options.access_file.empty() ? "open" : "file"},
        {"workers", FormatWorkers(options.workers)},
        {"gpus", DescribeGpus(&Gpus())},
        {"memory_budget", options.memory_budget},

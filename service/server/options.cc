@@ -11,6 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/access/uri_roots.h"
+      ->group(group);
+}
+
+#include "service/access/file_access.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
 
@@ -89,6 +93,10 @@ void AddAddress(CLI::App* app, ServerOptions* o) {
       ->group(group);
   app->add_flag("--insecure", o->insecure,
                 "Plaintext on an address that is not loopback")
+      ->group(group);
+  app->add_option("--access-file", o->access_file,
+                  "JSON file: who may call, by token or client certificate; "
+                  "read again when it changes. None: everybody")
       ->group(group);
 }
 
@@ -254,6 +262,13 @@ CommandLine Refuse(std::string text) {
   return out;
 }
 
+// What --check-config reads beside the options.
+absl::Status CheckFiles(const ServerOptions& options) {
+  if (options.access_file.empty()) return absl::OkStatus();
+  return FileAccess::Open(options.access_file, !options.tls_client_ca.empty())
+      .status();
+}
+
 }  // namespace
 
 ServerOptions DefaultOptions() {
@@ -353,7 +368,11 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   out.options.workers = *layout;
   const absl::Status valid = ValidateOptions(out.options);
   if (!valid.ok()) return Refuse(std::string(valid.message()));
-  if (check_config) return Print(app.config_to_str(true, true));
+  if (check_config) {
+    const absl::Status files = CheckFiles(out.options);
+    if (!files.ok()) return Refuse(std::string(files.message()));
+    return Print(app.config_to_str(true, true));
+  }
   out.serve = true;
   return out;
 }

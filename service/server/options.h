@@ -39,6 +39,10 @@ struct ServerOptions {
   std::string tls_key;        // PEM file: its private key
   std::string tls_client_ca;  // PEM file: clients must show a certificate
   bool insecure = false;      // plaintext on any address
+  // JSON file: tokens and certificate names with project and role, see
+  // service/access/access_file.h; empty: every caller is the admin of project
+  // "default".
+  std::string access_file;
 
   // --- connections
   int64_t max_connections = 2048;    // open at once; more are closed at once

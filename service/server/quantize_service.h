@@ -1,9 +1,11 @@
 // QuantizeServiceImpl: the RPCs of quant.v1.QuantizeService, each handed to the
-// class that implements it. Nothing here blocks.
+// class that implements it. Readers may plan and look at capabilities, users
+// may quantize. Nothing here blocks.
 #ifndef QS_SERVICE_SERVER_QUANTIZE_SERVICE_H_
 #define QS_SERVICE_SERVER_QUANTIZE_SERVICE_H_
 
 #include "quant/v1/quantization.grpc.pb.h"
+#include "service/access/access.h"
 #include "service/server/plan_call.h"
 #include "service/stream/quantize_context.h"
 
@@ -18,11 +20,13 @@ using QuantizeServiceBase =
 
 class QuantizeServiceImpl final : public QuantizeServiceBase {
  public:
-  // The contexts outlive the gRPC server.
+  // `access` and the contexts outlive the gRPC server.
   // `host_threads`: of each worker.
-  QuantizeServiceImpl(QuantizeContext& context, PlanContext& plans,
-                      quant::v1::Capabilities capabilities, int host_threads)
-      : context_(context),
+  QuantizeServiceImpl(const AccessControl& access, QuantizeContext& context,
+                      PlanContext& plans, quant::v1::Capabilities capabilities,
+                      int host_threads)
+      : access_(access),
+        context_(context),
         plans_(plans),
         capabilities_(std::move(capabilities)),
         host_threads_(host_threads) {}
@@ -36,6 +40,7 @@ class QuantizeServiceImpl final : public QuantizeServiceBase {
       quant::v1::Capabilities* response) override;
 
  private:
+  const AccessControl& access_;
   QuantizeContext& context_;
   PlanContext& plans_;
   const quant::v1::Capabilities capabilities_;  // without devices

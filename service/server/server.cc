@@ -21,8 +21,9 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/base/status_macros.h"
-#include "service/access/access.h"
+#include "service/access/file_access.h"
 #include "service/access/uri_roots.h"
+#include "service/base/file_watch.h"
 #include "service/jobs/job_server.h"
 #include "service/run/checkpoint_run.h"
 #include "service/server/acceptor.h"
@@ -45,6 +46,8 @@ using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
 constexpr milliseconds kPollInterval{50};
+// How often files that may change while the server runs are looked at.
+constexpr absl::Duration kFileInterval = absl::Seconds(1);
 // How long a stream that is ended may take to get its last message out.
 constexpr milliseconds kEndGrace{500};
 // How long Shutdown waits for calls that were told to end.
@@ -105,9 +108,11 @@ JobServerOptions JobOptions(const ServerOptions& options) {
 
 class Server::Impl {
  public:
-  Impl(const ServerOptions& options,
+  // `file_access` null: everybody may do everything.
+  Impl(const ServerOptions& options, std::shared_ptr<FileAccess> file_access,
        std::vector<std::unique_ptr<Backend>> backends, const std::string& gpus)
       : options_(options),
+        file_access_(std::move(file_access)),
         context_(ContextOptions(
             options, &backends,
             [this](const Backend& backend, const absl::Status& why, int left) {
@@ -115,7 +120,7 @@ class Server::Impl {
             })),
         plans_{{options.max_plan_tensors, options.max_plan_bytes},
                options.max_plans},
-        service_(context_, plans_, MakeCapabilities(options, gpus),
+        service_(access(), context_, plans_, MakeCapabilities(options, gpus),
                  options.workers.threads) {}
 
   ~Impl() { Stop(); }
@@ -145,6 +150,7 @@ class Server::Impl {
     SetServing("liveness", true);
     SetServing("readiness", true);
     ping_.emplace(server_.get());
+    WatchFiles();
     acceptor_->Start();
     if (options_.port_file.empty()) return absl::OkStatus();
     return WritePortFile(options_.port_file, acceptor_->port());
@@ -169,6 +175,18 @@ class Server::Impl {
   QuantizeContext& context() { return context_; }
 
  private:
+  const AccessControl& access() const {
+    if (file_access_ != nullptr) return *file_access_;
+    return open_access_;
+  }
+
+  void WatchFiles() {
+    if (file_access_ == nullptr) return;
+    files_.emplace(kFileInterval);
+    files_->Add({options_.access_file},
+                [access = file_access_] { return access->Reload(); });
+  }
+
   // From a worker's thread. What was accepted is done on the host; readiness
   // sends new work elsewhere.
   void LostDevice(const Backend& backend, const absl::Status& why, int left) {
@@ -187,7 +205,7 @@ class Server::Impl {
     if (options_.data_dir.empty()) return absl::OkStatus();
     QS_ASSIGN_OR_RETURN(stores_, Stores::Open(options_));
     QS_ASSIGN_OR_RETURN(tensors_,
-                        TensorServer::Open(*stores_, access_, options_));
+                        TensorServer::Open(*stores_, access(), options_));
     QS_RETURN_IF_ERROR(stores_->CollectGarbage());
     QS_ASSIGN_OR_RETURN(
         roots_, UriRoots::Open(options_.read_roots, options_.write_roots));
@@ -196,7 +214,7 @@ class Server::Impl {
         JobsContext{*job_records_, stores_->pool(), context_.pool(),
                     context_.budget(), CheckpointRun::Prepare, PathsOf(roots_),
                     options_.max_plan_tensors},
-        access_, JobOptions(options_));
+        access(), JobOptions(options_));
     return absl::OkStatus();
   }
 
@@ -230,6 +248,7 @@ class Server::Impl {
 
   void Stop() {
     if (acceptor_) acceptor_->Stop();
+    files_.reset();
     ping_.reset();
     if (server_ == nullptr) return;
     context_.StartDraining();
@@ -245,6 +264,8 @@ class Server::Impl {
   }
 
   const ServerOptions options_;
+  const OpenAccess open_access_;
+  const std::shared_ptr<FileAccess> file_access_;
   std::atomic<bool> lost_ = false;
   // Held to set a status and to take the server away. Before the context, whose
   // workers may set one until they have ended.
@@ -252,7 +273,6 @@ class Server::Impl {
   std::unique_ptr<grpc::Server> server_;
   QuantizeContext context_;
   PlanContext plans_;
-  const OpenAccess access_;
   std::unique_ptr<Stores> stores_;         // null: nothing is kept
   std::unique_ptr<TensorServer> tensors_;  // the same
   UriRoots roots_;
@@ -262,6 +282,7 @@ class Server::Impl {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;
   std::optional<Acceptor> acceptor_;
   std::optional<SelfPing> ping_;
+  std::optional<FileWatch> files_;
 };
 
 void Server::PrepareProcess(bool tcp_read_chunks) {
@@ -279,8 +300,14 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options, const GpuProvider* gpus) {
   QS_RETURN_IF_ERROR(ValidateOptions(options));
   QS_ASSIGN_OR_RETURN(auto backends, OpenWorkers(options.workers, gpus));
-  auto impl =
-      std::make_unique<Impl>(options, std::move(backends), DescribeGpus(gpus));
+  std::shared_ptr<FileAccess> access;
+  if (!options.access_file.empty()) {
+    QS_ASSIGN_OR_RETURN(
+        access,
+        FileAccess::Open(options.access_file, !options.tls_client_ca.empty()));
+  }
+  auto impl = std::make_unique<Impl>(options, std::move(access),
+                                     std::move(backends), DescribeGpus(gpus));
   QS_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }

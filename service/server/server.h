@@ -23,10 +23,10 @@ class Server {
   static void PrepareProcess(bool tcp_read_chunks);
 
   // Serves when it returns. `gpus` must outlive it; null: there are none.
-  // Errors: INVALID_ARGUMENT — TLS files; FAILED_PRECONDITION — a worker's
-  // device, or the data directory is another process's; DATA_LOSS — the records
-  // in it are damaged; UNAVAILABLE — the address; INTERNAL — gRPC did not start, the port
-  // file not written.
+  // Errors: INVALID_ARGUMENT — TLS and access files; FAILED_PRECONDITION — a
+  // worker's device, or the data directory is another process's; DATA_LOSS — the
+  // records in it are damaged; UNAVAILABLE — the address; INTERNAL — gRPC did
+  // not start, the port file not written.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const ServerOptions& options, const GpuProvider* gpus = nullptr);
   // Ends whatever still runs.

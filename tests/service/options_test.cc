@@ -136,6 +136,7 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.log_level == "debug");
   REQUIRE(o.read_roots == Args{"/models", "team-a=/data/a"});
   REQUIRE(o.write_roots == Args{"/out"});
+  REQUIRE(Parsed({"--access-file", "a"}).access_file == "a");
   const ServerOptions tls =
       Parsed({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"});
   REQUIRE(tls.tls_cert == "c");
@@ -224,6 +225,19 @@ TEST_CASE("a wrong config file is refused", "[options]") {
           std::string::npos);
   REQUIRE(Refused({"--config", "/nonexistent/quantd.toml"})
               .find("/nonexistent/quantd.toml") != std::string::npos);
+}
+
+TEST_CASE("--check-config reads the access file", "[options]") {
+  const TextFile good(R"({"tokens": [{"sha256":
+      "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+      "project": "a", "role": "user"}]})");
+  REQUIRE(ParseCommandLine({"--check-config", "--access-file", good.path()})
+              .exit_code == 0);
+  const TextFile bad("{}");
+  REQUIRE(Refused({"--check-config", "--access-file", bad.path()})
+              .find("access-file: file: got no entry") != std::string::npos);
+  REQUIRE(Refused({"--check-config", "--access-file", "/nowhere/file"})
+              .find("access-file: ") != std::string::npos);
 }
 
 TEST_CASE("--check-config prints what --config reads", "[options]") {
