@@ -17,6 +17,7 @@
 #include "service/access/file_access.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
+#include "service/server/tls.h"
 
 namespace qs {
 namespace {
@@ -264,6 +265,7 @@ CommandLine Refuse(std::string text) {
 
 // What --check-config reads beside the options.
 absl::Status CheckFiles(const ServerOptions& options) {
+  if (options.tls()) QS_RETURN_IF_ERROR(TlsFiles::Open(options).status());
   if (options.access_file.empty()) return absl::OkStatus();
   return FileAccess::Open(options.access_file, !options.tls_client_ca.empty())
       .status();

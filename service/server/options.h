@@ -34,10 +34,11 @@ struct ServerOptions {
   // HOST:PORT or [HOST]:PORT; port 0 takes a free one. An address that is not
   // loopback needs TLS or `insecure`.
   std::string listen = "127.0.0.1:50051";
-  std::string port_file;      // gets the bound port as text; empty: none
-  std::string tls_cert;       // PEM file: certificate chain
-  std::string tls_key;        // PEM file: its private key
-  std::string tls_client_ca;  // PEM file: clients must show a certificate
+  std::string port_file;  // gets the bound port as text; empty: none
+  // PEM files; taken anew when they change.
+  std::string tls_cert;       // certificate chain
+  std::string tls_key;        // its private key
+  std::string tls_client_ca;  // clients must show a certificate signed by it
   bool insecure = false;      // plaintext on any address
   // JSON file: tokens and certificate names with project and role, see
   // service/access/access_file.h; empty: every caller is the admin of project

@@ -127,7 +127,7 @@ class Server::Impl {
 
   absl::Status Start() {
     QS_RETURN_IF_ERROR(OpenData());
-    QS_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(options_));
+    QS_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials());
     QS_ASSIGN_OR_RETURN(const ListenAddress address,
                         ParseListenAddress(options_.listen));
     QS_ASSIGN_OR_RETURN(Listener listener, Listen(address));
@@ -180,11 +180,22 @@ class Server::Impl {
     return open_access_;
   }
 
+  absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials() {
+    if (!options_.tls()) return grpc::InsecureServerCredentials();
+    QS_ASSIGN_OR_RETURN(tls_files_, TlsFiles::Open(options_));
+    return tls_files_->NewCredentials();
+  }
+
   void WatchFiles() {
-    if (file_access_ == nullptr) return;
+    if (file_access_ == nullptr && tls_files_ == nullptr) return;
     files_.emplace(kFileInterval);
-    files_->Add({options_.access_file},
-                [access = file_access_] { return access->Reload(); });
+    if (file_access_ != nullptr) {
+      files_->Add({options_.access_file},
+                  [access = file_access_] { return access->Reload(); });
+    }
+    if (tls_files_ != nullptr) {
+      files_->Add(tls_files_->paths(), [this] { return tls_files_->Reload(); });
+    }
   }
 
   // From a worker's thread. What was accepted is done on the host; readiness
@@ -266,6 +277,7 @@ class Server::Impl {
   const ServerOptions options_;
   const OpenAccess open_access_;
   const std::shared_ptr<FileAccess> file_access_;
+  std::unique_ptr<TlsFiles> tls_files_;  // null: plaintext
   std::atomic<bool> lost_ = false;
   // Held to set a status and to take the server away. Before the context, whose
   // workers may set one until they have ended.

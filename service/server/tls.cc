@@ -1,6 +1,7 @@
 // Tested by tests/service/tls_test.cc.
 #include "service/server/tls.h"
 
+#include <grpc/grpc.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -9,9 +10,11 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "service/server/log.h"
 
 namespace qs {
 namespace {
@@ -34,6 +37,18 @@ Bio OpenPem(const std::string& pem) {
              BIO_free);
 }
 
+// Whether what follows the first certificate are certificates, up to the end.
+bool RestIsGood(BIO* bio) {
+  while (Certificate(PEM_read_bio_X509(bio, nullptr, nullptr, nullptr),
+                     X509_free) != nullptr) {
+  }
+  const bool ended =
+      ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  ERR_clear_error();
+  return ended;
+}
+
+// The first certificate of the chain.
 absl::StatusOr<Certificate> ParseCertificate(const char* option,
                                              const std::string& path,
                                              const std::string& pem) {
@@ -41,9 +56,13 @@ absl::StatusOr<Certificate> ParseCertificate(const char* option,
   Certificate certificate(
       PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
   ERR_clear_error();
-  if (certificate != nullptr) return certificate;
-  return absl::InvalidArgumentError(
-      absl::StrCat(option, ": \"", path, "\" holds no PEM certificate"));
+  if (certificate == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, ": \"", path, "\" holds no PEM certificate"));
+  }
+  if (RestIsGood(bio.get())) return certificate;
+  return absl::InvalidArgumentError(absl::StrCat(
+      option, ": \"", path, "\" holds a certificate that is damaged"));
 }
 
 // gRPC itself reports a wrong pair only as failed handshakes.
@@ -67,28 +86,100 @@ absl::Status CheckPair(const ServerOptions& options, const std::string& cert,
       "\" does not belong to the certificate in \"", options.tls_cert, "\""));
 }
 
+// C credentials for the C++ server builder.
+class CCredentials final : public grpc::ServerCredentials {
+ public:
+  // Owns `credentials`.
+  explicit CCredentials(grpc_server_credentials* credentials)
+      : credentials_(credentials) {}
+  ~CCredentials() override { grpc_server_credentials_release(credentials_); }
+  // Callers are identified by the services (service/access).
+  void SetAuthMetadataProcessor(
+      const std::shared_ptr<grpc::AuthMetadataProcessor>&) override {}
+
+ private:
+  int AddPortToServer(const std::string& address,
+                      grpc_server* server) override {
+    return grpc_server_add_http2_port(server, address.c_str(), credentials_);
+  }
+
+  grpc_server_credentials* const credentials_;
+};
+
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
+absl::StatusOr<std::unique_ptr<TlsFiles>> TlsFiles::Open(
     const ServerOptions& options) {
-  if (!options.tls()) return grpc::InsecureServerCredentials();
-  QS_ASSIGN_OR_RETURN(const std::string cert,
-                      ReadPem("tls-cert", options.tls_cert));
-  QS_ASSIGN_OR_RETURN(const std::string key,
-                      ReadPem("tls-key", options.tls_key));
-  QS_RETURN_IF_ERROR(CheckPair(options, cert, key));
-  grpc::SslServerCredentialsOptions ssl;
-  if (!options.tls_client_ca.empty()) {
-    QS_ASSIGN_OR_RETURN(ssl.pem_root_certs,
-                        ReadPem("tls-client-ca", options.tls_client_ca));
-    QS_RETURN_IF_ERROR(ParseCertificate("tls-client-ca", options.tls_client_ca,
-                                        ssl.pem_root_certs)
-                           .status());
-    ssl.client_certificate_request =
-        GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
+  std::unique_ptr<TlsFiles> files(new TlsFiles(options));
+  QS_ASSIGN_OR_RETURN(TlsPems pems, files->Load());
+  absl::MutexLock lock(&files->mutex_);
+  files->pems_ = std::move(pems);
+  return files;
+}
+
+absl::StatusOr<TlsPems> TlsFiles::Load() const {
+  TlsPems pems;
+  QS_ASSIGN_OR_RETURN(pems.cert, ReadPem("tls-cert", options_.tls_cert));
+  QS_ASSIGN_OR_RETURN(pems.key, ReadPem("tls-key", options_.tls_key));
+  QS_RETURN_IF_ERROR(CheckPair(options_, pems.cert, pems.key));
+  if (options_.tls_client_ca.empty()) return pems;
+  QS_ASSIGN_OR_RETURN(pems.client_ca,
+                      ReadPem("tls-client-ca", options_.tls_client_ca));
+  QS_RETURN_IF_ERROR(
+      ParseCertificate("tls-client-ca", options_.tls_client_ca, pems.client_ca)
+          .status());
+  return pems;
+}
+
+std::shared_ptr<grpc::ServerCredentials> TlsFiles::NewCredentials() {
+  grpc_ssl_server_credentials_options* const options =
+      grpc_ssl_server_credentials_create_options_using_config_fetcher(
+          options_.tls_client_ca.empty()
+              ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+              : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY,
+          &TlsFiles::Fetch, this);
+  return std::make_shared<CCredentials>(
+      grpc_ssl_server_credentials_create_with_options(options));
+}
+
+std::vector<std::string> TlsFiles::paths() const {
+  std::vector<std::string> paths = {options_.tls_cert, options_.tls_key};
+  if (!options_.tls_client_ca.empty()) paths.push_back(options_.tls_client_ca);
+  return paths;
+}
+
+bool TlsFiles::Reload() {
+  absl::StatusOr<TlsPems> pems = Load();
+  const std::string error(pems.status().message());
+  absl::MutexLock lock(&mutex_);
+  const bool repeats = error == last_error_;
+  last_error_ = error;
+  if (!pems.ok()) {
+    if (!repeats) {
+      Log(LogLevel::kError, "certificate_refused", {{"error", error}});
+    }
+    return false;
   }
-  ssl.pem_key_cert_pairs.push_back({key, cert});
-  return grpc::SslServerCredentials(ssl);
+  if (repeats && *pems == pems_) return true;
+  Log(LogLevel::kInfo, "certificate_taken", {{"file", options_.tls_cert}});
+  pems_ = *std::move(pems);
+  fetched_ = false;
+  return true;
+}
+
+grpc_ssl_certificate_config_reload_status TlsFiles::Fetch(
+    void* files, grpc_ssl_server_certificate_config** config) {
+  auto* const self = static_cast<TlsFiles*>(files);
+  absl::MutexLock lock(&self->mutex_);
+  if (self->fetched_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+  const TlsPems& pems = self->pems_;
+  const grpc_ssl_pem_key_cert_pair pair{pems.key.c_str(), pems.cert.c_str()};
+  // gRPC 1.51 insists on a CA here, even where no client is asked for a
+  // certificate and so none is ever looked at.
+  const std::string& ca = pems.client_ca.empty() ? pems.cert : pems.client_ca;
+  *config = grpc_ssl_server_certificate_config_create(ca.c_str(), &pair, 1);
+  self->fetched_ = true;
+  return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }
 
 }  // namespace qs

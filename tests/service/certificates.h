@@ -33,19 +33,26 @@ class Certificates {
   std::string Path(const std::string& file) const {
     return folder_ + "/" + file;
   }
+  // Puts a copy of one file in the place of another, at once.
+  void Replace(const std::string& file, const std::string& with) const {
+    std::filesystem::copy_file(Path(with), Path("new"));
+    std::filesystem::rename(Path("new"), Path(file));
+  }
   std::string Text(const std::string& file) const {
     std::ifstream in(Path(file));
     return {std::istreambuf_iterator<char>(in), {}};
   }
 
   // NAME.pem and NAME.key, signed by the CA.
-  void MakeSigned(const std::string& name, const std::string& extension) const {
+  void MakeSigned(const std::string& name, const std::string& extension,
+                  const std::string& ca = "ca") const {
     Run("openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "
         "/CN=" +
         name + " -keyout " + name + ".key -out " + name + ".csr");
     std::ofstream(Path(name + ".ext")) << extension << "\n";
-    Run("openssl x509 -req -in " + name +
-        ".csr -CA ca.pem -CAkey ca.key "
+    Run("openssl x509 -req -in " + name + ".csr -CA " + ca + ".pem -CAkey " +
+        ca +
+        ".key "
         "-CAcreateserial -days 2 -extfile " +
         name + ".ext -out " + name + ".pem");
   }

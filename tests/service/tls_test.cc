@@ -1,6 +1,7 @@
 // TLS and mutual TLS with certificates that openssl makes for the test.
 #include "service/server/tls.h"
 
+#include <fstream>
 #include <string>
 
 #include "tests/service/certificates.h"
@@ -46,6 +47,48 @@ TEST_CASE("mutual TLS: only clients with a certificate of the CA", "[tls]") {
   REQUIRE_FALSE(Serves(server, Client(files, "ca.pem", "stranger")));
 }
 
+TEST_CASE("new connections get new certificates, old ones go on", "[tls]") {
+  const Certificates files;
+  files.MakeSigned("after", "subjectAltName=IP:127.0.0.1", "stranger");
+  InProcessServer server(TlsOptions(files));
+  const auto before = Client(files, "ca.pem", "");
+  const auto after = Client(files, "stranger.pem", "");
+  const auto open = Connect(server.port(), before);
+  QuantizeCall running(open);
+  REQUIRE(running.Write(Config("NF4")));
+  REQUIRE(running.ReadOne());
+  REQUIRE_FALSE(Serves(server, after));
+  // Certificate and key that do not belong together are not taken.
+  files.Replace("server.pem", "after.pem");
+  absl::SleepFor(absl::Milliseconds(1500));
+  REQUIRE(Serves(server, before));
+  files.Replace("server.key", "after.key");
+  REQUIRE(Eventually([&] { return Serves(server, after); }));
+  REQUIRE_FALSE(Serves(server, before));
+  const TestWeight weight(1, "a.weight", 1024, 1024, 1);
+  Requests requests;
+  weight.AppendTo(&requests, 1 << 20);
+  REQUIRE(running.WriteAll(requests));
+  running.stream->WritesDone();
+  REQUIRE(running.Finish().status.ok());
+}
+
+TEST_CASE("a new client CA counts for new connections", "[tls]") {
+  const Certificates files;
+  files.MakeSigned("foreign", "extendedKeyUsage=clientAuth", "stranger");
+  files.Replace("clients.pem", "ca.pem");
+  ServerOptions options = TlsOptions(files);
+  options.tls_client_ca = files.Path("clients.pem");
+  InProcessServer server(options);
+  const auto client = Client(files, "ca.pem", "client");
+  const auto foreign = Client(files, "ca.pem", "foreign");
+  REQUIRE(Serves(server, client));
+  REQUIRE_FALSE(Serves(server, foreign));
+  files.Replace("clients.pem", "stranger.pem");
+  REQUIRE(Eventually([&] { return Serves(server, foreign); }));
+  REQUIRE_FALSE(Serves(server, client));
+}
+
 TEST_CASE("wrong files are found before the first connection", "[tls]") {
   const Certificates files;
   const auto refused = [](const ServerOptions& options) {
@@ -71,6 +114,11 @@ TEST_CASE("wrong files are found before the first connection", "[tls]") {
   options = TlsOptions(files);
   options.tls_client_ca = files.Path("client.csr");
   REQUIRE(refused(options).find("tls-client-ca") == 0);
+  options = TlsOptions(files);
+  std::ofstream(files.Path("server.pem"), std::ios::app)
+      << "-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n";
+  REQUIRE(refused(options).find("holds a certificate that is damaged") !=
+          std::string::npos);
 }
 
 }  // namespace
