@@ -5,10 +5,12 @@ add_library(qs_service_base STATIC
   base/file_watch.cc
   base/io_pool.cc
   base/random_id.cc
+  base/metrics.cc
   stream/crc32c.cc
   stream/digest.cc)
 target_link_libraries(qs_service_base
-  PUBLIC qs_base absl::synchronization absl::time OpenSSL::Crypto ${QS_ISAL})
+  PUBLIC qs_base absl::synchronization absl::time OpenSSL::Crypto ${QS_ISAL}
+    prometheus-cpp::core)
 
 # Everything of the server but main, so that tests and benchmarks run it in
 # their own process.
@@ -28,6 +30,7 @@ add_library(qs_service STATIC
   server/listen_address.cc
   server/log.cc
   server/machine.cc
+  server/metrics_server.cc
   server/options.cc
   server/plan_call.cc
   server/plan_convert.cc
@@ -38,11 +41,12 @@ add_library(qs_service STATIC
   server/spec_convert.cc
   server/stores.cc
   server/tls.cc
+  server/trace_context.cc
   server/workers.cc)
 target_link_libraries(qs_service
   PUBLIC qs_quant qs_service_base qs_proto_grpc absl::synchronization absl::time
   PRIVATE gRPC::grpc++_reflection spdlog::spdlog OpenSSL::Crypto
-    nlohmann_json::nlohmann_json)
+    nlohmann_json::nlohmann_json prometheus-cpp::pull)
 include(stream/stream.cmake)
 
 add_executable(quantd server/main.cc)
