@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "kernels/base/status_macros.h"
 #include "service/server/error.h"
 
 namespace qs {
@@ -24,14 +23,6 @@ const char* NameOf(Role role) {
 }
 
 }  // namespace
-
-absl::StatusOr<Caller> Authorize(const AccessControl& access,
-                                 const grpc::CallbackServerContext& call,
-                                 Role needed) {
-  QS_ASSIGN_OR_RETURN(Caller caller, access.Identify(call));
-  QS_RETURN_IF_ERROR(RequireRole(caller, needed));
-  return caller;
-}
 
 absl::Status RequireRole(const Caller& caller, Role needed) {
   if (caller.role >= needed) return absl::OkStatus();

@@ -40,11 +40,6 @@ class OpenAccess final : public AccessControl {
   }
 };
 
-// Identify and RequireRole: the first line of every RPC.
-absl::StatusOr<Caller> Authorize(const AccessControl& access,
-                                 const grpc::CallbackServerContext& call,
-                                 Role needed);
-
 // Errors: PERMISSION_DENIED ROLE_TOO_LOW — needed and got.
 absl::Status RequireRole(const Caller& caller, Role needed);
 

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "service/base/metrics.h"
 #include "service/server/log.h"
 
 namespace qs {
@@ -94,8 +95,9 @@ bool Acceptor::AcceptOne(int listener_fd) {
 }
 
 void Acceptor::Admit(int listener_fd, int fd) {
-  if (static_cast<int64_t>(open_.size()) >= max_connections_ && AtCap()) {
+  if (!Remember(fd)) {
     close(fd);
+    CountRejection("MAX_CONNECTIONS");
     if (Now() - last_warning_ > 1) {
       last_warning_ = Now();
       Log(LogLevel::kWarning, "connection_refused",
@@ -105,19 +107,33 @@ void Acceptor::Admit(int listener_fd, int fd) {
   }
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  struct stat info {};
-  if (fstat(fd, &info) == 0) open_[fd] = info.st_ino;
   new_connection_(listener_fd, fd);
 }
 
-bool Acceptor::AtCap() {
+bool Acceptor::Remember(int fd) {
+  absl::MutexLock lock(&mutex_);
+  if (static_cast<int64_t>(open_.size()) >= max_connections_ &&
+      CountOpen() >= max_connections_) {
+    return false;
+  }
+  struct stat info {};
+  if (fstat(fd, &info) == 0) open_[fd] = info.st_ino;
+  return true;
+}
+
+int64_t Acceptor::CountOpen() {
   for (auto it = open_.begin(); it != open_.end();) {
     struct stat info {};
     const bool same = fstat(it->first, &info) == 0 && S_ISSOCK(info.st_mode) &&
                       info.st_ino == it->second;
     it = same ? std::next(it) : open_.erase(it);
   }
-  return static_cast<int64_t>(open_.size()) >= max_connections_;
+  return static_cast<int64_t>(open_.size());
+}
+
+int64_t Acceptor::open_connections() {
+  absl::MutexLock lock(&mutex_);
+  return CountOpen();
 }
 
 void Acceptor::ShedOne(int listener_fd) {
@@ -126,6 +142,7 @@ void Acceptor::ShedOne(int listener_fd) {
   const int fd = accept4(listener_fd, nullptr, nullptr, SOCK_CLOEXEC);
   if (fd >= 0) close(fd);
   spare_fd_ = OpenSpare();
+  CountRejection("NO_DESCRIPTORS");
   if (Now() - last_warning_ > 1) {
     last_warning_ = Now();
     Log(LogLevel::kWarning, "connection_refused",

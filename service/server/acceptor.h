@@ -15,6 +15,8 @@
 #include <map>
 #include <thread>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "service/server/listen_address.h"
 
 namespace qs {
@@ -39,22 +41,29 @@ class Acceptor {
   void Stop();
 
   int port() const { return listener_.port; }
+  // Thread-safe.
+  int64_t open_connections();
 
  private:
   void Run();
   // One connection; false when none is waiting.
   bool AcceptOne(int listener_fd);
   void Admit(int listener_fd, int fd);
+  // Counts it as open; false: the cap is reached.
+  bool Remember(int fd);
   // Makes room for one accept() and closes what it gave.
   void ShedOne(int listener_fd);
-  bool AtCap();
+  // Forgets the connections that were closed; how many are left.
+  int64_t CountOpen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Listener listener_;
   const int64_t max_connections_;
   const NewConnection new_connection_;
   // Handed-over sockets by descriptor, with the inode that tells whether the
-  // descriptor is still that socket; looked through when the cap seems reached.
-  std::map<int, ino_t> open_;
+  // descriptor is still that socket; looked through when the cap seems reached
+  // and when somebody asks.
+  absl::Mutex mutex_;
+  std::map<int, ino_t> open_ ABSL_GUARDED_BY(mutex_);
   int spare_fd_ = -1;
   int wake_fd_ = -1;
   double last_warning_ = -1e9;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -95,7 +96,7 @@ absl::Status SetLogLevel(std::string_view name) {
 }
 
 void Log(LogLevel level, std::string_view event,
-         std::initializer_list<LogField> fields) {
+         std::span<const LogField> fields) {
   if (!Logger().should_log(ToSpdlog(level))) return;
   std::string line =
       absl::StrCat("{\"time\":\"",
@@ -110,16 +111,23 @@ void Log(LogLevel level, std::string_view event,
   Logger().log(ToSpdlog(level), spdlog::string_view_t(line));
 }
 
-void LogRpc(std::string_view rpc, std::string_view peer,
-            const absl::Status& status, int64_t bytes, double seconds) {
+void LogRpc(const RpcCaller& caller, const absl::Status& status, int64_t bytes,
+            double seconds) {
   const absl::string_view text = status.message();
-  Log(LevelOf(status), "rpc",
-      {{"rpc", rpc},
-       {"peer", peer},
-       {"code", absl::StatusCodeToString(status.code())},
-       {"message", std::string_view(text.data(), text.size())},
-       {"bytes", bytes},
-       {"seconds", seconds}});
+  std::vector<LogField> fields = {
+      {"rpc", caller.rpc},
+      {"peer", caller.peer},
+      {"code", absl::StatusCodeToString(status.code())},
+      {"message", std::string_view(text.data(), text.size())},
+      {"bytes", bytes},
+      {"seconds", seconds}};
+  const auto add = [&fields](const char* key, const std::string& value) {
+    if (!value.empty()) fields.emplace_back(key, value);
+  };
+  add("project", caller.project);
+  add("trace_id", caller.trace_id);
+  add("span_id", caller.span_id);
+  Log(LevelOf(status), "rpc", fields);
 }
 
 std::string JsonString(std::string_view text) {

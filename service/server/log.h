@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -35,12 +36,31 @@ struct LogField {
 absl::Status SetLogLevel(std::string_view name);
 
 void Log(LogLevel level, std::string_view event,
-         std::initializer_list<LogField> fields);
+         std::span<const LogField> fields);
+inline void Log(LogLevel level, std::string_view event,
+                std::initializer_list<LogField> fields) {
+  Log(level, event, std::span(fields.begin(), fields.size()));
+}
+
+// Who made a call, and of which trace it is part. What is empty is not written,
+// but for `rpc` and `peer`.
+struct RpcCaller {
+  std::string rpc;
+  std::string peer;
+  std::string project;
+  std::string trace_id;
+  std::string span_id;
+};
 
 // One finished call: event "rpc". `bytes` counts message bytes both ways.
 // INTERNAL, UNKNOWN and DATA_LOSS are errors, everything else is info.
-void LogRpc(std::string_view rpc, std::string_view peer,
-            const absl::Status& status, int64_t bytes, double seconds);
+void LogRpc(const RpcCaller& caller, const absl::Status& status, int64_t bytes,
+            double seconds);
+// Of a call without a ServedCall (service/server/served_call.h).
+inline void LogRpc(const std::string& rpc, const std::string& peer,
+                   const absl::Status& status, int64_t bytes, double seconds) {
+  LogRpc({rpc, peer, "", "", ""}, status, bytes, seconds);
+}
 
 // `text` as a JSON string with its quotes. Bytes that are no valid UTF-8 become
 // U+FFFD, so that a line is always valid JSON.

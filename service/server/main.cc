@@ -34,6 +34,7 @@ int Serve(const ServerOptions& options) {
   Log(LogLevel::kInfo, "serving",
       {{"listen", options.listen},
        {"port", (*server)->port()},
+       {"metrics_port", (*server)->metrics_port()},
        {"tls", options.tls() ? "on" : "off"},
        {"access", options.access_file.empty() ? "open" : "file"},
        {"workers", FormatWorkers(options.workers)},

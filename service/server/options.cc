@@ -11,12 +11,13 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/access/uri_roots.h"
-      ->group(group);
+->group(group);
 }
 
 #include "service/access/file_access.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
+#include "service/server/metrics_server.h"
 #include "service/server/tls.h"
 
 namespace qs {
@@ -174,7 +175,7 @@ void AddData(CLI::App* app, ServerOptions* o) {
   const std::string group = "Kept data";
   app->add_option("--data-dir", o->data_dir,
                   "Directory of this server alone, on a local file system; "
-                  "without it nothing is kept, and there is no TensorService")
+                  "without it nothing is kept: no uploads and no jobs")
       ->group(group);
   app->add_option("--max-store-bytes", o->max_store_bytes,
                   "Bytes of tensors and open uploads together; one more upload "
@@ -212,12 +213,8 @@ void AddRoots(CLI::App* app, ServerOptions* o) {
       ->group(group);
 }
 
-void AddData(CLI::App* app, ServerOptions* o) {
-  const std::string group = "Kept data and jobs";
-  app->add_option("--data-dir", o->data_dir,
-                  "Directory of this server alone, on a local file system; "
-                  "without it nothing is kept and there are no jobs")
-      ->group(group);
+void AddJobs(CLI::App* app, ServerOptions* o) {
+  const std::string group = "Jobs";
   app->add_option("--max-running-jobs", o->max_running_jobs,
                   "Jobs at once; they share the workers")
       ->check(InRange(1, 1000))
@@ -233,7 +230,7 @@ void AddData(CLI::App* app, ServerOptions* o) {
 }
 
 void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
-  const std::string group = "Time and logs";
+  const std::string group = "Time, logs and metrics";
   app->add_option("--stream-idle-timeout", o->stream_idle_timeout,
                   "Seconds without progress by the client until its stream is "
                   "ended")
@@ -242,6 +239,10 @@ void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
   app->add_option("--drain-timeout", o->drain_timeout,
                   "Seconds that running streams may go on after SIGTERM")
       ->check(InRange(0, 1e9))
+      ->group(group);
+  app->add_option("--metrics-listen", o->metrics_listen,
+                  "IP:PORT for Prometheus' GET /metrics, by plain HTTP; port 0 "
+                  "takes a free one. None: no metrics")
       ->group(group);
   app->add_option("--log-level", o->log_level,
                   "debug, info, warning, error or off")
@@ -327,7 +328,9 @@ absl::Status ValidateOptions(const ServerOptions& options) {
         ", which is not loopback; allowed with tls-cert and tls-key, or with "
         "insecure"));
   }
-  return CheckUriRoots(options.read_roots, options.write_roots);
+  QS_RETURN_IF_ERROR(CheckUriRoots(options.read_roots, options.write_roots));
+  if (options.metrics_listen.empty()) return absl::OkStatus();
+  return CheckMetricsAddress(options.metrics_listen);
 }
 
 CommandLine ParseCommandLine(const std::vector<std::string>& args) {
@@ -351,8 +354,8 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   AddConnections(&app, &out.options);
   AddWork(&app, &out.options, &workers);
   AddData(&app, &out.options);
+  AddJobs(&app, &out.options);
   AddRoots(&app, &out.options);
-  AddData(&app, &out.options);
   AddTimeAndLogs(&app, &out.options);
   try {
     std::vector<std::string> reversed(args.rbegin(), args.rend());

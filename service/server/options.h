@@ -85,7 +85,10 @@ struct ServerOptions {
   double stream_idle_timeout = 60;  // a stream without progress is ended
   double drain_timeout = 25;  // after SIGTERM; then running calls are cancelled
 
-  // --- logs
+  // --- logs and metrics
+  // IP:PORT, [IP]:PORT or localhost:PORT for Prometheus' GET /metrics, port 0
+  // takes a free one; empty: none.
+  std::string metrics_listen;
   std::string log_level = "info";  // debug, info, warning, error, off
 
   bool tls() const { return !tls_cert.empty(); }

@@ -1,11 +1,7 @@
 // Tested by tests/service/plan_call_test.cc.
 #include "service/server/plan_call.h"
 
-#include <grpcpp/server_context.h>
-
-#include <chrono>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -14,28 +10,27 @@
 #include "absl/synchronization/mutex.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-using Clock = std::chrono::steady_clock;
 
 class PlanCall final : public PlanReactor {
  public:
   static PlanCall* New(PlanContext& plans, QuantizeContext& context,
-                       grpc::CallbackServerContext* call) {
-    const auto made = std::make_shared<PlanCall>(plans, context, call);
+                       std::unique_ptr<ServedCall> served) {
+    const auto made =
+        std::make_shared<PlanCall>(plans, context, std::move(served));
     made->self_ = made;
     return made.get();
   }
 
   PlanCall(PlanContext& plans, QuantizeContext& context,
-           grpc::CallbackServerContext* call)
+           std::unique_ptr<ServedCall> served)
       : plans_(plans),
         context_(context),
-        peer_(call->peer()),
+        served_(std::move(served)),
         input_(plans.limits),
         lane_(context.pool().NewLane()) {
     const absl::Status admitted = Admit(++plans_.calls);
@@ -67,12 +62,12 @@ class PlanCall final : public PlanReactor {
   void OnCancel() override { End(absl::CancelledError("cancelled")); }
 
   void OnDone() override {
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
     int64_t bytes = input_.bytes();
     for (size_t i = 0; i < next_; ++i) {
       bytes += static_cast<int64_t>(responses_[i].ByteSizeLong());
     }
-    LogRpc("PlanCheckpoint", peer_, end_status_, bytes, elapsed.count());
+    served_->AddBytes(bytes);
+    served_->End(end_status_);
     --plans_.calls;
     const std::shared_ptr<PlanCall> last = std::move(self_);
   }
@@ -123,8 +118,7 @@ class PlanCall final : public PlanReactor {
   std::shared_ptr<PlanCall> self_;
   PlanContext& plans_;
   QuantizeContext& context_;
-  const std::string peer_;
-  const Clock::time_point started_ = Clock::now();
+  const std::unique_ptr<ServedCall> served_;
   v1::PlanCheckpointRequest request_;
   PlanInput input_;
   const std::shared_ptr<WorkerPool::Lane> lane_;
@@ -140,8 +134,8 @@ class PlanCall final : public PlanReactor {
 }  // namespace
 
 PlanReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
-                            grpc::CallbackServerContext* call) {
-  return PlanCall::New(plans, context, call);
+                            std::unique_ptr<ServedCall> served) {
+  return PlanCall::New(plans, context, std::move(served));
 }
 
 }  // namespace qs

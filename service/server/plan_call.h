@@ -6,9 +6,11 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <atomic>
+#include <memory>
 
 #include "quant/v1/quantization.pb.h"
 #include "service/server/plan_convert.h"
+#include "service/server/served_call.h"
 #include "service/stream/quantize_context.h"
 
 namespace qs {
@@ -25,7 +27,7 @@ using PlanReactor = grpc::ServerBidiReactor<quant::v1::PlanCheckpointRequest,
 // The reactor for one call; gRPC drives it from now on. Errors end the call:
 // DRAINING, TOO_MANY_PLANS and those of PlanInput and MakePlan.
 PlanReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
-                            grpc::CallbackServerContext* call);
+                            std::unique_ptr<ServedCall> served);
 
 }  // namespace qs
 

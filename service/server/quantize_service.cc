@@ -1,64 +1,59 @@
 // Tested by tests/service/server_test.cc.
 #include "service/server/quantize_service.h"
 
+#include <memory>
+#include <utility>
+
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 #include "service/server/refused_stream.h"
+#include "service/server/served_call.h"
 #include "service/server/workers.h"
 #include "service/stream/quantize_reactor.h"
 
 namespace qs {
-namespace {
-
-// A call that was let in writes its line when it ends.
-void LogRefused(const char* rpc, const grpc::CallbackServerContext& call,
-                const absl::Status& why) {
-  LogRpc(rpc, call.peer(), why, 0, 0);
-}
-
-}  // namespace
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>*
 QuantizeServiceImpl::Quantize(grpc::CallbackServerContext* call) {
-  const absl::StatusOr<Caller> caller = Authorize(access_, *call, Role::kUser);
-  if (!caller.ok()) {
-    LogRefused("Quantize", *call, caller.status());
-    return new RefusedStream<grpc::ByteBuffer, grpc::ByteBuffer>(
-        caller.status());
-  }
-  return NewQuantizeReactor(context_, call);
+  auto served = std::make_unique<ServedCall>("Quantize", *call);
+  const auto caller = served->Authorize(access_, *call, Role::kUser);
+  if (caller.ok()) return NewQuantizeReactor(context_, call, std::move(served));
+  served->End(caller.status());
+  return new RefusedStream<grpc::ByteBuffer, grpc::ByteBuffer>(caller.status());
 }
 
 PlanReactor* QuantizeServiceImpl::PlanCheckpoint(
     grpc::CallbackServerContext* call) {
-  const auto caller = Authorize(access_, *call, Role::kReader);
-  if (!caller.ok()) {
-    LogRefused("PlanCheckpoint", *call, caller.status());
-    return new RefusedStream<quant::v1::PlanCheckpointRequest,
-                             quant::v1::PlanCheckpointResponse>(
-        caller.status());
-  }
-  return NewPlanReactor(plans_, context_, call);
+  auto served = std::make_unique<ServedCall>("PlanCheckpoint", *call);
+  const auto caller = served->Authorize(access_, *call, Role::kReader);
+  if (caller.ok()) return NewPlanReactor(plans_, context_, std::move(served));
+  served->End(caller.status());
+  return new RefusedStream<quant::v1::PlanCheckpointRequest,
+                           quant::v1::PlanCheckpointResponse>(caller.status());
 }
 
 grpc::ServerUnaryReactor* QuantizeServiceImpl::GetCapabilities(
-    grpc::CallbackServerContext* call, const quant::v1::GetCapabilitiesRequest*,
+    grpc::CallbackServerContext* call,
+    const quant::v1::GetCapabilitiesRequest* request,
     quant::v1::Capabilities* response) {
+  ServedCall served("GetCapabilities", *call);
+  const absl::Status status =
+      served.Authorize(access_, *call, Role::kReader).status();
+  if (status.ok()) FillCapabilities(response);
+  served.AddBytes(static_cast<int64_t>(request->ByteSizeLong()) +
+                  static_cast<int64_t>(response->ByteSizeLong()));
+  served.End(status);
   grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
-  const auto caller = Authorize(access_, *call, Role::kReader);
-  if (!caller.ok()) {
-    LogRefused("GetCapabilities", *call, caller.status());
-    reactor->Finish(ToGrpcStatus(caller.status()));
-    return reactor;
-  }
-  *response = capabilities_;
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+void QuantizeServiceImpl::FillCapabilities(quant::v1::Capabilities* out) const {
+  *out = capabilities_;
   int cpu = 0;
   for (const Backend* backend : context_.pool().backends()) {
-    *response->add_devices() = DescribeWorker(*backend, cpu, host_threads_);
+    *out->add_devices() = DescribeWorker(*backend, cpu, host_threads_);
     if (backend->name() == "cpu") ++cpu;
   }
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
 }
 
 }  // namespace qs

@@ -40,6 +40,8 @@ class QuantizeServiceImpl final : public QuantizeServiceBase {
       quant::v1::Capabilities* response) override;
 
  private:
+  void FillCapabilities(quant::v1::Capabilities* out) const;
+
   const AccessControl& access_;
   QuantizeContext& context_;
   PlanContext& plans_;

@@ -13,6 +13,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
+#include <list>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -30,9 +31,11 @@
 #include "service/server/capabilities.h"
 #include "service/server/channel_arguments.h"
 #include "service/server/log.h"
+#include "service/server/metrics_server.h"
 #include "service/server/quantize_service.h"
 #include "service/server/self_ping.h"
 #include "service/server/stores.h"
+#include "service/server/server_metrics.h"
 #include "service/server/tls.h"
 #include "service/server/workers.h"
 #include "service/store/sqlite_job_records.h"
@@ -151,6 +154,11 @@ class Server::Impl {
     SetServing("readiness", true);
     ping_.emplace(server_.get());
     WatchFiles();
+    metrics_ = ServerMetrics(context_, *acceptor_);
+    if (!options_.metrics_listen.empty()) {
+      QS_ASSIGN_OR_RETURN(metrics_server_,
+                          MetricsServer::Start(options_.metrics_listen));
+    }
     acceptor_->Start();
     if (options_.port_file.empty()) return absl::OkStatus();
     return WritePortFile(options_.port_file, acceptor_->port());
@@ -171,6 +179,9 @@ class Server::Impl {
   }
 
   int port() const { return acceptor_->port(); }
+  int metrics_port() const {
+    return metrics_server_ == nullptr ? 0 : metrics_server_->port();
+  }
   bool lost() const { return lost_; }
   QuantizeContext& context() { return context_; }
 
@@ -295,6 +306,8 @@ class Server::Impl {
   std::optional<Acceptor> acceptor_;
   std::optional<SelfPing> ping_;
   std::optional<FileWatch> files_;
+  std::list<MetricSource> metrics_;  // of the members above
+  std::unique_ptr<MetricsServer> metrics_server_;
 };
 
 void Server::PrepareProcess(bool tcp_read_chunks) {
@@ -328,6 +341,7 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 int Server::port() const { return impl_->port(); }
+int Server::metrics_port() const { return impl_->metrics_port(); }
 bool Server::lost() const { return impl_->lost(); }
 QuantizeContext& Server::context() { return impl_->context(); }
 void Server::Drain(const std::function<bool()>& hurry) { impl_->Drain(hurry); }

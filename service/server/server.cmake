@@ -37,7 +37,9 @@ add_library(qs_service STATIC
   server/proto_convert.cc
   server/quantize_service.cc
   server/self_ping.cc
+  server/served_call.cc
   server/server.cc
+  server/server_metrics.cc
   server/spec_convert.cc
   server/stores.cc
   server/tls.cc

@@ -25,7 +25,7 @@ class Server {
   // Serves when it returns. `gpus` must outlive it; null: there are none.
   // Errors: INVALID_ARGUMENT — TLS and access files; FAILED_PRECONDITION — a
   // worker's device, or the data directory is another process's; DATA_LOSS — the
-  // records in it are damaged; UNAVAILABLE — the address; INTERNAL — gRPC did
+  // records in it are damaged; UNAVAILABLE — an address; INTERNAL — gRPC did
   // not start, the port file not written.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const ServerOptions& options, const GpuProvider* gpus = nullptr);
@@ -33,6 +33,8 @@ class Server {
   ~Server();
 
   int port() const;
+  // Of the metrics; 0: they are off.
+  int metrics_port() const;
   // The device of every worker is lost. Readiness is off; what was accepted
   // goes on on the host.
   bool lost() const;

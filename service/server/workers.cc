@@ -46,6 +46,17 @@ std::string DescribeGpus(const GpuProvider* gpus) {
                       gpus->VerifiedOn());
 }
 
+std::vector<std::string> WorkerNames(
+    const std::vector<const Backend*>& backends) {
+  std::vector<std::string> names;
+  int cpu = 0;
+  for (const Backend* backend : backends) {
+    const bool host = backend->name() == "cpu";
+    names.push_back(host ? absl::StrCat("cpu:", cpu++) : backend->name());
+  }
+  return names;
+}
+
 quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
                                      int threads) {
   quant::v1::DeviceInfo info;

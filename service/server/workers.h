@@ -23,6 +23,10 @@ absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
 // device has verified the kernels.
 std::string DescribeGpus(const GpuProvider* gpus);
 
+// "gpu:0", "cpu:0", "cpu:1", ...
+std::vector<std::string> WorkerNames(
+    const std::vector<const Backend*>& backends);
+
 quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
                                      int threads);
 

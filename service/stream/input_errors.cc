@@ -3,6 +3,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "service/base/metrics.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
 
@@ -112,6 +113,7 @@ absl::Status CheckCrc(const ChunkView& chunk) {
   uint32_t crc = 0;
   for (const ByteSpan& piece : chunk.data) crc = ExtendCrc32c(crc, piece);
   if (crc == *chunk.crc32c) return absl::OkStatus();
+  CountChunkCrcError();
   return RpcError(
       absl::StatusCode::kAborted, "CHUNK_CRC_MISMATCH",
       absl::StrCat("chunk.crc32c: got ", *chunk.crc32c, ", the data gives ",

@@ -4,20 +4,15 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/slice.h>
 
-#include <atomic>
-#include <chrono>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 #include "service/stream/quantize_session.h"
 
 namespace qs {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 void DropOwner(void* owner) {
   delete static_cast<std::shared_ptr<const void>*>(owner);
@@ -39,8 +34,9 @@ class QuantizeReactor final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       private SessionTransport {
  public:
-  QuantizeReactor(QuantizeContext& context, grpc::CallbackServerContext* call)
-      : call_(call), peer_(call->peer()) {
+  QuantizeReactor(QuantizeContext& context, grpc::CallbackServerContext* call,
+                  std::unique_ptr<ServedCall> served)
+      : call_(call), served_(std::move(served)) {
     session_ = QuantizeSession::Start(context, *this);
   }
 
@@ -49,7 +45,7 @@ class QuantizeReactor final
       return call_->IsCancelled() ? session_->OnCancel()
                                   : session_->OnReadEnd();
     }
-    bytes_ += static_cast<int64_t>(in_.Length());
+    served_->AddBytes(static_cast<int64_t>(in_.Length()));
     // Not members: the next message may come while this one is taken in.
     auto slices = std::make_shared<std::vector<grpc::Slice>>();
     if (!in_.Dump(slices.get()).ok()) return session_->OnCancel();
@@ -70,8 +66,7 @@ class QuantizeReactor final
   void OnCancel() override { session_->OnCancel(); }
 
   void OnDone() override {
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
-    LogRpc("Quantize", peer_, status_, bytes_, elapsed.count());
+    served_->End(status_);
     delete this;
   }
 
@@ -80,7 +75,7 @@ class QuantizeReactor final
 
   void StartWrite(OutMessage message) override {
     out_ = ToByteBuffer(std::move(message));
-    bytes_ += static_cast<int64_t>(out_.Length());
+    served_->AddBytes(static_cast<int64_t>(out_.Length()));
     ServerBidiReactor::StartWrite(&out_);
   }
 
@@ -92,20 +87,19 @@ class QuantizeReactor final
   }
 
   grpc::CallbackServerContext* const call_;
-  const std::string peer_;
-  const Clock::time_point started_ = Clock::now();
+  const std::unique_ptr<ServedCall> served_;
   std::shared_ptr<QuantizeSession> session_;
   grpc::ByteBuffer in_;
   grpc::ByteBuffer out_;
-  std::atomic<int64_t> bytes_{0};
   absl::Status status_;
 };
 
 }  // namespace
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* NewQuantizeReactor(
-    QuantizeContext& context, grpc::CallbackServerContext* call) {
-  return new QuantizeReactor(context, call);
+    QuantizeContext& context, grpc::CallbackServerContext* call,
+    std::unique_ptr<ServedCall> served) {
+  return new QuantizeReactor(context, call, std::move(served));
 }
 
 }  // namespace qs

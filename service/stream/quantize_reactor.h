@@ -9,13 +9,15 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include "service/server/served_call.h"
 #include "service/stream/quantize_context.h"
 
 namespace qs {
 
 // The reactor for one Quantize call; gRPC drives it from now on.
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* NewQuantizeReactor(
-    QuantizeContext& context, grpc::CallbackServerContext* call);
+    QuantizeContext& context, grpc::CallbackServerContext* call,
+    std::unique_ptr<ServedCall> served);
 
 }  // namespace qs
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "service/base/metrics.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
 
@@ -73,6 +74,9 @@ OutMessage StreamOutput::Report(int64_t handle, const QuantizedTensor& result) {
   ++tensors_;
   bytes_in_ += report.bytes_in;
   bytes_out_ += report.bytes_out;
+  // "gptq-best/2"
+  CountQuantized(report.algorithm.substr(0, report.algorithm.find('-')),
+                 report.bytes_in, report.bytes_out);
   if (report.has_error) {
     has_error_ = true;
     error_.Add(report.error);

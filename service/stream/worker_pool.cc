@@ -4,15 +4,25 @@
 #include <utility>
 
 namespace qs {
+namespace {
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  const std::chrono::duration<double> elapsed =
+      std::chrono::steady_clock::now() - start;
+  return elapsed.count();
+}
+
+}  // namespace
 
 WorkerPool::WorkerPool(std::vector<std::unique_ptr<Backend>> backends,
                        OnLost on_lost)
-    : healthy_(static_cast<int>(backends.size())),
+    : busy_(backends.size()),
+      healthy_(static_cast<int>(backends.size())),
       backends_(std::move(backends)),
       on_lost_(std::move(on_lost)) {
   threads_.reserve(backends_.size());
-  for (const std::unique_ptr<Backend>& backend : backends_) {
-    threads_.emplace_back([this, &backend] { Work(*backend); });
+  for (size_t i = 0; i < backends_.size(); ++i) {
+    threads_.emplace_back([this, i] { Work(*backends_[i], i); });
   }
 }
 
@@ -85,7 +95,7 @@ std::vector<const Backend*> WorkerPool::backends() const {
   return all;
 }
 
-void WorkerPool::Work(Backend& backend) {
+void WorkerPool::Work(Backend& backend, size_t worker) {
   bool lost = false;
   mutex_.Lock();
   while (true) {
@@ -94,12 +104,16 @@ void WorkerPool::Work(Backend& backend) {
     Task task = TakeTask();
     if (task == nullptr) continue;
     ++running_;
+    const auto since = std::chrono::steady_clock::now();
+    busy_[worker].since = since;
     mutex_.Unlock();
     task(backend);
     task = nullptr;  // what it holds is freed before it counts as done
     const bool goes_on = GoesOn(backend, &lost);
     mutex_.Lock();
     --running_;
+    busy_[worker].since.reset();
+    busy_[worker].seconds += SecondsSince(since);
     if (!goes_on) break;
   }
   mutex_.Unlock();
@@ -108,6 +122,15 @@ void WorkerPool::Work(Backend& backend) {
 int64_t WorkerPool::queued() const {
   absl::MutexLock lock(&mutex_);
   return queued_;
+}
+
+std::vector<double> WorkerPool::busy_seconds() const {
+  std::vector<double> all;
+  absl::MutexLock lock(&mutex_);
+  for (const Busy& busy : busy_) {
+    all.push_back(busy.seconds + (busy.since ? SecondsSince(*busy.since) : 0));
+  }
+  return all;
 }
 
 int64_t WorkerPool::running() const {

@@ -12,10 +12,12 @@
 #ifndef QS_SERVICE_STREAM_WORKER_POOL_H_
 #define QS_SERVICE_STREAM_WORKER_POOL_H_
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -58,13 +60,21 @@ class WorkerPool {
   int64_t Drop(const std::shared_ptr<Lane>& lane);
 
   int64_t queued() const;
+  // For each worker, as backends(): the time that it ran tasks, up to now.
+  std::vector<double> busy_seconds() const;
   int64_t running() const;
   int workers() const { return static_cast<int>(threads_.size()); }
   // For their names, health and memory. They live as long as the pool.
   std::vector<const Backend*> backends() const;
 
  private:
-  void Work(Backend& backend);
+  // The time that one worker ran tasks.
+  struct Busy {
+    double seconds = 0;  // of finished ones
+    std::optional<std::chrono::steady_clock::time_point> since;
+  };
+
+  void Work(Backend& backend, size_t worker);
   // False: the worker ends.
   bool GoesOn(const Backend& backend, bool* lost);
   bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
@@ -77,6 +87,7 @@ class WorkerPool {
   int64_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<Busy> busy_ ABSL_GUARDED_BY(mutex_);
   int healthy_ ABSL_GUARDED_BY(mutex_) = 0;
   const std::vector<std::unique_ptr<Backend>> backends_;
   const OnLost on_lost_;

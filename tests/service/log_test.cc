@@ -104,6 +104,19 @@ TEST_CASE("a call's line has its code, and the level follows", "[log]") {
   REQUIRE(nlohmann::json::parse(lines[1])["level"] == "info");
   REQUIRE(nlohmann::json::parse(lines[1])["message"] == "bad");
   REQUIRE(nlohmann::json::parse(lines[2])["level"] == "error");
+  REQUIRE_FALSE(ok.contains("project"));
+  REQUIRE_FALSE(ok.contains("trace_id"));
+}
+
+TEST_CASE("a call's line names project and trace", "[log]") {
+  const auto lines = Captured([] {
+    LogRpc({"Quantize", "p", "team-a", "t", "s"}, absl::OkStatus(), 0, 0);
+  });
+  REQUIRE(lines.size() == 1);
+  const auto json = nlohmann::json::parse(lines[0]);
+  REQUIRE(json["project"] == "team-a");
+  REQUIRE(json["trace_id"] == "t");
+  REQUIRE(json["span_id"] == "s");
 }
 
 TEST_CASE("lines of several threads do not mix", "[log]") {

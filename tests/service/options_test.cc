@@ -137,6 +137,7 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.read_roots == Args{"/models", "team-a=/data/a"});
   REQUIRE(o.write_roots == Args{"/out"});
   REQUIRE(Parsed({"--access-file", "a"}).access_file == "a");
+  REQUIRE(Parsed({"--metrics-listen", "[::]:9"}).metrics_listen == "[::]:9");
   const ServerOptions tls =
       Parsed({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"});
   REQUIRE(tls.tls_cert == "c");
@@ -285,24 +286,58 @@ TEST_CASE("--help has every option with its default, --version the version",
   const CommandLine help = ParseCommandLine({"--help"});
   REQUIRE(help.exit_code == 0);
   REQUIRE_FALSE(help.serve);
-  for (const char* flag :
-       {"--listen",           "--port-file",          "--tls-cert",
-        "--tls-key",          "--tls-client-ca",      "--insecure",
-        "--max-connections",  "--max-connection-age", "--max-connection-idle",
-        "--bdp-probe",        "--tcp-read-chunks",    "--workers",
-        "--exit-when-lost",   "--memory-budget",      "--max-tensor-bytes",
-        "--max-streams",      "--max-open-tensors",   "--max-plans",
-        "--max-plan-tensors", "--max-plan-bytes",     "--stream-idle-timeout",
-        "--drain-timeout",    "--log-level",          "--config",
-        "--data-dir",         "--max-store-bytes",    "--upload-expiry",
-        "--io-threads",       "--max-tensor-streams", "--read-root",
-        "--write-root",       "--check-config"}) {
+  for (const char* flag : {"--listen",
+                           "--port-file",
+                           "--tls-cert",
+                           "--tls-key",
+                           "--tls-client-ca",
+                           "--insecure",
+                           "--access-file",
+                           "--metrics-listen",
+                           "--max-connections",
+                           "--max-connection-age",
+                           "--max-connection-idle",
+                           "--bdp-probe",
+                           "--tcp-read-chunks",
+                           "--workers",
+                           "--exit-when-lost",
+                           "--memory-budget",
+                           "--max-tensor-bytes",
+                           "--max-streams",
+                           "--max-open-tensors",
+                           "--max-plans",
+                           "--max-plan-tensors",
+                           "--max-plan-bytes",
+                           "--stream-idle-timeout",
+                           "--drain-timeout",
+                           "--log-level",
+                           "--config",
+                           "--data-dir",
+                           "--max-store-bytes",
+                           "--upload-expiry",
+                           "--io-threads",
+                           "--max-tensor-streams",
+                           "--read-root",
+                           "--write-root",
+                           "--max-running-jobs",
+                           "--max-queued-jobs",
+                           "--job-history",
+                           "--check-config"}) {
     INFO(flag);
     REQUIRE(help.out.find(flag) != std::string::npos);
   }
   REQUIRE(help.out.find("127.0.0.1:50051") != std::string::npos);
   const CommandLine version = ParseCommandLine({"--version"});
   REQUIRE(version.out == std::string("quantd ") + kServerVersion + "\n");
+}
+
+TEST_CASE("metrics have an IP address of their own", "[options]") {
+  REQUIRE(Parsed({}).metrics_listen.empty());
+  Parsed({"--metrics-listen", "localhost:0"});
+  Parsed({"--metrics-listen", "0.0.0.0:9464"});
+  REQUIRE(Refused({"--metrics-listen", "9464"})
+              .find("metrics-listen: got \"9464\", allowed") !=
+          std::string::npos);
 }
 
 TEST_CASE("worker layouts", "[options]") {

@@ -203,6 +203,27 @@ TEST_CASE("a worker whose device is lost leaves the work to the others",
   REQUIRE(pool.backends().size() == 2);
 }
 
+TEST_CASE("the time that a worker computes grows, also in mid task",
+          "[worker_pool]") {
+  WorkerPool pool(NewCpuBackends(1, 1));
+  REQUIRE(pool.busy_seconds() == std::vector<double>{0});
+  absl::Notification begun;
+  absl::Notification end;
+  pool.Submit(pool.NewLane(), [&](Backend&) {
+    begun.Notify();
+    end.WaitForNotification();
+  });
+  begun.WaitForNotification();
+  const double first = pool.busy_seconds()[0];
+  double second = first;
+  while (second <= first) second = pool.busy_seconds()[0];
+  end.Notify();
+  while (pool.running() > 0) std::this_thread::yield();
+  const double last = pool.busy_seconds()[0];
+  REQUIRE(last >= second);
+  REQUIRE(pool.busy_seconds()[0] == last);
+}
+
 TEST_CASE("many threads, many lanes: each task runs once", "[worker_pool]") {
   std::atomic<int> ran{0};
   {

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""The README's section on metrics: its commands run, and its table is what a
+server says, no more and no less.
+
+    metrics_test.py BIN_DIR [TEST...]
+"""
+import json
+import pathlib
+import re
+import subprocess
+import tempfile
+import unittest
+
+import programs
+from checkpoints import MODEL
+from programs import Server, quantctl
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Only where there is a GPU, or once something was refused or damaged.
+SOMETIMES = {"quantd_gpu_memory_bytes", "quantd_chunk_crc_errors_total",
+             "quantd_admission_rejections_total"}
+
+
+def section():
+    text = (ROOT / "README.md").read_text()
+    return text.split("### Metrics, logs and traces\n")[1].split("\n###")[0]
+
+
+def documented():
+    names = set()
+    for row in re.findall(r"^\| (`.*?) \|", section(), re.M):
+        for name in re.findall(r"`([a-z_.]+)`", row):
+            # `..._bytes_total` repeats the first name up to its last words.
+            if name.startswith("..."):
+                name = "quantd_quantized" + name[3:]
+            names.add(name)
+    return names
+
+
+class MetricsTest(unittest.TestCase):
+    def setUp(self):
+        self.place = tempfile.TemporaryDirectory()
+        self.addCleanup(self.place.cleanup)
+        self.server = Server(self.place.name, "--metrics-listen",
+                             "127.0.0.1:0")
+        self.addCleanup(self.server.close)
+        log = pathlib.Path(self.place.name) / "quantd.log"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        self.port = next(line["metrics_port"] for line in lines
+                         if line["event"] == "serving")
+
+    def scrape(self):
+        command = re.search(r"^    (curl .*)$", section(), re.M).group(1)
+        command = command.replace("127.0.0.1:9464", f"127.0.0.1:{self.port}")
+        return subprocess.run(command, shell=True, check=True, text=True,
+                              capture_output=True, timeout=30).stdout
+
+    def test_every_metric_is_in_the_readme(self):
+        done = quantctl("quantize", MODEL, "-o",
+                        pathlib.Path(self.place.name) / "out", "--preset",
+                        "NF4", "--server", self.server.address)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        text = self.scrape()
+        served = {name for name, _ in re.findall(
+            r"^# TYPE (\S+) (\w+)$", text, re.M)}
+        # The library's own, about itself.
+        served = {name for name in served if not name.startswith("exposer_")}
+        self.assertEqual(served - documented(), set())
+        self.assertEqual(documented() - served - SOMETIMES, set())
+
+    def test_names_and_types(self):
+        """What promtool check metrics asks for."""
+        text = self.scrape()
+        types = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M))
+        helps = dict(re.findall(r"^# HELP (\S+) (.+)$", text, re.M))
+        self.assertGreater(len(types), 10)
+        for name, kind in types.items():
+            if name.startswith("exposer_"):
+                continue
+            self.assertIn(name, helps)
+            self.assertEqual(name.endswith("_total"), kind == "counter", name)
+            self.assertRegex(name, r"^(quantd|process)_[a-z_]+$")
+
+
+if __name__ == "__main__":
+    programs.main()

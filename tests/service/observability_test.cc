@@ -1,0 +1,211 @@
+// What a server tells of its calls: metrics that move, and log lines that name
+// the caller's trace.
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+
+#include "tests/service/quantd_process.h"
+#include "tests/service/quantize_client.h"
+#include "tests/service/scrape.h"
+
+namespace qs::testing {
+namespace {
+
+ServerOptions MetricsOptions() {
+  ServerOptions options = TestServerOptions();
+  options.metrics_listen = "127.0.0.1:0";
+  return options;
+}
+
+std::string Duration(const std::string& method, const std::string& code) {
+  return "quantd_rpc_server_duration_seconds_count{code=\"" + code +
+         "\",method=\"" + method + "\"}";
+}
+
+// Metrics are the process's: other tests count, too, so differences are looked
+// at. A call is counted after its client has the answer.
+class Moved {
+ public:
+  explicit Moved(InProcessServer& server)
+      : port_(server.server().metrics_port()), before_(port_) {}
+  double By(const std::string& series) const {
+    return Scrape(port_)[series] - before_[series];
+  }
+  bool Reaches(const std::string& series, double by) const {
+    return Eventually([&] { return By(series) == by; });
+  }
+
+ private:
+  const int port_;
+  const Scrape before_;
+};
+
+Requests OneTensor(const std::string& preset, const std::string& name) {
+  const TestWeight weight(1, name, 64, 128, 1);
+  Requests requests = {Config(preset)};
+  weight.AppendTo(&requests, 1 << 20);
+  return requests;
+}
+
+TEST_CASE("a stream moves the metrics", "[metrics]") {
+  InProcessServer server(MetricsOptions());
+  const Moved moved(server);
+  QuantizeCall call(server.NewChannel());
+  REQUIRE(call.Write(Config("NF4")));
+  REQUIRE(call.ReadOne());
+  REQUIRE(moved.By("quantd_rpc_in_flight{method=\"Quantize\"}") == 1);
+  REQUIRE(moved.By("quantd_streams") == 1);
+  REQUIRE(moved.By("quantd_connections") == 1);
+  Requests rest = OneTensor("NF4", "a.weight");
+  rest.erase(rest.begin());
+  REQUIRE(call.WriteAll(rest));
+  call.stream->WritesDone();
+  REQUIRE(call.Finish().status.ok());
+  REQUIRE(moved.Reaches(Duration("Quantize", "OK"), 1));
+  REQUIRE(moved.Reaches("quantd_rpc_in_flight{method=\"Quantize\"}", 0));
+  REQUIRE(moved.Reaches("quantd_streams", 0));
+  REQUIRE(moved.By("quantd_quantized_tensors_total{method=\"nf4\"}") == 1);
+  REQUIRE(moved.By("quantd_quantized_input_bytes_total{method=\"nf4\"}") ==
+          64 * 128 * 2);
+  const double out =
+      moved.By("quantd_quantized_output_bytes_total{method=\"nf4\"}");
+  REQUIRE(out >= 64 * 128 / 2);
+  REQUIRE(out < 64 * 128);
+  REQUIRE(moved.By("quantd_worker_busy_seconds_total{worker=\"cpu:0\"}") +
+              moved.By("quantd_worker_busy_seconds_total{worker=\"cpu:1\"}") >
+          0);
+}
+
+TEST_CASE("what a server is scraped for without any call", "[metrics]") {
+  InProcessServer server(MetricsOptions());
+  const Scrape scrape(server.server().metrics_port());
+  REQUIRE(scrape["quantd_memory_budget_bytes{kind=\"capacity\"}"] == 256 << 20);
+  REQUIRE(scrape["quantd_memory_budget_bytes{kind=\"reserved\"}"] == 0);
+  REQUIRE(scrape["quantd_memory_budget_waiting"] == 0);
+  REQUIRE(scrape["quantd_open_fds"] > 3);
+  REQUIRE(scrape["quantd_open_fds"] < scrape["quantd_max_fds"]);
+  REQUIRE(scrape["process_resident_memory_bytes"] > 1 << 20);
+  REQUIRE(scrape["process_cpu_seconds_total"] > 0);
+  REQUIRE(scrape[std::string("quantd_build_info{api=\"") + kApiVersion +
+                 "\",version=\"" + kServerVersion + "\"}"] == 1);
+}
+
+TEST_CASE("rejections and damaged chunks are counted", "[metrics]") {
+  ServerOptions options = MetricsOptions();
+  options.max_streams = 1;
+  InProcessServer server(options);
+  const Moved moved(server);
+  const auto channel = server.NewChannel();
+  {
+    QuantizeCall holds(channel);
+    REQUIRE(holds.Write(Config("NF4")));
+    REQUIRE(holds.ReadOne());
+    REQUIRE_FALSE(Exchange(channel, OneTensor("NF4", "w")).status.ok());
+    REQUIRE(
+        moved.Reaches("quantd_admission_rejections_total{reason=\"TOO_MANY_"
+                      "STREAMS\"}",
+                      1));
+    holds.stream->WritesDone();
+    REQUIRE(holds.Finish().status.ok());
+  }
+  REQUIRE(moved.Reaches("quantd_streams", 0));
+  Requests damaged = OneTensor("NF4", "w");
+  damaged.back().mutable_chunk()->set_crc32c(12345);
+  REQUIRE(Exchange(channel, damaged).status.code() ==
+          absl::StatusCode::kAborted);
+  REQUIRE(moved.Reaches("quantd_chunk_crc_errors_total", 1));
+  REQUIRE(moved.Reaches(Duration("Quantize", "ABORTED"), 1));
+}
+
+TEST_CASE("clients cannot make series", "[metrics]") {
+  InProcessServer server(MetricsOptions());
+  const auto run = [&server](int i) {
+    QuantizeCall call(server.NewChannel());
+    REQUIRE(call.WriteAll(OneTensor("NF4", "w" + std::to_string(i))));
+    call.stream->WritesDone();
+    REQUIRE(call.Finish().status.ok());
+  };
+  const auto series = [&server] {
+    std::set<std::string> names;
+    const Scrape scrape(server.server().metrics_port());
+    for (const auto& [name, unused] : scrape.values()) {
+      names.insert(name);
+    }
+    return names;
+  };
+  run(0);
+  REQUIRE(Eventually([&] { return server.context().live_streams() == 0; }));
+  const auto before = series();
+  for (int i = 1; i < 10; ++i) run(i);
+  REQUIRE(series() == before);
+}
+
+TEST_CASE("metrics are off unless they are asked for", "[metrics]") {
+  InProcessServer server;
+  REQUIRE(server.server().metrics_port() == 0);
+  ServerOptions options = MetricsOptions();
+  options.metrics_listen = "nowhere";
+  REQUIRE(Server::Start(options).status().code() ==
+          absl::StatusCode::kInvalidArgument);
+}
+
+// The "rpc" lines of a log.
+std::vector<nlohmann::json> RpcLines(const std::string& log) {
+  std::vector<nlohmann::json> lines;
+  std::istringstream in(log);
+  for (std::string line; std::getline(in, line);) {
+    auto json = nlohmann::json::parse(line, nullptr, false);
+    if (json.is_object() && json.value("event", "") == "rpc") {
+      lines.push_back(std::move(json));
+    }
+  }
+  return lines;
+}
+
+TEST_CASE("the log names the caller's trace, or a new one", "[trace]") {
+  const std::string trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+  QuantdProcess quantd;
+  const auto stub = v1::QuantizeService::NewStub(quantd.NewChannel());
+  const auto call = [&stub](const std::vector<std::string>& traceparents) {
+    grpc::ClientContext context;
+    context.set_deadline(In(absl::Seconds(20)));
+    for (const std::string& text : traceparents) {
+      context.AddMetadata("traceparent", text);
+    }
+    v1::Capabilities capabilities;
+    REQUIRE(stub->GetCapabilities(&context, {}, &capabilities).ok());
+  };
+  const std::string good = "00-" + trace + "-00f067aa0ba902b7-01";
+  call({good});
+  call({});
+  call({"00-" + trace + "-00f067aa0ba902b7"});
+  call({good, good});
+  // A stream, too, and one that is refused.
+  grpc::ClientContext context;
+  context.AddMetadata("traceparent", good);
+  const auto stream = stub->Quantize(&context);
+  stream->WritesDone();
+  v1::QuantizeResponse response;
+  REQUIRE_FALSE(stream->Read(&response));
+  REQUIRE_FALSE(stream->Finish().ok());
+  REQUIRE(Eventually([&] { return RpcLines(quantd.Log()).size() == 5; }));
+  const auto lines = RpcLines(quantd.Log());
+  std::set<std::string> traces;
+  std::set<std::string> spans;
+  for (const nlohmann::json& line : lines) {
+    const std::string id = line["trace_id"];
+    REQUIRE(id.size() == 32);
+    REQUIRE(line["project"] == "default");
+    traces.insert(id);
+    spans.insert(line["span_id"].get<std::string>());
+  }
+  REQUIRE(lines[0]["trace_id"] == trace);
+  REQUIRE(lines[0]["rpc"] == "GetCapabilities");
+  REQUIRE(lines[4]["trace_id"] == trace);
+  REQUIRE(lines[4]["code"] == "INVALID_ARGUMENT");
+  REQUIRE(traces.size() == 4);  // three new ones
+  REQUIRE(spans.size() == 5);
+}
+
+}  // namespace
+}  // namespace qs::testing
