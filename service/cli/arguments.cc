@@ -119,6 +119,15 @@ void AddReport(CLI::App* root, Arguments* a) {
       ->type_name("FILE");
 }
 
+void AddUpload(CLI::App* root, Arguments* a) {
+  CLI::App* app = AddCommand(root, a, Command::kUpload, "upload",
+                             "Brings tensors into the server's store");
+  AddInput(app, a);
+  AddGlobs(app, &a->config, "Options");
+  AddStreams(app, &a->run);
+  AddServer(app, &a->server);
+}
+
 void AddCalibrationFiles(CLI::App* root, Arguments* a) {
   CLI::App* app =
       root->add_subcommand("calibration", "Works on calibration files");
@@ -187,12 +196,13 @@ ParsedArguments ParseArguments(const std::vector<std::string>& args) {
   AddPlan(&app, &arguments);
   AddCompare(&app, &arguments);
   AddReport(&app, &arguments);
+  AddUpload(&app, &arguments);
   AddCalibrationFiles(&app, &arguments);
   AddInfo(&app, &arguments);
   // The parser itself only says that a command is missing.
   const std::vector<std::string> names = {
-      "quantize",    "plan",         "compare", "report",
-      "calibration", "capabilities", "health"};
+      "quantize", "plan",        "compare",      "report",
+      "upload",   "calibration", "capabilities", "health"};
   if (!args.empty() && !args[0].starts_with("-") &&
       std::find(names.begin(), names.end(), args[0]) == names.end()) {
     return Refuse(absl::StrCat("command: got \"", args[0], "\", allowed ",

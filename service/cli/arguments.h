@@ -47,6 +47,7 @@ enum class Command {
   kPlan,
   kCompare,
   kReport,
+  kUpload,
   kCalibrationMerge,
   kCalibrationInspect,
   kCapabilities,

@@ -32,7 +32,9 @@ add_library(qs_cli STATIC
   cli/svg.cc
   cli/tensor_charts.cc
   cli/tensor_sink.cc
+  cli/tensor_uploader.cc
   cli/text_table.cc
+  cli/upload_command.cc
   cli/work_board.cc)
 target_link_libraries(qs_cli
   PUBLIC qs_options qs_service qs_checkpoint

@@ -25,6 +25,8 @@ absl::Status RunPlan(const Arguments& arguments, const Console& console);
 absl::Status RunCompare(const Arguments& arguments, const Console& console);
 absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console);
+// What was sent stays, also after an error or a signal; a second run goes on.
+absl::Status RunUpload(const Arguments& arguments, const Console& console);
 // Neither needs a server. Exit codes kBadInput, kOutput and kUsage.
 absl::Status RunCalibrationMerge(const Arguments& arguments,
                                  const Console& console);

@@ -23,6 +23,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"BAD_CALIBRATION", ExitCode::kBadInput},
     {"BAD_CONFIG_JSON", ExitCode::kBadInput},
     {"CHUNK_CRC_MISMATCH", ExitCode::kServerLost},
+    {"DIGEST_MISMATCH", ExitCode::kBadInput},  // the file changed
     {"DUPLICATE_TENSOR", ExitCode::kBadInput},
     {"NON_FINITE_INPUT", ExitCode::kBadInput},
     {"PLAN_TOO_LARGE", ExitCode::kBadInput},
@@ -33,8 +34,8 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
 
 constexpr std::array<std::string_view, 3> kRetryableReasons = {
     "CHUNK_CRC_MISMATCH", "DRAINING", "STREAM_STALLED"};
-constexpr std::array<std::string_view, 3> kBusyReasons = {
-    "MEMORY_BUDGET", "TOO_MANY_PLANS", "TOO_MANY_STREAMS"};
+constexpr std::array<std::string_view, 4> kBusyReasons = {
+    "MEMORY_BUDGET", "SERVER_BUSY", "TOO_MANY_PLANS", "TOO_MANY_STREAMS"};
 
 template <size_t N>
 bool HasReason(const absl::Status& status,

@@ -45,6 +45,8 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
       return RunCompare(arguments, console);
     case Command::kReport:
       return RunReportCommand(arguments, console);
+    case Command::kUpload:
+      return RunUpload(arguments, console);
     case Command::kCalibrationMerge:
       return RunCalibrationMerge(arguments, console);
     case Command::kCalibrationInspect:

@@ -16,13 +16,13 @@ BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
 
 
 class Server:
-    def __init__(self, directory, *flags):
+    def __init__(self, directory, *flags, listen="127.0.0.1:0"):
         port_file = pathlib.Path(directory) / "port"
         port_file.unlink(missing_ok=True)
         self.log = open(pathlib.Path(directory) / "quantd.log", "ab")
         self.process = subprocess.Popen(
-            [BIN / "quantd", "--listen", "127.0.0.1:0", "--port-file",
-             port_file, *flags], stderr=self.log)
+            [BIN / "quantd", "--listen", listen, "--port-file", port_file,
+             *flags], stderr=self.log)
         deadline = time.monotonic() + 30
         while not (port_file.exists() and port_file.read_text().strip()):
             assert self.process.poll() is None, "quantd did not start"
