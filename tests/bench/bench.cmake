@@ -28,3 +28,7 @@ add_dependencies(service_bench quantd)
 
 add_executable(run_bench bench/run_bench.cc)
 target_link_libraries(run_bench PRIVATE qs_options qs_service)
+
+add_executable(upload_bench bench/stream_load.cc bench/upload_bench.cc)
+target_link_libraries(upload_bench PRIVATE qs_options qs_service)
+add_dependencies(upload_bench quantd)
