@@ -105,7 +105,7 @@ absl::Status ReadUpload(const SqliteStatement& row, UploadRecord* upload) {
   return absl::OkStatus();
 }
 
-absl::Status ReadTensor(const SqliteStatement& row, TensorRecord* tensor) {
+absl::Status ReadTensor(const SqliteStatement& row, StoredTensor* tensor) {
   tensor->project = row.Text(0);
   tensor->id = row.Text(1);
   QS_RETURN_IF_ERROR(ReadSpec(row, 2, &tensor->spec));
@@ -169,7 +169,7 @@ absl::Status InsertUpload(SqliteConnection& db, const UploadRecord& upload) {
       .Run();
 }
 
-absl::Status InsertTensor(SqliteConnection& db, const TensorRecord& tensor) {
+absl::Status InsertTensor(SqliteConnection& db, const StoredTensor& tensor) {
   SqliteStatement row = db.Prepare("INSERT INTO tensors(" QS_TENSOR_COLUMNS
                                    ") VALUES(?,?,?,?,?,?,?,?)");
   row.Bind(1, tensor.project).Bind(2, tensor.id);
@@ -193,7 +193,7 @@ class SqliteTensorRecords final : public TensorRecords {
   explicit SqliteTensorRecords(SqliteDatabase& database)
       : database_(database) {}
 
-  absl::Status AddUpload(const UploadRecord& upload, const TensorRecord* tensor,
+  absl::Status AddUpload(const UploadRecord& upload, const StoredTensor* tensor,
                          int64_t most) override {
     return database_.Write([&](SqliteConnection& db) -> absl::Status {
       QS_RETURN_IF_ERROR(CheckCount(db, upload.project, most));
@@ -232,7 +232,7 @@ class SqliteTensorRecords final : public TensorRecords {
     });
   }
 
-  absl::Status Complete(const TensorRecord& tensor) override {
+  absl::Status Complete(const StoredTensor& tensor) override {
     return database_.Write([&](SqliteConnection& db) -> absl::Status {
       SqliteStatement row = db.Prepare(
           "UPDATE uploads SET complete = 1, persisted = bytes, digest = ? "
@@ -267,9 +267,9 @@ class SqliteTensorRecords final : public TensorRecords {
     return uploads;
   }
 
-  absl::StatusOr<TensorRecord> GetTensor(const std::string& project,
+  absl::StatusOr<StoredTensor> GetTensor(const std::string& project,
                                          const std::string& id) override {
-    TensorRecord tensor;
+    StoredTensor tensor;
     QS_RETURN_IF_ERROR(database_.Read([&](SqliteConnection& db) {
       SqliteStatement row =
           db.Prepare("SELECT " QS_TENSOR_COLUMNS
@@ -280,10 +280,10 @@ class SqliteTensorRecords final : public TensorRecords {
     return tensor;
   }
 
-  absl::StatusOr<std::vector<TensorRecord>> ListTensors(
+  absl::StatusOr<std::vector<StoredTensor>> ListTensors(
       const std::string& project, const TensorPosition& after,
       int64_t limit) override {
-    std::vector<TensorRecord> tensors;
+    std::vector<StoredTensor> tensors;
     QS_RETURN_IF_ERROR(database_.Read([&](SqliteConnection& db) {
       SqliteStatement row =
           db.Prepare("SELECT " QS_TENSOR_COLUMNS

@@ -45,13 +45,13 @@ struct UploadRecord {
   bool operator==(const UploadRecord&) const = default;
 };
 
-struct TensorRecord {
+struct StoredTensor {
   std::string project;
   std::string id;
   StoredTensorSpec spec;
   std::string digest;
   absl::Time created;  // milliseconds count
-  bool operator==(const TensorRecord&) const = default;
+  bool operator==(const StoredTensor&) const = default;
 };
 
 // Where a page of a list begins: behind this one. Empty: at the start.
@@ -61,7 +61,7 @@ struct TensorPosition {
   bool operator==(const TensorPosition&) const = default;
 };
 
-inline BlobOwner OwnerOf(const TensorRecord& tensor) {
+inline BlobOwner OwnerOf(const StoredTensor& tensor) {
   return {"tensor", tensor.project + "/" + tensor.id};
 }
 
@@ -74,7 +74,7 @@ class TensorRecords {
   // (that is, tensors) counted. Errors: ALREADY_EXISTS — its id or its request
   // id is in use; OUT_OF_RANGE — `most` are there.
   virtual absl::Status AddUpload(const UploadRecord& upload,
-                                 const TensorRecord* tensor, int64_t most) = 0;
+                                 const StoredTensor* tensor, int64_t most) = 0;
   // Errors: NOT_FOUND.
   virtual absl::StatusOr<UploadRecord> GetUpload(const std::string& project,
                                                  const std::string& id) = 0;
@@ -88,7 +88,7 @@ class TensorRecords {
                                     absl::Time expires) = 0;
   // The upload of the tensor's id becomes complete, and the tensor is there.
   // Errors: NOT_FOUND — no open upload of that id.
-  virtual absl::Status Complete(const TensorRecord& tensor) = 0;
+  virtual absl::Status Complete(const StoredTensor& tensor) = 0;
   // Errors: NOT_FOUND — no open upload of that id.
   virtual absl::Status DropUpload(const std::string& project,
                                   const std::string& id) = 0;
@@ -97,10 +97,10 @@ class TensorRecords {
       absl::Time before, int64_t limit) = 0;
 
   // Errors: NOT_FOUND.
-  virtual absl::StatusOr<TensorRecord> GetTensor(const std::string& project,
+  virtual absl::StatusOr<StoredTensor> GetTensor(const std::string& project,
                                                  const std::string& id) = 0;
   // By name, then id.
-  virtual absl::StatusOr<std::vector<TensorRecord>> ListTensors(
+  virtual absl::StatusOr<std::vector<StoredTensor>> ListTensors(
       const std::string& project, const TensorPosition& after,
       int64_t limit) = 0;
   // With its upload. Returns the digests that nobody refers to now.

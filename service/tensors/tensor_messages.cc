@@ -69,7 +69,7 @@ absl::Status CheckLength(const std::string& field, const std::string& text,
 
 }  // namespace
 
-v1::Tensor TensorToProto(const TensorRecord& tensor) {
+v1::Tensor TensorToProto(const StoredTensor& tensor) {
   v1::Tensor out;
   out.set_name(NameFromId(tensor.project, kTensors, tensor.id));
   SetSpec(tensor.spec, &out);

@@ -15,7 +15,7 @@ namespace qs {
 constexpr char kUploads[] = "uploads";
 constexpr char kTensors[] = "tensors";
 
-quant::v1::Tensor TensorToProto(const TensorRecord& tensor);
+quant::v1::Tensor TensorToProto(const StoredTensor& tensor);
 // With its tensor when it is complete.
 quant::v1::Upload UploadToProto(const UploadRecord& upload);
 

@@ -113,7 +113,7 @@ class TensorServiceImpl final : public Base {
   absl::Status SetUpload(const UploadRecord& upload, v1::Upload* response) {
     *response = UploadToProto(upload);
     if (!upload.complete) return absl::OkStatus();
-    QS_ASSIGN_OR_RETURN(const TensorRecord tensor,
+    QS_ASSIGN_OR_RETURN(const StoredTensor tensor,
                         context_.store.GetTensor(upload.project, upload.id));
     *response->mutable_tensor() = TensorToProto(tensor);
     return absl::OkStatus();
@@ -132,7 +132,7 @@ class TensorServiceImpl final : public Base {
                    v1::Tensor* response) {
     QS_ASSIGN_OR_RETURN(const std::string id,
                         IdFromName(caller, "name", kTensors, request.name()));
-    QS_ASSIGN_OR_RETURN(const TensorRecord tensor,
+    QS_ASSIGN_OR_RETURN(const StoredTensor tensor,
                         context_.store.GetTensor(caller.project, id));
     *response = TensorToProto(tensor);
     return absl::OkStatus();
@@ -145,11 +145,11 @@ class TensorServiceImpl final : public Base {
     QS_ASSIGN_OR_RETURN(const TensorPosition after,
                         ParsePageToken(request.page_token()));
     QS_ASSIGN_OR_RETURN(
-        const std::vector<TensorRecord> tensors,
+        const std::vector<StoredTensor> tensors,
         context_.store.ListTensors(caller.project, after, size + 1));
-    for (const TensorRecord& tensor : tensors) {
+    for (const StoredTensor& tensor : tensors) {
       if (response->tensors_size() == size) {
-        const TensorRecord& last = tensors[static_cast<size_t>(size) - 1];
+        const StoredTensor& last = tensors[static_cast<size_t>(size) - 1];
         response->set_next_page_token(PageToken({last.spec.name, last.id}));
         break;
       }

@@ -155,7 +155,7 @@ absl::StatusOr<bool> TensorStore::CreateFromBlob(UploadRecord* upload) {
   upload->complete = true;
   upload->digest = upload->expected;
   upload->persisted = bytes;
-  const TensorRecord tensor = TensorOf(parts_, *upload, upload->digest);
+  const StoredTensor tensor = TensorOf(parts_, *upload, upload->digest);
   const absl::Status added =
       parts_.records.AddUpload(*upload, &tensor, parts_.options.max_tensors);
   if (added.ok()) return true;
@@ -191,17 +191,17 @@ absl::StatusOr<std::unique_ptr<UploadWriter>> TensorStore::OpenUpload(
                             std::move(on_taken));
 }
 
-absl::StatusOr<TensorRecord> TensorStore::GetTensor(const std::string& project,
+absl::StatusOr<StoredTensor> TensorStore::GetTensor(const std::string& project,
                                                     const std::string& id) {
-  absl::StatusOr<TensorRecord> tensor = parts_.records.GetTensor(project, id);
+  absl::StatusOr<StoredTensor> tensor = parts_.records.GetTensor(project, id);
   if (absl::IsNotFound(tensor.status())) return TensorGone(id);
   if (!tensor.ok()) return StoreError(tensor.status());
   return tensor;
 }
 
-absl::StatusOr<std::vector<TensorRecord>> TensorStore::ListTensors(
+absl::StatusOr<std::vector<StoredTensor>> TensorStore::ListTensors(
     const std::string& project, const TensorPosition& after, int64_t limit) {
-  absl::StatusOr<std::vector<TensorRecord>> tensors =
+  absl::StatusOr<std::vector<StoredTensor>> tensors =
       parts_.records.ListTensors(project, after, limit);
   if (!tensors.ok()) return StoreError(tensors.status());
   return tensors;
@@ -220,7 +220,7 @@ absl::Status TensorStore::DeleteTensor(const std::string& project,
 
 absl::StatusOr<OpenTensor> TensorStore::OpenForRead(const std::string& project,
                                                     const std::string& id) {
-  QS_ASSIGN_OR_RETURN(TensorRecord record, GetTensor(project, id));
+  QS_ASSIGN_OR_RETURN(StoredTensor record, GetTensor(project, id));
   auto reader = parts_.blobs.Open(record.digest);
   if (reader.ok()) return OpenTensor{std::move(record), *std::move(reader)};
   if (absl::IsNotFound(reader.status())) {

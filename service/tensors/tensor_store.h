@@ -37,7 +37,7 @@ struct NewUpload {
 
 // A tensor that is being read.
 struct OpenTensor {
-  TensorRecord record;
+  StoredTensor record;
   std::unique_ptr<BlobReader> reader;
 };
 
@@ -63,9 +63,9 @@ class TensorStore {
       std::function<void()> on_taken);
 
   // Errors: NOT_FOUND TENSOR_NOT_FOUND.
-  absl::StatusOr<TensorRecord> GetTensor(const std::string& project,
+  absl::StatusOr<StoredTensor> GetTensor(const std::string& project,
                                          const std::string& id);
-  absl::StatusOr<std::vector<TensorRecord>> ListTensors(
+  absl::StatusOr<std::vector<StoredTensor>> ListTensors(
       const std::string& project, const TensorPosition& after, int64_t limit);
   // Errors: NOT_FOUND TENSOR_NOT_FOUND.
   absl::Status DeleteTensor(const std::string& project, const std::string& id);

@@ -22,7 +22,7 @@ absl::Status GoneError(const std::string& id) {
 
 }  // namespace
 
-TensorRecord TensorOf(const TensorParts& parts, const UploadRecord& upload,
+StoredTensor TensorOf(const TensorParts& parts, const UploadRecord& upload,
                       const std::string& digest) {
   const int64_t now = absl::ToUnixMillis(parts.options.now());
   return {upload.project, upload.id, upload.spec, digest,
@@ -220,7 +220,7 @@ absl::Status UploadWriter::FlushLocked(const std::string& digest) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<TensorRecord> UploadWriter::Finish() {
+absl::StatusOr<StoredTensor> UploadWriter::Finish() {
   absl::MutexLock lock(&session_->mutex);
   if (!complete_) {
     QS_RETURN_IF_ERROR(CheckHolder());
@@ -243,7 +243,7 @@ absl::StatusOr<TensorRecord> UploadWriter::Finish() {
     }
     return Publish(*digest);
   }
-  absl::StatusOr<TensorRecord> tensor = parts_.records.GetTensor(project_, id_);
+  absl::StatusOr<StoredTensor> tensor = parts_.records.GetTensor(project_, id_);
   if (absl::IsNotFound(tensor.status())) return GoneError(id_);
   if (!tensor.ok()) return StoreError(tensor.status());
   return tensor;
@@ -251,9 +251,9 @@ absl::StatusOr<TensorRecord> UploadWriter::Finish() {
 
 // The digest is recorded before the staging file becomes a blob: a process that
 // is killed between finds by it what became of the bytes.
-absl::StatusOr<TensorRecord> UploadWriter::Publish(const std::string& digest) {
+absl::StatusOr<StoredTensor> UploadWriter::Publish(const std::string& digest) {
   QS_RETURN_IF_ERROR(FlushLocked(digest));
-  const TensorRecord tensor = TensorOf(parts_, session_->record, digest);
+  const StoredTensor tensor = TensorOf(parts_, session_->record, digest);
   const BlobKeeper::Hold hold(parts_.keeper);
   const absl::StatusOr<std::string> committed = session_->blob->Commit(digest);
   if (!committed.ok()) return Failed(committed.status());

@@ -20,7 +20,7 @@
 namespace qs {
 
 // What `upload` becomes now, with these bytes.
-TensorRecord TensorOf(const TensorParts& parts, const UploadRecord& upload,
+StoredTensor TensorOf(const TensorParts& parts, const UploadRecord& upload,
                       const std::string& digest);
 // Of an upload without a staging file: true when its bytes are a blob already,
 // because the process ended before that was recorded. It is complete then.
@@ -83,7 +83,7 @@ class UploadWriter {
   absl::Status Flush();
   // The tensor, visible and durable. Errors: INVALID_ARGUMENT TOO_FEW_BYTES;
   // INVALID_ARGUMENT DIGEST_MISMATCH — the upload is discarded.
-  absl::StatusOr<TensorRecord> Finish();
+  absl::StatusOr<StoredTensor> Finish();
 
  private:
   UploadWriter(const TensorParts& parts, UploadSessions& sessions,
@@ -102,7 +102,7 @@ class UploadWriter {
   absl::Status FlushLocked(const std::string& digest)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(session_->mutex);
   absl::Status Discard() ABSL_EXCLUSIVE_LOCKS_REQUIRED(session_->mutex);
-  absl::StatusOr<TensorRecord> Publish(const std::string& digest)
+  absl::StatusOr<StoredTensor> Publish(const std::string& digest)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(session_->mutex);
   // After an error of the blob's writer.
   absl::Status Failed(const absl::Status& status)

@@ -234,7 +234,7 @@ class WriteCall final
   }
 
   absl::Status FinishUpload() {
-    QS_ASSIGN_OR_RETURN(const TensorRecord tensor, writer_->Finish());
+    QS_ASSIGN_OR_RETURN(const StoredTensor tensor, writer_->Finish());
     Response last;
     last.set_persisted_size(tensor.spec.bytes);
     *last.mutable_tensor() = TensorToProto(tensor);

@@ -41,18 +41,18 @@ inline UploadRecord MakeUpload(const std::string& project,
   return upload;
 }
 
-inline TensorRecord MakeTensor(const UploadRecord& upload, char digit) {
+inline StoredTensor MakeTensor(const UploadRecord& upload, char digit) {
   return {upload.project, upload.id, upload.spec, FakeDigest(digit),
           absl::FromUnixMillis(77)};
 }
 
 // An upload and the tensor it became.
-inline TensorRecord AddTensor(const RecordParts& records,
+inline StoredTensor AddTensor(const RecordParts& records,
                               const std::string& project, const std::string& id,
                               char digit) {
   UploadRecord upload = MakeUpload(project, id);
   upload.complete = true;
-  const TensorRecord tensor = MakeTensor(upload, digit);
+  const StoredTensor tensor = MakeTensor(upload, digit);
   REQUIRE(records.tensors->AddUpload(upload, &tensor, kManyTensors).ok());
   return tensor;
 }
@@ -104,7 +104,7 @@ inline void CheckCompletion(const RecordParts& records) {
   TensorRecords& tensors = *records.tensors;
   const UploadRecord upload = MakeUpload("p", "a");
   REQUIRE(tensors.AddUpload(upload, nullptr, kManyTensors).ok());
-  const TensorRecord tensor = MakeTensor(upload, '1');
+  const StoredTensor tensor = MakeTensor(upload, '1');
   REQUIRE(tensors.Complete(tensor).ok());
   CHECK(*tensors.GetTensor("p", "a") == tensor);
   const UploadRecord done = *tensors.GetUpload("p", "a");
@@ -120,7 +120,7 @@ inline void CheckCompletion(const RecordParts& records) {
       tensors.Complete(MakeTensor(MakeUpload("p", "unknown"), '1'))));
   CHECK(absl::IsNotFound(tensors.GetTensor("p", "unknown").status()));
 
-  const TensorRecord at_once = AddTensor(records, "p", "b", '1');
+  const StoredTensor at_once = AddTensor(records, "p", "b", '1');
   CHECK(*tensors.GetTensor("p", "b") == at_once);
   CHECK(tensors.GetUpload("p", "b")->complete);
   CHECK(*tensors.DeleteTensor("p", "a") == std::vector<std::string>{});
@@ -169,7 +169,7 @@ inline void CheckPages(const RecordParts& records) {
     UploadRecord upload = MakeUpload("p", std::string(1, 'g' - i));
     upload.spec.name = i < 4 ? "same" : "first";
     upload.complete = true;
-    const TensorRecord tensor = MakeTensor(upload, '1');
+    const StoredTensor tensor = MakeTensor(upload, '1');
     REQUIRE(tensors.AddUpload(upload, &tensor, kManyTensors).ok());
   }
   AddTensor(records, "q", "x", '1');
@@ -179,7 +179,7 @@ inline void CheckPages(const RecordParts& records) {
     const auto page = *tensors.ListTensors("p", after, 2);
     if (page.empty()) break;
     CHECK(page.size() <= 2);
-    for (const TensorRecord& tensor : page) seen += tensor.id;
+    for (const StoredTensor& tensor : page) seen += tensor.id;
     after = {page.back().spec.name, page.back().id};
     // What comes and goes between pages moves nothing.
     if (seen == "ab") REQUIRE(tensors.DeleteTensor("p", "a").ok());

@@ -40,7 +40,7 @@ TEST_CASE("a SQLite file keeps tensor records", "[store]") {
 
 TEST_CASE("tensor records are there after a restart", "[store]") {
   TemporaryFolder folder;
-  TensorRecord tensor;
+  StoredTensor tensor;
   UploadRecord upload = MakeUpload("p", "open");
   {
     const RecordParts records = Open(folder / "db");

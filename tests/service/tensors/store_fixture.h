@@ -74,7 +74,7 @@ inline absl::Status WriteFrom(UploadWriter& writer, const Bytes& bytes,
 }
 
 // A whole upload.
-inline absl::StatusOr<TensorRecord> PutTensor(TensorStore& store,
+inline absl::StatusOr<StoredTensor> PutTensor(TensorStore& store,
                                               const std::string& project,
                                               const Bytes& bytes,
                                               const std::string& request_id) {

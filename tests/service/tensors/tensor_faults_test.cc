@@ -35,7 +35,7 @@ TEST_CASE("a full disk loses nothing, and the upload goes on later",
   TemporaryFolder folder;
   const StoreOnDisk disk = Open(folder / "s");
   const Bytes bytes = RandomBytes(9000, 3);
-  const TensorRecord other = *PutTensor(*disk.store, "p", bytes, "other");
+  const StoredTensor other = *PutTensor(*disk.store, "p", bytes, "other");
   const std::string id = disk.store->CreateUpload("p", UploadOf(bytes, ""))->id;
   auto writer = *disk.store->OpenUpload("p", id, nullptr);
   REQUIRE(writer->Write(0, std::span(bytes).first(2000)).ok());
@@ -130,8 +130,8 @@ TEST_CASE("damage is said, kept apart, and healed by the same bytes",
   const StoreOnDisk disk = Open(folder / "s");
   const Bytes bytes = RandomBytes(9000, 3);
   const Bytes sound = RandomBytes(9000, 4);
-  const TensorRecord tensor = *PutTensor(*disk.store, "p", bytes, "");
-  const TensorRecord other = *PutTensor(*disk.store, "p", sound, "");
+  const StoredTensor tensor = *PutTensor(*disk.store, "p", bytes, "");
+  const StoredTensor other = *PutTensor(*disk.store, "p", sound, "");
   const fs::path file = BlobFile(folder / "s", tensor.digest);
   SECTION("a bit flipped") {
     std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);

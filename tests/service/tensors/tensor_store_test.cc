@@ -59,8 +59,8 @@ TEST_CASE("tensors of the same bytes share them until the last is gone",
   TemporaryFolder folder;
   const StoreOnDisk disk = Open(folder / "s");
   const Bytes bytes = RandomBytes(5000, 3);
-  const TensorRecord one = *PutTensor(*disk.store, "p", bytes, "");
-  const TensorRecord two = *PutTensor(*disk.store, "q", bytes, "");
+  const StoredTensor one = *PutTensor(*disk.store, "p", bytes, "");
+  const StoredTensor two = *PutTensor(*disk.store, "q", bytes, "");
   CHECK(disk.blobs->bytes_used() == 5000);
   REQUIRE(disk.store->DeleteTensor("p", one.id).ok());
   CHECK(*ReadTensorBytes(*disk.store, "q", two.id) == bytes);
@@ -249,7 +249,7 @@ TEST_CASE("bytes that the project has need not be sent", "[tensors]") {
   TemporaryFolder folder;
   const StoreOnDisk disk = Open(folder / "s");
   const Bytes bytes = RandomBytes(9000, 3);
-  const TensorRecord first = *PutTensor(*disk.store, "p", bytes, "");
+  const StoredTensor first = *PutTensor(*disk.store, "p", bytes, "");
   NewUpload upload = UploadOf(bytes, "r");
   upload.spec.name = "tied";
   upload.expected = first.digest;
@@ -297,7 +297,7 @@ TEST_CASE("uploads expire, tensors and uploads at work do not", "[tensors]") {
   const StoreOnDisk disk = Open(folder / "s", options);
   TensorStore& store = *disk.store;
   const Bytes bytes = RandomBytes(9000, 3);
-  const TensorRecord tensor = *PutTensor(store, "p", bytes, "");
+  const StoredTensor tensor = *PutTensor(store, "p", bytes, "");
   const std::string idle = store.CreateUpload("p", UploadOf(bytes, "a"))->id;
   const std::string held = store.CreateUpload("p", UploadOf(bytes, "b"))->id;
   const std::string fed = store.CreateUpload("p", UploadOf(bytes, "c"))->id;
