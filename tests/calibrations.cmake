@@ -4,3 +4,7 @@ qs_test(calibration_store_test
     service/store/calibration_store_test.cc
   LIBS qs_store_faulty
   LABELS unit)
+qs_test(calibration_service_test
+  SOURCES service/calibrations/calibration_service_test.cc
+  LIBS qs_service
+  LABELS service)

@@ -1,0 +1,278 @@
+// Tested by tests/service/calibrations/calibration_service_test.cc.
+#include "service/calibrations/activations_call.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "service/calibrations/calibration_errors.h"
+#include "service/calibrations/calibration_messages.h"
+#include "service/calibrations/serial_call.h"
+#include "service/server/proto_convert.h"
+#include "service/store/calibration_shard.h"
+
+namespace qs {
+namespace {
+
+namespace v1 = quant::v1;
+using Request = v1::WriteActivationsRequest;
+using Response = v1::WriteActivationsResponse;
+
+// A checkpoint costs 4 n^2 bytes a site: it is made when as many and a half
+// came in, at least this, or when the last one is so long ago.
+constexpr int64_t kMinPendingBytes = int64_t{64} << 20;
+constexpr absl::Duration kMaxPendingTime = absl::Seconds(30);
+
+// What a batch is, once it was looked at.
+struct Batch {
+  const CalibrationSiteRecord* site = nullptr;
+  DType dtype = DType::kF32;
+  int64_t tokens = 0;
+};
+
+class ActivationsCall final : public SerialCall<Request, Response> {
+ public:
+  using SerialCall::SerialCall;
+
+ protected:
+  void Take(const Request& request) override {
+    const absl::Status status = Prepare(request);
+    if (!status.ok()) return Fail(status);
+    if (!batch_) return StepDone(status);
+    context().workers.Submit(lane(), [this, self = Self(),
+                                      &request](Backend& backend) {
+      const absl::Status added =
+          shard_->Add(batch_->site->name, batch_->dtype,
+                      reinterpret_cast<const uint8_t*>(request.data().data()),
+                      batch_->tokens, backend);
+      Continue([this, added, flush = request.flush()] { Added(added, flush); });
+    });
+  }
+
+  void Close() override {
+    const absl::Status status = Checkpoint(/*asked=*/true);
+    if (!status.ok()) return Fail(status);
+    LetGo();
+    StepDone(status);
+  }
+
+  // What came until the connection was lost counts, too.
+  void Release() override {
+    if (usable_) Checkpoint(/*asked=*/false).IgnoreError();
+    LetGo();
+  }
+
+ private:
+  const std::shared_ptr<WorkerPool::Lane>& lane() {
+    if (lane_ == nullptr) lane_ = context().workers.NewLane();
+    return lane_;
+  }
+
+  // Before the client hears of it: it may open the shard again at once.
+  void LetGo() {
+    usable_ = false;
+    shard_ = nullptr;
+    rooms_.clear();
+    token_ = nullptr;
+  }
+
+  void Fail(const absl::Status& status) {
+    if (usable_) Checkpoint(/*asked=*/false).IgnoreError();
+    const absl::Status told = WithSeq(status);
+    LetGo();
+    StepDone(told);
+  }
+
+  absl::Status WithSeq(const absl::Status& status) const {
+    if (shard_ == nullptr) return status;
+    return WithReason(status, ErrorReason(status),
+                      {{"durable_seq", absl::StrCat(shard_->durable_seq())},
+                       {"expected", absl::StrCat(shard_->durable_seq() + 1)}});
+  }
+
+  // On the strand: up to the sum itself. No batch_: there is nothing to add.
+  absl::Status Prepare(const Request& request) {
+    batch_.reset();
+    if (shard_ == nullptr) {
+      QS_RETURN_IF_ERROR(Open(request));
+      AnswerSeq();
+    } else {
+      QS_RETURN_IF_ERROR(CheckSame(request));
+    }
+    if (request.seq() == 0 || request.seq() <= shard_->last_seq()) {
+      if (request.seq() < 0) {
+        return BadFieldError(
+            "seq", absl::StrCat("got ", request.seq(), ", allowed at least 1"));
+      }
+      return request.flush() ? Checkpoint(/*asked=*/true) : absl::OkStatus();
+    }
+    QS_ASSIGN_OR_RETURN(Batch batch, Look(request));
+    if (!shard_->IsOpen(batch.site->name)) {
+      QS_RETURN_IF_ERROR(OpenSite(*batch.site, batch.dtype));
+    }
+    batch_ = batch;
+    return absl::OkStatus();
+  }
+
+  absl::Status Open(const Request& request) {
+    QS_ASSIGN_OR_RETURN(id_, IdFromName(caller(), "calibration", kCalibrations,
+                                        request.calibration()));
+    QS_RETURN_IF_ERROR(CheckShardId(request.shard_id()));
+    shard_id_ = request.shard_id();
+    absl::StatusOr<CalibrationRecord> found =
+        context().store.records().Get(caller().project, id_);
+    if (!found.ok()) return CalibrationError(found.status());
+    const auto calibration =
+        std::make_shared<const CalibrationRecord>(*std::move(found));
+    QS_ASSIGN_OR_RETURN(
+        token_, context().writers.Take(calibration->key, shard_id_, Self()));
+    auto shard = CalibrationShard::Open(context().store, calibration, shard_id_,
+                                        kMaxShards);
+    if (!shard.ok()) return CalibrationError(shard.status());
+    shard_ = *std::move(shard);
+    usable_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckSame(const Request& request) const {
+    if (!request.shard_id().empty() && request.shard_id() != shard_id_) {
+      return BadFieldError("shard_id",
+                           "got another one than in the first request");
+    }
+    if (request.calibration().empty()) return absl::OkStatus();
+    QS_ASSIGN_OR_RETURN(
+        const std::string id,
+        IdFromName(const_cast<ActivationsCall*>(this)->caller(), "calibration",
+                   kCalibrations, request.calibration()));
+    if (id == id_) return absl::OkStatus();
+    return BadFieldError("calibration",
+                         "got another one than in the first request");
+  }
+
+  absl::StatusOr<Batch> Look(const Request& request) const {
+    if (request.seq() != shard_->last_seq() + 1) {
+      return RpcError(absl::StatusCode::kFailedPrecondition, "SEQUENCE_GAP",
+                      absl::StrCat("seq: got ", request.seq(), ", allowed ",
+                                   shard_->last_seq() + 1));
+    }
+    Batch batch;
+    batch.site = shard_->FindSite(request.site());
+    if (batch.site == nullptr) {
+      return BadFieldError("site", absl::StrCat("got \"", request.site(),
+                                                "\", allowed the sites that "
+                                                "the calibration declares"));
+    }
+    if (batch.site->sealed) {
+      return RpcError(
+          absl::StatusCode::kFailedPrecondition, "SITE_SEALED",
+          absl::StrCat("site: got \"", request.site(), "\", which is sealed"));
+    }
+    QS_ASSIGN_OR_RETURN(batch.dtype, ActivationsDType(request.dtype()));
+    const uint32_t crc = request.crc32c();
+    QS_RETURN_IF_ERROR(
+        CheckChunk(request.data(), request.has_crc32c() ? &crc : nullptr));
+    const auto bytes = static_cast<int64_t>(request.data().size());
+    const int64_t row = batch.site->inputs * DTypeBytes(batch.dtype);
+    batch.tokens = bytes / row;
+    if (bytes == 0 || bytes % row != 0) {
+      return BadFieldError(
+          "data",
+          absl::StrCat("got ", bytes, " bytes, allowed whole rows of ", row));
+    }
+    return batch;
+  }
+
+  absl::Status OpenSite(const CalibrationSiteRecord& site, DType dtype) {
+    const int64_t bytes = CalibrationShard::MemoryBytes(site.inputs, dtype);
+    std::optional<Reservation> room = context().budget.TryReserve(bytes);
+    if (!room && !rooms_.empty()) {
+      QS_RETURN_IF_ERROR(Checkpoint(/*asked=*/false));
+      shard_->CloseSites();
+      rooms_.clear();
+      open_bytes_ = 0;
+      room = context().budget.TryReserve(bytes);
+    }
+    if (!room) return MemoryBudgetError(bytes, context().budget.capacity());
+    const absl::Status opened = shard_->OpenSite(site, dtype);
+    if (absl::IsInvalidArgument(opened)) {
+      return BadFieldError("dtype", std::string(opened.message()));
+    }
+    QS_RETURN_IF_ERROR(CalibrationError(opened));
+    rooms_.push_back(*std::move(room));
+    open_bytes_ += bytes;
+    return absl::OkStatus();
+  }
+
+  // On the strand.
+  void Added(const absl::Status& added, bool flush) {
+    if (!added.ok()) {
+      // A part of the batch may be in the sums.
+      usable_ = false;
+      return Fail(AddError(added));
+    }
+    const bool due = shard_->pending_bytes() >=
+                         std::max(kMinPendingBytes, open_bytes_ * 3 / 4) ||
+                     absl::Now() - checkpointed_ > kMaxPendingTime;
+    const absl::Status status =
+        flush || due ? Checkpoint(/*asked=*/true) : absl::OkStatus();
+    status.ok() ? StepDone(status) : Fail(status);
+  }
+
+  static absl::Status AddError(const absl::Status& added) {
+    if (!absl::IsInvalidArgument(added)) return CalibrationError(added);
+    const std::string text(added.message());
+    if (text.find("as in the batches before") != std::string::npos) {
+      return BadFieldError("dtype", text);
+    }
+    return RpcError(added.code(), "NON_FINITE_INPUT", text);
+  }
+
+  // On the strand. `asked`: with an answer.
+  absl::Status Checkpoint(bool asked) {
+    if (shard_ == nullptr) return absl::OkStatus();
+    const int64_t before = shard_->durable_seq();
+    const absl::Status status = shard_->Checkpoint();
+    checkpointed_ = absl::Now();
+    if (absl::IsOutOfRange(status)) {
+      return RpcError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SHARDS",
+                      absl::StrCat("shard_id: got a new one, allowed ",
+                                   kMaxShards, " of a calibration"));
+    }
+    if (!status.ok()) return CalibrationError(status);
+    if (asked || shard_->durable_seq() != before) AnswerSeq();
+    return absl::OkStatus();
+  }
+
+  void AnswerSeq() {
+    Response response;
+    response.set_durable_seq(shard_->durable_seq());
+    Answer(std::move(response), /*replaces=*/true);
+  }
+
+  // Of the steps alone.
+  std::string id_;
+  std::string shard_id_;
+  std::unique_ptr<ShardWriters::Token> token_;
+  std::unique_ptr<CalibrationShard> shard_;
+  bool usable_ = false;  // its sums are of whole batches
+  std::vector<Reservation> rooms_;
+  int64_t open_bytes_ = 0;
+  std::optional<Batch> batch_;
+  absl::Time checkpointed_ = absl::Now();
+  std::shared_ptr<WorkerPool::Lane> lane_;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<Request, Response>* NewActivationsCall(
+    CalibrationContext& context, grpc::CallbackServerContext* call) {
+  return SerialCall<Request, Response>::Start<ActivationsCall>(
+      context, "WriteActivations", call);
+}
+
+}  // namespace qs

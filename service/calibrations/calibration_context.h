@@ -1,0 +1,38 @@
+// CalibrationContext: what the calls of CalibrationService share, and their
+// limits. Outlives all of them.
+#ifndef QS_SERVICE_CALIBRATIONS_CALIBRATION_CONTEXT_H_
+#define QS_SERVICE_CALIBRATIONS_CALIBRATION_CONTEXT_H_
+
+#include <cstdint>
+
+#include "service/access/access.h"
+#include "service/base/io_pool.h"
+#include "service/calibrations/shard_writers.h"
+#include "service/store/calibration_store.h"
+#include "service/stream/byte_budget.h"
+#include "service/stream/worker_pool.h"
+#include "service/tensors/live_calls.h"
+
+namespace qs {
+
+// As calibrations.proto has them.
+constexpr char kCalibrations[] = "calibrations";
+constexpr int64_t kMaxCalibrations = 1000;
+constexpr int64_t kMaxCalibrationSites = 10'000;
+constexpr int64_t kMaxCalibrationText = int64_t{2} << 20;
+constexpr int64_t kMaxShards = 256;
+constexpr int64_t kMaxParts = 1024;
+
+struct CalibrationContext {
+  CalibrationStore& store;
+  const AccessControl& access;
+  IoPool& pool;
+  WorkerPool& workers;
+  ByteBudget& budget;
+  LiveCalls& calls;  // the streams, and SealSites
+  ShardWriters writers = {};
+};
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_CALIBRATIONS_CALIBRATION_CONTEXT_H_

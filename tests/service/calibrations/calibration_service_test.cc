@@ -1,0 +1,589 @@
+// CalibrationService over a connection: what is declared, written, sealed and
+// read; resuming, and every refusal.
+#include "service/calibrations/calibration_service.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "quant/site_accumulator.h"
+#include "service/stream/crc32c.h"
+#include "tests/service/calibrations/calibration_server.h"
+#include "tests/service/quantize_client.h"
+
+namespace qs::testing {
+namespace {
+
+constexpr char kName[] = "projects/-/calibrations/c";
+constexpr int64_t kTokens = 300;
+
+int64_t InputsOf(const std::string& site) { return site == "a" ? 8 : 4; }
+
+std::string SiteOf(int64_t seq) { return seq % 3 == 0 ? "b" : "a"; }
+
+std::vector<float> RowsOf(int64_t seq) {
+  std::vector<float> rows;
+  uint32_t state = static_cast<uint32_t>(77 * seq);
+  for (int64_t i = 0; i < kTokens * InputsOf(SiteOf(seq)); ++i) {
+    state = state * 1664525 + 1013904223;
+    rows.push_back(static_cast<float>(state >> 8) / (1 << 23) - 1);
+  }
+  return rows;
+}
+
+std::string BytesOf(const std::vector<float>& values) {
+  return {reinterpret_cast<const char*>(values.data()), 4 * values.size()};
+}
+
+uint32_t CrcOf(const std::string& data) {
+  return Crc32c({reinterpret_cast<const uint8_t*>(data.data()), data.size()});
+}
+
+v1::WriteActivationsRequest OpenShard(const std::string& shard = "s") {
+  v1::WriteActivationsRequest request;
+  request.set_calibration(kName);
+  request.set_shard_id(shard);
+  return request;
+}
+
+v1::WriteActivationsRequest BatchRequest(int64_t seq) {
+  v1::WriteActivationsRequest request;
+  request.set_seq(seq);
+  request.set_site(SiteOf(seq));
+  request.set_dtype(v1::F32);
+  request.set_data(BytesOf(RowsOf(seq)));
+  request.set_crc32c(CrcOf(request.data()));
+  return request;
+}
+
+// What the service must hand out for `site` after batches 1 ... `batches`.
+std::string ReferenceBytes(const std::string& site, int64_t batches) {
+  const int64_t n = InputsOf(site);
+  const auto backend = NewCpuBackend(1);
+  auto sums = SiteAccumulator::Create(site, n, DType::kF32);
+  for (int64_t seq = 1; seq <= batches; ++seq) {
+    if (SiteOf(seq) != site) continue;
+    const std::vector<float> rows = RowsOf(seq);
+    REQUIRE((*sums)
+                ->Add(reinterpret_cast<const uint8_t*>(rows.data()), kTokens,
+                      *backend)
+                .ok());
+  }
+  auto moments = (*sums)->Finish(*backend);
+  std::vector<float> values(SiteMoments::PackedElements(n));
+  moments->CopyToPacked(values.data());
+  values.insert(values.end(), moments->abs_sum(), moments->abs_sum() + n);
+  return BytesOf(values);
+}
+
+std::string MustRead(CalibrationServer& server, const std::string& site) {
+  std::string data;
+  v1::CalibrationSite info;
+  REQUIRE(ReadSite(server, kName, site, 0, &data, &info).ok());
+  CHECK(info.name() == site);
+  return data;
+}
+
+void MustCreate(CalibrationServer& server) {
+  v1::Calibration made;
+  const absl::Status status = Create(server, CreateRequest("c"), &made);
+  INFO(status.ToString());
+  REQUIRE(status.ok());
+}
+
+// Sends batches from `first` to `last`, and returns the durable number.
+int64_t SendBatches(CalibrationServer& server, int64_t first, int64_t last) {
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  for (int64_t seq = first; seq <= last; ++seq) {
+    REQUIRE(call.Write(BatchRequest(seq)));
+  }
+  std::vector<v1::WriteActivationsResponse> answers;
+  const absl::Status status = call.Finish(&answers);
+  INFO(status.ToString());
+  REQUIRE(status.ok());
+  REQUIRE_FALSE(answers.empty());
+  return answers.back().durable_seq();
+}
+
+TEST_CASE("a calibration is declared, found, listed and deleted",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  v1::CreateCalibrationRequest request = CreateRequest("c");
+  request.set_request_id("r");
+  v1::Calibration made;
+  REQUIRE(Create(server, request, &made).ok());
+  CHECK(made.name() == "projects/p/calibrations/c");
+  REQUIRE(made.sites_size() == 2);
+  CHECK(made.sites(0).name() == "a");
+  CHECK(made.sites(0).inputs() == 8);
+  CHECK(made.sites(0).modules(1) == "m.c");
+  CHECK(made.metadata().at("data_hash") == "d");
+  CHECK(made.create_time().seconds() > 1'600'000'000);
+  v1::Calibration again;
+  REQUIRE(Create(server, request, &again).ok());
+  CHECK(again.SerializeAsString() == made.SerializeAsString());
+  request.mutable_sites(0)->set_inputs(5);
+  CheckReason(Create(server, request, &again), absl::StatusCode::kAlreadyExists,
+              "REQUEST_ID_REUSED");
+  CheckReason(Create(server, CreateRequest("c"), &again),
+              absl::StatusCode::kAlreadyExists, "CALIBRATION_EXISTS");
+  v1::Calibration found;
+  REQUIRE(Get(server, kName, &found).ok());
+  CHECK(found.SerializeAsString() == made.SerializeAsString());
+  REQUIRE(Create(server, CreateRequest(""), &again).ok());
+  CHECK(again.name().size() > 30);
+  v1::ListCalibrationsRequest list;
+  list.set_page_size(1);
+  std::vector<std::string> names;
+  while (true) {
+    v1::ListCalibrationsResponse page;
+    REQUIRE(Unary([&](grpc::ClientContext* context) {
+              return server.stub().ListCalibrations(context, list, &page);
+            }).ok());
+    for (const auto& one : page.calibrations()) {
+      CHECK(one.sites().empty());
+      CHECK(one.site_count() == 2);
+      names.push_back(one.name());
+    }
+    if (page.next_page_token().empty()) break;
+    list.set_page_token(page.next_page_token());
+  }
+  CHECK(names.size() == 2);
+  v1::DeleteCalibrationRequest remove;
+  remove.set_name(kName);
+  google::protobuf::Empty empty;
+  const auto deletes = [&](grpc::ClientContext* context) {
+    return server.stub().DeleteCalibration(context, remove, &empty);
+  };
+  CHECK(Unary(deletes).ok());
+  CheckReason(Unary(deletes), absl::StatusCode::kNotFound,
+              "CALIBRATION_NOT_FOUND");
+  CheckReason(Get(server, kName, &found), absl::StatusCode::kNotFound,
+              "CALIBRATION_NOT_FOUND");
+}
+
+TEST_CASE("declarations that are refused", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  const std::vector<std::pair<
+      std::string, std::function<void(v1::CreateCalibrationRequest*)>>>
+      cases = {
+          {"calibration_id", [](auto* r) { r->set_calibration_id("A"); }},
+          {"calibration_id",
+           [](auto* r) { r->set_calibration_id(std::string(64, 'a')); }},
+          {"request_id",
+           [](auto* r) { r->set_request_id(std::string(129, 'a')); }},
+          {"sites", [](auto* r) { r->clear_sites(); }},
+          {"sites", [](auto* r) { r->mutable_sites(0)->set_name("a"); }},
+          {"sites[0].name", [](auto* r) { r->mutable_sites(0)->set_name(""); }},
+          {"sites[0].inputs",
+           [](auto* r) { r->mutable_sites(0)->set_inputs(0); }},
+          {"sites[1].inputs",
+           [](auto* r) { r->mutable_sites(1)->set_inputs(32769); }},
+          {"sites[0].modules",
+           [](auto* r) { r->mutable_sites(0)->clear_modules(); }},
+          {"sites[1].modules",
+           [](auto* r) { r->mutable_sites(0)->set_modules(0, "m.c"); }},
+          {"metadata",
+           [](auto* r) { (*r->mutable_metadata())["inputs"] = "x"; }},
+          {"sites",
+           [](auto* r) {
+             (*r->mutable_metadata())["x"] = std::string(2 << 20, 'x');
+           }},
+      };
+  for (const auto& [field, change] : cases) {
+    INFO(field);
+    v1::CreateCalibrationRequest request = CreateRequest("c");
+    change(&request);
+    v1::Calibration made;
+    const absl::Status status = Create(server, request, &made);
+    CheckReason(status, absl::StatusCode::kInvalidArgument, "BAD_FIELD");
+    CHECK(std::string(status.message()).find(field + ":") == 0);
+  }
+}
+
+TEST_CASE("who may do what", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  v1::Calibration made;
+  CheckReason(Create(server, CreateRequest("c"), &made, "p:reader"),
+              absl::StatusCode::kPermissionDenied, "ROLE_TOO_LOW");
+  REQUIRE(Create(server, CreateRequest("c"), &made, "p:user").ok());
+  CHECK(Get(server, kName, &made, "p:reader").ok());
+  CheckReason(Get(server, "projects/p/calibrations/c", &made, "q:user"),
+              absl::StatusCode::kPermissionDenied, "PROJECT_NOT_ALLOWED");
+  CheckReason(Get(server, kName, &made, "q:user"), absl::StatusCode::kNotFound,
+              "CALIBRATION_NOT_FOUND");
+}
+
+TEST_CASE("activations are summed once, over lost connections and restarts",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  {
+    CalibrationServer server(folder / "d");
+    MustCreate(server);
+    CHECK(SendBatches(server, 1, 4) == 4);
+    // All again, and more.
+    CHECK(SendBatches(server, 1, 6) == 6);
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    CHECK(call.Durable() == 6);
+    v1::WriteActivationsRequest request = BatchRequest(7);
+    request.set_flush(true);
+    REQUIRE(call.Write(request));
+    CHECK(call.Durable() == 7);
+    REQUIRE(call.Write(BatchRequest(8)));
+    call.context.TryCancel();
+    CHECK_FALSE(call.End().ok());
+    // What came before the cut may count or not.
+    REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+    CHECK(server.budget().reserved() == 0);
+  }
+  CalibrationServer server(folder / "d");
+  CHECK(SendBatches(server, 8, 9) == 9);
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  CHECK(sealed.sealed_count() == 2);
+  CHECK(sealed.sites(0).token_count() == 6 * kTokens);
+  CHECK(sealed.sites(1).token_count() == 3 * kTokens);
+  CHECK(sealed.sites(0).digest().find("sha256:") == 0);
+  CHECK(MustRead(server, "a") == ReferenceBytes("a", 9));
+  CHECK(MustRead(server, "b") == ReferenceBytes("b", 9));
+  CHECK(server.blobs().List()->size() == 2);
+  // From the middle.
+  std::string tail;
+  v1::CalibrationSite info;
+  REQUIRE(ReadSite(server, kName, "a", 20, &tail, &info).ok());
+  CHECK(tail == ReferenceBytes("a", 9).substr(20));
+}
+
+TEST_CASE("a budget for one site at a time", "[calibrations]") {
+  TemporaryFolder folder;
+  const int64_t one = SiteAccumulator::MemoryBytes(8, DType::kF32);
+  CalibrationServer server(folder / "d", one + 1000);
+  MustCreate(server);
+  CHECK(SendBatches(server, 1, 7) == 7);
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  CHECK(MustRead(server, "a") == ReferenceBytes("a", 7));
+  CHECK(MustRead(server, "b") == ReferenceBytes("b", 7));
+}
+
+TEST_CASE("a budget for no site", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d", 1000);
+  MustCreate(server);
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  REQUIRE(call.Write(BatchRequest(1)));
+  CheckReason(call.End(), absl::StatusCode::kResourceExhausted,
+              "MEMORY_BUDGET");
+}
+
+TEST_CASE("batches that are refused leave the shard as it was",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  MustCreate(server);
+  REQUIRE(SendBatches(server, 1, 2) == 2);
+  using Code = absl::StatusCode;
+  struct Case {
+    Code code;
+    const char* reason;
+    std::function<void(v1::WriteActivationsRequest*)> change;
+  };
+  std::vector<float> bad = RowsOf(3);
+  bad[kTokens * 4 - 2] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<Case> cases = {
+      {Code::kFailedPrecondition, "SEQUENCE_GAP",
+       [](auto* r) { r->set_seq(4); }},
+      {Code::kInvalidArgument, "BAD_FIELD", [](auto* r) { r->set_seq(-1); }},
+      {Code::kInvalidArgument, "BAD_FIELD", [](auto* r) { r->set_site("x"); }},
+      {Code::kInvalidArgument, "BAD_FIELD",
+       [](auto* r) { r->set_dtype(v1::F64); }},
+      {Code::kInvalidArgument, "BAD_FIELD",
+       [](auto* r) {
+         r->set_site("a");  // whose batches were F32
+         r->set_dtype(v1::BF16);
+       }},
+      {Code::kInvalidArgument, "BAD_FIELD",
+       [](auto* r) {
+         r->clear_data();
+         r->clear_crc32c();
+       }},
+      {Code::kInvalidArgument, "BAD_FIELD",
+       [](auto* r) {
+         r->mutable_data()->pop_back();
+         r->clear_crc32c();
+       }},
+      {Code::kInvalidArgument, "BAD_FIELD",
+       [](auto* r) { r->set_shard_id("other"); }},
+      {Code::kInvalidArgument, "BAD_FIELD",
+       [](auto* r) { r->set_calibration("projects/-/calibrations/d"); }},
+      {Code::kInvalidArgument, "CHUNK_TOO_LARGE",
+       [](auto* r) { r->set_data(std::string((2 << 20) + 16, '\0')); }},
+      {Code::kAborted, "CHUNK_CRC_MISMATCH",
+       [](auto* r) { (*r->mutable_data())[5] ^= 1; }},
+  };
+  for (const Case& one : cases) {
+    INFO(one.reason);
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    v1::WriteActivationsRequest request = BatchRequest(3);
+    one.change(&request);
+    call.Write(request);
+    const absl::Status status = call.End();
+    CheckReason(status, one.code, one.reason);
+    CHECK(ErrorMetadataValue(status, "durable_seq") == "2");
+    CHECK(ErrorMetadataValue(status, "expected") == "3");
+  }
+  SECTION("NaN is found when a run of tokens is summed") {
+    // Site b has batches 3, 6, ...: filled up to a run, the NaN in the first.
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    for (int64_t seq = 3; seq < 60; ++seq) {
+      v1::WriteActivationsRequest request = BatchRequest(seq);
+      request.set_site("b");
+      request.set_data(BytesOf(bad));
+      request.clear_crc32c();
+      if (!call.Write(request)) break;
+    }
+    const absl::Status status = call.End();
+    CheckReason(status, Code::kInvalidArgument, "NON_FINITE_INPUT");
+    CHECK(ErrorMetadataValue(status, "durable_seq") == "2");
+    REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+  }
+  REQUIRE(SendBatches(server, 3, 5) == 5);
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  CHECK(MustRead(server, "a") == ReferenceBytes("a", 5));
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  REQUIRE(call.Write(BatchRequest(6)));
+  CheckReason(call.End(), Code::kFailedPrecondition, "SITE_SEALED");
+}
+
+TEST_CASE("one writer a shard, and the newer one comes in", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  MustCreate(server);
+  ActivationsStream first(server);
+  REQUIRE(first.Write(OpenShard()));
+  CHECK(first.Durable() == 0);
+  REQUIRE(first.Write(BatchRequest(1)));
+  ActivationsStream other(server);
+  REQUIRE(other.Write(OpenShard("t")));
+  CHECK(other.Durable() == 0);
+  ActivationsStream second(server);
+  REQUIRE(second.Write(OpenShard()));
+  CheckReason(second.End(), absl::StatusCode::kAborted, "CONCURRENT_WRITER");
+  std::vector<v1::WriteActivationsResponse> answers;
+  CheckReason(first.End(&answers), absl::StatusCode::kAborted,
+              "CONCURRENT_WRITER");
+  REQUIRE(Eventually([&] { return server.calls().live() == 1; }));
+  CHECK(SendBatches(server, 1, 2) == 2);
+  CHECK(other.Finish().ok());
+}
+
+v1::WriteSecondMomentsRequest BeginRequest(const std::string& site,
+                                           int64_t tokens,
+                                           const std::string& request_id) {
+  v1::WriteSecondMomentsRequest request;
+  request.mutable_begin()->set_calibration(kName);
+  request.mutable_begin()->set_site(site);
+  request.mutable_begin()->set_token_count(tokens);
+  request.mutable_begin()->set_request_id(request_id);
+  return request;
+}
+
+v1::WriteSecondMomentsRequest ChunkRequest(int64_t offset,
+                                           const std::string& data, bool last) {
+  v1::WriteSecondMomentsRequest request;
+  request.mutable_chunk()->set_offset(offset);
+  request.mutable_chunk()->set_data(data);
+  request.mutable_chunk()->set_crc32c(CrcOf(data));
+  request.mutable_chunk()->set_last(last);
+  return request;
+}
+
+void WriteMoments(MomentsStream& call, const std::string& site,
+                  const std::string& data, const std::string& request_id) {
+  REQUIRE(call.Write(BeginRequest(site, 6 * kTokens, request_id)));
+  call.Write(ChunkRequest(0, data.substr(0, 8), false));
+  call.Write(ChunkRequest(8, data.substr(8), true));
+}
+
+TEST_CASE("second moments are added exactly once", "[calibrations]") {
+  TemporaryFolder folder;
+  const std::string a = ReferenceBytes("a", 9);
+  const std::string b = ReferenceBytes("b", 9);
+  {
+    CalibrationServer server(folder / "d");
+    MustCreate(server);
+    MomentsStream call(server);
+    WriteMoments(call, "a", a, "ra");
+    WriteMoments(call, "b", b, "rb");
+    std::vector<v1::WriteSecondMomentsResponse> answers;
+    REQUIRE(call.Finish(&answers).ok());
+    REQUIRE(answers.size() == 2);
+    CHECK(answers[0].request_id() == "ra");
+    CHECK_FALSE(answers[0].already_added());
+    CHECK(answers[1].request_id() == "rb");
+  }
+  CalibrationServer server(folder / "d");
+  {
+    MomentsStream call(server);
+    WriteMoments(call, "b", b, "rb");  // with its chunks
+    REQUIRE(call.Write(BeginRequest("a", 6 * kTokens, "ra")));  // without
+    std::vector<v1::WriteSecondMomentsResponse> answers;
+    REQUIRE(call.Finish(&answers).ok());
+    REQUIRE(answers.size() == 2);
+    CHECK(answers[0].already_added());
+    CHECK(answers[1].already_added());
+  }
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {"a"}, &sealed).ok());
+  CHECK(sealed.sealed_count() == 1);
+  CHECK(sealed.sites(0).token_count() == 6 * kTokens);
+  CHECK(MustRead(server, "a") == a);
+  std::string data;
+  v1::CalibrationSite info;
+  CheckReason(ReadSite(server, kName, "b", 0, &data, &info),
+              absl::StatusCode::kFailedPrecondition, "SITE_NOT_SEALED");
+  // A request that was served stays served when the site is sealed.
+  MomentsStream served(server);
+  REQUIRE(served.Write(BeginRequest("a", 6 * kTokens, "ra")));
+  CHECK(served.Finish().ok());
+  MomentsStream refused(server);
+  REQUIRE(refused.Write(BeginRequest("a", 6 * kTokens, "new")));
+  CheckReason(refused.End(), absl::StatusCode::kFailedPrecondition,
+              "SITE_SEALED");
+  // The same sum, by activations and by moments, has the same digest.
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  const std::string digest = sealed.sites(1).digest();
+  v1::CreateCalibrationRequest request = CreateRequest("d");
+  v1::Calibration made;
+  REQUIRE(Create(server, request, &made).ok());
+  ActivationsStream call(server);
+  v1::WriteActivationsRequest open = OpenShard();
+  open.set_calibration(made.name());
+  REQUIRE(call.Write(open));
+  for (int64_t seq = 1; seq <= 9; ++seq) {
+    REQUIRE(call.Write(BatchRequest(seq)));
+  }
+  REQUIRE(call.Finish().ok());
+  REQUIRE(Seal(server, made.name(), {}, &made).ok());
+  CHECK(made.sites(0).digest() == sealed.sites(0).digest());
+  CHECK(made.sites(1).digest() != digest);  // 3 * kTokens, not 6
+}
+
+TEST_CASE("second moments that are refused", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  MustCreate(server);
+  const std::string a = ReferenceBytes("a", 3);
+  using Code = absl::StatusCode;
+  const auto refused =
+      [&](const std::vector<v1::WriteSecondMomentsRequest>& all, Code code,
+          const char* reason) {
+        INFO(reason);
+        MomentsStream call(server);
+        for (const auto& request : all) call.Write(request);
+        CheckReason(call.Finish(), code, reason);
+      };
+  const auto begin = BeginRequest("a", 5, "r");
+  refused({v1::WriteSecondMomentsRequest()}, Code::kInvalidArgument,
+          "BAD_FIELD");
+  refused({ChunkRequest(0, a, true)}, Code::kInvalidArgument, "BAD_FIELD");
+  refused({BeginRequest("x", 5, "r")}, Code::kInvalidArgument, "BAD_FIELD");
+  refused({BeginRequest("a", -1, "r")}, Code::kInvalidArgument, "BAD_FIELD");
+  refused({BeginRequest("a", 5, "")}, Code::kInvalidArgument, "BAD_FIELD");
+  refused({begin}, Code::kInvalidArgument, "TOO_FEW_BYTES");
+  refused({begin, begin}, Code::kInvalidArgument, "TOO_FEW_BYTES");
+  refused({begin, ChunkRequest(0, a.substr(4), true)}, Code::kInvalidArgument,
+          "TOO_FEW_BYTES");
+  refused({begin, ChunkRequest(0, a + "1234", true)}, Code::kInvalidArgument,
+          "TOO_MANY_BYTES");
+  refused({begin, ChunkRequest(0, a.substr(1), true)}, Code::kInvalidArgument,
+          "BAD_FIELD");
+  refused({begin, ChunkRequest(4, a, true)}, Code::kFailedPrecondition,
+          "OFFSET_GAP");
+  auto corrupt = ChunkRequest(0, a, true);
+  corrupt.mutable_chunk()->set_crc32c(1);
+  refused({begin, corrupt}, Code::kAborted, "CHUNK_CRC_MISMATCH");
+  std::string nan = a;
+  nan.replace(12, 4, std::string("\0\0\xc0\x7f", 4));
+  refused({begin, ChunkRequest(0, nan, true)}, Code::kInvalidArgument,
+          "NON_FINITE_INPUT");
+  REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+  CHECK(server.blobs().bytes_used() == 0);
+  // Not the moments of anything: found when it is sealed.
+  std::string wrong = a;
+  wrong.replace(0, 4, BytesOf({-1.0f}));
+  MomentsStream call(server);
+  call.Write(begin);
+  call.Write(ChunkRequest(0, wrong, true));
+  REQUIRE(call.Finish().ok());
+  refused({BeginRequest("b", 5, "r")}, Code::kAlreadyExists,
+          "REQUEST_ID_REUSED");
+  v1::Calibration sealed;
+  CheckReason(Seal(server, kName, {}, &sealed), Code::kInvalidArgument,
+              "BAD_CALIBRATION");
+  CheckReason(Seal(server, kName, {"x"}, &sealed), Code::kInvalidArgument,
+              "BAD_FIELD");
+}
+
+TEST_CASE("too many streams, and a drain", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  MustCreate(server);
+  std::vector<std::unique_ptr<ActivationsStream>> open;
+  for (int i = 0; i < 8; ++i) {
+    open.push_back(std::make_unique<ActivationsStream>(server));
+    REQUIRE(open.back()->Write(OpenShard(absl::StrCat("s", i))));
+    REQUIRE(open.back()->Durable() == 0);
+    REQUIRE(open.back()->Write(BatchRequest(1)));
+  }
+  ActivationsStream more(server);
+  CheckReason(more.End(), absl::StatusCode::kResourceExhausted,
+              "TOO_MANY_STREAMS");
+  server.calls().StartDraining();
+  server.calls().EndAll();
+  for (const auto& call : open) {
+    CheckReason(call->End(), absl::StatusCode::kUnavailable, "DRAINING");
+  }
+  v1::Calibration made;
+  CheckReason(Create(server, CreateRequest("e"), &made),
+              absl::StatusCode::kUnavailable, "DRAINING");
+  REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+  CHECK(server.budget().reserved() == 0);
+}
+
+TEST_CASE("a calibration that is deleted under a writer", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationServer server(folder / "d");
+  MustCreate(server);
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  REQUIRE(call.Durable() == 0);
+  v1::DeleteCalibrationRequest remove;
+  remove.set_name(kName);
+  google::protobuf::Empty empty;
+  REQUIRE(Unary([&](grpc::ClientContext* context) {
+            return server.stub().DeleteCalibration(context, remove, &empty);
+          }).ok());
+  MustCreate(server);  // another one of the same name
+  REQUIRE(call.Write(BatchRequest(1)));
+  CheckReason(call.Finish(), absl::StatusCode::kNotFound,
+              "CALIBRATION_NOT_FOUND");
+  REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+  CHECK(server.blobs().List()->empty());
+}
+
+}  // namespace
+}  // namespace qs::testing
