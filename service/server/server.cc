@@ -25,6 +25,7 @@
 #include "service/access/file_access.h"
 #include "service/access/uri_roots.h"
 #include "service/base/file_watch.h"
+#include "service/calibrations/calibration_server.h"
 #include "service/jobs/job_server.h"
 #include "service/run/checkpoint_run.h"
 #include "service/server/acceptor.h"
@@ -34,8 +35,8 @@
 #include "service/server/metrics_server.h"
 #include "service/server/quantize_service.h"
 #include "service/server/self_ping.h"
-#include "service/server/stores.h"
 #include "service/server/server_metrics.h"
+#include "service/server/stores.h"
 #include "service/server/tls.h"
 #include "service/server/workers.h"
 #include "service/store/sqlite_job_records.h"
@@ -144,6 +145,9 @@ class Server::Impl {
     builder.RegisterService(&service_);
     if (tensors_ != nullptr) builder.RegisterService(&tensors_->service());
     if (jobs_ != nullptr) builder.RegisterService(&jobs_->service());
+    if (calibrations_ != nullptr) {
+      builder.RegisterService(&calibrations_->service());
+    }
     acceptor_.emplace(
         std::move(listener), options_.max_connections,
         [this](int listener_fd, int fd) { HandOver(listener_fd, fd); });
@@ -170,6 +174,7 @@ class Server::Impl {
     context_.StartDraining();
     if (tensors_ != nullptr) tensors_->StartDraining();
     if (jobs_ != nullptr) jobs_->StartDraining();
+    if (calibrations_ != nullptr) calibrations_->StartDraining();
     const std::chrono::duration<double> grace(options_.drain_timeout);
     WaitForStreams(
         steady_clock::now() + std::chrono::duration_cast<milliseconds>(grace),
@@ -228,6 +233,9 @@ class Server::Impl {
     QS_ASSIGN_OR_RETURN(stores_, Stores::Open(options_));
     QS_ASSIGN_OR_RETURN(tensors_,
                         TensorServer::Open(*stores_, access(), options_));
+    QS_ASSIGN_OR_RETURN(calibrations_, CalibrationServer::Open(
+                                           *stores_, access(), context_.pool(),
+                                           context_.budget(), options_));
     QS_RETURN_IF_ERROR(stores_->CollectGarbage());
     QS_ASSIGN_OR_RETURN(
         roots_, UriRoots::Open(options_.read_roots, options_.write_roots));
@@ -242,7 +250,8 @@ class Server::Impl {
 
   int64_t LiveStreams() const {
     return context_.live_streams() +
-           (tensors_ == nullptr ? 0 : tensors_->live_streams());
+           (tensors_ == nullptr ? 0 : tensors_->live_streams()) +
+           (calibrations_ == nullptr ? 0 : calibrations_->live_streams());
   }
   bool JobsRun() const { return jobs_ != nullptr && !jobs_->idle(); }
 
@@ -277,6 +286,7 @@ class Server::Impl {
     context_.EndAll();
     if (tensors_ != nullptr) tensors_->EndAll();
     if (jobs_ != nullptr) jobs_->StartDraining();
+    if (calibrations_ != nullptr) calibrations_->EndAll();
     WaitForStreams(steady_clock::now() + kEndGrace, [] { return false; });
     context_.CancelAll();
     server_->Shutdown(system_clock::now() + kShutdownGrace);
@@ -298,6 +308,7 @@ class Server::Impl {
   PlanContext plans_;
   std::unique_ptr<Stores> stores_;         // null: nothing is kept
   std::unique_ptr<TensorServer> tensors_;  // the same
+  std::unique_ptr<CalibrationServer> calibrations_;
   UriRoots roots_;
   std::unique_ptr<JobRecords> job_records_;
   std::unique_ptr<JobServer> jobs_;  // before the threads that it works on

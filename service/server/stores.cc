@@ -9,6 +9,7 @@
 #include "quant/formats/safetensors.h"
 #include "service/store/dir_blob_store.h"
 #include "service/store/sqlite_blob_refs.h"
+#include "service/store/sqlite_calibration_records.h"
 #include "service/store/sqlite_job_records.h"
 #include "service/store/sqlite_tensor_records.h"
 
@@ -32,9 +33,9 @@ absl::StatusOr<std::unique_ptr<Stores>> Stores::Open(
       OpenDirBlobStore(path + "/blobs", options.max_store_bytes));
   QS_ASSIGN_OR_RETURN(
       stores->records_,
-      SqliteDatabase::Open(
-          path + "/meta.sqlite",
-          {BlobRefsSchema(), TensorRecordsSchema(), JobRecordsSchema()}));
+      SqliteDatabase::Open(path + "/meta.sqlite",
+                           {BlobRefsSchema(), TensorRecordsSchema(),
+                            JobRecordsSchema(), CalibrationSchema()}));
   stores->refs_ = NewSqliteBlobRefs(*stores->records_);
   stores->keeper_.emplace(*stores->blobs_, *stores->refs_);
   stores->pool_.emplace(static_cast<int>(options.io_threads), kMaxQueuedCalls);

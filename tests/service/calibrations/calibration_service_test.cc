@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "quant/site_accumulator.h"
 #include "service/stream/crc32c.h"
-#include "tests/service/calibrations/calibration_server.h"
+#include "tests/service/calibrations/calibration_fixture.h"
 #include "tests/service/quantize_client.h"
 
 namespace qs::testing {
@@ -79,7 +79,7 @@ std::string ReferenceBytes(const std::string& site, int64_t batches) {
   return BytesOf(values);
 }
 
-std::string MustRead(CalibrationServer& server, const std::string& site) {
+std::string MustRead(CalibrationFixture& server, const std::string& site) {
   std::string data;
   v1::CalibrationSite info;
   REQUIRE(ReadSite(server, kName, site, 0, &data, &info).ok());
@@ -87,7 +87,7 @@ std::string MustRead(CalibrationServer& server, const std::string& site) {
   return data;
 }
 
-void MustCreate(CalibrationServer& server) {
+void MustCreate(CalibrationFixture& server) {
   v1::Calibration made;
   const absl::Status status = Create(server, CreateRequest("c"), &made);
   INFO(status.ToString());
@@ -95,7 +95,7 @@ void MustCreate(CalibrationServer& server) {
 }
 
 // Sends batches from `first` to `last`, and returns the durable number.
-int64_t SendBatches(CalibrationServer& server, int64_t first, int64_t last) {
+int64_t SendBatches(CalibrationFixture& server, int64_t first, int64_t last) {
   ActivationsStream call(server);
   REQUIRE(call.Write(OpenShard()));
   for (int64_t seq = first; seq <= last; ++seq) {
@@ -112,7 +112,7 @@ int64_t SendBatches(CalibrationServer& server, int64_t first, int64_t last) {
 TEST_CASE("a calibration is declared, found, listed and deleted",
           "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   v1::CreateCalibrationRequest request = CreateRequest("c");
   request.set_request_id("r");
   v1::Calibration made;
@@ -169,7 +169,7 @@ TEST_CASE("a calibration is declared, found, listed and deleted",
 
 TEST_CASE("declarations that are refused", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   const std::vector<std::pair<
       std::string, std::function<void(v1::CreateCalibrationRequest*)>>>
       cases = {
@@ -209,7 +209,7 @@ TEST_CASE("declarations that are refused", "[calibrations]") {
 
 TEST_CASE("who may do what", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   v1::Calibration made;
   CheckReason(Create(server, CreateRequest("c"), &made, "p:reader"),
               absl::StatusCode::kPermissionDenied, "ROLE_TOO_LOW");
@@ -225,7 +225,7 @@ TEST_CASE("activations are summed once, over lost connections and restarts",
           "[calibrations]") {
   TemporaryFolder folder;
   {
-    CalibrationServer server(folder / "d");
+    CalibrationFixture server(folder / "d");
     MustCreate(server);
     CHECK(SendBatches(server, 1, 4) == 4);
     // All again, and more.
@@ -244,7 +244,7 @@ TEST_CASE("activations are summed once, over lost connections and restarts",
     REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
     CHECK(server.budget().reserved() == 0);
   }
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   CHECK(SendBatches(server, 8, 9) == 9);
   v1::Calibration sealed;
   REQUIRE(Seal(server, kName, {}, &sealed).ok());
@@ -265,7 +265,7 @@ TEST_CASE("activations are summed once, over lost connections and restarts",
 TEST_CASE("a budget for one site at a time", "[calibrations]") {
   TemporaryFolder folder;
   const int64_t one = SiteAccumulator::MemoryBytes(8, DType::kF32);
-  CalibrationServer server(folder / "d", one + 1000);
+  CalibrationFixture server(folder / "d", one + 1000);
   MustCreate(server);
   CHECK(SendBatches(server, 1, 7) == 7);
   v1::Calibration sealed;
@@ -276,7 +276,7 @@ TEST_CASE("a budget for one site at a time", "[calibrations]") {
 
 TEST_CASE("a budget for no site", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d", 1000);
+  CalibrationFixture server(folder / "d", 1000);
   MustCreate(server);
   ActivationsStream call(server);
   REQUIRE(call.Write(OpenShard()));
@@ -288,7 +288,7 @@ TEST_CASE("a budget for no site", "[calibrations]") {
 TEST_CASE("batches that are refused leave the shard as it was",
           "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   MustCreate(server);
   REQUIRE(SendBatches(server, 1, 2) == 2);
   using Code = absl::StatusCode;
@@ -370,7 +370,7 @@ TEST_CASE("batches that are refused leave the shard as it was",
 
 TEST_CASE("one writer a shard, and the newer one comes in", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   MustCreate(server);
   ActivationsStream first(server);
   REQUIRE(first.Write(OpenShard()));
@@ -423,7 +423,7 @@ TEST_CASE("second moments are added exactly once", "[calibrations]") {
   const std::string a = ReferenceBytes("a", 9);
   const std::string b = ReferenceBytes("b", 9);
   {
-    CalibrationServer server(folder / "d");
+    CalibrationFixture server(folder / "d");
     MustCreate(server);
     MomentsStream call(server);
     WriteMoments(call, "a", a, "ra");
@@ -435,7 +435,7 @@ TEST_CASE("second moments are added exactly once", "[calibrations]") {
     CHECK_FALSE(answers[0].already_added());
     CHECK(answers[1].request_id() == "rb");
   }
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   {
     MomentsStream call(server);
     WriteMoments(call, "b", b, "rb");  // with its chunks
@@ -484,7 +484,7 @@ TEST_CASE("second moments are added exactly once", "[calibrations]") {
 
 TEST_CASE("second moments that are refused", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   MustCreate(server);
   const std::string a = ReferenceBytes("a", 3);
   using Code = absl::StatusCode;
@@ -540,7 +540,7 @@ TEST_CASE("second moments that are refused", "[calibrations]") {
 
 TEST_CASE("too many streams, and a drain", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   MustCreate(server);
   std::vector<std::unique_ptr<ActivationsStream>> open;
   for (int i = 0; i < 8; ++i) {
@@ -566,7 +566,7 @@ TEST_CASE("too many streams, and a drain", "[calibrations]") {
 
 TEST_CASE("a calibration that is deleted under a writer", "[calibrations]") {
   TemporaryFolder folder;
-  CalibrationServer server(folder / "d");
+  CalibrationFixture server(folder / "d");
   MustCreate(server);
   ActivationsStream call(server);
   REQUIRE(call.Write(OpenShard()));

@@ -1,7 +1,7 @@
 // A gRPC server with nothing but CalibrationService, and calls to it over a
 // real connection. Every call is limited to 30 s, so that no test hangs.
-#ifndef QS_TESTS_SERVICE_CALIBRATIONS_CALIBRATION_SERVER_H_
-#define QS_TESTS_SERVICE_CALIBRATIONS_CALIBRATION_SERVER_H_
+#ifndef QS_TESTS_SERVICE_CALIBRATIONS_CALIBRATION_FIXTURE_H_
+#define QS_TESTS_SERVICE_CALIBRATIONS_CALIBRATION_FIXTURE_H_
 
 #include <grpcpp/grpcpp.h>
 
@@ -46,10 +46,10 @@ class MetadataAccess final : public AccessControl {
   }
 };
 
-class CalibrationServer {
+class CalibrationFixture {
  public:
-  explicit CalibrationServer(const std::string& folder,
-                             int64_t budget = int64_t{1} << 30)
+  explicit CalibrationFixture(const std::string& folder,
+                              int64_t budget = int64_t{1} << 30)
       : budget_(budget) {
     REQUIRE(SetLogLevel("off").ok());
     std::filesystem::create_directories(folder);
@@ -73,7 +73,7 @@ class CalibrationServer {
     server_ = builder.BuildAndStart();
     stub_ = v1::CalibrationService::NewStub(Connect(port_));
   }
-  ~CalibrationServer() {
+  ~CalibrationFixture() {
     calls_.StartDraining();
     calls_.EndAll();
     server_->Shutdown(In(absl::Seconds(5)));
@@ -128,7 +128,7 @@ inline v1::CreateCalibrationRequest CreateRequest(const std::string& id) {
   return request;
 }
 
-inline absl::Status Create(CalibrationServer& server,
+inline absl::Status Create(CalibrationFixture& server,
                            const v1::CreateCalibrationRequest& request,
                            v1::Calibration* response,
                            const std::string& who = "") {
@@ -139,7 +139,7 @@ inline absl::Status Create(CalibrationServer& server,
       who);
 }
 
-inline absl::Status Get(CalibrationServer& server, const std::string& name,
+inline absl::Status Get(CalibrationFixture& server, const std::string& name,
                         v1::Calibration* response,
                         const std::string& who = "") {
   v1::GetCalibrationRequest request;
@@ -151,7 +151,7 @@ inline absl::Status Get(CalibrationServer& server, const std::string& name,
       who);
 }
 
-inline absl::Status Seal(CalibrationServer& server, const std::string& name,
+inline absl::Status Seal(CalibrationFixture& server, const std::string& name,
                          const std::vector<std::string>& sites,
                          v1::Calibration* response) {
   v1::SealSitesRequest request;
@@ -193,7 +193,7 @@ struct Stream {
 
 struct ActivationsStream
     : Stream<v1::WriteActivationsRequest, v1::WriteActivationsResponse> {
-  explicit ActivationsStream(CalibrationServer& server)
+  explicit ActivationsStream(CalibrationFixture& server)
       : Stream([&](grpc::ClientContext* client) {
           return server.stub().WriteActivations(client);
         }) {}
@@ -207,16 +207,17 @@ struct ActivationsStream
 
 struct MomentsStream
     : Stream<v1::WriteSecondMomentsRequest, v1::WriteSecondMomentsResponse> {
-  explicit MomentsStream(CalibrationServer& server)
+  explicit MomentsStream(CalibrationFixture& server)
       : Stream([&](grpc::ClientContext* client) {
           return server.stub().WriteSecondMoments(client);
         }) {}
 };
 
 // Reads a site from `offset` on; the first message's site in `site`.
-inline absl::Status ReadSite(CalibrationServer& server, const std::string& name,
-                             const std::string& site, int64_t offset,
-                             std::string* data, v1::CalibrationSite* info) {
+inline absl::Status ReadSite(CalibrationFixture& server,
+                             const std::string& name, const std::string& site,
+                             int64_t offset, std::string* data,
+                             v1::CalibrationSite* info) {
   v1::ReadSiteRequest request;
   request.set_name(name);
   request.set_site(site);
@@ -247,4 +248,4 @@ inline void CheckReason(const absl::Status& status, absl::StatusCode code,
 
 }  // namespace qs::testing
 
-#endif  // QS_TESTS_SERVICE_CALIBRATIONS_CALIBRATION_SERVER_H_
+#endif  // QS_TESTS_SERVICE_CALIBRATIONS_CALIBRATION_FIXTURE_H_
