@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "service/cli/argument_groups.h"
+#include "service/cli/job_arguments.h"
 
 namespace qs::cli {
 namespace {
@@ -26,6 +27,7 @@ constexpr char kExitCodes[] =
     "  6    output: exists, not writable, or the disk is full\n"
     "  7    done, but a tensor's report has a warning and --fail-on-warning\n"
     "       was given\n"
+    "  8    the job failed or was cancelled\n"
     "  130  ended by SIGINT; 143: by SIGTERM or SIGHUP\n"
     "After every code but 0 and 7 nothing is left of the output (a report\n"
     "file that cannot be written, code 6, leaves the complete output).";
@@ -169,8 +171,9 @@ absl::Status Check(const Arguments& a) {
     return Wrong(
         "--tls-cert and --tls-key: got one of them, allowed both or none");
   }
-  const bool configured =
-      a.command == Command::kQuantize || a.command == Command::kPlan;
+  const bool configured = a.command == Command::kQuantize ||
+                          a.command == Command::kPlan ||
+                          a.command == Command::kJobsCreate;
   // What a file says is checked when it was read.
   return configured && a.config.config_file.empty() ? CheckConfig(a.config)
                                                     : absl::OkStatus();
@@ -199,10 +202,11 @@ ParsedArguments ParseArguments(const std::vector<std::string>& args) {
   AddUpload(&app, &arguments);
   AddCalibrationFiles(&app, &arguments);
   AddInfo(&app, &arguments);
+  AddJobs(&app, &arguments, kExitCodes);
   // The parser itself only says that a command is missing.
   const std::vector<std::string> names = {
-      "quantize", "plan",        "compare",      "report",
-      "upload",   "calibration", "capabilities", "health"};
+      "quantize",    "plan",         "compare", "report", "upload",
+      "calibration", "capabilities", "health",  "jobs"};
   if (!args.empty() && !args[0].starts_with("-") &&
       std::find(names.begin(), names.end(), args[0]) == names.end()) {
     return Refuse(absl::StrCat("command: got \"", args[0], "\", allowed ",

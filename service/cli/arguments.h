@@ -42,6 +42,23 @@ struct CompareArguments {
   int64_t group_size = 128;
 };
 
+// What the commands of jobs take.
+struct JobArguments {
+  std::string name;    // "projects/PROJECT/jobs/ID"
+  std::string source;  // URIs, as all three
+  std::string calibration;
+  std::string destination;
+  std::string priority;          // a word of the .proto's, lower case; or empty
+  double queue_timeout = 0;      // seconds; 0: none
+  double execution_timeout = 0;  // the same
+  std::vector<std::string> labels;  // KEY=VALUE
+  std::string request_id;           // empty: a fresh one
+  bool validate_only = false;
+  bool wait = false;
+  std::string filter;
+  int limit = 50;  // of a list
+};
+
 enum class Command {
   kQuantize,
   kPlan,
@@ -51,7 +68,13 @@ enum class Command {
   kCalibrationMerge,
   kCalibrationInspect,
   kCapabilities,
-  kHealth
+  kHealth,
+  kJobsCreate,
+  kJobsList,
+  kJobsGet,
+  kJobsCancel,
+  kJobsDelete,
+  kJobsWatch
 };
 
 struct Arguments {
@@ -60,13 +83,14 @@ struct Arguments {
   ConfigArguments config;
   RunArguments run;
   CompareArguments compare;
+  JobArguments job;
   std::string input;  // IN, or FILE of report and calibration inspect
   std::vector<std::string> inputs;  // calibration merge
   std::string output;               // quantize and calibration merge
   std::string calibration;          // quantize and compare: a file, or empty
   std::string json_file;            // quantize and compare
   std::string html_file;            // report and compare
-  // plan, capabilities and calibration inspect: JSON on standard output
+  // plan, capabilities, calibration inspect and jobs: JSON on standard output
   bool json = false;
 };
 

@@ -9,11 +9,16 @@ add_library(qs_cli STATIC
   cli/compare_html.cc
   cli/compare_report.cc
   cli/config_arguments.cc
+  cli/config_file.cc
   cli/exit_code.cc
   cli/html_charts.cc
   cli/html_page.cc
   cli/html_report.cc
   cli/info_commands.cc
+  cli/job_arguments.cc
+  cli/job_text.cc
+  cli/job_watch.cc
+  cli/jobs_command.cc
   cli/method_options.cc
   cli/output_staging.cc
   cli/plan_client.cc

@@ -34,6 +34,8 @@ absl::Status RunCalibrationInspect(const Arguments& arguments,
                                    const Console& console);
 absl::Status RunCapabilities(const Arguments& arguments,
                              const Console& console);
+// The commands of jobs.
+absl::Status RunJobs(const Arguments& arguments, const Console& console);
 absl::Status RunHealth(const Arguments& arguments, const Console& console);
 
 }  // namespace qs::cli

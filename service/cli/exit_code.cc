@@ -21,15 +21,27 @@ constexpr char kPayload[] = "quantctl/exit-code";
 // The server's reasons (see the .proto) that say more than its status code.
 constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"BAD_CALIBRATION", ExitCode::kBadInput},
+    {"BAD_CHECKPOINT", ExitCode::kBadInput},
     {"BAD_CONFIG_JSON", ExitCode::kBadInput},
+    {"BAD_STATE", ExitCode::kUsage},
+    {"CALIBRATION_MISSING", ExitCode::kUsage},
     {"CHUNK_CRC_MISMATCH", ExitCode::kServerLost},
+    {"DESTINATION_EXISTS", ExitCode::kOutput},
+    {"DESTINATION_IN_USE", ExitCode::kOutput},
+    {"DESTINATION_NOT_FOUND", ExitCode::kOutput},
+    {"DESTINATION_NOT_WRITABLE", ExitCode::kOutput},
     {"DIGEST_MISMATCH", ExitCode::kBadInput},  // the file changed
     {"DUPLICATE_TENSOR", ExitCode::kBadInput},
+    {"JOB_NOT_FOUND", ExitCode::kUsage},
     {"NON_FINITE_INPUT", ExitCode::kBadInput},
     {"PLAN_TOO_LARGE", ExitCode::kBadInput},
+    {"REQUEST_ID_REUSED", ExitCode::kUsage},
     {"SHAPE_OVERFLOW", ExitCode::kBadInput},
+    {"SOURCE_NOT_FOUND", ExitCode::kBadInput},
     {"SOURCE_QUANTIZED", ExitCode::kRefused},
+    {"TARGET_REFUSED", ExitCode::kRefused},
     {"TENSOR_TOO_LARGE", ExitCode::kBadInput},
+    {"URI_NOT_ALLOWED", ExitCode::kUsage},
 };
 
 constexpr std::array<std::string_view, 3> kRetryableReasons = {

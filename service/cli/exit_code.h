@@ -20,8 +20,9 @@ enum class ExitCode {
   kRefused = 3,     // by the plan: the target engine, or quantized already
   kServerLost = 4,  // not reachable, gone, too busy, or not for us
   kBadInput = 5,
-  kOutput = 6,   // not writable, exists, or disk full
-  kWarning = 7,  // done, with a warning that was asked to count
+  kOutput = 6,    // not writable, exists, or disk full
+  kWarning = 7,   // done, with a warning that was asked to count
+  kJobEnded = 8,  // a job that was waited for failed or was cancelled
   kInterrupted = 130,
   kTerminated = 143,
 };

@@ -55,6 +55,13 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
       return RunCapabilities(arguments, console);
     case Command::kHealth:
       return RunHealth(arguments, console);
+    case Command::kJobsCreate:
+    case Command::kJobsList:
+    case Command::kJobsGet:
+    case Command::kJobsCancel:
+    case Command::kJobsDelete:
+    case Command::kJobsWatch:
+      return RunJobs(arguments, console);
   }
   return UnexpectedError("command: got an unknown one");
 }

@@ -178,6 +178,16 @@ absl::StatusOr<PlanAnswer> FetchPlan(const ServerArguments& server,
   }
 }
 
+absl::StatusOr<v1::QuantizationConfig> FetchConfig(
+    const ServerArguments& server, const ConfigArguments& config,
+    RunControl& control) {
+  if (!ChangesPreset(config)) return QuantizationOf(config);
+  QS_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                      MakeChannel(server));
+  const auto stub = v1::QuantizeService::NewStub(channel);
+  return FetchChangedPreset(*stub, server, config, control);
+}
+
 absl::Status CheckNotRefused(const PlanAnswer& plan) {
   if (!plan.summary.refused()) return absl::OkStatus();
   std::string text = "refused by the plan, nothing was sent or written:";

@@ -18,6 +18,12 @@ absl::StatusOr<PlanAnswer> FetchPlan(const ServerArguments& server,
                                      const Checkpoint& checkpoint,
                                      RunControl& control);
 
+// What the server is told to do: a preset that flags change needs the server's
+// meaning of it. Errors: FromServer's; kUsage.
+absl::StatusOr<quant::v1::QuantizationConfig> FetchConfig(
+    const ServerArguments& server, const ConfigArguments& config,
+    RunControl& control);
+
 // kRefused with every ERROR finding, when there is one.
 absl::Status CheckNotRefused(const PlanAnswer& plan);
 

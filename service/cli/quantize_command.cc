@@ -19,6 +19,7 @@
 #include "service/checkpoint/text_file.h"
 #include "service/checkpoint/work_batch.h"
 #include "service/cli/commands.h"
+#include "service/cli/config_file.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/output_staging.h"
 #include "service/cli/plan_client.h"
@@ -34,8 +35,6 @@ namespace qs::cli {
 namespace {
 
 namespace v1 = quant::v1;
-
-constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
 absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& path) {
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(path);
@@ -73,20 +72,6 @@ absl::Status CheckNoWarning(const RunReport& report) {
                        " of ", report.tensors.size(), " tensors, the first is ",
                        warned[0], ", allowed none; the output is complete")),
       ExitCode::kWarning);
-}
-
-// The flags with what --config names. Errors: kUsage; kBadInput.
-absl::StatusOr<ConfigArguments> WithConfigFile(ConfigArguments config) {
-  if (config.config_file.empty()) return config;
-  absl::StatusOr<std::string> text =
-      ReadSmallFile(config.config_file, kMaxConfigBytes);
-  if (!text.ok()) return WithExitCode(text.status(), ExitCode::kUsage);
-  absl::StatusOr<v1::QuantizationConfig> file =
-      ParseConfigFile(*text, config.config_file);
-  if (!file.ok()) return WithExitCode(file.status(), ExitCode::kUsage);
-  config.file = *std::move(file);
-  QS_RETURN_IF_ERROR(WithExitCode(CheckConfig(config), ExitCode::kUsage));
-  return config;
 }
 
 // One run after its plan was accepted.

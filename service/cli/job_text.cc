@@ -1,0 +1,140 @@
+// Tested by tests/cli/job_text_test.cc.
+#include "service/cli/job_text.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "google/rpc/error_details.pb.h"
+#include "service/cli/text_table.h"
+
+namespace qs::cli {
+namespace {
+
+namespace v1 = quant::v1;
+
+std::string TimeText(const google::protobuf::Timestamp& time) {
+  return absl::FormatTime("%Y-%m-%d %H:%M:%S",
+                          absl::FromUnixSeconds(time.seconds()),
+                          absl::UTCTimeZone());
+}
+
+std::string ConfigName(const v1::QuantizationConfig& config) {
+  if (config.has_preset()) return config.preset();
+  const auto* field = config.GetDescriptor()->FindFieldByNumber(
+      static_cast<int>(config.method_case()));
+  return field == nullptr ? "" : std::string(field->name());
+}
+
+std::string ReasonOf(const google::rpc::Status& error) {
+  google::rpc::ErrorInfo info;
+  for (const auto& detail : error.details()) {
+    if (detail.UnpackTo(&info)) return info.reason();
+  }
+  return "";
+}
+
+std::string ProgressText(const v1::JobProgress& progress) {
+  return absl::StrCat(progress.tensors_done(), " of ", progress.tensors_total(),
+                      " tensors, ", FormatBytes(progress.bytes_done()), " of ",
+                      FormatBytes(progress.bytes_total()), ", ",
+                      progress.shards_done(), " of ", progress.shards_total(),
+                      " shards");
+}
+
+std::string SummaryText(const v1::JobSummary& summary) {
+  std::string text = absl::StrCat("result:      ", summary.files(), " files, ",
+                                  FormatBytes(summary.file_bytes()), " in ",
+                                  FormatFixed(summary.seconds(), 1), " s\n",
+                                  "tensors:     ", summary.tensors(), ", ",
+                                  FormatBytes(summary.bytes_in()), " to ",
+                                  FormatBytes(summary.bytes_out()), "\n");
+  if (summary.has_error()) {
+    absl::StrAppend(&text, "mse:         ",
+                    FormatError(summary.error().mean_squared_error()),
+                    ", round to nearest ",
+                    FormatError(summary.rtn().mean_squared_error()), "\n");
+  }
+  if (summary.has_output_error()) {
+    absl::StrAppend(&text, "output error:", " ",
+                    FormatError(summary.output_error()), ", round to nearest ",
+                    FormatError(summary.rtn_output_error()), "\n");
+  }
+  if (summary.warnings() > 0) {
+    absl::StrAppend(&text, "warnings:    ", summary.warnings(), "\n");
+  }
+  return absl::StrCat(text, "digest:      ", summary.digest(), "\n");
+}
+
+}  // namespace
+
+std::string JobIdOf(const std::string& name) {
+  return name.substr(name.rfind('/') + 1);
+}
+
+std::string StateText(v1::Job::State state, int attempt, bool cancelling) {
+  std::string text = v1::Job::State_Name(state);
+  if (attempt > 1) absl::StrAppend(&text, ", attempt ", attempt);
+  return cancelling ? text + ", cancelling" : text;
+}
+
+std::string PlanText(const v1::JobPlan& plan) {
+  std::string text = absl::StrCat(
+      "plan:        ", plan.tensors(), " tensors, ", FormatBytes(plan.bytes()),
+      " to ", FormatBytes(plan.bytes_out()), ", ", plan.shards(),
+      " shards, largest group ", FormatBytes(plan.largest_group_bytes()), "\n");
+  for (const v1::Finding& finding : plan.findings()) {
+    absl::StrAppend(&text, "warning:     ", finding.rule(), " ",
+                    finding.tensor(), ": ", finding.text(), "\n");
+  }
+  return text;
+}
+
+std::string JobText(const v1::Job& job) {
+  std::string text =
+      absl::StrCat("job:         ", job.name(), "\nstate:       ",
+                   StateText(job.state(), job.attempt(), job.cancelling()),
+                   "\nsource:      ", job.source().uri(),
+                   "\nmethod:      ", ConfigName(job.quantization()),
+                   "\ndestination: ", job.destination().uri(), "\n");
+  for (const auto& [key, value] : job.labels()) {
+    absl::StrAppend(&text, "label:       ", key, "=", value, "\n");
+  }
+  if (job.has_plan()) text += PlanText(job.plan());
+  if (job.has_progress()) {
+    absl::StrAppend(&text, "progress:    ", ProgressText(job.progress()), "\n");
+  }
+  absl::StrAppend(&text, "created:     ", TimeText(job.create_time()), "\n");
+  if (job.has_start_time()) {
+    absl::StrAppend(&text, "started:     ", TimeText(job.start_time()), "\n");
+  }
+  if (job.has_end_time()) {
+    absl::StrAppend(&text, "ended:       ", TimeText(job.end_time()), "\n");
+  }
+  if (job.has_error()) {
+    absl::StrAppend(&text, "error:       ", job.error().message(), " (",
+                    ReasonOf(job.error()), ")\n");
+  }
+  return job.has_summary() ? text + SummaryText(job.summary()) : text;
+}
+
+std::string JobTable(const std::vector<v1::Job>& jobs) {
+  TextTable table({{"job", Align::kLeft},
+                   {"state", Align::kLeft},
+                   {"done"},
+                   {"method", Align::kLeft},
+                   {"created (UTC)", Align::kLeft},
+                   {"destination", Align::kLeft}});
+  for (const v1::Job& job : jobs) {
+    const v1::JobProgress& progress = job.progress();
+    const int64_t percent =
+        progress.bytes_total() > 0
+            ? 100 * progress.bytes_done() / progress.bytes_total()
+            : 0;
+    table.AddRow({JobIdOf(job.name()),
+                  StateText(job.state(), job.attempt(), job.cancelling()),
+                  absl::StrCat(percent, " %"), ConfigName(job.quantization()),
+                  TimeText(job.create_time()), job.destination().uri()});
+  }
+  return table.Text();
+}
+
+}  // namespace qs::cli

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""quantctl jobs against a real quantd with a data directory.
+
+    quantctl_jobs_test.py BIN_DIR [TEST...]
+"""
+import json
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+import programs
+from checkpoints import MODEL
+from programs import BIN, Server, quantctl
+
+CALIBRATION = MODEL.parent / "tiny-llama-calibration.safetensors"
+
+
+class QuantctlJobsTest(unittest.TestCase):
+    def setUp(self):
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="quantctl-e2e-"))
+        self.addCleanup(shutil.rmtree, self.work, ignore_errors=True)
+        (self.work / "out").mkdir()
+        self.flags = ("--data-dir", self.work / "data", "--read-root",
+                      MODEL.parent, "--write-root", self.work / "out",
+                      "--workers", "1")
+        self.server = Server(self.work, *self.flags)
+        self.addCleanup(lambda: self.server.close())
+
+    def restart(self):
+        """A new process at the same address."""
+        self.server.close()
+        self.server = Server(self.work, *self.flags,
+                             port=self.server.address.split(":")[1])
+
+    def jobs(self, *args):
+        return quantctl("jobs", *args, "--server", self.server.address)
+
+    def jobs_ok(self, *args):
+        done = self.jobs(*args)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def create(self, name, *flags, preset="W4A16-gptq"):
+        return ("create", MODEL, "-o", self.work / "out" / name, "--preset",
+                preset, "--calibration", CALIBRATION, *flags)
+
+    def test_create_and_wait(self):
+        done = self.jobs(*self.create("a", "--wait", "--label", "team=search"))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("SUCCEEDED", done.stderr)
+        self.assertIn("state:       SUCCEEDED", done.stdout)
+        self.assertIn("label:       team=search", done.stdout)
+        self.assertRegex(done.stdout, "digest:      sha256:[0-9a-f]{64}\n")
+        # What the stream-through call writes, byte for byte.
+        streamed = quantctl("quantize", MODEL, "-o", self.work / "streamed",
+                            "--preset", "W4A16-gptq", "--calibration",
+                            CALIBRATION, "--server", self.server.address)
+        self.assertEqual(streamed.returncode, 0, streamed.stderr)
+        mine = self.work / "out" / "a"
+        names = sorted(p.name for p in mine.iterdir())
+        self.assertEqual(
+            names, sorted(p.name for p in (self.work / "streamed").iterdir()))
+        for name in names:
+            self.assertEqual((mine / name).read_bytes(),
+                             (self.work / "streamed" / name).read_bytes(),
+                             name)
+
+    def test_the_commands(self):
+        plan = self.jobs_ok(*self.create("a", "--validate-only"))
+        self.assertIn("plan:", plan)
+        self.assertEqual(json.loads(self.jobs_ok("list", "--json")), [])
+        job = json.loads(self.jobs_ok(*self.create("a", "--json")))
+        name = job["name"]
+        number = name.split("/")[-1]
+        again = json.loads(self.jobs_ok("get", number, "--json"))
+        self.assertEqual(again["name"], name)
+        waits = json.loads(self.jobs_ok(*self.create(
+            "b", "--json", "--priority", "urgent", "--request-id", "r")))
+        self.assertEqual(waits["priority"], "URGENT")
+        same = json.loads(self.jobs_ok(*self.create(
+            "b", "--json", "--priority", "urgent", "--request-id", "r")))
+        self.assertEqual(same["name"], waits["name"])
+        table = self.jobs_ok("list")
+        self.assertIn(number, table)
+        self.assertIn("W4A16-gptq", table)
+        self.jobs_ok("cancel", waits["name"])
+        done = self.jobs("watch", waits["name"])
+        self.assertEqual(done.returncode, 8, done.stderr)
+        self.assertIn("CANCELLED", done.stderr)
+        self.assertIn("state:       SUCCEEDED",
+                      self.jobs_ok("watch", number))
+        self.jobs_ok("delete", number)
+        self.assertEqual(self.jobs("get", number).returncode, 2)
+        self.assertEqual(
+            [j["state"] for j in json.loads(self.jobs_ok(
+                "list", "--json", "--filter", "state=CANCELLED"))],
+            ["CANCELLED"])
+
+    def test_exit_codes(self):
+        for args, code, says in (
+                (("get", "nothing"), 2, "JOB_NOT_FOUND"),
+                (("get", "projects/other/jobs/1"), 1, "PROJECT_NOT_ALLOWED"),
+                (("list", "--filter", "x"), 2, "filter"),
+                (("create", "/etc", "-o", self.work / "out" / "a", "--preset",
+                  "NF4"), 2, "URI_NOT_ALLOWED"),
+                (("create", MODEL.parent / "no", "-o", self.work / "out" / "a",
+                  "--preset", "NF4"), 5, "SOURCE_NOT_FOUND"),
+                (("create", MODEL, "-o", self.work / "out" / "no" / "a",
+                  "--preset", "NF4"), 6, "DESTINATION_NOT_FOUND"),
+                (("create", MODEL, "-o", self.work / "out" / "a", "--preset",
+                  "NF4", "--target", "vllm"), 3, "TARGET_REFUSED"),
+                (("create", MODEL, "-o", self.work / "out" / "a", "--preset",
+                  "W4A16-awq"), 2, "CALIBRATION_MISSING"),
+                (("create", MODEL, "-o", self.work / "out" / "a", "--preset",
+                  "NF4", "--label", "x"), 2, "--label"),
+                (("create", MODEL, "--preset", "NF4"), 2, "--output"),
+                (("stop", "x"), 2, "subcommand")):
+            with self.subTest(args=args):
+                done = self.jobs(*args)
+                self.assertEqual(done.returncode, code, done.stderr)
+                self.assertIn(says, done.stderr)
+
+    def test_watch_goes_on_after_a_kill(self):
+        job = json.loads(self.jobs_ok(*self.create("a", "--json")))
+        watch = subprocess.Popen(
+            [BIN / "quantctl", "jobs", "watch", job["name"], "--server",
+             self.server.address], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        self.addCleanup(watch.kill)
+        seen = ""
+        while "RUNNING" not in seen:
+            line = watch.stderr.readline()
+            self.assertTrue(line, seen)
+            seen += line
+        self.server.kill()
+        time.sleep(1)
+        self.restart()
+        out, more = watch.communicate(timeout=120)
+        self.assertEqual(watch.returncode, 0, seen + more)
+        self.assertIn("connection lost", more)
+        self.assertIn("SUCCEEDED", out)
+        states = re.findall(r"QUEUED|RUNNING|SUCCEEDED", seen + more)
+        self.assertEqual(states[-3:], ["QUEUED", "RUNNING", "SUCCEEDED"])
+        self.assertIn("attempt 2", more)
+
+    def test_an_interrupted_watch_leaves_the_job(self):
+        job = json.loads(self.jobs_ok(*self.create("a", "--json")))
+        watch = subprocess.Popen(
+            [BIN / "quantctl", "jobs", "watch", job["name"], "--server",
+             self.server.address], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        self.addCleanup(watch.kill)
+        self.assertTrue(watch.stderr.readline())
+        watch.send_signal(signal.SIGINT)
+        _, text = watch.communicate(timeout=30)
+        self.assertEqual(watch.returncode, 130, text)
+        self.assertIn("the job goes on", text)
+        self.assertIn("SUCCEEDED", self.jobs_ok("watch", job["name"]))
+
+
+if __name__ == "__main__":
+    programs.main()
