@@ -35,7 +35,7 @@ class QuantctlJobsTest(unittest.TestCase):
         """A new process at the same address."""
         self.server.close()
         self.server = Server(self.work, *self.flags,
-                             port=self.server.address.split(":")[1])
+                             listen=self.server.address)
 
     def jobs(self, *args):
         return quantctl("jobs", *args, "--server", self.server.address)
