@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "kernels/gpus.h"
 #include "service/base/end_signals.h"
+#include "service/server/listen_address.h"
 #include "service/server/log.h"
 #include "service/server/options.h"
 #include "service/server/server.h"
@@ -41,6 +42,12 @@ int Serve(const ServerOptions& options) {
        {"gpus", DescribeGpus(&Gpus())},
        {"memory_budget", options.memory_budget},
        {"version", kServerVersion}});
+  const auto address = ParseListenAddress(options.listen);
+  if (options.access_file.empty() && address.ok() && !address->loopback()) {
+    Log(LogLevel::kWarning, "open_access",
+        {{"listen", options.listen},
+         {"reason", "without --access-file every caller is an admin"}});
+  }
   const std::optional<int> signal = signals.Wait(absl::InfiniteDuration());
   Log(LogLevel::kInfo, "draining", {{"signal", signal.value_or(0)}});
   (*server)->Drain(

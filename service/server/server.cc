@@ -158,7 +158,7 @@ class Server::Impl {
     SetServing("readiness", true);
     ping_.emplace(server_.get());
     WatchFiles();
-    metrics_ = ServerMetrics(context_, *acceptor_);
+    metrics_ = ServerMetrics(context_, *acceptor_, tls_files_.get());
     if (!options_.metrics_listen.empty()) {
       QS_ASSIGN_OR_RETURN(metrics_server_,
                           MetricsServer::Start(options_.metrics_listen));

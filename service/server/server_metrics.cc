@@ -102,7 +102,7 @@ void AddProcess(std::list<MetricSource>* out) {
 }  // namespace
 
 std::list<MetricSource> ServerMetrics(QuantizeContext& context,
-                                      Acceptor& acceptor) {
+                                      Acceptor& acceptor, const TlsFiles* tls) {
   std::list<MetricSource> out;
   const WorkerPool& pool = context.pool();
   const ByteBudget& budget = context.budget();
@@ -129,6 +129,11 @@ std::list<MetricSource> ServerMetrics(QuantizeContext& context,
   out.emplace_back(MetricKind::kCounter, "quantd_worker_busy_seconds_total",
                    "Time that each worker has computed",
                    [&pool] { return BusySeconds(pool); });
+  if (tls != nullptr) {
+    gauge("quantd_tls_certificate_not_after_timestamp_seconds",
+          "When the certificate in use ends, Unix time",
+          [tls] { return One(static_cast<double>(tls->not_after())); });
+  }
   AddProcess(&out);
   return out;
 }

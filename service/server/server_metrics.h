@@ -7,13 +7,14 @@
 
 #include "service/base/metrics.h"
 #include "service/server/acceptor.h"
+#include "service/server/tls.h"
 #include "service/stream/quantize_context.h"
 
 namespace qs {
 
-// Both must outlive the sources.
+// All must outlive the sources. `tls` null: plaintext.
 std::list<MetricSource> ServerMetrics(QuantizeContext& context,
-                                      Acceptor& acceptor);
+                                      Acceptor& acceptor, const TlsFiles* tls);
 
 }  // namespace qs
 

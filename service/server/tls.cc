@@ -7,6 +7,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
+#include <ctime>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -65,12 +66,20 @@ absl::StatusOr<Certificate> ParseCertificate(const char* option,
       option, ": \"", path, "\" holds a certificate that is damaged"));
 }
 
-// gRPC itself reports a wrong pair only as failed handshakes.
-absl::Status CheckPair(const ServerOptions& options, const std::string& cert,
-                       const std::string& key_pem) {
-  QS_ASSIGN_OR_RETURN(const Certificate certificate,
-                      ParseCertificate("tls-cert", options.tls_cert, cert));
-  const Bio bio = OpenPem(key_pem);
+int64_t NotAfter(const X509* certificate) {
+  tm time{};
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &time) != 1) return 0;
+  return timegm(&time);
+}
+
+// Also sets not_after. gRPC itself reports a wrong pair only as failed
+// handshakes.
+absl::Status CheckPair(const ServerOptions& options, TlsPems* pems) {
+  QS_ASSIGN_OR_RETURN(
+      const Certificate certificate,
+      ParseCertificate("tls-cert", options.tls_cert, pems->cert));
+  pems->not_after = NotAfter(certificate.get());
+  const Bio bio = OpenPem(pems->key);
   const Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr),
                 EVP_PKEY_free);
   const bool pair =
@@ -121,7 +130,7 @@ absl::StatusOr<TlsPems> TlsFiles::Load() const {
   TlsPems pems;
   QS_ASSIGN_OR_RETURN(pems.cert, ReadPem("tls-cert", options_.tls_cert));
   QS_ASSIGN_OR_RETURN(pems.key, ReadPem("tls-key", options_.tls_key));
-  QS_RETURN_IF_ERROR(CheckPair(options_, pems.cert, pems.key));
+  QS_RETURN_IF_ERROR(CheckPair(options_, &pems));
   if (options_.tls_client_ca.empty()) return pems;
   QS_ASSIGN_OR_RETURN(pems.client_ca,
                       ReadPem("tls-client-ca", options_.tls_client_ca));
@@ -146,6 +155,11 @@ std::vector<std::string> TlsFiles::paths() const {
   std::vector<std::string> paths = {options_.tls_cert, options_.tls_key};
   if (!options_.tls_client_ca.empty()) paths.push_back(options_.tls_client_ca);
   return paths;
+}
+
+int64_t TlsFiles::not_after() const {
+  absl::MutexLock lock(&mutex_);
+  return pems_.not_after;
 }
 
 bool TlsFiles::Reload() {

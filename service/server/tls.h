@@ -31,6 +31,7 @@ struct TlsPems {
   std::string cert;
   std::string key;
   std::string client_ca;  // empty: clients show no certificate
+  int64_t not_after = 0;  // of the certificate, Unix seconds
   bool operator==(const TlsPems&) const = default;
 };
 
@@ -46,6 +47,8 @@ class TlsFiles {
   std::shared_ptr<grpc::ServerCredentials> NewCredentials();
 
   std::vector<std::string> paths() const;
+  // When the certificate in use ends, Unix seconds.
+  int64_t not_after() const;
   // Takes the files as they are now. On an error those before stay; both are
   // logged, an error that repeats once. False: they could not be taken.
   bool Reload();
@@ -58,7 +61,7 @@ class TlsFiles {
       void* files, grpc_ssl_server_certificate_config** config);
 
   const ServerOptions options_;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   TlsPems pems_ ABSL_GUARDED_BY(mutex_);
   bool fetched_ ABSL_GUARDED_BY(mutex_) = false;  // gRPC has `pems_`
   std::string last_error_ ABSL_GUARDED_BY(mutex_);

@@ -16,9 +16,10 @@ from checkpoints import MODEL
 from programs import Server, quantctl
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Only where there is a GPU, or once something was refused or damaged.
+# Only where there is TLS or a GPU, or once something was refused or damaged.
 SOMETIMES = {"quantd_gpu_memory_bytes", "quantd_chunk_crc_errors_total",
-             "quantd_admission_rejections_total"}
+             "quantd_admission_rejections_total",
+             "quantd_tls_certificate_not_after_timestamp_seconds"}
 
 
 def section():

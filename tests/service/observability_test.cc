@@ -147,6 +147,13 @@ TEST_CASE("metrics are off unless they are asked for", "[metrics]") {
   options.metrics_listen = "nowhere";
   REQUIRE(Server::Start(options).status().code() ==
           absl::StatusCode::kInvalidArgument);
+  // Its port is taken: the server does not start, and leaves nothing behind.
+  InProcessServer first(MetricsOptions());
+  options.metrics_listen =
+      "127.0.0.1:" + std::to_string(first.server().metrics_port());
+  REQUIRE(Server::Start(options).status().code() ==
+          absl::StatusCode::kUnavailable);
+  REQUIRE(Exchange(first.NewChannel(), OneTensor("NF4", "w")).status.ok());
 }
 
 // The "rpc" lines of a log.

@@ -6,6 +6,7 @@
 
 #include "tests/service/certificates.h"
 #include "tests/service/quantize_client.h"
+#include "tests/service/scrape.h"
 #include "tests/testing/catch_compat.h"
 
 namespace qs::testing {
@@ -50,7 +51,16 @@ TEST_CASE("mutual TLS: only clients with a certificate of the CA", "[tls]") {
 TEST_CASE("new connections get new certificates, old ones go on", "[tls]") {
   const Certificates files;
   files.MakeSigned("after", "subjectAltName=IP:127.0.0.1", "stranger");
-  InProcessServer server(TlsOptions(files));
+  ServerOptions options = TlsOptions(files);
+  options.metrics_listen = "127.0.0.1:0";
+  InProcessServer server(options);
+  const auto ends = [&server] {
+    const Scrape scrape(server.server().metrics_port());
+    return scrape["quantd_tls_certificate_not_after_timestamp_seconds"] -
+           static_cast<double>(absl::ToUnixSeconds(absl::Now()));
+  };
+  REQUIRE(ends() > 1.9 * 86400);  // made for two days
+  REQUIRE(ends() < 2.1 * 86400);
   const auto before = Client(files, "ca.pem", "");
   const auto after = Client(files, "stranger.pem", "");
   const auto open = Connect(server.port(), before);
