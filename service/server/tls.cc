@@ -183,16 +183,20 @@ bool TlsFiles::Reload() {
 
 grpc_ssl_certificate_config_reload_status TlsFiles::Fetch(
     void* files, grpc_ssl_server_certificate_config** config) {
-  auto* const self = static_cast<TlsFiles*>(files);
-  absl::MutexLock lock(&self->mutex_);
-  if (self->fetched_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
-  const TlsPems& pems = self->pems_;
-  const grpc_ssl_pem_key_cert_pair pair{pems.key.c_str(), pems.cert.c_str()};
+  return static_cast<TlsFiles*>(files)->GiveConfig(config);
+}
+
+grpc_ssl_certificate_config_reload_status TlsFiles::GiveConfig(
+    grpc_ssl_server_certificate_config** config) {
+  absl::MutexLock lock(&mutex_);
+  if (fetched_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+  const grpc_ssl_pem_key_cert_pair pair{pems_.key.c_str(), pems_.cert.c_str()};
   // gRPC 1.51 insists on a CA here, even where no client is asked for a
   // certificate and so none is ever looked at.
-  const std::string& ca = pems.client_ca.empty() ? pems.cert : pems.client_ca;
-  *config = grpc_ssl_server_certificate_config_create(ca.c_str(), &pair, 1);
-  self->fetched_ = true;
+  *config = grpc_ssl_server_certificate_config_create(
+      pems_.client_ca.empty() ? pems_.cert.c_str() : pems_.client_ca.c_str(),
+      &pair, 1);
+  fetched_ = true;
   return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }
 

@@ -59,6 +59,8 @@ class TlsFiles {
   // What gRPC calls at each handshake.
   static grpc_ssl_certificate_config_reload_status Fetch(
       void* files, grpc_ssl_server_certificate_config** config);
+  grpc_ssl_certificate_config_reload_status GiveConfig(
+      grpc_ssl_server_certificate_config** config);
 
   const ServerOptions options_;
   mutable absl::Mutex mutex_;
