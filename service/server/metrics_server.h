@@ -1,7 +1,8 @@
 // MetricsServer: GET /metrics, in Prometheus' text form, on a port of its own.
 //
 // Plain HTTP without credentials: it tells counts, no names of tensors, callers
-// or projects. Two threads of its own.
+// or projects. Threads of its own, which take up to 2 s to end (civetweb looks
+// that often whether it shall).
 // Thread: make and destroy it on one thread.
 #ifndef QS_SERVICE_SERVER_METRICS_SERVER_H_
 #define QS_SERVICE_SERVER_METRICS_SERVER_H_
