@@ -10,11 +10,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "service/access/uri_roots.h"
-->group(group);
-}
-
 #include "service/access/file_access.h"
+#include "service/access/uri_roots.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
 #include "service/server/metrics_server.h"

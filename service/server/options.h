@@ -71,12 +71,12 @@ struct ServerOptions {
   double upload_expiry = 86400;                // seconds after its last byte
   int64_t max_tensor_streams = 32;  // WriteTensor and ReadTensor calls at once
   int64_t io_threads = 8;           // for files, records, hashes
+
   // --- files that clients may name (service/access/uri_roots.h)
   std::vector<std::string> read_roots;   // PATH or PROJECT=PATH
   std::vector<std::string> write_roots;  // the same, and apart from those
 
-  // --- what is kept (nothing without a data directory: no jobs then)
-  std::string data_dir;              // a local file system; empty: none
+  // --- jobs (none without a data directory)
   int64_t max_running_jobs = 2;      // at once
   int64_t max_queued_jobs = 10'000;  // of one project
   int64_t job_history = 1000;        // jobs that are done and kept
