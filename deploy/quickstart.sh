@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From a clean clone to three quantized checkpoints: installs what is missing,
+# From a clean clone to four quantized checkpoints: installs what is missing,
 # builds a release, starts quantd on 127.0.0.1:50051, quantizes the checkpoint
 # in tests/data/tiny-llama to NF4, to W4A16 and, with its calibration, by GPTQ,
-# and stops the server again.
+# has the server do the last one by itself as a job, and stops it again.
 # Output goes to build/quickstart. Set QUANTD_PORT for another port.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,7 +34,11 @@ build() {
 start_server() {
   mkdir -p "$out"
   rm -f "$out/port"
-  "$bin/quantd" --listen "$server" --port-file "$out/port" 2>"$out/quantd.log" &
+  rm -rf "$out/jobs"
+  mkdir -p "$out/jobs"
+  "$bin/quantd" --listen "$server" --port-file "$out/port" \
+    --data-dir "$out/data" --read-root "$PWD/tests/data" \
+    --write-root "$PWD/$out/jobs" 2>"$out/quantd.log" &
   pid=$!
   trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null || true' EXIT
   for _ in $(seq 200); do
@@ -51,6 +55,28 @@ quantize() { # preset, target, more arguments...
   "$bin/quantctl" quantize "$model" -o "$to" --preset "$1" --target "$2" \
     --server "$server" --overwrite --json "$to.json" "${@:3}"
   "$bin/quantctl" report "$to.json" --html "$to.html" >/dev/null
+}
+
+# By grpcurl where it is installed, else the same job by quantctl.
+run_job() {
+  local to=$PWD/$out/jobs/tiny-llama-W4A16-gptq job name
+  if ! command -v grpcurl >/dev/null; then
+    "$bin/quantctl" jobs create "$PWD/$model" -o "$to" --preset W4A16-gptq \
+      --target vllm --calibration "$PWD/$calibration" --server "$server" --wait
+    return
+  fi
+  job='{"job":{"source":{"uri":"file://'$PWD/$model'"},
+    "calibration":{"uri":"file://'$PWD/$calibration'"},
+    "quantization":{"preset":"W4A16-gptq"},"target":{"engine":"VLLM"},
+    "destination":{"uri":"file://'$to'"}}}'
+  printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/CreateJob\n' \
+    "'$job'" "$server"
+  name=$(grpcurl -plaintext -d "$job" "$server" quant.v1.JobService/CreateJob |
+    sed -n 's/^  "name": "\(.*\)",$/\1/p')
+  printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/WatchJob\n' \
+    "'{\"name\":\"$name\"}'" "$server"
+  grpcurl -plaintext -d "{\"name\":\"$name\"}" "$server" \
+    quant.v1.JobService/WatchJob | grep '"state"' | tail -1
 }
 
 step "packages"
@@ -72,6 +98,12 @@ quantize W4A16 vllm
 step "W4A16 by GPTQ with calibration, the same format, for vLLM"
 quantize W4A16-gptq vllm --calibration "$calibration"
 
+step "the same as a job: the server reads and writes by itself"
+run_job
+cmp "$out"/jobs/tiny-llama-W4A16-gptq/model-00001-of-00002.safetensors \
+  "$out"/tiny-llama-W4A16-gptq/model-00001-of-00002.safetensors ||
+  fail "the job's result is not that of the stream"
+
 cat <<TXT
 
 == results
@@ -85,6 +117,8 @@ $PWD/$out/tiny-llama-W4A16-gptq
     the same engines; the report compares its output error on the calibration
     with that of rounding to nearest
     vllm serve $out/tiny-llama-W4A16-gptq
+$PWD/$out/jobs/tiny-llama-W4A16-gptq
+    the job's result: the same bytes
 The reports as pages for a browser:
     $PWD/$out/tiny-llama-NF4.html
     $PWD/$out/tiny-llama-W4A16.html

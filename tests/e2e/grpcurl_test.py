@@ -73,6 +73,24 @@ def check_quantize(output):
     assert report["error"]["count"] == "4", report
 
 
+def check_job(command, output, out):
+    values = json_values(output)
+    if "/WatchJob" in command:
+        revisions = [int(v["revision"]) for v in values]
+        assert revisions == sorted(revisions), revisions
+        last = values[-1].get("change", {}).get("job",
+                                                values[-1].get("snapshot"))
+        assert last["state"] == "SUCCEEDED", last
+        made = json.loads((out / "tiny-llama-gptq/config.json").read_text())
+        method = made["quantization_config"]["quant_method"]
+        assert method == "compressed-tensors", method
+    elif "/GetJob" in command:
+        summary = values[0]["summary"]
+        assert summary["outputError"] < summary["rtnOutputError"], summary
+    else:
+        assert [j["state"] for j in values[0]["jobs"]] == ["SUCCEEDED"], values
+
+
 def main():
     binaries = pathlib.Path(sys.argv[1])
     grpcurl = find_grpcurl()
@@ -83,9 +101,14 @@ def main():
     assert len(commands) >= 4, commands
     with tempfile.TemporaryDirectory() as work:
         port_file = pathlib.Path(work) / "port"
+        data, out = pathlib.Path(work) / "data", pathlib.Path(work) / "out"
+        out.mkdir()
+        job = "JOB"
         server = subprocess.Popen(
             [binaries / "quantd", "--listen", "127.0.0.1:0", "--port-file",
-             port_file], stderr=subprocess.DEVNULL)
+             port_file, "--data-dir", data, "--read-root",
+             ROOT / "tests" / "data", "--write-root", out],
+            stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 20
             while not (port_file.exists() and port_file.read_text().strip()):
@@ -94,11 +117,17 @@ def main():
             port = port_file.read_text().strip()
             for command in commands:
                 typed = command.replace("127.0.0.1:50051", f"127.0.0.1:{port}")
+                typed = typed.replace("/tmp/quantized", str(out))
+                typed = typed.replace("JOB", job)
                 typed = typed.replace("grpcurl", grpcurl, 1)
                 done = subprocess.run(["bash", "-c", typed], text=True,
-                                      capture_output=True, timeout=60)
+                                      cwd=ROOT, capture_output=True, timeout=60)
                 assert done.returncode == 0, (typed, done.stdout, done.stderr)
-                if "/Quantize" in command:
+                if "/CreateJob" in command:
+                    job = json.loads(done.stdout)["name"].split("/")[-1]
+                elif "JobService/" in command:
+                    check_job(command, done.stdout, out)
+                elif "/Quantize" in command:
                     check_quantize(done.stdout)
                 elif "Health/Check" in command:
                     assert '"SERVING"' in done.stdout, done.stdout
@@ -106,7 +135,7 @@ def main():
                     limits = json.loads(done.stdout)["limits"]
                     assert field(limits, "max_message_bytes") == "4194304"
                 else:
-                    assert "quant.v1.QuantizeService" in done.stdout
+                    assert "quant.v1." in done.stdout, done.stdout
         finally:
             server.terminate()
             assert server.wait(timeout=40) == 0, "the server did not exit 0"

@@ -432,13 +432,18 @@ class QuantctlTest(programs.QuantctlCase):
         readme = (ROOT / "README.md").read_text()
         lines = re.findall(r"^    build/release/bin/quantctl .*(?:\n     .*)*",
                            readme, re.M)
-        self.assertEqual(len(lines), 7, lines)
+        self.assertEqual(len(lines), 9, lines)
+        (self.work / "quantized").mkdir()
+        server = programs.Server(
+            self.work, "--data-dir", self.work / "data", "--read-root",
+            ROOT / "tests" / "data", "--write-root", self.work / "quantized")
+        self.addCleanup(server.close)
         for line in lines:
             typed = line.replace("/tmp/", f"{self.work}/")
             typed = typed.replace("build/release/bin/quantctl",
                                   shlex.quote(str(BIN / "quantctl")))
             if "quantctl report" not in line:
-                typed += f" --server {self.server.address}"
+                typed += f" --server {server.address}"
             done = subprocess.run(["bash", "-c", typed], cwd=ROOT, text=True,
                                   capture_output=True, timeout=120)
             self.assertEqual(done.returncode, 0, typed + done.stderr)
