@@ -4,7 +4,6 @@
 #include <grpcpp/server_context.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,8 +15,8 @@
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 #include "service/server/options.h"
+#include "service/server/served_call.h"
 #include "service/stream/crc32c.h"
 #include "service/tensors/store_error.h"
 #include "service/tensors/tensor_messages.h"
@@ -26,7 +25,6 @@ namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-using Clock = std::chrono::steady_clock;
 using Response = v1::ReadTensorResponse;
 
 class ReadCall final : public grpc::ServerWriteReactor<Response>,
@@ -47,7 +45,7 @@ class ReadCall final : public grpc::ServerWriteReactor<Response>,
   ReadCall(TensorContext& context, grpc::CallbackServerContext* call,
            const v1::ReadTensorRequest& request)
       : context_(context),
-        peer_(call->peer()),
+        served_("ReadTensor", *call),
         request_(request),
         strand_(context.pool) {}
 
@@ -64,12 +62,11 @@ class ReadCall final : public grpc::ServerWriteReactor<Response>,
   }
 
   void OnDone() override {
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
     std::shared_ptr<ReadCall> self;
     {
       absl::MutexLock lock(&mutex_);
       self = std::move(self_);
-      LogRpc("ReadTensor", peer_, status_, bytes_, elapsed.count());
+      served_.End(status_);
     }
     // Behind the last step, which may use the store.
     strand_.Run([self] { self->context_.calls.Remove(self.get()); });
@@ -87,9 +84,9 @@ class ReadCall final : public grpc::ServerWriteReactor<Response>,
 
  private:
   void Start(grpc::CallbackServerContext* call) {
-    absl::StatusOr<Caller> caller = context_.access.Identify(*call);
+    absl::StatusOr<Caller> caller =
+        served_.Authorize(context_.access, *call, Role::kReader);
     absl::Status status = caller.status();
-    if (status.ok()) status = RequireRole(*caller, Role::kReader);
     if (status.ok()) caller_ = *std::move(caller);
     if (status.ok()) status = context_.calls.Admit(Self());
     absl::MutexLock lock(&mutex_);
@@ -167,7 +164,7 @@ class ReadCall final : public grpc::ServerWriteReactor<Response>,
     if (!ready_) return;
     sending_ = *std::move(ready_);
     ready_.reset();
-    bytes_ += static_cast<int64_t>(sending_.data().size());
+    served_.AddBytes(static_cast<int64_t>(sending_.data().size()));
     if (sending_.has_end()) {
       ended_ = finished_ = true;
       return StartWriteAndFinish(&sending_, grpc::WriteOptions(),
@@ -203,8 +200,7 @@ class ReadCall final : public grpc::ServerWriteReactor<Response>,
   }
 
   TensorContext& context_;
-  const std::string peer_;
-  const Clock::time_point started_ = Clock::now();
+  ServedCall served_;
   const v1::ReadTensorRequest request_;
   Caller caller_;  // before the first step
   IoStrand strand_;
@@ -224,7 +220,6 @@ class ReadCall final : public grpc::ServerWriteReactor<Response>,
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // gRPC was told
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   absl::Time sent_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace

@@ -1,36 +1,30 @@
 // Tested by tests/service/tensors/tensor_service_test.cc.
 #include "service/tensors/unary_call.h"
 
+#include <memory>
+
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
+#include "service/server/served_call.h"
 
 namespace qs {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 struct Work {
-  grpc::ServerUnaryReactor* reactor;
-  const char* rpc;
-  std::string peer;
-  Clock::time_point started;
+  Work(grpc::CallbackServerContext* call, const char* rpc, UnaryBody what)
+      : reactor(call->DefaultReactor()),
+        served(rpc, *call),
+        body(std::move(what)) {}
+
+  grpc::ServerUnaryReactor* const reactor;
+  ServedCall served;
   Caller caller;
-  UnaryBody body;
+  const UnaryBody body;
 };
 
-void Finish(const Work& work, const absl::Status& status) {
-  const std::chrono::duration<double> elapsed = Clock::now() - work.started;
-  LogRpc(work.rpc, work.peer, status, 0, elapsed.count());
+void Finish(Work& work, const absl::Status& status) {
+  work.served.End(status);
   work.reactor->Finish(ToGrpcStatus(status));
-}
-
-absl::Status Identify(const grpc::CallbackServerContext& call,
-                      const AccessControl& access, Role role, Caller* caller) {
-  absl::StatusOr<Caller> found = access.Identify(call);
-  if (!found.ok()) return found.status();
-  *caller = *std::move(found);
-  return RequireRole(*caller, role);
 }
 
 }  // namespace
@@ -43,14 +37,17 @@ absl::Status ServerBusyError() {
 grpc::ServerUnaryReactor* RunUnary(grpc::CallbackServerContext* call,
                                    const char* rpc, const AccessControl& access,
                                    Role role, IoPool& pool, UnaryBody body) {
-  grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
-  Work work = {reactor,      rpc,      call->peer(),
-               Clock::now(), Caller(), std::move(body)};
-  const absl::Status allowed = Identify(*call, access, role, &work.caller);
-  if (!allowed.ok()) {
-    Finish(work, allowed);
-  } else if (!pool.TryRun([work] { Finish(work, work.body(work.caller)); })) {
-    Finish(work, ServerBusyError());
+  const auto work = std::make_shared<Work>(call, rpc, std::move(body));
+  // gRPC's from the moment on in which the work may be done.
+  grpc::ServerUnaryReactor* const reactor = work->reactor;
+  absl::StatusOr<Caller> caller = work->served.Authorize(access, *call, role);
+  if (!caller.ok()) {
+    Finish(*work, caller.status());
+    return reactor;
+  }
+  work->caller = *std::move(caller);
+  if (!pool.TryRun([work] { Finish(*work, work->body(work->caller)); })) {
+    Finish(*work, ServerBusyError());
   }
   return reactor;
 }

@@ -5,9 +5,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <chrono>
 #include <functional>
-#include <string>
 #include <utility>
 
 #include "absl/status/status.h"

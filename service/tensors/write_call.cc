@@ -4,7 +4,6 @@
 #include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/server_context.h>
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,8 +16,8 @@
 #include "quant/v1/tensors.pb.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 #include "service/server/options.h"
+#include "service/server/served_call.h"
 #include "service/stream/crc32c.h"
 #include "service/tensors/tensor_messages.h"
 
@@ -26,7 +25,6 @@ namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-using Clock = std::chrono::steady_clock;
 using Request = v1::WriteTensorRequest;
 using Response = v1::WriteTensorResponse;
 
@@ -74,7 +72,7 @@ class WriteCall final
   WriteCall(TensorContext& context, grpc::CallbackServerContext* call)
       : context_(context),
         call_(call),
-        peer_(call->peer()),
+        served_("WriteTensor", *call),
         strand_(context.pool) {}
 
   // gRPC's reactions.
@@ -93,7 +91,7 @@ class WriteCall final
     }
     last_message_ = absl::Now();
     const auto bytes = static_cast<int64_t>(in_.Length());
-    bytes_ += bytes;
+    served_.AddBytes(bytes);
     waiting_bytes_ += bytes;
     RunLocked([message = std::exchange(in_, grpc::ByteBuffer()),
                bytes](WriteCall& call) mutable {
@@ -117,12 +115,11 @@ class WriteCall final
   }
 
   void OnDone() override {
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
     std::shared_ptr<WriteCall> self;
     {
       absl::MutexLock lock(&mutex_);
       self = std::move(self_);
-      LogRpc("WriteTensor", peer_, status_, bytes_, elapsed.count());
+      served_.End(status_);
     }
     strand_.Run([self] {
       self->writer_ = nullptr;  // persists what it has
@@ -149,9 +146,9 @@ class WriteCall final
 
  private:
   void Start() {
-    absl::StatusOr<Caller> caller = context_.access.Identify(*call_);
+    absl::StatusOr<Caller> caller =
+        served_.Authorize(context_.access, *call_, Role::kUser);
     absl::Status status = caller.status();
-    if (status.ok()) status = RequireRole(*caller, Role::kUser);
     if (status.ok()) caller_ = *std::move(caller);
     if (status.ok()) status = context_.calls.Admit(Self());
     absl::MutexLock lock(&mutex_);
@@ -304,7 +301,7 @@ class WriteCall final
     out_.Clear();
     grpc::SerializationTraits<Response>::Serialize(response, &out_, &own)
         .IgnoreError();
-    bytes_ += static_cast<int64_t>(out_.Length());
+    served_.AddBytes(static_cast<int64_t>(out_.Length()));
   }
 
   bool stopped() const {
@@ -319,8 +316,7 @@ class WriteCall final
 
   TensorContext& context_;
   grpc::CallbackServerContext* const call_;  // until OnDone
-  const std::string peer_;
-  const Clock::time_point started_ = Clock::now();
+  ServedCall served_;
   Caller caller_;  // before the first step
   IoStrand strand_;
 
@@ -341,7 +337,6 @@ class WriteCall final
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // gRPC was told
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   int64_t waiting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t answered_ ABSL_GUARDED_BY(mutex_) = -1;
   absl::Time last_message_ ABSL_GUARDED_BY(mutex_) = absl::Now();
   std::optional<Response> next_response_ ABSL_GUARDED_BY(mutex_);
