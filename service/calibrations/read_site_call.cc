@@ -4,7 +4,6 @@
 #include <grpcpp/server_context.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,15 +16,14 @@
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 #include "service/server/options.h"
+#include "service/server/served_call.h"
 #include "service/stream/crc32c.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-using Clock = std::chrono::steady_clock;
 using Response = v1::ReadSiteResponse;
 
 class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
@@ -34,8 +32,8 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
   ReadSiteCall(CalibrationContext& context, grpc::CallbackServerContext* call,
                const v1::ReadSiteRequest* request)
       : context_(context),
+        served_("ReadSite", *call),
         call_(call),
-        peer_(call->peer()),
         request_(*request),
         offset_(request->offset()) {}
 
@@ -60,12 +58,11 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
   void OnCancel() override { End(absl::CancelledError("cancelled")); }
 
   void OnDone() override {
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
     context_.calls.Remove(this);
     std::shared_ptr<ReadSiteCall> self;
     absl::MutexLock lock(&mutex_);
     self = std::move(self_);
-    LogRpc("ReadSite", peer_, status_, bytes_, elapsed.count());
+    served_.End(status_);
     // The last hold goes behind the lock.
     context_.pool.Run([self] {});
   }
@@ -82,8 +79,8 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
 
  private:
   absl::Status Admit(const std::shared_ptr<ReadSiteCall>& self) {
-    QS_ASSIGN_OR_RETURN(caller_, context_.access.Identify(*call_));
-    QS_RETURN_IF_ERROR(RequireRole(caller_, Role::kReader));
+    QS_ASSIGN_OR_RETURN(
+        caller_, served_.Authorize(context_.access, *call_, Role::kReader));
     return context_.calls.Admit(self);
   }
 
@@ -96,7 +93,8 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
       if (self->ended_) return;
       self->writing_ = true;
       self->waiting_since_ = absl::Now();
-      self->bytes_ += static_cast<int64_t>(self->response_.ByteSizeLong());
+      self->served_.AddBytes(
+          static_cast<int64_t>(self->response_.ByteSizeLong()));
       self->StartWrite(&self->response_);
     });
   }
@@ -167,10 +165,9 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
   }
 
   CalibrationContext& context_;
+  ServedCall served_;
   grpc::CallbackServerContext* const call_;  // until OnDone
-  const std::string peer_;
   const v1::ReadSiteRequest request_;
-  const Clock::time_point started_ = Clock::now();
   Caller caller_;
 
   // Of MakeResponse, and then of the write.
@@ -188,7 +185,6 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // gRPC was told
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   absl::Time waiting_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace

@@ -3,7 +3,6 @@
 
 #include <grpcpp/server_context.h>
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,14 +13,13 @@
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
+#include "service/server/served_call.h"
 #include "service/store/calibration_sealing.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-using Clock = std::chrono::steady_clock;
 
 // Holds itself while it runs. Steps run one after the other: on the strand, but
 // Merge and Check on a worker.
@@ -31,8 +29,8 @@ class SealCall final : public LiveCall,
   SealCall(CalibrationContext& context, grpc::CallbackServerContext* call,
            const v1::SealSitesRequest* request, v1::Calibration* response)
       : context_(context),
+        served_("SealSites", *call),
         call_(call),
-        peer_(call->peer()),
         request_(*request),
         response_(*response),
         reactor_(call->DefaultReactor()),
@@ -59,8 +57,8 @@ class SealCall final : public LiveCall,
 
  private:
   absl::Status Admit() {
-    QS_ASSIGN_OR_RETURN(caller_, context_.access.Identify(*call_));
-    QS_RETURN_IF_ERROR(RequireRole(caller_, Role::kUser));
+    QS_ASSIGN_OR_RETURN(
+        caller_, served_.Authorize(context_.access, *call_, Role::kUser));
     return context_.calls.Admit(shared_from_this());
   }
 
@@ -163,19 +161,17 @@ class SealCall final : public LiveCall,
   void Finish(const absl::Status& status) {
     sealing_ = nullptr;
     room_.reset();
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
-    LogRpc("SealSites", peer_, status, 0, elapsed.count());
+    served_.End(status);
     context_.calls.Remove(this);
     reactor_->Finish(ToGrpcStatus(status));
   }
 
   CalibrationContext& context_;
+  ServedCall served_;
   grpc::CallbackServerContext* const call_;  // until Finish, as the next two
-  const std::string peer_;
   const v1::SealSitesRequest& request_;
   v1::Calibration& response_;
   grpc::ServerUnaryReactor* const reactor_;
-  const Clock::time_point started_ = Clock::now();
   const std::shared_ptr<IoStrand> strand_;
   const std::shared_ptr<WorkerPool::Lane> lane_;
   Caller caller_;

@@ -15,10 +15,8 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <chrono>
 #include <deque>
 #include <memory>
-#include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -27,7 +25,7 @@
 #include "absl/time/clock.h"
 #include "service/calibrations/calibration_context.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
+#include "service/server/served_call.h"
 
 namespace qs {
 
@@ -48,9 +46,8 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
   SerialCall(CalibrationContext& context, const char* rpc,
              grpc::CallbackServerContext* call)
       : context_(context),
-        rpc_(rpc),
+        served_(rpc, *call),
         call_(call),
-        peer_(call->peer()),
         strand_(std::make_shared<IoStrand>(context.pool)) {}
 
   void OnReadDone(bool ok) override {
@@ -61,7 +58,7 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
     last_message_ = absl::Now();
     if (busy_) return;  // closing: what comes now is not taken
     if (ok) {
-      bytes_ += static_cast<int64_t>(request_.ByteSizeLong());
+      served_.AddBytes(static_cast<int64_t>(request_.ByteSizeLong()));
       return RunLocked([](SerialCall& self) { self.Take(self.request_); });
     }
     closing_ = true;
@@ -90,8 +87,7 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
     // Until the lock is free again.
     const std::shared_ptr<SerialCall> self = Self();
     absl::MutexLock lock(&mutex_);
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
-    LogRpc(rpc_, peer_, end_status_, bytes_, elapsed.count());
+    served_.End(end_status_);
     done_ = true;
     if (!busy_) ReleaseLocked();
   }
@@ -157,18 +153,17 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
   const Caller& caller() const { return caller_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
   // Answers that may wait for the client before its messages do.
   static constexpr size_t kMaxResponses = 16;
 
   static absl::Status Cancelled() { return absl::CancelledError("cancelled"); }
 
   absl::Status Admit(const std::shared_ptr<SerialCall>& self) {
-    absl::StatusOr<Caller> found = context_.access.Identify(*call_);
+    absl::StatusOr<Caller> found =
+        served_.Authorize(context_.access, *call_, Role::kUser);
     if (!found.ok()) return found.status();
     caller_ = *std::move(found);
-    const absl::Status allowed = RequireRole(caller_, Role::kUser);
-    return allowed.ok() ? context_.calls.Admit(self) : allowed;
+    return context_.calls.Admit(self);
   }
 
   void Begin(std::shared_ptr<SerialCall> self) {
@@ -201,7 +196,7 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
     if (!responses_.empty()) {
       response_ = std::move(responses_.front());
       responses_.pop_front();
-      bytes_ += static_cast<int64_t>(response_.ByteSizeLong());
+      served_.AddBytes(static_cast<int64_t>(response_.ByteSizeLong()));
       writing_ = true;
       return this->StartWrite(&response_);
     }
@@ -228,10 +223,8 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
   }
 
   CalibrationContext& context_;
-  const char* const rpc_;
+  ServedCall served_;
   grpc::CallbackServerContext* const call_;  // until OnDone
-  const std::string peer_;
-  const Clock::time_point started_ = Clock::now();
   const std::shared_ptr<IoStrand> strand_;
   Caller caller_;  // before the first step
   Request request_;
@@ -250,7 +243,6 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
   bool done_ ABSL_GUARDED_BY(mutex_) = false;      // gRPC is done
   absl::Status close_status_ ABSL_GUARDED_BY(mutex_);
   absl::Status end_status_ ABSL_GUARDED_BY(mutex_);
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time last_message_ ABSL_GUARDED_BY(mutex_) = absl::Now();
   std::deque<Response> responses_ ABSL_GUARDED_BY(mutex_);
 };
