@@ -5,6 +5,10 @@ qs_test(calibration_store_test
   LIBS qs_store_faulty
   LABELS unit)
 qs_test(calibration_service_test
-  SOURCES service/calibrations/calibration_service_test.cc
+  SOURCES service/calibrations/calibration_kill_test.cc
+    service/calibrations/calibration_service_test.cc
   LIBS qs_service
   LABELS service)
+target_compile_definitions(calibration_service_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd>")
+add_dependencies(calibration_service_test quantd)

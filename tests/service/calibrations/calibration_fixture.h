@@ -21,6 +21,7 @@
 #include "service/store/dir_blob_store.h"
 #include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_calibration_records.h"
+#include "tests/service/calibrations/calibration_batches.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/in_process_server.h"
 #include "tests/testing/temporary_folder.h"
@@ -110,22 +111,6 @@ absl::Status Unary(const Call& call, const std::string& who = "") {
   context.set_deadline(In(absl::Seconds(30)));
   if (!who.empty()) context.AddMetadata("who", who);
   return FromGrpcStatus(call(&context));
-}
-
-inline v1::CreateCalibrationRequest CreateRequest(const std::string& id) {
-  v1::CreateCalibrationRequest request;
-  request.set_calibration_id(id);
-  v1::CalibrationSite* site = request.add_sites();
-  site->set_name("b");
-  site->set_inputs(4);
-  site->add_modules("m.b");
-  site = request.add_sites();
-  site->set_name("a");
-  site->set_inputs(8);
-  site->add_modules("m.a");
-  site->add_modules("m.c");
-  (*request.mutable_metadata())["data_hash"] = "d";
-  return request;
 }
 
 inline absl::Status Create(CalibrationFixture& server,
