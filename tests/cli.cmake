@@ -9,7 +9,8 @@ qs_test(cli_test
 
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 foreach(name quantctl quantctl_calibration quantctl_calibration_faults
-    quantctl_faults quantctl_jobs quantctl_stacks quantctl_upload)
+    quantctl_calibrate quantctl_faults quantctl_jobs quantctl_stacks
+    quantctl_upload)
   add_test(NAME ${name}_e2e
     COMMAND Python3::Interpreter
       ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}_test.py

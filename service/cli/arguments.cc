@@ -151,6 +151,35 @@ void AddCalibrationFiles(CLI::App* root, Arguments* a) {
   inspect->add_flag("--json", a->json, "JSON on standard output");
 }
 
+void AddCalibrate(CLI::App* root, Arguments* a) {
+  CLI::App* app = root->add_subcommand(
+      "calibrate", "Works on calibrations that the server keeps");
+  app->footer(kExitCodes);
+  app->require_subcommand(1);
+  CLI::App* upload =
+      AddCommand(app, a, Command::kCalibrateUpload, "upload",
+                 "Adds a file's sites to a calibration, once, and seals it");
+  upload->add_option("FILE", a->input, "The calibration file")
+      ->type_name("")
+      ->required();
+  upload->add_option("--name", a->name, "ID of the calibration")
+      ->type_name("NAME")
+      ->required();
+  upload->add_flag("--keep-open", a->keep_open,
+                   "Do not seal it: more is to come");
+  AddServer(upload, &a->server);
+  CLI::App* out = AddCommand(app, a, Command::kCalibrateExport, "export",
+                             "Writes a sealed calibration to a file");
+  out->add_option("NAME", a->name, "ID of the calibration")
+      ->type_name("")
+      ->required();
+  out->add_option("-o,--output", a->output, "The file to write")
+      ->type_name("FILE")
+      ->required();
+  out->add_flag("--overwrite", a->run.overwrite, "Replace FILE");
+  AddServer(out, &a->server);
+}
+
 void AddInfo(CLI::App* root, Arguments* a) {
   CLI::App* app =
       AddCommand(root, a, Command::kCapabilities, "capabilities",
@@ -201,12 +230,13 @@ ParsedArguments ParseArguments(const std::vector<std::string>& args) {
   AddReport(&app, &arguments);
   AddUpload(&app, &arguments);
   AddCalibrationFiles(&app, &arguments);
+  AddCalibrate(&app, &arguments);
   AddInfo(&app, &arguments);
   AddJobs(&app, &arguments, kExitCodes);
   // The parser itself only says that a command is missing.
   const std::vector<std::string> names = {
-      "quantize",    "plan",         "compare", "report", "upload",
-      "calibration", "capabilities", "health",  "jobs"};
+      "quantize",    "plan",      "compare",      "report", "upload",
+      "calibration", "calibrate", "capabilities", "health", "jobs"};
   if (!args.empty() && !args[0].starts_with("-") &&
       std::find(names.begin(), names.end(), args[0]) == names.end()) {
     return Refuse(absl::StrCat("command: got \"", args[0], "\", allowed ",

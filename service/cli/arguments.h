@@ -67,6 +67,8 @@ enum class Command {
   kUpload,
   kCalibrationMerge,
   kCalibrationInspect,
+  kCalibrateUpload,
+  kCalibrateExport,
   kCapabilities,
   kHealth,
   kJobsCreate,
@@ -88,6 +90,8 @@ struct Arguments {
   std::vector<std::string> inputs;  // calibration merge
   std::string output;               // quantize and calibration merge
   std::string calibration;          // quantize and compare: a file, or empty
+  std::string name;                 // calibrate: the ID of the calibration
+  bool keep_open = false;           // calibrate upload
   std::string json_file;            // quantize and compare
   std::string html_file;            // report and compare
   // plan, capabilities, calibration inspect and jobs: JSON on standard output

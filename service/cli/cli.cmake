@@ -2,6 +2,7 @@
 add_library(qs_cli STATIC
   cli/argument_groups.cc
   cli/arguments.cc
+  cli/calibrate_command.cc
   cli/calibration_command.cc
   cli/calibration_charts.cc
   cli/channel.cc
@@ -20,6 +21,7 @@ add_library(qs_cli STATIC
   cli/job_watch.cc
   cli/jobs_command.cc
   cli/method_options.cc
+  cli/moments_sender.cc
   cli/output_staging.cc
   cli/plan_client.cc
   cli/progress.cc

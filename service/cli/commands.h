@@ -32,6 +32,12 @@ absl::Status RunCalibrationMerge(const Arguments& arguments,
                                  const Console& console);
 absl::Status RunCalibrationInspect(const Arguments& arguments,
                                    const Console& console);
+// A calibration file's sites into a calibration that the server keeps, and back
+// into a file.
+absl::Status RunCalibrateUpload(const Arguments& arguments,
+                                const Console& console);
+absl::Status RunCalibrateExport(const Arguments& arguments,
+                                const Console& console);
 absl::Status RunCapabilities(const Arguments& arguments,
                              const Console& console);
 // The commands of jobs.

@@ -51,6 +51,10 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
       return RunCalibrationMerge(arguments, console);
     case Command::kCalibrationInspect:
       return RunCalibrationInspect(arguments, console);
+    case Command::kCalibrateUpload:
+      return RunCalibrateUpload(arguments, console);
+    case Command::kCalibrateExport:
+      return RunCalibrateExport(arguments, console);
     case Command::kCapabilities:
       return RunCapabilities(arguments, console);
     case Command::kHealth:
