@@ -1,6 +1,6 @@
 qs_test(cli_test
   SOURCES cli/arguments_test.cc cli/calibration_command_test.cc
-    cli/compare_test.cc cli/exit_code_test.cc cli/output_staging_test.cc
+    cli/compare_test.cc cli/exit_code_test.cc cli/job_text_test.cc cli/output_staging_test.cc
     checkpoint/planned_checkpoint_test.cc cli/report_test.cc checkpoint/slice_reader_test.cc
     cli/stream_receiver_test.cc cli/tensor_sink_test.cc
     checkpoint/work_batch_test.cc cli/work_board_test.cc

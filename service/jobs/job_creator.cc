@@ -143,7 +143,8 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
 absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
                                           const std::string& project,
                                           const v1::CreateJobRequest& request,
-                                          int64_t max_queued) {
+                                          int64_t max_queued,
+                                          const std::string& trace) {
   QS_ASSIGN_OR_RETURN(const v1::Job spec, SpecFromRequest(request));
   JobRecord job;
   job.request_hash = HashOf(spec);
@@ -163,6 +164,7 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
   job.created = context.now();
   job.key = {project, NewJobId(job.created)};
   job.request_id = request.request_id();
+  job.trace = trace;
   job.priority = spec.priority();
   job.labels = {spec.labels().begin(), spec.labels().end()};
   job.queue_deadline = QueueDeadline(job, job.created);

@@ -19,10 +19,12 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
                                               const quant::v1::Job& spec);
 
 // Checks, plans and stores; answers a request that was made already with its
-// job. Without a key: validate_only. Errors: those of CreateJob.
+// job. Without a key: validate_only. `trace`: the call's traceparent. Errors:
+// those of CreateJob.
 absl::StatusOr<JobRecord> CreateJobRecord(
     const JobsContext& context, const std::string& project,
-    const quant::v1::CreateJobRequest& request, int64_t max_queued);
+    const quant::v1::CreateJobRequest& request, int64_t max_queued,
+    const std::string& trace);
 
 }  // namespace qs
 

@@ -7,14 +7,21 @@
 #include "kernels/base/status_macros.h"
 #include "service/jobs/job.h"
 #include "service/jobs/job_messages.h"
+#include "service/jobs/job_metrics.h"
 #include "service/jobs/job_output.h"
 #include "service/server/error.h"
 #include "service/server/log.h"
+#include "service/server/trace_context.h"
 
 namespace qs {
 namespace {
 
 constexpr absl::Duration kHubTick = absl::Seconds(1);
+
+std::string TraceIdOf(const JobRecord& job) {
+  const std::optional<TraceContext> trace = ParseTraceparent(job.trace);
+  return trace ? trace->trace_id : "";
+}
 
 void LogState(const JobRecord& job) {
   const quant::v1::Job::State state =
@@ -24,7 +31,8 @@ void LogState(const JobRecord& job) {
       {{"project", job.key.project},
        {"job", job.key.id},
        {"state", quant::v1::Job::State_Name(state)},
-       {"attempt", job.attempt}});
+       {"attempt", job.attempt},
+       {"trace_id", TraceIdOf(job)}});
 }
 
 void LogFailure(const char* what, const absl::Status& status) {
@@ -67,6 +75,7 @@ absl::Status JobScheduler::RecoverOne(const JobKey& key) {
         return published ? SucceedJob(job, now) : CrashJob(job, now);
       });
   if (!updated.ok()) return updated.status();
+  if (updated->job.state != JobState::kSucceeded) CountJobCrash();
   Settle(updated->job);
   return absl::OkStatus();
 }
@@ -74,6 +83,7 @@ absl::Status JobScheduler::RecoverOne(const JobKey& key) {
 void JobScheduler::Settle(const JobRecord& job) {
   LogState(job);
   if (!IsTerminal(job.state)) return;
+  CountJobEnd(job);
   // Of an attempt that did not come to its end.
   RemoveOutput(StagingPath(job.destination, job.key.id));
   // The summary has what the reports said.

@@ -12,6 +12,7 @@
 #include "grpcpp/impl/service_type.h"
 #include "service/access/access.h"
 #include "service/jobs/job_hub.h"
+#include "service/jobs/job_metrics.h"
 #include "service/jobs/job_scheduler.h"
 #include "service/jobs/job_service.h"
 #include "service/jobs/jobs_context.h"
@@ -33,6 +34,7 @@ class JobServer {
       : context_(std::move(context)),
         hub_(options.max_watches),
         scheduler_(context_, hub_, options.scheduler),
+        metrics_(context_.records),
         service_(context_, hub_, scheduler_, access, options.max_queued) {}
 
   // Takes up the jobs of the process before. Errors: the records'.
@@ -49,6 +51,7 @@ class JobServer {
   const JobsContext context_;
   JobHub hub_;
   JobScheduler scheduler_;
+  const QueueMetrics metrics_;
   JobServiceImpl service_;
 };
 

@@ -1,7 +1,7 @@
 // Tested by tests/service/jobs/job_service_test.cc.
 #include "service/jobs/job_service.h"
 
-#include <chrono>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -11,13 +11,11 @@
 #include "service/jobs/job_request.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-using Clock = std::chrono::steady_clock;
 
 // Below the 4 MiB of a message.
 constexpr size_t kMaxPageBytes = size_t{3} << 20;
@@ -34,13 +32,6 @@ absl::Status DoneOnly(const JobRecord& job) {
 
 }  // namespace
 
-absl::StatusOr<Caller> JobServiceImpl::Identify(
-    const grpc::CallbackServerContext& call, Role needed) const {
-  QS_ASSIGN_OR_RETURN(Caller caller, access_.Identify(call));
-  QS_RETURN_IF_ERROR(RequireRole(caller, needed));
-  return caller;
-}
-
 absl::StatusOr<JobKey> JobServiceImpl::KeyOf(const Caller& caller,
                                              const std::string& name) const {
   QS_ASSIGN_OR_RETURN(std::string id, IdFromName(caller, "name", "jobs", name));
@@ -51,22 +42,20 @@ grpc::ServerUnaryReactor* JobServiceImpl::Answer(
     grpc::CallbackServerContext* call, const char* rpc, Role needed,
     Body body) {
   grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
-  const Clock::time_point started = Clock::now();
-  const std::string peer = call->peer();
-  const auto finish = [reactor, rpc, peer,
-                       started](const absl::Status& status) {
-    const std::chrono::duration<double> elapsed = Clock::now() - started;
-    LogRpc(rpc, peer, status, 0, elapsed.count());
+  const auto served = std::make_shared<ServedCall>(rpc, *call);
+  const auto finish = [reactor, served](const absl::Status& status) {
+    served->End(status);
     reactor->Finish(ToGrpcStatus(status));
   };
-  const absl::StatusOr<Caller> caller = Identify(*call, needed);
+  const absl::StatusOr<Caller> caller =
+      served->Authorize(access_, *call, needed);
   if (!caller.ok()) {
     finish(caller.status());
     return reactor;
   }
-  const bool taken =
-      context_.io.TryRun([finish, caller = *caller, body = std::move(body)] {
-        finish(body(caller));
+  const bool taken = context_.io.TryRun(
+      [finish, served, caller = *caller, body = std::move(body)] {
+        finish(body(caller, *served));
       });
   if (!taken) {
     finish(RetryableError(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
@@ -85,12 +74,14 @@ v1::Job JobServiceImpl::ToProto(const JobRecord& job) const {
 }
 
 absl::Status JobServiceImpl::Create(const Caller& caller,
+                                    const ServedCall& served,
                                     const v1::CreateJobRequest& request,
                                     v1::Job* response) {
   if (scheduler_.draining()) return DrainingError();
   QS_ASSIGN_OR_RETURN(
       const JobRecord job,
-      CreateJobRecord(context_, caller.project, request, max_queued_));
+      CreateJobRecord(context_, caller.project, request, max_queued_,
+                      served.trace().Traceparent()));
   if (request.validate_only()) {
     *response = JobToProto(job);
     response->clear_name();
@@ -109,23 +100,25 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateJob(
     grpc::CallbackServerContext* call, const v1::CreateJobRequest* request,
     v1::Job* response) {
   return Answer(call, "CreateJob", Role::kUser,
-                [this, request, response](const Caller& caller) {
-                  return Create(caller, *request, response);
+                [this, request, response](const Caller& caller,
+                                          const ServedCall& served) {
+                  return Create(caller, served, *request, response);
                 });
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::GetJob(
     grpc::CallbackServerContext* call, const v1::GetJobRequest* request,
     v1::Job* response) {
-  return Answer(
-      call, "GetJob", Role::kReader,
-      [this, request, response](const Caller& caller) -> absl::Status {
-        QS_ASSIGN_OR_RETURN(const JobKey key, KeyOf(caller, request->name()));
-        const auto job = context_.records.Get(key);
-        if (!job.ok()) return FromRecords(job.status());
-        *response = ToProto(*job);
-        return absl::OkStatus();
-      });
+  return Answer(call, "GetJob", Role::kReader,
+                [this, request, response](const Caller& caller,
+                                          const ServedCall&) -> absl::Status {
+                  QS_ASSIGN_OR_RETURN(const JobKey key,
+                                      KeyOf(caller, request->name()));
+                  const auto job = context_.records.Get(key);
+                  if (!job.ok()) return FromRecords(job.status());
+                  *response = ToProto(*job);
+                  return absl::OkStatus();
+                });
 }
 
 absl::Status JobServiceImpl::List(const Caller& caller,
@@ -155,10 +148,11 @@ absl::Status JobServiceImpl::List(const Caller& caller,
 grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(
     grpc::CallbackServerContext* call, const v1::ListJobsRequest* request,
     v1::ListJobsResponse* response) {
-  return Answer(call, "ListJobs", Role::kReader,
-                [this, request, response](const Caller& caller) {
-                  return List(caller, *request, response);
-                });
+  return Answer(
+      call, "ListJobs", Role::kReader,
+      [this, request, response](const Caller& caller, const ServedCall&) {
+        return List(caller, *request, response);
+      });
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(
@@ -166,7 +160,8 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(
     v1::Job* response) {
   return Answer(
       call, "CancelJob", Role::kUser,
-      [this, request, response](const Caller& caller) -> absl::Status {
+      [this, request, response](const Caller& caller,
+                                const ServedCall&) -> absl::Status {
         QS_ASSIGN_OR_RETURN(const JobKey key, KeyOf(caller, request->name()));
         QS_ASSIGN_OR_RETURN(const JobRecord job, scheduler_.Cancel(key));
         *response = ToProto(job);
@@ -177,21 +172,24 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(
 grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(
     grpc::CallbackServerContext* call, const v1::DeleteJobRequest* request,
     google::protobuf::Empty*) {
-  return Answer(call, "DeleteJob", Role::kUser,
-                [this, request](const Caller& caller) -> absl::Status {
-                  QS_ASSIGN_OR_RETURN(const JobKey key,
-                                      KeyOf(caller, request->name()));
-                  return FromRecords(context_.records.Delete(key, DoneOnly));
-                });
+  return Answer(
+      call, "DeleteJob", Role::kUser,
+      [this, request](const Caller& caller, const ServedCall&) -> absl::Status {
+        QS_ASSIGN_OR_RETURN(const JobKey key, KeyOf(caller, request->name()));
+        return FromRecords(context_.records.Delete(key, DoneOnly));
+      });
 }
 
 WatchReactor* JobServiceImpl::WatchJob(grpc::CallbackServerContext* call,
                                        const v1::WatchJobRequest* request) {
+  auto served = std::make_unique<ServedCall>("WatchJob", *call);
   const auto key = [&]() -> absl::StatusOr<JobKey> {
-    QS_ASSIGN_OR_RETURN(const Caller caller, Identify(*call, Role::kReader));
+    QS_ASSIGN_OR_RETURN(const Caller caller,
+                        served->Authorize(access_, *call, Role::kReader));
     return KeyOf(caller, request->name());
   }();
-  return NewWatchCall(watches_, call->peer(), key, request->from_revision());
+  return NewWatchCall(watches_, std::move(served), key,
+                      request->from_revision());
 }
 
 }  // namespace qs

@@ -13,6 +13,7 @@
 #include "service/jobs/job_scheduler.h"
 #include "service/jobs/jobs_context.h"
 #include "service/jobs/watch_call.h"
+#include "service/server/served_call.h"
 
 namespace qs {
 
@@ -51,17 +52,15 @@ class JobServiceImpl final : public quant::v1::JobService::CallbackService {
                          const quant::v1::WatchJobRequest* request) override;
 
  private:
-  using Body = std::function<absl::Status(const Caller&)>;
+  using Body = std::function<absl::Status(const Caller&, const ServedCall&)>;
 
   // Runs `body` on the IoPool and finishes the call with what it returns.
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* call,
                                    const char* rpc, Role needed, Body body);
-  absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& call,
-                                  Role needed) const;
   absl::StatusOr<JobKey> KeyOf(const Caller& caller,
                                const std::string& name) const;
 
-  absl::Status Create(const Caller& caller,
+  absl::Status Create(const Caller& caller, const ServedCall& served,
                       const quant::v1::CreateJobRequest& request,
                       quant::v1::Job* response);
   absl::Status List(const Caller& caller,

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "service/base/metrics.h"
 #include "service/jobs/job.h"
 #include "service/jobs/job_creator.h"
 #include "service/jobs/job_messages.h"
@@ -188,6 +189,8 @@ void LiveJob::StartRun(const std::set<int>& committed) {
 absl::Status LiveJob::OnTensor(const v1::TensorReport& report,
                                const QuantizedTensor&) {
   ++tensors_;
+  CountQuantized(report.algorithm().substr(0, report.algorithm().find('-')),
+                 report.bytes_in(), report.bytes_out());
   bool full = false;
   {
     absl::MutexLock lock(&mutex_);

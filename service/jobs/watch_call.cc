@@ -1,7 +1,6 @@
 // Tested by tests/service/jobs/job_service_test.cc.
 #include "service/jobs/watch_call.h"
 
-#include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -16,7 +15,6 @@
 #include "service/jobs/job_messages.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
-#include "service/server/log.h"
 
 namespace qs {
 namespace {
@@ -61,7 +59,8 @@ absl::StatusOr<Backlog> ReadBacklog(JobRecords& records, const JobKey& key,
 
 class WatchCall final : public WatchReactor, public JobWatcher {
  public:
-  static WatchCall* New(WatchContext& context, std::string peer,
+  static WatchCall* New(WatchContext& context,
+                        std::unique_ptr<ServedCall> served,
                         const absl::StatusOr<JobKey>& key,
                         int64_t from_revision) {
     const auto made = std::make_shared<WatchCall>(context, std::move(peer),
@@ -75,8 +74,9 @@ class WatchCall final : public WatchReactor, public JobWatcher {
     return made.get();
   }
 
-  WatchCall(WatchContext& context, std::string peer, JobKey key)
-      : context_(context), peer_(std::move(peer)), key_(std::move(key)) {}
+  WatchCall(WatchContext& context, std::unique_ptr<ServedCall> served,
+            JobKey key)
+      : context_(context), served_(std::move(served)), key_(std::move(key)) {}
 
   void OnWriteDone(bool ok) override {
     {
@@ -92,8 +92,7 @@ class WatchCall final : public WatchReactor, public JobWatcher {
 
   void OnDone() override {
     context_.hub.Leave(key_, this);
-    const std::chrono::duration<double> elapsed = Clock::now() - started_;
-    LogRpc("WatchJob", peer_, end_status_, bytes_, elapsed.count());
+    served_->End(end_status_);
     const std::shared_ptr<WatchCall> last = std::move(self_);
   }
 
@@ -122,8 +121,6 @@ class WatchCall final : public WatchReactor, public JobWatcher {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   void Join(int64_t from) {
     absl::StatusOr<std::shared_ptr<JobTopic>> topic =
         context_.hub.Join(key_, self_);
@@ -173,7 +170,7 @@ class WatchCall final : public WatchReactor, public JobWatcher {
     std::optional<v1::JobEvent> event = NextLocked();
     if (event) {
       out_ = *std::move(event);
-      bytes_ += static_cast<int64_t>(out_.ByteSizeLong());
+      served_->AddBytes(static_cast<int64_t>(out_.ByteSizeLong()));
       writing_ = true;
       last_write_ = absl::Now();
       return StartWrite(&out_);
@@ -199,9 +196,8 @@ class WatchCall final : public WatchReactor, public JobWatcher {
   // gRPC's hold on this; a read under way has one of its own.
   std::shared_ptr<WatchCall> self_;
   WatchContext& context_;
-  const std::string peer_;
+  const std::unique_ptr<ServedCall> served_;
   const JobKey key_;
-  const Clock::time_point started_ = Clock::now();
   v1::JobEvent out_;  // while it is written
 
   absl::Mutex mutex_;
@@ -213,16 +209,16 @@ class WatchCall final : public WatchReactor, public JobWatcher {
   std::deque<v1::JobEvent> backlog_ ABSL_GUARDED_BY(mutex_);
   WatchCursor cursor_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_write_ ABSL_GUARDED_BY(mutex_) = absl::Now();
-  int64_t bytes_ = 0;
   absl::Status end_status_;
 };
 
 }  // namespace
 
-WatchReactor* NewWatchCall(WatchContext& context, std::string peer,
+WatchReactor* NewWatchCall(WatchContext& context,
+                           std::unique_ptr<ServedCall> served,
                            const absl::StatusOr<JobKey>& key,
                            int64_t from_revision) {
-  return WatchCall::New(context, std::move(peer), key, from_revision);
+  return WatchCall::New(context, std::move(served), key, from_revision);
 }
 
 }  // namespace qs

@@ -5,13 +5,14 @@
 
 #include <grpcpp/support/server_callback.h>
 
-#include <string>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "quant/v1/jobs.pb.h"
 #include "service/base/io_pool.h"
 #include "service/jobs/job_hub.h"
+#include "service/server/served_call.h"
 #include "service/store/job_records.h"
 
 namespace qs {
@@ -28,7 +29,8 @@ using WatchReactor = grpc::ServerWriteReactor<quant::v1::JobEvent>;
 
 // The reactor for one call; gRPC drives it from now on. `key`, or the error
 // that ends the call.
-WatchReactor* NewWatchCall(WatchContext& context, std::string peer,
+WatchReactor* NewWatchCall(WatchContext& context,
+                           std::unique_ptr<ServedCall> served,
                            const absl::StatusOr<JobKey>& key,
                            int64_t from_revision);
 

@@ -52,7 +52,8 @@ struct JobRecord {
   std::string plan;
   // Path of the result: no two jobs that are not done have the same.
   std::string destination;
-  int priority = 0;                           // the higher, the sooner
+  int priority = 0;   // the higher, the sooner
+  std::string trace;  // of the call that made it, a W3C traceparent
   std::map<std::string, std::string> labels;  // for List; not read back
   absl::Time created = absl::UnixEpoch();
 
@@ -102,6 +103,14 @@ struct TensorRecord {
   std::string name;
   int64_t bytes = 0;  // of its input
   std::string report;
+};
+
+// What is in the queue, for metrics.
+struct QueueCount {
+  JobState state = JobState::kQueued;  // or kRunning
+  int priority = 0;
+  int64_t jobs = 0;
+  absl::Time oldest = absl::InfiniteFuture();  // made at
 };
 
 class JobRecords {
@@ -161,8 +170,8 @@ class JobRecords {
   virtual absl::StatusOr<std::vector<JobKey>> Running() = 0;
   // Queued jobs whose deadline is not after `now`, 100 at most.
   virtual absl::StatusOr<std::vector<JobKey>> QueueTimedOut(absl::Time now) = 0;
-  // The first deadline of those queued, or InfiniteFuture.
-  virtual absl::StatusOr<absl::Time> NextQueueDeadline() = 0;
+  // Queued and running ones, by state and priority; empty ones are left out.
+  virtual absl::StatusOr<std::vector<QueueCount>> QueueCounts() = 0;
 
   // --- what a run has done
   // One step: the shard, if there is one, the reports (in place of earlier ones

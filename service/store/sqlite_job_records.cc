@@ -20,7 +20,7 @@ CREATE TABLE jobs(
   project TEXT NOT NULL, id TEXT NOT NULL,
   request_id TEXT, request_hash TEXT NOT NULL,
   spec BLOB NOT NULL, plan BLOB NOT NULL,
-  destination TEXT NOT NULL,
+  destination TEXT NOT NULL, trace TEXT NOT NULL,
   priority INTEGER NOT NULL, created INTEGER NOT NULL,
   state INTEGER NOT NULL CHECK(state BETWEEN 1 AND 5),
   attempt INTEGER NOT NULL CHECK(attempt >= 1),
@@ -48,6 +48,7 @@ CREATE INDEX jobs_queued ON jobs(project, priority DESC, sequence)
   WHERE state = 1;
 CREATE INDEX jobs_queue_deadline ON jobs(queue_deadline)
   WHERE state = 1 AND queue_deadline IS NOT NULL;
+CREATE INDEX jobs_waiting ON jobs(state, priority, created) WHERE state <= 2;
 CREATE INDEX jobs_running ON jobs(sequence) WHERE state = 2;
 CREATE INDEX jobs_ended ON jobs(ended, sequence) WHERE state > 2;
 CREATE TABLE job_labels(
@@ -345,17 +346,7 @@ class SqliteJobRecords final : public JobRecords {
     });
   }
 
-  absl::StatusOr<absl::Time> NextQueueDeadline() override {
-    return Read<absl::Time>(
-        [&](SqliteConnection& c) -> absl::StatusOr<absl::Time> {
-          SqliteStatement row = c.Prepare(
-              "SELECT queue_deadline FROM jobs WHERE state = 1 AND "
-              "queue_deadline IS NOT NULL ORDER BY queue_deadline LIMIT 1");
-          if (row.Step()) return absl::FromUnixMicros(row.Int(0));
-          QS_RETURN_IF_ERROR(row.status());
-          return absl::InfiniteFuture();
-        });
-  }
+  absl::StatusOr<std::vector<QueueCount>> QueueCounts() override;
 
   absl::Status Commit(const JobKey& key, int attempt,
                       const std::optional<ShardRecord>& shard,
@@ -421,6 +412,23 @@ absl::StatusOr<std::vector<JobRecord>> SqliteJobRecords::List(
         while (rows.Step()) jobs.push_back(JobFromRow(rows, false));
         QS_RETURN_IF_ERROR(rows.status());
         return jobs;
+      });
+}
+
+absl::StatusOr<std::vector<QueueCount>> SqliteJobRecords::QueueCounts() {
+  return Read<std::vector<QueueCount>>(
+      [&](SqliteConnection& c) -> absl::StatusOr<std::vector<QueueCount>> {
+        SqliteStatement rows = c.Prepare(
+            "SELECT state, priority, COUNT(*), MIN(created) FROM jobs INDEXED "
+            "BY jobs_waiting WHERE state <= 2 GROUP BY state, priority");
+        std::vector<QueueCount> counts;
+        while (rows.Step()) {
+          counts.push_back({static_cast<JobState>(rows.Int(0)),
+                            static_cast<int>(rows.Int(1)), rows.Int(2),
+                            absl::FromUnixMicros(rows.Int(3))});
+        }
+        QS_RETURN_IF_ERROR(rows.status());
+        return counts;
       });
 }
 

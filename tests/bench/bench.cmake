@@ -32,3 +32,6 @@ target_link_libraries(run_bench PRIVATE qs_options qs_service)
 add_executable(upload_bench bench/stream_load.cc bench/upload_bench.cc)
 target_link_libraries(upload_bench PRIVATE qs_options qs_service)
 add_dependencies(upload_bench quantd)
+
+add_executable(jobs_bench bench/jobs_bench.cc)
+target_link_libraries(jobs_bench PRIVATE qs_options qs_service)

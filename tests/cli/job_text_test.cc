@@ -1,0 +1,72 @@
+// Jobs as text, and the flags that make one.
+#include "service/cli/job_text.h"
+
+#include "service/cli/arguments.h"
+#include "service/cli/job_arguments.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs::cli {
+namespace {
+
+namespace v1 = quant::v1;
+using Args = std::vector<std::string>;
+
+TEST_CASE("paths become URIs, ids become names") {
+  CHECK(UriOf("/a/b c%") == "file:///a/b%20c%25");
+  CHECK(UriOf("file:///a%20b") == "file:///a%20b");
+  CHECK(JobNameOf("17") == "projects/-/jobs/17");
+  CHECK(JobNameOf("projects/p/jobs/17") == "projects/p/jobs/17");
+}
+
+TEST_CASE("the flags of jobs create") {
+  const ParsedArguments parsed = ParseArguments(
+      {"jobs", "create", "/in", "-o", "/out/a", "--preset", "W4A16-gptq",
+       "--calibration", "/cal", "--priority", "urgent", "--label", "a=b",
+       "--label", "c=d", "--queue-timeout", "1.5", "--wait"});
+  INFO(parsed.error);
+  REQUIRE(parsed.arguments);
+  const JobArguments& job = parsed.arguments->job;
+  CHECK(parsed.arguments->command == Command::kJobsCreate);
+  CHECK(job.source == "file:///in");
+  CHECK(job.destination == "file:///out/a");
+  CHECK(job.calibration == "file:///cal");
+  CHECK(PriorityOf(job.priority) == v1::Job::URGENT);
+  CHECK(job.labels == Args{"a=b", "c=d"});
+  CHECK(job.queue_timeout == 1.5);
+  CHECK(job.wait);
+  for (const Args& wrong :
+       {Args{"jobs"}, Args{"jobs", "get"},
+        Args{"jobs", "create", "/in", "-o", "/out"},  // no method
+        Args{"jobs", "create", "/in", "--preset", "NF4"},
+        Args{"jobs", "create", "/in", "-o", "/out", "--preset", "NF4",
+             "--priority", "high"}}) {
+    CHECK(ParseArguments(wrong).exit_code == 2);
+  }
+}
+
+TEST_CASE("a job as a block and in a table") {
+  v1::Job job;
+  job.set_name("projects/p/jobs/17");
+  job.set_state(v1::Job::RUNNING);
+  job.set_attempt(2);
+  job.set_cancelling(true);
+  job.mutable_quantization()->mutable_gptq();
+  job.mutable_destination()->set_uri("file:///out/a");
+  job.mutable_progress()->set_bytes_done(30);
+  job.mutable_progress()->set_bytes_total(120);
+  job.mutable_create_time()->set_seconds(0);
+  const std::string table = JobTable({job});
+  CHECK(table.find("17") != std::string::npos);
+  CHECK(table.find("RUNNING, attempt 2, cancelling") != std::string::npos);
+  CHECK(table.find("25 %") != std::string::npos);
+  CHECK(table.find("1970-01-01 00:00:00") != std::string::npos);
+  job.set_state(v1::Job::FAILED);
+  job.mutable_error()->set_message("it went wrong");
+  const std::string text = JobText(job);
+  CHECK(text.find("method:      gptq\n") != std::string::npos);
+  CHECK(text.find("error:       it went wrong ()\n") != std::string::npos);
+  CHECK(text.find("digest") == std::string::npos);
+}
+
+}  // namespace
+}  // namespace qs::cli
