@@ -13,13 +13,21 @@ namespace {
 
 constexpr absl::Duration kSweepInterval = absl::Milliseconds(500);
 
+MetricValues StoreBytes(const BlobStore& blobs) {
+  return {{{{"kind", "used"}}, static_cast<double>(blobs.bytes_used())},
+          {{{"kind", "allowed"}}, static_cast<double>(blobs.bytes_allowed())}};
+}
+
 }  // namespace
 
 TensorServer::TensorServer(Stores& stores, const ServerOptions& options)
     : stores_(stores),
       records_(NewSqliteTensorRecords(stores.records())),
       calls_(options.max_tensor_streams,
-             absl::Seconds(options.stream_idle_timeout)) {}
+             absl::Seconds(options.stream_idle_timeout)),
+      store_bytes_(MetricKind::kGauge, "quantd_blob_store_bytes",
+                   "Bytes of blobs and open uploads, and those allowed",
+                   [&blobs = stores.blobs()] { return StoreBytes(blobs); }) {}
 
 absl::StatusOr<std::unique_ptr<TensorServer>> TensorServer::Open(
     Stores& stores, const AccessControl& access, const ServerOptions& options) {

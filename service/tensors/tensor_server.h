@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "service/base/metrics.h"
 #include "service/server/stores.h"
 #include "service/tensors/tensor_service.h"
 
@@ -45,6 +46,7 @@ class TensorServer {
   std::unique_ptr<TensorRecords> records_;
   std::unique_ptr<TensorStore> store_;
   LiveCalls calls_;
+  MetricSource store_bytes_;  // of the stores
   std::optional<TensorContext> context_;
   std::unique_ptr<grpc::Service> service_;
   absl::Mutex mutex_;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "service/base/metrics.h"
 #include "service/server/error.h"
 #include "service/tensors/store_error.h"
 
@@ -14,6 +15,19 @@ namespace qs {
 namespace {
 
 std::atomic<int64_t> last_ticket{0};
+
+void CountBytes(size_t bytes) {
+  static Counter& counter =
+      CounterOf("quantd_upload_bytes_total", "Bytes that uploads have written");
+  counter.Increment(static_cast<double>(bytes));
+}
+
+void CountResume() {
+  static Counter& counter =
+      CounterOf("quantd_upload_resumes_total",
+                "Uploads that went on where another stream had ended");
+  counter.Increment();
+}
 
 absl::Status GoneError(const std::string& id) {
   return RpcError(absl::StatusCode::kNotFound, "UPLOAD_EXPIRED",
@@ -97,6 +111,7 @@ absl::Status UploadWriter::Take(std::function<void()> on_taken,
   persisted_ = session_->record.persisted;
   complete_ = session_->record.complete;
   if (complete_) return absl::OkStatus();
+  if (persisted_ > 0) CountResume();
   *taken_from = std::exchange(session_->on_taken, std::move(on_taken));
   ticket_ = session_->holder = ++last_ticket;
   return absl::OkStatus();
@@ -184,6 +199,7 @@ absl::Status UploadWriter::Write(int64_t offset,
   const auto skip = static_cast<size_t>(std::min(size - offset, count));
   const absl::Status written = session_->blob->Append(data.subspan(skip));
   if (!written.ok()) return Failed(written);
+  CountBytes(data.size() - skip);
   if (session_->blob->size() - persisted_ < parts_.options.flush_bytes) {
     return absl::OkStatus();
   }
@@ -224,17 +240,17 @@ absl::StatusOr<StoredTensor> UploadWriter::Finish() {
   absl::MutexLock lock(&session_->mutex);
   if (!complete_) {
     QS_RETURN_IF_ERROR(CheckHolder());
-    const UploadRecord& record = session_->record;
-    if (session_->blob->size() != record.spec.bytes) {
+    const int64_t size = session_->blob->size();
+    const int64_t bytes = session_->record.spec.bytes;
+    const std::string expected = session_->record.expected;
+    if (size != bytes) {
       return Invalid(
           "TOO_FEW_BYTES",
-          absl::StrCat("finish: got ", session_->blob->size(),
-                       " bytes, the tensor has ", record.spec.bytes));
+          absl::StrCat("finish: got ", size, " bytes, the tensor has ", bytes));
     }
     const absl::StatusOr<std::string> digest = session_->blob->Digest();
     if (!digest.ok()) return Failed(digest.status());
-    if (!record.expected.empty() && *digest != record.expected) {
-      const std::string expected = record.expected;
+    if (!expected.empty() && *digest != expected) {
       QS_RETURN_IF_ERROR(Discard());
       return RpcError(absl::StatusCode::kInvalidArgument, "DIGEST_MISMATCH",
                       absl::StrCat("sha256: got ", *digest, ", expected ",

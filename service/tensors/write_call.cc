@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "quant/v1/tensors.pb.h"
+#include "service/base/metrics.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
 #include "service/server/options.h"
@@ -47,6 +48,7 @@ absl::Status CheckCrc(const Request& request, int64_t persisted) {
   if (!request.has_crc32c()) return absl::OkStatus();
   const uint32_t crc = Crc32c(DataOf(request));
   if (crc == request.crc32c()) return absl::OkStatus();
+  CountChunkCrcError();
   return RpcError(
       absl::StatusCode::kAborted, "CHUNK_CRC_MISMATCH",
       absl::StrCat("crc32c: got ", request.crc32c(), ", the data gives ", crc),

@@ -18,6 +18,7 @@ from programs import Server, quantctl
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Only where there is TLS or a GPU, or once something was refused or damaged.
 SOMETIMES = {"quantd_gpu_memory_bytes", "quantd_chunk_crc_errors_total",
+             "quantd_blob_corrupt_total", "quantd_upload_resumes_total",
              "quantd_admission_rejections_total",
              "quantd_tls_certificate_not_after_timestamp_seconds"}
 
@@ -43,7 +44,8 @@ class MetricsTest(unittest.TestCase):
         self.place = tempfile.TemporaryDirectory()
         self.addCleanup(self.place.cleanup)
         self.server = Server(self.place.name, "--metrics-listen",
-                             "127.0.0.1:0")
+                             "127.0.0.1:0", "--data-dir",
+                             pathlib.Path(self.place.name) / "data")
         self.addCleanup(self.server.close)
         log = pathlib.Path(self.place.name) / "quantd.log"
         lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -60,6 +62,8 @@ class MetricsTest(unittest.TestCase):
         done = quantctl("quantize", MODEL, "-o",
                         pathlib.Path(self.place.name) / "out", "--preset",
                         "NF4", "--server", self.server.address)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        done = quantctl("upload", MODEL, "--server", self.server.address)
         self.assertEqual(done.returncode, 0, done.stderr)
         text = self.scrape()
         served = {name for name, _ in re.findall(
