@@ -70,7 +70,7 @@ absl::StatusOr<v1::JobSummary> SummarizeJob(JobRecords& records,
                                             const JobKey& key) {
   JobSums sums;
   QS_RETURN_IF_ERROR(
-      FromRecords(records.Tensors(key, [&](const TensorRecord& tensor) {
+      FromRecords(records.Tensors(key, [&](const JobTensorRecord& tensor) {
         v1::TensorReport report;
         if (!report.ParseFromString(tensor.report)) {
           return absl::DataLossError(tensor.name + ": a damaged report");

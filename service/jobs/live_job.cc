@@ -163,7 +163,7 @@ absl::Status LiveJob::CountAdopted(size_t shards) {
   shards_ = static_cast<int64_t>(shards);
   if (shards == 0) return absl::OkStatus();
   return FromRecords(
-      context_.records.Tensors(key_, [this](const TensorRecord& tensor) {
+      context_.records.Tensors(key_, [this](const JobTensorRecord& tensor) {
         ++tensors_;
         bytes_ += tensor.bytes;
         return absl::OkStatus();
@@ -202,7 +202,7 @@ absl::Status LiveJob::OnTensor(const v1::TensorReport& report,
 }
 
 absl::Status LiveJob::Flush() {
-  std::vector<TensorRecord> tensors;
+  std::vector<JobTensorRecord> tensors;
   {
     absl::MutexLock lock(&mutex_);
     tensors.swap(unwritten_);
@@ -214,7 +214,7 @@ absl::Status LiveJob::Flush() {
 
 absl::Status LiveJob::OnShard(int shard, const std::string& file,
                               int64_t bytes) {
-  std::vector<TensorRecord> tensors;
+  std::vector<JobTensorRecord> tensors;
   {
     absl::MutexLock lock(&mutex_);
     tensors.swap(unwritten_);

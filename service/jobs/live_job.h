@@ -100,7 +100,7 @@ class LiveJob final : public CheckpointRunObserver,
   Why why_ ABSL_GUARDED_BY(mutex_) = Why::kGoOn;
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<CheckpointRun> run_ ABSL_GUARDED_BY(mutex_);
-  std::vector<TensorRecord> unwritten_ ABSL_GUARDED_BY(mutex_);
+  std::vector<JobTensorRecord> unwritten_ ABSL_GUARDED_BY(mutex_);
   // An end that could not be recorded.
   JobRecords::Change unrecorded_ ABSL_GUARDED_BY(mutex_);
 };

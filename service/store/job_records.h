@@ -99,7 +99,7 @@ struct ShardRecord {
   int64_t bytes = 0;
 };
 
-struct TensorRecord {
+struct JobTensorRecord {
   std::string name;
   int64_t bytes = 0;  // of its input
   std::string report;
@@ -179,13 +179,13 @@ class JobRecords {
   // FAILED_PRECONDITION — the job is not running with this attempt.
   virtual absl::Status Commit(const JobKey& key, int attempt,
                               const std::optional<ShardRecord>& shard,
-                              const std::vector<TensorRecord>& tensors) = 0;
+                              const std::vector<JobTensorRecord>& tensors) = 0;
   virtual absl::StatusOr<std::vector<ShardRecord>> Shards(
       const JobKey& key) = 0;
   // By name. An error of `each` ends it.
   virtual absl::Status Tensors(
       const JobKey& key,
-      const std::function<absl::Status(const TensorRecord&)>& each) = 0;
+      const std::function<absl::Status(const JobTensorRecord&)>& each) = 0;
   // Forgets shards and tensors.
   virtual absl::Status StartOver(const JobKey& key) = 0;
 

@@ -245,8 +245,8 @@ absl::StatusOr<JobRecords::Updated> UpdateIn(SqliteConnection& c,
 
 absl::Status CommitIn(SqliteConnection& c, const JobRecord& job,
                       const std::optional<ShardRecord>& shard,
-                      const std::vector<TensorRecord>& tensors) {
-  for (const TensorRecord& tensor : tensors) {
+                      const std::vector<JobTensorRecord>& tensors) {
+  for (const JobTensorRecord& tensor : tensors) {
     QS_RETURN_IF_ERROR(c.Prepare("INSERT OR REPLACE INTO job_tensors(sequence, "
                                  "name, bytes, report) VALUES(?, ?, ?, ?)")
                            .Bind(1, job.sequence)
@@ -350,7 +350,7 @@ class SqliteJobRecords final : public JobRecords {
 
   absl::Status Commit(const JobKey& key, int attempt,
                       const std::optional<ShardRecord>& shard,
-                      const std::vector<TensorRecord>& tensors) override {
+                      const std::vector<JobTensorRecord>& tensors) override {
     return db_.Write([&](SqliteConnection& c) -> absl::Status {
       QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
       if (job.state != JobState::kRunning || job.attempt != attempt) {
@@ -365,7 +365,7 @@ class SqliteJobRecords final : public JobRecords {
   absl::StatusOr<std::vector<ShardRecord>> Shards(const JobKey& key) override;
   absl::Status Tensors(
       const JobKey& key,
-      const std::function<absl::Status(const TensorRecord&)>& each) override;
+      const std::function<absl::Status(const JobTensorRecord&)>& each) override;
   absl::Status StartOver(const JobKey& key) override;
   absl::StatusOr<std::vector<JobEventRecord>> Events(const JobKey& key,
                                                      int64_t after) override;
@@ -453,7 +453,7 @@ absl::StatusOr<std::vector<ShardRecord>> SqliteJobRecords::Shards(
 
 absl::Status SqliteJobRecords::Tensors(
     const JobKey& key,
-    const std::function<absl::Status(const TensorRecord&)>& each) {
+    const std::function<absl::Status(const JobTensorRecord&)>& each) {
   return db_.Read([&](SqliteConnection& c) -> absl::Status {
     SqliteStatement rows = c.Prepare(
         "SELECT name, bytes, report FROM job_tensors WHERE sequence = "

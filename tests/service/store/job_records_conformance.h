@@ -349,7 +349,7 @@ inline void CheckCommits(const RecordsOpener& open) {
   JobRecords& records = opened->records();
   const JobKey key = Put(records, NewJob("a")).key;
   const ShardRecord shard = {3, "model-3.safetensors", 99};
-  const TensorRecord tensor = {"w", 8, "first"};
+  const JobTensorRecord tensor = {"w", 8, "first"};
   REQUIRE(records.Commit(key, 1, shard, {tensor}).code() ==
           absl::StatusCode::kFailedPrecondition);
   Change(records, key, [](JobRecord& job) {
@@ -373,7 +373,7 @@ inline void CheckCommits(const RecordsOpener& open) {
   Strings seen;
   REQUIRE(records
               .Tensors(key,
-                       [&](const TensorRecord& t) {
+                       [&](const JobTensorRecord& t) {
                          seen.push_back(t.name + t.report);
                          return absl::OkStatus();
                        })
