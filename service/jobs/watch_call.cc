@@ -63,7 +63,7 @@ class WatchCall final : public WatchReactor, public JobWatcher {
                         std::unique_ptr<ServedCall> served,
                         const absl::StatusOr<JobKey>& key,
                         int64_t from_revision) {
-    const auto made = std::make_shared<WatchCall>(context, std::move(peer),
+    const auto made = std::make_shared<WatchCall>(context, std::move(served),
                                                   key.ok() ? *key : JobKey());
     made->self_ = made;
     if (key.ok()) {
