@@ -86,7 +86,8 @@ def check_job(command, output, out):
         assert method == "compressed-tensors", method
     elif "/GetJob" in command:
         summary = values[0]["summary"]
-        assert summary["outputError"] < summary["rtnOutputError"], summary
+        assert field(summary, "output_error") < field(
+            summary, "rtn_output_error"), summary
     else:
         assert [j["state"] for j in values[0]["jobs"]] == ["SUCCEEDED"], values
 
