@@ -187,7 +187,8 @@ void AddData(CLI::App* app, ServerOptions* o) {
       ->group(group);
   app->add_option("--max-tensor-streams", o->max_tensor_streams,
                   "WriteTensor and ReadTensor calls at once, up to 8 MiB of "
-                  "memory each; one more is refused")
+                  "memory each, and as many of CalibrationService; one more "
+                  "is refused")
       ->check(InRange(1, 100000))
       ->group(group);
   app->add_option("--io-threads", o->io_threads,
