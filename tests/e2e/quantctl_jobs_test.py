@@ -104,7 +104,7 @@ class QuantctlJobsTest(unittest.TestCase):
     def test_exit_codes(self):
         for args, code, says in (
                 (("get", "nothing"), 2, "JOB_NOT_FOUND"),
-                (("get", "projects/other/jobs/1"), 1, "PROJECT_NOT_ALLOWED"),
+                (("get", "projects/other/jobs/1"), 4, "PROJECT_NOT_ALLOWED"),
                 (("list", "--filter", "x"), 2, "filter"),
                 (("create", "/etc", "-o", self.work / "out" / "a", "--preset",
                   "NF4"), 2, "URI_NOT_ALLOWED"),
