@@ -50,25 +50,6 @@ absl::StatusOr<std::vector<std::string>> FilesBelow(
   return files;
 }
 
-// "sha256:<hex>"; adds to `bytes`.
-absl::StatusOr<std::string> DigestFile(const std::string& path,
-                                       const std::function<bool()>& stop,
-                                       int64_t* bytes) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (fd.get() < 0) return OutputFailed(errno, "open", path);
-  Sha256 digest;
-  std::vector<uint8_t> buffer(kReadBytes);
-  while (true) {
-    if (stop()) return absl::CancelledError("stopped");
-    const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return OutputFailed(errno, "read", path);
-    if (got == 0) return digest.Finish();
-    digest.Update({buffer.data(), static_cast<size_t>(got)});
-    *bytes += got;
-  }
-}
-
 absl::Status SyncFolder(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() < 0 || ::fsync(fd.get()) != 0) {
@@ -102,8 +83,30 @@ bool Exists(const std::string& path) {
   return ::lstat(path.c_str(), &info) == 0;
 }
 
-absl::StatusOr<OutputDigest> DigestOutput(const std::string& directory,
-                                          const std::function<bool()>& stop) {
+absl::StatusOr<FileDigest> DigestFile(const std::string& path,
+                                      const std::function<bool()>& stop) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (fd.get() < 0) return OutputFailed(errno, "open", path);
+  FileDigest out;
+  Sha256 digest;
+  std::vector<uint8_t> buffer(kReadBytes);
+  while (true) {
+    if (stop()) return absl::CancelledError("stopped");
+    const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return OutputFailed(errno, "read", path);
+    if (got == 0) break;
+    digest.Update({buffer.data(), static_cast<size_t>(got)});
+    out.bytes += got;
+  }
+  out.digest = digest.Finish();
+  return out;
+}
+
+absl::StatusOr<OutputDigest> DigestOutput(
+    const std::string& directory,
+    const std::map<std::string, FileDigest>& known,
+    const std::function<bool()>& stop) {
   QS_ASSIGN_OR_RETURN(const std::vector<std::string> files,
                       FilesBelow(directory));
   OutputDigest out;
@@ -111,10 +114,16 @@ absl::StatusOr<OutputDigest> DigestOutput(const std::string& directory,
   Sha256 all;
   constexpr size_t kPrefix = sizeof("sha256:") - 1;
   for (const std::string& file : files) {
-    QS_ASSIGN_OR_RETURN(const std::string digest,
-                        DigestFile(directory + "/" + file, stop, &out.bytes));
-    const std::string line = absl::StrCat(
-        digest.substr(std::min(kPrefix, digest.size())), "  ./", file, "\n");
+    FileDigest one;
+    if (const auto found = known.find(file); found != known.end()) {
+      one = found->second;
+    } else {
+      QS_ASSIGN_OR_RETURN(one, DigestFile(directory + "/" + file, stop));
+    }
+    out.bytes += one.bytes;
+    const std::string line =
+        absl::StrCat(one.digest.substr(std::min(kPrefix, one.digest.size())),
+                     "  ./", file, "\n");
     all.Update({reinterpret_cast<const uint8_t*>(line.data()), line.size()});
   }
   out.digest = all.Finish();

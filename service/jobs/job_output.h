@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 
 #include "absl/status/status.h"
@@ -17,15 +18,26 @@ std::string StagingPath(const std::string& destination, const std::string& id);
 
 bool Exists(const std::string& path);
 
+struct FileDigest {
+  int64_t bytes = 0;
+  std::string digest;  // "sha256:<hex>"
+};
+// `stop` is asked for each MiB or so. Errors: CANCELLED — stop;
+// FAILED_PRECONDITION OUTPUT_FAILED.
+absl::StatusOr<FileDigest> DigestFile(const std::string& path,
+                                      const std::function<bool()>& stop);
+
 struct OutputDigest {
   int64_t files = 0;
   int64_t bytes = 0;
   std::string digest;  // as JobSummary.digest says
 };
-// Reads all files below `directory`; `stop` is asked for each MiB or so.
-// Errors: CANCELLED — stop; FAILED_PRECONDITION OUTPUT_FAILED.
-absl::StatusOr<OutputDigest> DigestOutput(const std::string& directory,
-                                          const std::function<bool()>& stop);
+// Of all files below `directory`. Reads those that are not in `known`, by
+// their paths below it. Errors: DigestFile's.
+absl::StatusOr<OutputDigest> DigestOutput(
+    const std::string& directory,
+    const std::map<std::string, FileDigest>& known,
+    const std::function<bool()>& stop);
 
 // Renames and syncs; nothing is replaced. Errors: ALREADY_EXISTS
 // DESTINATION_EXISTS; FAILED_PRECONDITION OUTPUT_FAILED.

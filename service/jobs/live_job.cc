@@ -10,7 +10,6 @@
 #include "service/jobs/job.h"
 #include "service/jobs/job_creator.h"
 #include "service/jobs/job_messages.h"
-#include "service/jobs/job_output.h"
 #include "service/jobs/job_summary.h"
 #include "service/server/error.h"
 #include "service/server/log.h"
@@ -219,6 +218,10 @@ absl::Status LiveJob::OnShard(int shard, const std::string& file,
     absl::MutexLock lock(&mutex_);
     tensors.swap(unwritten_);
   }
+  // What cannot be read now is said at the end.
+  auto digest =
+      DigestFile(staging_ + "/" + file, [this] { return why() != Why::kGoOn; });
+  if (digest.ok()) digests_[file] = *std::move(digest);
   QS_RETURN_IF_ERROR(FromRecords(context_.records.Commit(
       key_, attempt_, ShardRecord{shard, file, bytes}, tensors)));
   ++shards_;
@@ -245,9 +248,9 @@ void LiveJob::Finish(const absl::Status& status) {
 absl::Status LiveJob::Complete() {
   QS_RETURN_IF_ERROR(Flush());
   SetPhase(v1::JobProgress::VERIFYING);
-  QS_ASSIGN_OR_RETURN(const OutputDigest digest, DigestOutput(staging_, [this] {
-                        return why() != Why::kGoOn;
-                      }));
+  QS_ASSIGN_OR_RETURN(
+      const OutputDigest digest,
+      DigestOutput(staging_, digests_, [this] { return why() != Why::kGoOn; }));
   QS_ASSIGN_OR_RETURN(v1::JobSummary summary,
                       SummarizeJob(context_.records, key_));
   summary.set_files(digest.files);

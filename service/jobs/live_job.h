@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -20,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "quant/v1/jobs.pb.h"
+#include "service/jobs/job_output.h"
 #include "service/jobs/jobs_context.h"
 
 namespace qs {
@@ -84,6 +86,9 @@ class LiveJob final : public CheckpointRunObserver,
   const absl::Time started_;
   const std::string destination_;
   const std::string staging_;
+  // Files that this attempt wrote, digested while the next one is made. One
+  // shard is told at a time, and none after the run's end.
+  std::map<std::string, FileDigest> digests_;
   const quant::v1::Job spec_;
   const absl::Duration execution_timeout_;
   const Listener listener_;

@@ -31,7 +31,7 @@ TEST_CASE("a digest is of all files and their names", "[job_output]") {
   Write(out + "/b", "two");
   Write(out + "/a", "one");
   Write(out + "/sub/c", "");
-  const auto digest = DigestOutput(out, Never);
+  const auto digest = DigestOutput(out, {}, Never);
   REQUIRE(digest.ok());
   REQUIRE(digest->files == 3);
   REQUIRE(digest->bytes == 6);
@@ -40,14 +40,19 @@ TEST_CASE("a digest is of all files and their names", "[job_output]") {
   REQUIRE(digest->digest ==
           "sha256:"
           "b5cbe8862bdef98aca34cb99a63341a9bac8c8fc935bbd3671f54022084011ff");
+  // Known files are not read again.
+  const auto a = DigestFile(out + "/a", Never);
+  REQUIRE(a.ok());
+  REQUIRE(a->bytes == 3);
   Write(out + "/a", "One");
-  REQUIRE(DigestOutput(out, Never)->digest != digest->digest);
+  REQUIRE(DigestOutput(out, {{"a", *a}}, Never)->digest == digest->digest);
+  REQUIRE(DigestOutput(out, {}, Never)->digest != digest->digest);
   Write(out + "/a", "one");
   fs::rename(out + "/b", out + "/d");
-  REQUIRE(DigestOutput(out, Never)->digest != digest->digest);
-  REQUIRE(DigestOutput(out, [] { return true; }).status().code() ==
+  REQUIRE(DigestOutput(out, {}, Never)->digest != digest->digest);
+  REQUIRE(DigestOutput(out, {}, [] { return true; }).status().code() ==
           absl::StatusCode::kCancelled);
-  REQUIRE(ErrorReason(DigestOutput(folder / "no", Never).status()) ==
+  REQUIRE(ErrorReason(DigestOutput(folder / "no", {}, Never).status()) ==
           "OUTPUT_FAILED");
 }
 
