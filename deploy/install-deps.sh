@@ -9,7 +9,7 @@ packages=(
   libgrpc++-dev libgrpc-dev libprotobuf-dev protobuf-compiler
   protobuf-compiler-grpc libabsl-dev libhwy-dev libtbb-dev libisal-dev
   libspdlog-dev nlohmann-json3-dev libcli11-dev libssl-dev libsqlite3-dev
-  prometheus-cpp-dev libopenblas-dev
+  prometheus-cpp-dev libcpp-httplib-dev libopenblas-dev
 )
 [ "${1:-}" = --tests ] && packages+=(
   catch2 python3 python3-venv openssl curl procps

@@ -1,4 +1,4 @@
-// Tested by tests/service/jobs/job_service_test.cc.
+// Tested by tests/e2e/metrics_test.py.
 #include "service/jobs/job_metrics.h"
 
 #include <algorithm>

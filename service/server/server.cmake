@@ -48,7 +48,7 @@ add_library(qs_service STATIC
 target_link_libraries(qs_service
   PUBLIC qs_quant qs_service_base qs_proto_grpc absl::synchronization absl::time
   PRIVATE gRPC::grpc++_reflection spdlog::spdlog OpenSSL::Crypto
-    nlohmann_json::nlohmann_json prometheus-cpp::pull)
+    nlohmann_json::nlohmann_json PkgConfig::httplib)
 include(stream/stream.cmake)
 
 add_executable(quantd server/main.cc)
