@@ -103,8 +103,8 @@ class End {
   std::optional<absl::Status> status_;
 };
 
-// GPTQ takes ThreadSanitizer minutes.
-#if defined(__SANITIZE_THREAD__)
+// GPTQ takes the sanitizers minutes.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 const std::vector<std::string> kPresets = {"NF4-dq", "W4A16"};
 constexpr int kStops = 3;
 #else
