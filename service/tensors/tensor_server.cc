@@ -21,8 +21,7 @@ MetricValues StoreBytes(const BlobStore& blobs) {
 }  // namespace
 
 TensorServer::TensorServer(Stores& stores, const ServerOptions& options)
-    : stores_(stores),
-      records_(NewSqliteTensorRecords(stores.records())),
+    : records_(NewSqliteTensorRecords(stores.records())),
       calls_(options.max_tensor_streams,
              absl::Seconds(options.stream_idle_timeout)),
       store_bytes_(MetricKind::kGauge, "quantd_blob_store_bytes",

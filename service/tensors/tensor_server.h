@@ -42,7 +42,6 @@ class TensorServer {
   TensorServer(Stores& stores, const ServerOptions& options);
   void SweepUntilStopped();
 
-  Stores& stores_;
   std::unique_ptr<TensorRecords> records_;
   std::unique_ptr<TensorStore> store_;
   LiveCalls calls_;
