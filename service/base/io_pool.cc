@@ -66,13 +66,11 @@ void IoStrand::RunNext() {
   task();
   // What the task held may hold the strand itself: it is let go last, after the
   // strand was used for the last time.
-  absl::ReleasableMutexLock lock(&mutex_);
-  if (tasks_.empty()) {
-    running_ = false;
-    lock.Release();
-    return;
+  {
+    absl::MutexLock lock(&mutex_);
+    running_ = !tasks_.empty();
+    if (!running_) return;
   }
-  lock.Release();
   pool_.Run([this] { RunNext(); });
 }
 
