@@ -147,11 +147,15 @@ void CountChunkCrcError() {
 }
 
 void CountRejection(const std::string& reason) {
-  CounterOf("quantd_admission_rejections_total",
-            "Calls, streams and connections refused at a limit, by the reason "
-            "of the error",
-            {{"reason", reason}})
-      .Increment();
+  RejectionsOf(reason).Increment();
+}
+
+Counter& RejectionsOf(const std::string& reason) {
+  return CounterOf(
+      "quantd_admission_rejections_total",
+      "Calls, streams and connections refused at a limit, by the reason "
+      "of the error",
+      {{"reason", reason}});
 }
 
 void CountQuantized(const std::string& method, int64_t bytes_in,

@@ -84,6 +84,8 @@ void CountChunkCrcError();
 // Something was refused for now, since a limit is reached: `reason` of the
 // error (service/server/error.h).
 void CountRejection(const std::string& reason);
+// The counter of it, for who must not need memory or a descriptor then.
+Counter& RejectionsOf(const std::string& reason);
 // A tensor was quantized, by this method ("gptq").
 void CountQuantized(const std::string& method, int64_t bytes_in,
                     int64_t bytes_out);

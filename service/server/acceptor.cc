@@ -17,7 +17,6 @@
 #include <utility>
 #include <vector>
 
-#include "service/base/metrics.h"
 #include "service/server/log.h"
 
 namespace qs {
@@ -47,6 +46,8 @@ Acceptor::Acceptor(Listener listener, int64_t max_connections,
     : listener_(std::move(listener)),
       max_connections_(max_connections),
       new_connection_(std::move(new_connection)),
+      too_many_(RejectionsOf("MAX_CONNECTIONS")),
+      no_descriptors_(RejectionsOf("NO_DESCRIPTORS")),
       spare_fd_(OpenSpare()),
       wake_fd_(eventfd(0, EFD_CLOEXEC)) {}
 
@@ -97,7 +98,7 @@ bool Acceptor::AcceptOne(int listener_fd) {
 void Acceptor::Admit(int listener_fd, int fd) {
   if (!Remember(fd)) {
     close(fd);
-    CountRejection("MAX_CONNECTIONS");
+    too_many_.Increment();
     if (Now() - last_warning_ > 1) {
       last_warning_ = Now();
       Log(LogLevel::kWarning, "connection_refused",
@@ -142,7 +143,7 @@ void Acceptor::ShedOne(int listener_fd) {
   const int fd = accept4(listener_fd, nullptr, nullptr, SOCK_CLOEXEC);
   if (fd >= 0) close(fd);
   spare_fd_ = OpenSpare();
-  CountRejection("NO_DESCRIPTORS");
+  no_descriptors_.Increment();
   if (Now() - last_warning_ > 1) {
     last_warning_ = Now();
     Log(LogLevel::kWarning, "connection_refused",

@@ -17,6 +17,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "service/base/metrics.h"
 #include "service/server/listen_address.h"
 
 namespace qs {
@@ -59,6 +60,8 @@ class Acceptor {
   Listener listener_;
   const int64_t max_connections_;
   const NewConnection new_connection_;
+  Counter& too_many_;
+  Counter& no_descriptors_;
   // Handed-over sockets by descriptor, with the inode that tells whether the
   // descriptor is still that socket; looked through when the cap seems reached
   // and when somebody asks.

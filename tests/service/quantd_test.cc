@@ -107,9 +107,6 @@ TEST_CASE("above the cap connections are closed, and room returns",
   REQUIRE(quantd.Log().find("max-connections") != std::string::npos);
 }
 
-// UndefinedBehaviorSanitizer looks at an object through a pipe, and without
-// descriptors takes every object for none.
-#if !defined(__SANITIZE_ADDRESS__)
 TEST_CASE("out of descriptors, and recovered", "[quantd]") {
   QuantdProcess quantd({}, /*descriptors=*/100);
   REQUIRE(Healthy(quantd));
@@ -122,7 +119,6 @@ TEST_CASE("out of descriptors, and recovered", "[quantd]") {
   REQUIRE(Eventually([&] { return Healthy(quantd, absl::Seconds(1)); }));
   REQUIRE(Exchange(quantd.NewChannel(), {Config("NF4")}).status.ok());
 }
-#endif
 
 TEST_CASE("memory stays below the budget and its fixed part", "[quantd]") {
   constexpr int64_t kBudget = int64_t{96} << 20;
