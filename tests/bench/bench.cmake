@@ -35,3 +35,9 @@ add_dependencies(upload_bench quantd)
 
 add_executable(jobs_bench bench/jobs_bench.cc)
 target_link_libraries(jobs_bench PRIVATE qs_options qs_service)
+
+add_executable(many_tensors_bench bench/many_tensors_bench.cc quant/plan_cases.cc)
+target_link_libraries(many_tensors_bench PRIVATE qs_options qs_service)
+target_include_directories(many_tensors_bench PRIVATE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(many_tensors_bench PRIVATE
+  QS_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data")
