@@ -9,4 +9,5 @@ target_sources(qs_quant PRIVATE
   site.cc
   site_accumulator.cc
   solve_group.cc
-  tensor_quantizer.cc)
+  tensor_quantizer.cc
+  time_estimate.cc)

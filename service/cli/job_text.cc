@@ -2,6 +2,7 @@
 #include "service/cli/job_text.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "google/rpc/error_details.pb.h"
 #include "service/cli/text_table.h"
@@ -64,6 +65,15 @@ std::string SummaryText(const v1::JobSummary& summary) {
   return absl::StrCat(text, "digest:      ", summary.digest(), "\n");
 }
 
+// Two digits are more than an estimate has.
+std::string AboutTime(const google::protobuf::Duration& time) {
+  const double seconds =
+      static_cast<double>(time.seconds()) + 1e-9 * time.nanos();
+  if (seconds < 90) return absl::StrFormat("%.2g s", seconds);
+  if (seconds < 90 * 60) return absl::StrFormat("%.0f min", seconds / 60);
+  return absl::StrFormat("%.1f h", seconds / 3600);
+}
+
 }  // namespace
 
 std::string JobIdOf(const std::string& name) {
@@ -80,7 +90,8 @@ std::string PlanText(const v1::JobPlan& plan) {
   std::string text = absl::StrCat(
       "plan:        ", plan.tensors(), " tensors, ", FormatBytes(plan.bytes()),
       " to ", FormatBytes(plan.bytes_out()), ", ", plan.shards(),
-      " shards, largest group ", FormatBytes(plan.largest_group_bytes()), "\n");
+      " shards, largest group ", FormatBytes(plan.largest_group_bytes()),
+      ", about ", AboutTime(plan.estimated_time()), "\n");
   for (const v1::Finding& finding : plan.findings()) {
     absl::StrAppend(&text, "warning:     ", finding.rule(), " ",
                     finding.tensor(), ": ", finding.text(), "\n");

@@ -29,7 +29,7 @@ std::string HashOf(const v1::Job& spec) {
   return digest.Finish();
 }
 
-v1::JobPlan PlanOf(const CheckpointRun& run) {
+v1::JobPlan PlanOf(const JobPace& pace, const CheckpointRun& run) {
   v1::JobPlan plan;
   *plan.mutable_summary() = run.plan();
   std::vector<v1::Finding> findings = run.findings();
@@ -42,6 +42,7 @@ v1::JobPlan PlanOf(const CheckpointRun& run) {
   plan.set_bytes_out(run.size().bytes_out);
   plan.set_shards(run.size().shards);
   plan.set_largest_group_bytes(run.size().largest_batch_bytes);
+  *plan.mutable_estimated_time() = DurationToProto(pace.Estimate(run.size()));
   return plan;
 }
 
@@ -159,7 +160,7 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
                       context.prepare(std::move(resolved)));
   QS_RETURN_IF_ERROR(CheckFits(context, run->size()));
   job.spec = spec.SerializeAsString();
-  job.plan = PlanOf(*run).SerializeAsString();
+  job.plan = PlanOf(*context.pace, *run).SerializeAsString();
   if (request.validate_only()) return job;
   job.created = context.now();
   job.key = {project, NewJobId(job.created)};

@@ -12,6 +12,7 @@
 namespace qs {
 
 absl::Duration DurationFromProto(const google::protobuf::Duration& duration);
+google::protobuf::Duration DurationToProto(absl::Duration duration);
 google::protobuf::Timestamp TimeToProto(absl::Time time);
 
 // With the details that it has; see error.h.

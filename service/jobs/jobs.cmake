@@ -5,6 +5,7 @@ target_sources(qs_service PRIVATE
   jobs/job_messages.cc
   jobs/job_metrics.cc
   jobs/job_output.cc
+  jobs/job_pace.cc
   jobs/job_request.cc
   jobs/job_scheduler.cc
   jobs/job_server.cc

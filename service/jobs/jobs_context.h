@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "service/base/io_pool.h"
+#include "service/jobs/job_pace.h"
 #include "service/run/checkpoint_run.h"
 #include "service/store/job_records.h"
 #include "service/stream/byte_budget.h"
@@ -42,6 +43,7 @@ struct JobsContext {
   RunFactory prepare;
   JobPaths paths;
   int64_t max_plan_tensors = 200'000;
+  std::shared_ptr<JobPace> pace = std::make_shared<JobPace>(1);
   std::function<absl::Time()> now = [] { return absl::Now(); };
 };
 

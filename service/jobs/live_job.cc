@@ -130,6 +130,7 @@ absl::Status LiveJob::PrepareRun() {
   tensors_total_ = run->size().tensors;
   bytes_total_ = run->size().bytes;
   shards_total_ = run->size().shards;
+  size_ = run->size();
   absl::MutexLock lock(&mutex_);
   run_ = std::move(run);
   return absl::OkStatus();
@@ -171,6 +172,7 @@ absl::Status LiveJob::CountAdopted(size_t shards) {
 
 void LiveJob::StartRun(const std::set<int>& committed) {
   SetPhase(v1::JobProgress::QUANTIZING);
+  resumed_ = !committed.empty();
   const std::shared_ptr<CheckpointRun> run = Run();
   run->Start({context_.pool, context_.budget, context_.io}, committed, *this,
              [self = shared_from_this()](const absl::Status& status) {
@@ -266,9 +268,9 @@ absl::Status LiveJob::Complete() {
   QS_RETURN_IF_ERROR(publishing);
   SetPhase(v1::JobProgress::PUBLISHING);
   QS_RETURN_IF_ERROR(PublishOutput(staging_, destination_));
-  EndWith(
-      [now = context_.now()](JobRecord& job) { return SucceedJob(job, now); },
-      true);
+  const absl::Time now = context_.now();
+  if (!resumed_) context_.pace->Learn(size_, now - started_);
+  EndWith([now](JobRecord& job) { return SucceedJob(job, now); }, true);
   return absl::OkStatus();
 }
 

@@ -90,6 +90,9 @@ class LiveJob final : public CheckpointRunObserver,
   // shard is told at a time, and none after the run's end.
   std::map<std::string, FileDigest> digests_;
   const quant::v1::Job spec_;
+  // Set before the run starts.
+  RunSize size_;
+  bool resumed_ = false;  // shards of an earlier attempt count
   const absl::Duration execution_timeout_;
   const Listener listener_;
 

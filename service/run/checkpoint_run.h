@@ -60,6 +60,9 @@ struct RunSize {
   int64_t batches = 0;
   int64_t shards = 0;
   int64_t largest_batch_bytes = 0;  // memory that one batch reserves, at most
+  // EstimateCoreSeconds of them all, and SpecAlgorithm: "gptq-best/1".
+  double core_seconds = 0;
+  std::string algorithm = {};
 };
 
 // Where a run works; all of it outlives the run.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/solve_group.h"
+#include "quant/time_estimate.h"
 #include "service/checkpoint/fault.h"
 #include "service/server/error.h"
 #include "service/server/plan_convert.h"
@@ -177,7 +178,9 @@ absl::Status RunPlan::MakeWork() {
   for (const WorkBatch& batch : batches) {
     QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
     size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
+    size.core_seconds += SecondsOf(batch);
   }
+  size.algorithm = SpecAlgorithm(quant);
   return absl::OkStatus();
 }
 
@@ -222,6 +225,20 @@ absl::StatusOr<GroupInfo> RunPlan::GroupOf(const WorkBatch& batch) const {
     if (tensor.fold_only) out->set_role(v1::GroupTensor::FOLD_ONLY);
   }
   return GroupFromProto(quant, begin);
+}
+
+double RunPlan::SecondsOf(const WorkBatch& batch) const {
+  double seconds = 0;
+  for (const BatchTensor& tensor : batch.tensors) {
+    const std::vector<int64_t>& shape =
+        input->tensors()[tensor.tensor].entry.shape;
+    if (tensor.fold_only || shape.empty()) continue;
+    const int64_t cols = shape.back();
+    int64_t rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    seconds += EstimateCoreSeconds(quant, rows, cols, spec.error_report);
+  }
+  return seconds;
 }
 
 absl::StatusOr<int64_t> RunPlan::BytesOf(const WorkBatch& batch,

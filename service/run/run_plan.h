@@ -47,6 +47,8 @@ struct RunPlan {
   absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
   // Upper bound of the memory that it takes, with `workers` at it.
   absl::StatusOr<int64_t> BytesOf(const WorkBatch& batch, int workers) const;
+  // Of one core, about.
+  double SecondsOf(const WorkBatch& batch) const;
 
  private:
   RunPlan() = default;

@@ -26,6 +26,9 @@ struct WorkerLayout {
   int partitions = 1;
   int threads = 1;
   std::vector<int> gpus = {};  // indices
+  int cores() const {
+    return (partitions > 0 ? partitions : 1) * (threads > 0 ? threads : 1);
+  }
   bool operator==(const WorkerLayout&) const = default;
 };
 

@@ -243,7 +243,8 @@ class Server::Impl {
     jobs_ = std::make_unique<JobServer>(
         JobsContext{*job_records_, stores_->pool(), context_.pool(),
                     context_.budget(), CheckpointRun::Prepare, PathsOf(roots_),
-                    options_.max_plan_tensors},
+                    options_.max_plan_tensors,
+                    std::make_shared<JobPace>(options_.workers.cores())},
         access(), JobOptions(options_));
     return absl::OkStatus();
   }

@@ -11,8 +11,7 @@ namespace qs {
 absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
     const WorkerLayout& layout, const GpuProvider* gpus) {
   std::vector<std::unique_ptr<Backend>> backends;
-  const int solver_threads =
-      std::max(1, layout.partitions) * std::max(1, layout.threads);
+  const int solver_threads = layout.cores();
   for (const int index : layout.gpus) {
     absl::StatusOr<std::unique_ptr<Backend>> backend =
         absl::UnimplementedError("this program has no GPU support");

@@ -44,6 +44,22 @@ TEST_CASE("the flags of jobs create") {
   }
 }
 
+TEST_CASE("a plan as a line") {
+  v1::JobPlan plan;
+  plan.set_tensors(3);
+  plan.set_shards(2);
+  const auto line = [&plan](int64_t seconds, int32_t nanos) {
+    plan.mutable_estimated_time()->set_seconds(seconds);
+    plan.mutable_estimated_time()->set_nanos(nanos);
+    return PlanText(plan);
+  };
+  CHECK(line(0, 234'000'000).find("3 tensors, ") != std::string::npos);
+  CHECK(line(0, 234'000'000).find(", about 0.23 s\n") != std::string::npos);
+  CHECK(line(89, 0).find(", about 89 s\n") != std::string::npos);
+  CHECK(line(150, 0).find(", about 2 min\n") != std::string::npos);
+  CHECK(line(360'000, 0).find(", about 100.0 h\n") != std::string::npos);
+}
+
 TEST_CASE("a job as a block and in a table") {
   v1::Job job;
   job.set_name("projects/p/jobs/17");

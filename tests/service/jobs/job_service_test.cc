@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "google/rpc/error_details.pb.h"
+#include "service/jobs/job_messages.h"
 #include "tests/service/jobs/fake_runs.h"
 #include "tests/service/jobs/job_client.h"
 
@@ -54,6 +55,8 @@ TEST_CASE("a checkpoint becomes a directory; the watch tells how",
   REQUIRE(made->plan().tensors() > 0);
   REQUIRE(made->plan().bytes_out() > 0);
   REQUIRE(made->plan().largest_group_bytes() > 0);
+  REQUIRE(DurationFromProto(made->plan().estimated_time()) >
+          absl::ZeroDuration());
   REQUIRE(made->plan().summary().resolved().nf4().block_size() == 64);
   REQUIRE(made->priority() == v1::Job::NORMAL);
 
