@@ -27,9 +27,11 @@ constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kConfigName[] = "config.json";
 constexpr char kQuantizeConfigName[] = "quantize_config.json";
 
+// One that a run before this one left, whole or not, is replaced.
 absl::Status CopySynced(const std::string& from, const std::string& to) {
   std::error_code error;
   fs::create_directories(fs::path(to).parent_path(), error);
+  if (!error) fs::remove(to, error);
   if (!error) fs::copy_file(from, to, error);
   if (error) return OutputFault(PosixError(error.value(), "copy to", to));
   UniqueFd fd(open(to.c_str(), O_RDONLY | O_CLOEXEC));

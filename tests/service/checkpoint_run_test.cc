@@ -320,6 +320,27 @@ TEST_CASE("a run that was stopped goes on from its shards", "[run]") {
   CHECK(FilesOf(folder / "parts") == whole);
 }
 
+TEST_CASE("a run goes on over whatever another has left", "[run]") {
+  TemporaryFolder folder;
+  const CheckpointRunSpec spec = SpecOf("NF4", folder / "out");
+  Machine machine(2);
+  Recorder first;
+  REQUIRE(Finish(*Prepare(spec), machine, first).ok());
+  const auto whole = FilesOf(folder / "out");
+  // Killed while it copied, after it was complete but for its name, and while
+  // it wrote.
+  for (const char* file : {"tokenizer.json", "generation_config.json"}) {
+    if (fs::exists(folder / "out" + std::string("/") + file)) {
+      fs::resize_file(folder / "out" + std::string("/") + file, 3);
+    }
+  }
+  std::ofstream(folder / "out/config.json.tmp") << "{";
+  Recorder second;
+  REQUIRE(Finish(*Prepare(spec), machine, second, first.shards()).ok());
+  CHECK(second.bytes == 0);
+  CHECK(FilesOf(folder / "out") == whole);
+}
+
 TEST_CASE("a run may be stopped at any time", "[run]") {
   TemporaryFolder folder;
   Machine machine(2);
