@@ -178,11 +178,10 @@ absl::Status UploadWriter::Failed(const absl::Status& status) {
 
 absl::Status UploadWriter::Write(int64_t offset,
                                  std::span<const uint8_t> data) {
-  if (complete_) return Invalid("TOO_MANY_BYTES", "upload: it is complete");
   absl::MutexLock lock(&session_->mutex);
-  QS_RETURN_IF_ERROR(CheckHolder());
-  const int64_t size = session_->blob->size();
+  if (!complete_) QS_RETURN_IF_ERROR(CheckHolder());
   const int64_t bytes = session_->record.spec.bytes;
+  const int64_t size = complete_ ? bytes : session_->blob->size();
   const auto count = static_cast<int64_t>(data.size());
   if (offset > size) {
     return RpcError(
@@ -196,6 +195,7 @@ absl::Status UploadWriter::Write(int64_t offset,
                    absl::StrCat("offset: got ", count, " bytes from ", offset,
                                 " on, the tensor has ", bytes));
   }
+  if (complete_) return absl::OkStatus();
   const auto skip = static_cast<size_t>(std::min(size - offset, count));
   const absl::Status written = session_->blob->Append(data.subspan(skip));
   if (!written.ok()) return Failed(written);

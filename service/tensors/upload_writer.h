@@ -62,7 +62,7 @@ class UploadSessions {
 class UploadWriter {
  public:
   // Takes the upload from whoever has it, whose `on_taken` is called (on this
-  // thread). Opens a complete upload, too; then only Finish may be called.
+  // thread). Opens a complete upload, too; bytes are skipped then.
   // `parts` and `sessions` outlive it. Errors: NOT_FOUND UPLOAD_EXPIRED;
   // DATA_LOSS UPLOAD_CORRUPT — the upload is discarded; StoreError's.
   static absl::StatusOr<std::unique_ptr<UploadWriter>> Open(

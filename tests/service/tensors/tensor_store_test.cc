@@ -220,6 +220,26 @@ TEST_CASE("a request id finds its upload again", "[tensors]") {
   CHECK(disk.store->CreateUpload("p", UploadOf(bytes, "r"))->id != made.id);
 }
 
+TEST_CASE("bytes for a complete upload are skipped", "[tensors]") {
+  TemporaryFolder folder;
+  const StoreOnDisk disk = Open(folder / "s");
+  const Bytes bytes = RandomBytes(9000, 3);
+  const std::string id = disk.store->CreateUpload("p", UploadOf(bytes, ""))->id;
+  {
+    auto writer = *disk.store->OpenUpload("p", id, nullptr);
+    REQUIRE(WriteFrom(*writer, bytes, 0).ok());
+    REQUIRE(writer->Finish().ok());
+  }
+  // A client that did not get the last answer begins again where it was.
+  auto writer = *disk.store->OpenUpload("p", id, nullptr);
+  CHECK(writer->persisted_size() == 9000);
+  REQUIRE(WriteFrom(*writer, bytes, 3000).ok());
+  REQUIRE(writer->Flush().ok());
+  CheckError(writer->Write(8999, std::span(bytes).first(2)),
+             absl::StatusCode::kInvalidArgument, "TOO_MANY_BYTES");
+  CHECK(writer->Finish()->digest == DigestOf(bytes));
+}
+
 TEST_CASE("fifty creates of one request make one upload", "[tensors]") {
   TemporaryFolder folder;
   const Bytes bytes = RandomBytes(9000, 3);
