@@ -108,6 +108,7 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
     const std::span<uint8_t> out(reinterpret_cast<uint8_t*>(data.data()),
                                  data.size());
     const absl::Status read = context_.store.ReadSealed(site_, offset_, out);
+    if (absl::IsDataLoss(read)) QS_RETURN_IF_ERROR(CheckThere());
     if (!read.ok()) return CalibrationError(read);
     response_.set_offset(offset_);
     response_.set_crc32c(Crc32c(out));
@@ -119,10 +120,10 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
 
   absl::Status Open() {
     QS_ASSIGN_OR_RETURN(
-        const std::string id,
-        IdFromName(caller_, "name", kCalibrations, request_.name()));
-    const auto found = context_.store.records().Get(caller_.project, id);
+        id_, IdFromName(caller_, "name", kCalibrations, request_.name()));
+    const auto found = context_.store.records().Get(caller_.project, id_);
     if (!found.ok()) return CalibrationError(found.status());
+    key_ = found->key;
     const CalibrationSiteRecord* site = FindSite(*found, request_.site());
     if (site == nullptr) {
       return BadFieldError("site", absl::StrCat("got \"", request_.site(),
@@ -150,6 +151,15 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
     return absl::OkStatus();
   }
 
+  // What was deleted is not damaged.
+  absl::Status CheckThere() {
+    const auto found = context_.store.records().Get(caller_.project, id_);
+    if (!found.ok()) return CalibrationError(found.status());
+    if (found->key == key_) return absl::OkStatus();
+    return CalibrationError(absl::NotFoundError(
+        absl::StrCat("calibration: ", id_, " was deleted")));
+  }
+
   void EndLocked(const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (ended_) return;
@@ -171,6 +181,8 @@ class ReadSiteCall final : public grpc::ServerWriteReactor<Response>,
   Caller caller_;
 
   // Of MakeResponse, and then of the write.
+  std::string id_;
+  int64_t key_ = 0;
   CalibrationSiteRecord site_;
   int64_t offset_;
   int64_t size_ = -1;  // not opened yet

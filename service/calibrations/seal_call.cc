@@ -125,7 +125,7 @@ class SealCall final : public LiveCall,
   void NextPart() {
     const bool more = sealing_->has_next();
     const absl::Status loaded = more ? sealing_->Load() : absl::OkStatus();
-    if (!loaded.ok()) return Finish(CalibrationError(loaded));
+    if (!loaded.ok()) return Finish(SealError(loaded));
     context_.workers.Submit(
         lane_, [self = shared_from_this(), more](Backend& backend) {
           const absl::Status status =
@@ -143,12 +143,14 @@ class SealCall final : public LiveCall,
                         : CalibrationError(checked));
     }
     const absl::Status stored = sealing_->Store();
-    if (absl::IsAborted(stored)) {
-      return Finish(RetryableError(stored.code(), "SITE_CHANGED",
-                                   std::string(stored.message())));
-    }
-    if (!stored.ok()) return Finish(CalibrationError(stored));
+    if (!stored.ok()) return Finish(SealError(stored));
     NextSite();
+  }
+
+  static absl::Status SealError(const absl::Status& status) {
+    if (!absl::IsAborted(status)) return CalibrationError(status);
+    return RetryableError(status.code(), "SITE_CHANGED",
+                          std::string(status.message()));
   }
 
   absl::Status Respond() {

@@ -33,6 +33,7 @@ class CalibrationSealing {
   const std::string& site() const { return site_.name; }
 
   bool has_next() const { return next_ < parts_.size(); }
+  // Errors: ABORTED — as Store; DATA_LOSS.
   absl::Status Load();
   // Errors: INVALID_ARGUMENT — more tokens than 64 bits count.
   absl::Status Merge(Backend& backend);
@@ -49,6 +50,8 @@ class CalibrationSealing {
         calibration_(calibration),
         site_(std::move(site)),
         parts_(std::move(parts)) {}
+
+  absl::Status LoadPart(const CalibrationPart& part);
 
   CalibrationStore& store_;
   const int64_t calibration_;

@@ -54,18 +54,27 @@ absl::Status CalibrationShard::OpenSite(const CalibrationSiteRecord& site,
     }
     auto sums =
         store_.GetAccumulator(site.name, site.inputs, dtype, part->second);
-    if (absl::IsDataLoss(sums.status())) QS_RETURN_IF_ERROR(CheckMine());
+    if (absl::IsDataLoss(sums.status())) {
+      QS_RETURN_IF_ERROR(CheckMine(part->second));
+    }
     QS_ASSIGN_OR_RETURN(opened.sums, std::move(sums));
   }
   sums_[site.name] = std::move(opened);
   return absl::OkStatus();
 }
 
-absl::Status CalibrationShard::CheckMine() {
+absl::Status CalibrationShard::CheckMine(const CalibrationPart& part) {
   QS_ASSIGN_OR_RETURN(const CalibrationShardRecord now,
                       store_.records().GetShard(calibration_->key, shard_));
-  if (now.durable_seq == durable_seq_) return absl::OkStatus();
-  return absl::AbortedError("shard: got another writer");
+  if (now.durable_seq != durable_seq_) {
+    return absl::AbortedError("shard: got another writer");
+  }
+  const bool named = std::any_of(
+      now.parts.begin(), now.parts.end(),
+      [&part](const CalibrationPart& one) { return one.blob == part.blob; });
+  if (named) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("site: got \"", part.site, "\", which is sealed"));
 }
 
 absl::Status CalibrationShard::Add(const std::string& site, DType dtype,

@@ -79,8 +79,9 @@ class CalibrationShard {
         calibration_(std::move(calibration)),
         shard_(std::move(shard)),
         max_shards_(max_shards) {}
-  // Whether a blob that is gone went with another writer, or the calibration.
-  absl::Status CheckMine();
+  // Whether a part's blob that is gone went with another writer, its site's
+  // seal, or the calibration.
+  absl::Status CheckMine(const CalibrationPart& part);
   absl::Status PutChanged(std::vector<CalibrationPart>* parts);
   absl::StatusOr<std::vector<std::string>> PutAll(
       std::vector<CalibrationPart>* parts);

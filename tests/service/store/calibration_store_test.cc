@@ -305,7 +305,7 @@ TEST_CASE("what a shard refuses", "[calibration_store]") {
   }
   SECTION("the site was sealed meanwhile") {
     REQUIRE(SealSite(place, "c", "a", *backend).ok());
-    REQUIRE(AddBatch(*shard, 0, *backend).ok() == false);
+    CHECK(absl::IsFailedPrecondition(AddBatch(*shard, 0, *backend)));
   }
   SECTION("the calibration was deleted meanwhile") {
     REQUIRE(AddBatch(*shard, 0, *backend).ok());
@@ -314,6 +314,33 @@ TEST_CASE("what a shard refuses", "[calibration_store]") {
     CHECK(absl::IsNotFound(shard->Checkpoint()));
   }
   CHECK(place.Sweep() == 0);
+}
+
+TEST_CASE("a site that changes while it is sealed", "[calibration_store]") {
+  TemporaryFolder folder;
+  const Place place(folder / "p");
+  const auto backend = NewCpuBackend(1);
+  MustCreate(*place.records, NewCalibration("c"));
+  const auto shard = place.Shard("c", "s");
+  REQUIRE(AddBatch(*shard, 0, *backend).ok());
+  REQUIRE(shard->Checkpoint().ok());
+  const auto calibration = place.Find("c");
+  auto sealing = CalibrationSealing::Open(*place.store, calibration->key,
+                                          calibration->sites[0]);
+  REQUIRE(sealing.ok());
+  SECTION("more came") {
+    REQUIRE(AddBatch(*shard, 0, *backend).ok());
+    REQUIRE(shard->Checkpoint().ok());
+    CHECK(absl::IsAborted((*sealing)->Load()));
+  }
+  SECTION("another call has sealed it") {
+    REQUIRE(SealSite(place, "c", "a", *backend).ok());
+    CHECK(absl::IsAborted((*sealing)->Load()));
+  }
+  SECTION("the calibration was deleted") {
+    place.store->Free(*place.records->Delete("p", "c"));
+    CHECK(absl::IsNotFound((*sealing)->Load()));
+  }
 }
 
 TEST_CASE("a full store: nothing is lost, and it may be tried again",
