@@ -13,4 +13,3 @@ target_sources(qs_service PRIVATE
   jobs/job_summary.cc
   jobs/live_job.cc
   jobs/watch_call.cc)
-target_link_libraries(qs_service PUBLIC qs_store)

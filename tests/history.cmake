@@ -1,0 +1,30 @@
+# quantd with failpoints in its stores.
+add_executable(quantd_faulty ${CMAKE_SOURCE_DIR}/service/server/main.cc)
+target_link_libraries(quantd_faulty PRIVATE qs_service qs_gpus)
+set_target_properties(quantd_faulty PROPERTIES QS_FAULTY ON)
+# What judges the answers of a server that is killed all the time.
+add_library(qs_history_checker STATIC service/history/check_calibrations.cc
+  service/history/check_jobs.cc service/history/check_uploads.cc
+  service/history/history_checker.cc)
+target_link_libraries(qs_history_checker PRIVATE qs_options
+  PUBLIC absl::strings absl::str_format)
+qs_test(history_checker_test
+  SOURCES service/history/history_checker_test.cc
+  LIBS qs_history_checker
+  LABELS unit)
+# Random clients against it; the header of history_run.cc says how to run it
+# for longer.
+add_executable(history_run service/history/calibration_actions.cc
+  service/history/history_run.cc service/history/history_server.cc
+  service/history/job_actions.cc service/history/upload_actions.cc
+  service/history/workload.cc)
+target_link_libraries(history_run PRIVATE qs_options qs_history_checker
+  qs_service)
+target_compile_definitions(history_run PRIVATE
+  QS_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data"
+  QUANTD_FAULTY_PATH="$<TARGET_FILE:quantd_faulty>")
+target_compile_options(history_run PRIVATE
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+add_dependencies(history_run quantd_faulty)
+add_test(NAME history_run COMMAND history_run --seconds 20 --seed 1)
+set_tests_properties(history_run PROPERTIES LABELS service TIMEOUT 300)
