@@ -476,6 +476,32 @@ TEST_CASE("a client that says nothing loses its stream, not its bytes",
   CHECK(Get(*fixture.stub, name)->persisted_size() == 1000000);
 }
 
+TEST_CASE("a client that takes nothing loses its stream", "[tensors]") {
+  ServerOptions options = TestServerOptions();
+  options.stream_idle_timeout = 0.7;
+  options.max_tensor_streams = 1;
+  Fixture fixture(options);
+  // More than what connections and windows hold.
+  const Bytes bytes = RandomBytes(48 << 20, 5);
+  const std::string name = fixture.Put(bytes).name();
+  v1::ReadTensorRequest request;
+  request.set_name(name);
+  std::optional<grpc::ClientContext> context;
+  std::unique_ptr<grpc::ClientReader<v1::ReadTensorResponse>> stalled;
+  v1::ReadTensorResponse response;
+  // When the upload's stream is gone.
+  REQUIRE(Eventually([&] {
+    stalled = nullptr;
+    stalled = fixture.stub->ReadTensor(&context.emplace(), request);
+    return stalled->Read(&response);
+  }));
+  const auto other = fixture.NewStub();
+  CHECK(ErrorReason(Read(*other, name).status) == "TOO_MANY_STREAMS");
+  REQUIRE(Eventually([&] { return Read(*other, name).status.ok(); }));
+  while (stalled->Read(&response)) REQUIRE_FALSE(response.has_end());
+  CHECK(stalled->Finish().error_code() == grpc::StatusCode::CANCELLED);
+}
+
 TEST_CASE("without a data directory there is no TensorService", "[tensors]") {
   InProcessServer server;
   const auto stub = v1::TensorService::NewStub(server.NewChannel());
