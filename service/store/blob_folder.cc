@@ -133,14 +133,30 @@ absl::Status BlobFolder::BeginWriter(const std::string& id, int64_t bytes) {
     return absl::AlreadyExistsError(
         absl::StrCat("staging \"", id, "\" has a writer"));
   }
-  if (bytes - before.bytes > allowed_ - used_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("store: got ", bytes, " bytes more, ",
-                     used_ - before.bytes, " are in use, allowed ", allowed_));
-  }
-  used_ += bytes - before.bytes;
+  QS_RETURN_IF_ERROR(TakeLocked(bytes, before.bytes));
   staged_[id] = {.bytes = bytes, .has_writer = true};
   return absl::OkStatus();
+}
+
+// `bytes` in place of `before`, which are counted.
+absl::Status BlobFolder::TakeLocked(int64_t bytes, int64_t before) {
+  if (bytes - before > allowed_ - used_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("store: got ", bytes, " bytes more, ", used_ - before,
+                     " are in use, allowed ", allowed_));
+  }
+  used_ += bytes - before;
+  return absl::OkStatus();
+}
+
+absl::Status BlobFolder::ReserveRoom(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  return TakeLocked(bytes, 0);
+}
+
+void BlobFolder::AddRoom(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  used_ += bytes;
 }
 
 void BlobFolder::EndWriter(const std::string& id) {

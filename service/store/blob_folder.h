@@ -70,6 +70,10 @@ class BlobFolder {
   // Errors: as PosixError; FAILED_PRECONDITION — it has a writer.
   absl::Status DiscardStaging(const std::string& id);
 
+  // Of BlobStore.
+  absl::Status ReserveRoom(int64_t bytes);
+  void AddRoom(int64_t bytes);
+
   // Held while a blob comes or goes.
   absl::Mutex& blobs() ABSL_LOCK_RETURNED(blobs_) { return blobs_; }
   // A blob of so many bytes is gone.
@@ -84,6 +88,8 @@ class BlobFolder {
     bool has_writer = false;
   };
 
+  absl::Status TakeLocked(int64_t bytes, int64_t before)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CountBlobs();
   absl::Status CountStaging();
 

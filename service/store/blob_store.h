@@ -90,7 +90,14 @@ class BlobStore {
   // All of them, in no order.
   virtual absl::StatusOr<std::vector<BlobInfo>> List() const = 0;
 
-  // Blobs and reservations.
+  // Room under the same budget for bytes that are kept elsewhere, which the
+  // caller gives back. Errors: RESOURCE_EXHAUSTED — the budget.
+  virtual absl::Status ReserveRoom(int64_t bytes) = 0;
+  // For bytes that are there already, whatever the budget; negative: gives
+  // room back.
+  virtual void AddRoom(int64_t bytes) = 0;
+
+  // Blobs, reservations and room.
   virtual int64_t bytes_used() const = 0;
   virtual int64_t bytes_allowed() const = 0;
 };

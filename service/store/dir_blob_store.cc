@@ -46,6 +46,10 @@ class DirBlobStore final : public BlobStore {
   absl::StatusOr<bool> Has(const std::string& digest) const override;
   absl::Status Delete(const std::string& digest) override;
   absl::StatusOr<std::vector<BlobInfo>> List() const override;
+  absl::Status ReserveRoom(int64_t bytes) override {
+    return folder_->ReserveRoom(bytes);
+  }
+  void AddRoom(int64_t bytes) override { folder_->AddRoom(bytes); }
   int64_t bytes_used() const override { return folder_->used(); }
   int64_t bytes_allowed() const override { return folder_->allowed(); }
 

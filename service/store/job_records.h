@@ -52,8 +52,9 @@ struct JobRecord {
   std::string plan;
   // Path of the result: no two jobs that are not done have the same.
   std::string destination;
-  int priority = 0;   // the higher, the sooner
-  std::string trace;  // of the call that made it, a W3C traceparent
+  bool stored = false;  // the destination is the server's store
+  int priority = 0;     // the higher, the sooner
+  std::string trace;    // of the call that made it, a W3C traceparent
   std::map<std::string, std::string> labels;  // for List; not read back
   absl::Time created = absl::UnixEpoch();
 
@@ -97,12 +98,21 @@ struct ShardRecord {
   int shard = 0;
   std::string file;
   int64_t bytes = 0;
+  std::string digest = {};  // of the whole file; empty: not known
+};
+
+// A file of a result that is complete.
+struct JobFileRecord {
+  std::string file;  // path below the destination
+  int64_t bytes = 0;
+  std::string digest;
 };
 
 struct JobTensorRecord {
   std::string name;
   int64_t bytes = 0;  // of its input
   std::string report;
+  int shard = 0;  // where its outputs are
 };
 
 // What is in the queue, for metrics.
@@ -159,7 +169,8 @@ class JobRecords {
   virtual absl::Status Delete(
       const JobKey& key,
       const std::function<absl::Status(const JobRecord&)>& allowed) = 0;
-  // Deletes the terminal jobs that ended first until `keep` are left.
+  // Deletes the terminal jobs that ended first until `keep` are left. Those
+  // that succeeded and are `stored` stay, and do not count.
   virtual absl::Status TrimHistory(int64_t keep) = 0;
 
   // --- for the scheduler
@@ -186,7 +197,22 @@ class JobRecords {
   virtual absl::Status Tensors(
       const JobKey& key,
       const std::function<absl::Status(const JobTensorRecord&)>& each) = 0;
-  // Forgets shards and tensors.
+  // Those of one shard, by name, from the one behind `after` on; `limit` at
+  // most.
+  virtual absl::StatusOr<std::vector<JobTensorRecord>> ShardTensors(
+      const JobKey& key, int shard, const std::string& after,
+      int64_t limit) = 0;
+  // Errors: NOT_FOUND.
+  virtual absl::StatusOr<JobTensorRecord> Tensor(const JobKey& key,
+                                                 const std::string& name) = 0;
+  // In place of those that were kept; in this order. Errors: NOT_FOUND.
+  virtual absl::Status SetFiles(const JobKey& key,
+                                const std::vector<JobFileRecord>& files) = 0;
+  // `limit` of them, without the first `skip`.
+  virtual absl::StatusOr<std::vector<JobFileRecord>> Files(const JobKey& key,
+                                                           int64_t skip,
+                                                           int64_t limit) = 0;
+  // Forgets shards, tensors and files.
   virtual absl::Status StartOver(const JobKey& key) = 0;
 
   // Those kept with a revision above `after`, in order.

@@ -75,6 +75,27 @@ CREATE TABLE job_events(
 ) STRICT, WITHOUT ROWID;
 )";
 
+// Results that the server itself keeps.
+constexpr char kVersion2[] = R"(
+ALTER TABLE jobs ADD COLUMN stored INTEGER NOT NULL DEFAULT 0
+  CHECK(stored IN (0, 1));
+ALTER TABLE job_shards ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE job_tensors ADD COLUMN shard INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX job_tensors_of_shard ON job_tensors(sequence, shard, name);
+DROP INDEX jobs_ended;
+CREATE INDEX jobs_ended ON jobs(ended, sequence)
+  WHERE state > 2 AND NOT (stored = 1 AND state = 3);
+CREATE TABLE job_files(
+  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+  place INTEGER NOT NULL, file TEXT NOT NULL, bytes INTEGER NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY(sequence, place)
+) STRICT, WITHOUT ROWID;
+)";
+
+#define QS_SEQUENCE_OF_JOB \
+  "(SELECT sequence FROM jobs WHERE project = ? AND id = ?)"
+
 JobEventRecord EventOf(const JobRecord& job, absl::Time now) {
   return {job.revision, now, job.state, job.attempt, job.cancel_requested};
 }
@@ -121,6 +142,12 @@ absl::StatusOr<std::string> NextProject(SqliteConnection& c,
   const std::string project = row.Step() ? row.Text(0) : "";
   QS_RETURN_IF_ERROR(row.status());
   return project;
+}
+
+#define QS_TENSOR_COLUMNS "name, bytes, report, shard"
+
+JobTensorRecord TensorFromRow(const SqliteStatement& row) {
+  return {row.Text(0), row.Int(1), row.Text(2), static_cast<int>(row.Int(3))};
 }
 
 bool Before(const JobRecord& a, const JobRecord& b) {
@@ -247,22 +274,26 @@ absl::Status CommitIn(SqliteConnection& c, const JobRecord& job,
                       const std::optional<ShardRecord>& shard,
                       const std::vector<JobTensorRecord>& tensors) {
   for (const JobTensorRecord& tensor : tensors) {
-    QS_RETURN_IF_ERROR(c.Prepare("INSERT OR REPLACE INTO job_tensors(sequence, "
-                                 "name, bytes, report) VALUES(?, ?, ?, ?)")
-                           .Bind(1, job.sequence)
-                           .Bind(2, tensor.name)
-                           .Bind(3, tensor.bytes)
-                           .BindBlob(4, tensor.report)
-                           .Run());
+    QS_RETURN_IF_ERROR(
+        c.Prepare("INSERT OR REPLACE INTO job_tensors(sequence, "
+                  "name, bytes, report, shard) VALUES(?, ?, ?, ?, ?)")
+            .Bind(1, job.sequence)
+            .Bind(2, tensor.name)
+            .Bind(3, tensor.bytes)
+            .BindBlob(4, tensor.report)
+            .Bind(5, int64_t{tensor.shard})
+            .Run());
   }
   if (!shard) return absl::OkStatus();
-  QS_RETURN_IF_ERROR(c.Prepare("INSERT OR REPLACE INTO job_shards(sequence, "
-                               "shard, file, bytes) VALUES(?, ?, ?, ?)")
-                         .Bind(1, job.sequence)
-                         .Bind(2, int64_t{shard->shard})
-                         .Bind(3, shard->file)
-                         .Bind(4, shard->bytes)
-                         .Run());
+  QS_RETURN_IF_ERROR(
+      c.Prepare("INSERT OR REPLACE INTO job_shards(sequence, "
+                "shard, file, bytes, digest) VALUES(?, ?, ?, ?, ?)")
+          .Bind(1, job.sequence)
+          .Bind(2, int64_t{shard->shard})
+          .Bind(3, shard->file)
+          .Bind(4, shard->bytes)
+          .Bind(5, shard->digest)
+          .Run());
   return c.Prepare("UPDATE jobs SET crashes = 0 WHERE sequence = ?")
       .Bind(1, job.sequence)
       .Run();
@@ -315,7 +346,8 @@ class SqliteJobRecords final : public JobRecords {
       return c
           .Prepare(
               "DELETE FROM jobs WHERE sequence IN (SELECT sequence FROM jobs "
-              "INDEXED BY jobs_ended WHERE state > 2 ORDER BY ended DESC, "
+              "INDEXED BY jobs_ended WHERE state > 2 AND NOT (stored = 1 AND "
+              "state = 3) ORDER BY ended DESC, "
               "sequence DESC LIMIT -1 OFFSET ?)")
           .Bind(1, keep)
           .Run();
@@ -366,6 +398,16 @@ class SqliteJobRecords final : public JobRecords {
   absl::Status Tensors(
       const JobKey& key,
       const std::function<absl::Status(const JobTensorRecord&)>& each) override;
+  absl::StatusOr<std::vector<JobTensorRecord>> ShardTensors(
+      const JobKey& key, int shard, const std::string& after,
+      int64_t limit) override;
+  absl::StatusOr<JobTensorRecord> Tensor(const JobKey& key,
+                                         const std::string& name) override;
+  absl::Status SetFiles(const JobKey& key,
+                        const std::vector<JobFileRecord>& files) override;
+  absl::StatusOr<std::vector<JobFileRecord>> Files(const JobKey& key,
+                                                   int64_t skip,
+                                                   int64_t limit) override;
   absl::Status StartOver(const JobKey& key) override;
   absl::StatusOr<std::vector<JobEventRecord>> Events(const JobKey& key,
                                                      int64_t after) override;
@@ -437,14 +479,15 @@ absl::StatusOr<std::vector<ShardRecord>> SqliteJobRecords::Shards(
   return Read<std::vector<ShardRecord>>(
       [&](SqliteConnection& c) -> absl::StatusOr<std::vector<ShardRecord>> {
         SqliteStatement rows = c.Prepare(
-            "SELECT shard, file, bytes FROM job_shards WHERE sequence = "
-            "(SELECT sequence FROM jobs WHERE project = ? AND id = ?) "
+            "SELECT shard, file, bytes, digest FROM job_shards WHERE sequence "
+            "= " QS_SEQUENCE_OF_JOB
+            " "
             "ORDER BY shard");
         rows.Bind(1, key.project).Bind(2, key.id);
         std::vector<ShardRecord> shards;
         while (rows.Step()) {
-          shards.push_back(
-              {static_cast<int>(rows.Int(0)), rows.Text(1), rows.Int(2)});
+          shards.push_back({static_cast<int>(rows.Int(0)), rows.Text(1),
+                            rows.Int(2), rows.Text(3)});
         }
         QS_RETURN_IF_ERROR(rows.status());
         return shards;
@@ -455,15 +498,89 @@ absl::Status SqliteJobRecords::Tensors(
     const JobKey& key,
     const std::function<absl::Status(const JobTensorRecord&)>& each) {
   return db_.Read([&](SqliteConnection& c) -> absl::Status {
-    SqliteStatement rows = c.Prepare(
-        "SELECT name, bytes, report FROM job_tensors WHERE sequence = "
-        "(SELECT sequence FROM jobs WHERE project = ? AND id = ?) "
-        "ORDER BY name");
+    SqliteStatement rows =
+        c.Prepare("SELECT " QS_TENSOR_COLUMNS
+                  " FROM job_tensors WHERE sequence = " QS_SEQUENCE_OF_JOB
+                  " ORDER BY name");
     rows.Bind(1, key.project).Bind(2, key.id);
     while (rows.Step()) {
-      QS_RETURN_IF_ERROR(each({rows.Text(0), rows.Int(1), rows.Text(2)}));
+      QS_RETURN_IF_ERROR(each(TensorFromRow(rows)));
     }
     return rows.status();
+  });
+}
+
+absl::StatusOr<std::vector<JobTensorRecord>> SqliteJobRecords::ShardTensors(
+    const JobKey& key, int shard, const std::string& after, int64_t limit) {
+  using Tensors = std::vector<JobTensorRecord>;
+  return Read<Tensors>([&](SqliteConnection& c) -> absl::StatusOr<Tensors> {
+    SqliteStatement rows =
+        c.Prepare("SELECT " QS_TENSOR_COLUMNS
+                  " FROM job_tensors INDEXED BY job_tensors_of_shard WHERE "
+                  "sequence = " QS_SEQUENCE_OF_JOB
+                  " AND shard = ? AND name > ? ORDER BY name LIMIT ?");
+    rows.Bind(1, key.project).Bind(2, key.id).Bind(3, int64_t{shard});
+    rows.Bind(4, after).Bind(5, limit);
+    Tensors tensors;
+    while (rows.Step()) tensors.push_back(TensorFromRow(rows));
+    QS_RETURN_IF_ERROR(rows.status());
+    return tensors;
+  });
+}
+
+absl::StatusOr<JobTensorRecord> SqliteJobRecords::Tensor(
+    const JobKey& key, const std::string& name) {
+  return Read<JobTensorRecord>(
+      [&](SqliteConnection& c) -> absl::StatusOr<JobTensorRecord> {
+        SqliteStatement row =
+            c.Prepare("SELECT " QS_TENSOR_COLUMNS
+                      " FROM job_tensors WHERE sequence = " QS_SEQUENCE_OF_JOB
+                      " AND name = ?");
+        row.Bind(1, key.project).Bind(2, key.id).Bind(3, name);
+        if (row.Step()) return TensorFromRow(row);
+        QS_RETURN_IF_ERROR(row.status());
+        return absl::NotFoundError(
+            absl::StrCat("job ", key.id, ": no tensor \"", name, "\""));
+      });
+}
+
+absl::Status SqliteJobRecords::SetFiles(
+    const JobKey& key, const std::vector<JobFileRecord>& files) {
+  return db_.Write([&](SqliteConnection& c) -> absl::Status {
+    QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
+    QS_RETURN_IF_ERROR(c.Prepare("DELETE FROM job_files WHERE sequence = ?")
+                           .Bind(1, job.sequence)
+                           .Run());
+    int64_t place = 0;
+    for (const JobFileRecord& file : files) {
+      QS_RETURN_IF_ERROR(c.Prepare("INSERT INTO job_files(sequence, place, "
+                                   "file, bytes, digest) VALUES(?, ?, ?, ?, ?)")
+                             .Bind(1, job.sequence)
+                             .Bind(2, place++)
+                             .Bind(3, file.file)
+                             .Bind(4, file.bytes)
+                             .Bind(5, file.digest)
+                             .Run());
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<std::vector<JobFileRecord>> SqliteJobRecords::Files(
+    const JobKey& key, int64_t skip, int64_t limit) {
+  using Files = std::vector<JobFileRecord>;
+  return Read<Files>([&](SqliteConnection& c) -> absl::StatusOr<Files> {
+    SqliteStatement rows = c.Prepare(
+        "SELECT file, bytes, digest FROM job_files WHERE "
+        "sequence = " QS_SEQUENCE_OF_JOB
+        " AND place >= ? ORDER BY place LIMIT ?");
+    rows.Bind(1, key.project).Bind(2, key.id).Bind(3, skip).Bind(4, limit);
+    Files files;
+    while (rows.Step()) {
+      files.push_back({rows.Text(0), rows.Int(1), rows.Text(2)});
+    }
+    QS_RETURN_IF_ERROR(rows.status());
+    return files;
   });
 }
 
@@ -471,6 +588,9 @@ absl::Status SqliteJobRecords::StartOver(const JobKey& key) {
   return db_.Write([&](SqliteConnection& c) -> absl::Status {
     QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
     QS_RETURN_IF_ERROR(c.Prepare("DELETE FROM job_shards WHERE sequence = ?")
+                           .Bind(1, job.sequence)
+                           .Run());
+    QS_RETURN_IF_ERROR(c.Prepare("DELETE FROM job_files WHERE sequence = ?")
                            .Bind(1, job.sequence)
                            .Run());
     return c.Prepare("DELETE FROM job_tensors WHERE sequence = ?")
@@ -501,7 +621,7 @@ absl::StatusOr<std::vector<JobEventRecord>> SqliteJobRecords::Events(
 
 }  // namespace
 
-SqliteSchema JobRecordsSchema() { return {"jobs", {kVersion1}}; }
+SqliteSchema JobRecordsSchema() { return {"jobs", {kVersion1, kVersion2}}; }
 
 std::unique_ptr<JobRecords> NewSqliteJobRecords(SqliteDatabase& db) {
   return std::make_unique<SqliteJobRecords>(db);

@@ -74,6 +74,7 @@ JobRecord JobFromRow(const SqliteStatement& row, bool with_plan) {
   job.request_hash = row.Text(i++);
   job.spec = row.Text(i++);
   job.destination = row.Text(i++);
+  job.stored = row.Int(i++) != 0;
   job.trace = row.Text(i++);
   job.priority = static_cast<int>(row.Int(i++));
   job.created = absl::FromUnixMicros(row.Int(i++));
@@ -100,8 +101,10 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
         "INSERT INTO jobs(project, id, request_id, request_hash, spec, plan, "
         "destination, priority, created, state, attempt, crashes, "
         "cancel_requested, publishing, queue_deadline, started, ended, "
-        "fingerprint, progress, error, summary, revision, trace) VALUES("
-        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        "fingerprint, progress, error, summary, revision, trace, stored) "
+        "VALUES("
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+        "?)");
     row.Bind(1, job->key.project).Bind(2, job->key.id);
     if (job->request_id.empty()) {
       row.BindNull(3);
@@ -112,7 +115,8 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
     row.BindBlob(6, job->plan).Bind(7, job->destination);
     row.Bind(8, int64_t{job->priority});
     row.Bind(9, absl::ToUnixMicros(job->created));
-    row.Bind(BindChanging(row, 10, *job), job->trace);
+    const int next = BindChanging(row, 10, *job);
+    row.Bind(next, job->trace).Bind(next + 1, int64_t{job->stored ? 1 : 0});
     QS_RETURN_IF_ERROR(row.Run());
   }
   job->sequence = c.last_row_id();

@@ -10,7 +10,7 @@ namespace qs {
 // In the order in which JobFromRow reads them.
 #define QS_JOB_COLUMNS                                                         \
   "sequence, project, id, request_id, request_hash, spec, destination, "       \
-  "trace, "                                                                    \
+  "stored, trace, "                                                            \
   "priority, created, state, attempt, crashes, cancel_requested, publishing, " \
   "queue_deadline, started, ended, fingerprint, progress, error, summary, "    \
   "revision"

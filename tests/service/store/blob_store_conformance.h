@@ -164,6 +164,17 @@ inline void CheckStaging(const OpenBlobStore& open) {
   CHECK_FALSE(*store->Has(*digest));
   CHECK(absl::IsNotFound(store->Delete(*digest)));
   CHECK(absl::IsNotFound(store->Open(*digest).status()));
+
+  // What others keep counts, too.
+  REQUIRE(store->ReserveRoom(9000).ok());
+  CHECK(store->bytes_used() == 9000);
+  CHECK(absl::IsResourceExhausted(store->ReserveRoom(1001)));
+  CHECK(absl::IsResourceExhausted(store->Create("d", 1001).status()));
+  store->AddRoom(2000);
+  CHECK(store->bytes_used() == 11000);
+  CHECK(absl::IsResourceExhausted(store->ReserveRoom(0)));
+  store->AddRoom(-11000);
+  CHECK(store->Create("d", 10000).ok());
 }
 
 inline void CheckBadNames(const OpenBlobStore& open) {

@@ -383,6 +383,87 @@ inline void CheckCommits(const RecordsOpener& open) {
   REQUIRE(records.Shards(key)->empty());
 }
 
+// What a result that the store keeps is read by.
+inline void CheckResults(const RecordsOpener& open) {
+  auto opened = open();
+  JobRecord job = NewJob("a");
+  job.stored = true;
+  const JobKey key = Put(opened->records(), job).key;
+  Change(opened->records(), key, ToRunning);
+  const ShardRecord shard = {1, "b", 7, "sha256:1"};
+  REQUIRE(opened->records()
+              .Commit(key, 1, shard,
+                      {{"y", 1, "ry", 1}, {"x", 2, "rx", 1}, {"z", 3, "rz", 0}})
+              .ok());
+  REQUIRE(opened->records().SetFiles(key, {{"gone", 1, ""}}).ok());
+  REQUIRE(opened->records()
+              .SetFiles(key, {{"b", 7, "sha256:1"}, {"a/c", 0, "sha256:2"}})
+              .ok());
+  REQUIRE(opened->records().SetFiles({"default", "no"}, {}).code() ==
+          absl::StatusCode::kNotFound);
+  opened = nullptr;
+  opened = open();
+  JobRecords& records = opened->records();
+  REQUIRE(records.Get(key)->stored);
+  REQUIRE(records.Shards(key)->front().digest == "sha256:1");
+  const auto names = [&](int of, const std::string& after, int64_t limit) {
+    Strings out;
+    const auto tensors = records.ShardTensors(key, of, after, limit);
+    REQUIRE(tensors.ok());
+    for (const JobTensorRecord& tensor : *tensors) {
+      out.push_back(tensor.name + tensor.report);
+    }
+    return out;
+  };
+  REQUIRE(names(1, "", 10) == Strings{"xrx", "yry"});
+  REQUIRE(names(1, "", 1) == Strings{"xrx"});
+  REQUIRE(names(1, "x", 10) == Strings{"yry"});
+  REQUIRE(names(2, "", 10).empty());
+  REQUIRE(records.Tensor(key, "z")->bytes == 3);
+  REQUIRE(records.Tensor(key, "y")->shard == 1);
+  REQUIRE(records.Tensor(key, "w").status().code() ==
+          absl::StatusCode::kNotFound);
+  const auto files = records.Files(key, 0, 10);
+  REQUIRE(files->size() == 2);
+  REQUIRE(files->front().file == "b");
+  REQUIRE(files->front().bytes == 7);
+  REQUIRE(records.Files(key, 1, 10)->front().digest == "sha256:2");
+  REQUIRE(records.Files(key, 0, 1)->size() == 1);
+  REQUIRE(records.Files(key, 2, 1)->empty());
+  REQUIRE(records.StartOver(key).ok());
+  REQUIRE(records.Files(key, 0, 10)->empty());
+}
+
+// A result that nobody may have read yet is not trimmed away.
+inline void CheckStoredStay(const RecordsOpener& open) {
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  int64_t at = 300;
+  const auto end = [&](const char* id, bool stored, bool fails) {
+    JobRecord job = NewJob(id);
+    job.stored = stored;
+    Put(records, job);
+    Change(records, {"default", id}, ToRunning);
+    Change(records, {"default", id}, [&](JobRecord& changed) {
+      ToSucceeded(changed).IgnoreError();
+      changed.ended = At(++at);
+      if (!fails) return absl::OkStatus();
+      changed.state = JobState::kFailed;
+      changed.summary.clear();
+      changed.error = "error";
+      return absl::OkStatus();
+    });
+  };
+  end("kept", true, false);
+  end("failed", true, true);
+  end("old", false, false);
+  end("new", false, false);
+  REQUIRE(records.TrimHistory(1).ok());
+  JobQuery all;
+  all.project = "default";
+  REQUIRE(ListIds(records, all) == Strings{"new", "kept"});
+}
+
 inline void CheckDeleteAndHistory(const RecordsOpener& open) {
   const auto opened = open();
   JobRecords& records = opened->records();

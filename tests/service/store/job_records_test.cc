@@ -38,6 +38,8 @@ TEST_CASE("sqlite job records conform", "[job_records]") {
   SECTION("queue order") { CheckQueueOrder(open); }
   SECTION("queue deadlines") { CheckQueueDeadlines(open); }
   SECTION("commits") { CheckCommits(open); }
+  SECTION("results") { CheckResults(open); }
+  SECTION("stored results stay") { CheckStoredStay(open); }
   SECTION("delete and history") { CheckDeleteAndHistory(open); }
 }
 
