@@ -1,8 +1,8 @@
 # Jobs without a server, on real records.
 qs_test(jobs_test
   SOURCES service/jobs/job_hub_test.cc service/jobs/job_output_test.cc
-    service/jobs/job_pace_test.cc
-    service/jobs/job_request_test.cc service/jobs/job_scheduler_test.cc
+    service/jobs/job_pace_test.cc service/jobs/job_request_test.cc
+    service/jobs/job_results_test.cc service/jobs/job_scheduler_test.cc
     service/jobs/job_test.cc
   LIBS qs_service
   LABELS unit service)

@@ -32,7 +32,7 @@ class ReadSiteCall final : public ReadingCall<Response> {
         offset_(request->offset()) {}
 
  private:
-  absl::StatusOr<Made> Make(Response* response) override {
+  absl::StatusOr<ReadStep> Make(Response* response) override {
     if (size_ < 0) {
       QS_RETURN_IF_ERROR(Open());
       *response->mutable_site() = SiteToProto(site_);
@@ -49,7 +49,7 @@ class ReadSiteCall final : public ReadingCall<Response> {
     response->set_crc32c(Crc32c(out));
     offset_ += bytes;
     response->set_last(offset_ == size_);
-    return offset_ == size_ ? Made::kLast : Made::kMessage;
+    return offset_ == size_ ? ReadStep::kLast : ReadStep::kMessage;
   }
 
   absl::Status Open() {

@@ -64,6 +64,20 @@ absl::Status CheckFree(const std::string& destination) {
                   "new one");
 }
 
+// `resolved`: the path of the request's destination; empty: it has none.
+absl::Status SetDestination(const JobsContext& context,
+                            const std::string& resolved, JobRecord* job) {
+  job->stored = resolved.empty();
+  job->destination = resolved;
+  if (!job->stored) return CheckFree(resolved);
+  if (context.results == nullptr) {
+    return BadFieldError("job.destination",
+                         "got none, allowed one: this server has no store");
+  }
+  job->destination = context.results->PathOf(job->key);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<JobRecord> SameRequest(JobRecord job, const std::string& hash) {
   if (job.request_hash == hash) return job;
   return RpcError(absl::StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
@@ -127,9 +141,11 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
                                              project, spec.calibration().uri(),
                                              "job.calibration.uri"));
   }
-  QS_ASSIGN_OR_RETURN(out.output,
-                      context.paths.fresh(project, spec.destination().uri(),
-                                          "job.destination.uri"));
+  if (spec.has_destination()) {
+    QS_ASSIGN_OR_RETURN(out.output,
+                        context.paths.fresh(project, spec.destination().uri(),
+                                            "job.destination.uri"));
+  }
   out.quantization = spec.quantization();
   out.target = spec.target();
   out.include.assign(spec.source().include().begin(),
@@ -154,16 +170,18 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
   if (made) return *std::move(made);
   QS_ASSIGN_OR_RETURN(CheckpointRunSpec resolved,
                       ResolveSpec(context, project, spec));
-  job.destination = resolved.output;
-  QS_RETURN_IF_ERROR(CheckFree(job.destination));
+  job.created = context.now();
+  job.key = {project, NewJobId(job.created)};
+  QS_RETURN_IF_ERROR(SetDestination(context, resolved.output, &job));
   QS_ASSIGN_OR_RETURN(const std::shared_ptr<CheckpointRun> run,
                       context.prepare(std::move(resolved)));
   QS_RETURN_IF_ERROR(CheckFits(context, run->size()));
+  if (job.stored) {
+    QS_RETURN_IF_ERROR(context.results->CheckRoom(run->size().file_bytes));
+  }
   job.spec = spec.SerializeAsString();
   job.plan = PlanOf(*context.pace, *run).SerializeAsString();
   if (request.validate_only()) return job;
-  job.created = context.now();
-  job.key = {project, NewJobId(job.created)};
   job.request_id = request.request_id();
   job.trace = trace;
   job.priority = spec.priority();

@@ -110,7 +110,6 @@ absl::StatusOr<OutputDigest> DigestOutput(
   QS_ASSIGN_OR_RETURN(const std::vector<std::string> files,
                       FilesBelow(directory));
   OutputDigest out;
-  out.files = static_cast<int64_t>(files.size());
   Sha256 all;
   constexpr size_t kPrefix = sizeof("sha256:") - 1;
   for (const std::string& file : files) {
@@ -125,6 +124,7 @@ absl::StatusOr<OutputDigest> DigestOutput(
         absl::StrCat(one.digest.substr(std::min(kPrefix, one.digest.size())),
                      "  ./", file, "\n");
     all.Update({reinterpret_cast<const uint8_t*>(line.data()), line.size()});
+    out.files[file] = std::move(one);
   }
   out.digest = all.Finish();
   return out;

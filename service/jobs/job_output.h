@@ -28,7 +28,7 @@ absl::StatusOr<FileDigest> DigestFile(const std::string& path,
                                       const std::function<bool()>& stop);
 
 struct OutputDigest {
-  int64_t files = 0;
+  std::map<std::string, FileDigest> files;  // by their paths below
   int64_t bytes = 0;
   std::string digest;  // as JobSummary.digest says
 };

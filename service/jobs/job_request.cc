@@ -114,7 +114,10 @@ void ClearOutputOnly(v1::Job* job) {
 
 absl::Status CheckSpec(const v1::Job& job) {
   QS_RETURN_IF_ERROR(CheckUri("job.source.uri", job.source().uri()));
-  QS_RETURN_IF_ERROR(CheckUri("job.destination.uri", job.destination().uri()));
+  if (job.has_destination()) {
+    QS_RETURN_IF_ERROR(
+        CheckUri("job.destination.uri", job.destination().uri()));
+  }
   if (job.has_calibration()) {
     QS_RETURN_IF_ERROR(
         CheckUri("job.calibration.uri", job.calibration().uri()));

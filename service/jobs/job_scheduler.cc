@@ -86,8 +86,14 @@ void JobScheduler::Settle(const JobRecord& job) {
   CountJobEnd(job);
   // Of an attempt that did not come to its end.
   RemoveOutput(StagingPath(job.destination, job.key.id));
-  // The summary has what the reports said.
-  absl::Status status = context_.records.StartOver(job.key);
+  const bool kept = job.stored && job.state == JobState::kSucceeded;
+  if (job.stored && !kept && context_.results != nullptr) {
+    context_.results->Remove(job.key);
+  }
+  // The summary has what the reports said; of a result that is kept, they are
+  // read with it.
+  absl::Status status =
+      kept ? absl::OkStatus() : context_.records.StartOver(job.key);
   if (status.ok()) status = context_.records.TrimHistory(options_.history);
   if (!status.ok() && !absl::IsNotFound(status)) LogFailure("history", status);
 }

@@ -6,8 +6,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <thread>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "grpcpp/impl/service_type.h"
 #include "service/access/access.h"
@@ -16,6 +19,7 @@
 #include "service/jobs/job_scheduler.h"
 #include "service/jobs/job_service.h"
 #include "service/jobs/jobs_context.h"
+#include "service/tensors/live_calls.h"
 
 namespace qs {
 
@@ -23,6 +27,8 @@ struct JobServerOptions {
   JobSchedulerOptions scheduler;
   int64_t max_queued = 10'000;   // of each project
   int64_t max_watches = 10'000;  // on the whole server
+  int64_t max_reads = 32;        // of results, on the whole server
+  absl::Duration stream_idle_timeout = absl::Seconds(60);
 };
 
 class JobServer {
@@ -33,26 +39,39 @@ class JobServer {
             const JobServerOptions& options)
       : context_(std::move(context)),
         hub_(options.max_watches),
+        calls_(options.max_reads, options.stream_idle_timeout),
         scheduler_(context_, hub_, options.scheduler),
         metrics_(context_.records),
-        service_(context_, hub_, scheduler_, access, options.max_queued) {}
+        service_(context_, hub_, scheduler_, access, calls_,
+                 options.max_queued) {}
+  ~JobServer();
 
   // Takes up the jobs of the process before. Errors: the records'.
   absl::Status Start();
   grpc::Service& service() { return service_; }
 
-  // New jobs and watches are refused, watches end, what runs goes back to the
-  // queue.
+  // New jobs, watches and reads are refused, watches and reads that wait for a
+  // job end, what runs goes back to the queue.
   void StartDraining();
+  // Reads end with DRAINING.
+  void EndAll() { calls_.EndAll(); }
   bool idle() const { return scheduler_.running() == 0; }
   int64_t watches() const { return hub_.watches(); }
+  int64_t live_streams() const { return calls_.live(); }
 
  private:
+  void EndStalledReads();
+
   const JobsContext context_;
   JobHub hub_;
+  LiveCalls calls_;  // ReadResult
   JobScheduler scheduler_;
   const QueueMetrics metrics_;
   JobServiceImpl service_;
+
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::jthread sweeper_;  // last: ends first
 };
 
 }  // namespace qs

@@ -169,6 +169,17 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(
       });
 }
 
+absl::Status JobServiceImpl::Delete(const JobKey& key) {
+  bool stored = false;
+  QS_RETURN_IF_ERROR(
+      FromRecords(context_.records.Delete(key, [&](const JobRecord& job) {
+        stored = job.stored;
+        return DoneOnly(job);
+      })));
+  if (stored && context_.results != nullptr) context_.results->Remove(key);
+  return absl::OkStatus();
+}
+
 grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(
     grpc::CallbackServerContext* call, const v1::DeleteJobRequest* request,
     google::protobuf::Empty*) {
@@ -176,7 +187,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(
       call, "DeleteJob", Role::kUser,
       [this, request](const Caller& caller, const ServedCall&) -> absl::Status {
         QS_ASSIGN_OR_RETURN(const JobKey key, KeyOf(caller, request->name()));
-        return FromRecords(context_.records.Delete(key, DoneOnly));
+        return Delete(key);
       });
 }
 
@@ -190,6 +201,11 @@ WatchReactor* JobServiceImpl::WatchJob(grpc::CallbackServerContext* call,
   }();
   return NewWatchCall(watches_, std::move(served), key,
                       request->from_revision());
+}
+
+grpc::ServerWriteReactor<v1::ReadResultResponse>* JobServiceImpl::ReadResult(
+    grpc::CallbackServerContext* call, const v1::ReadResultRequest* request) {
+  return NewReadResultCall(reads_, call, *request);
 }
 
 }  // namespace qs

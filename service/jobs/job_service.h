@@ -12,6 +12,7 @@
 #include "service/jobs/job_hub.h"
 #include "service/jobs/job_scheduler.h"
 #include "service/jobs/jobs_context.h"
+#include "service/jobs/read_result_call.h"
 #include "service/jobs/watch_call.h"
 #include "service/server/served_call.h"
 
@@ -22,12 +23,13 @@ class JobServiceImpl final : public quant::v1::JobService::CallbackService {
   // All outlive the gRPC server. `max_queued`: of each project.
   JobServiceImpl(const JobsContext& context, JobHub& hub,
                  JobScheduler& scheduler, const AccessControl& access,
-                 int64_t max_queued)
+                 LiveCalls& calls, int64_t max_queued)
       : context_(context),
         scheduler_(scheduler),
         access_(access),
         max_queued_(max_queued),
-        watches_{context.records, hub, context.io} {}
+        watches_{context.records, hub, context.io},
+        reads_{context, hub, access, calls} {}
 
   grpc::ServerUnaryReactor* CreateJob(
       grpc::CallbackServerContext* call,
@@ -50,6 +52,9 @@ class JobServiceImpl final : public quant::v1::JobService::CallbackService {
       google::protobuf::Empty* response) override;
   WatchReactor* WatchJob(grpc::CallbackServerContext* call,
                          const quant::v1::WatchJobRequest* request) override;
+  grpc::ServerWriteReactor<quant::v1::ReadResultResponse>* ReadResult(
+      grpc::CallbackServerContext* call,
+      const quant::v1::ReadResultRequest* request) override;
 
  private:
   using Body = std::function<absl::Status(const Caller&, const ServedCall&)>;
@@ -66,6 +71,7 @@ class JobServiceImpl final : public quant::v1::JobService::CallbackService {
   absl::Status List(const Caller& caller,
                     const quant::v1::ListJobsRequest& request,
                     quant::v1::ListJobsResponse* response);
+  absl::Status Delete(const JobKey& key);
   // With the progress of one that runs.
   quant::v1::Job ToProto(const JobRecord& job) const;
 
@@ -74,6 +80,7 @@ class JobServiceImpl final : public quant::v1::JobService::CallbackService {
   const AccessControl& access_;
   const int64_t max_queued_;
   WatchContext watches_;
+  ReadResultContext reads_;
 };
 
 }  // namespace qs

@@ -7,9 +7,13 @@ target_sources(qs_service PRIVATE
   jobs/job_output.cc
   jobs/job_pace.cc
   jobs/job_request.cc
+  jobs/job_results.cc
   jobs/job_scheduler.cc
   jobs/job_server.cc
   jobs/job_service.cc
   jobs/job_summary.cc
   jobs/live_job.cc
+  jobs/read_result_call.cc
+  jobs/result_file.cc
+  jobs/result_reader.cc
   jobs/watch_call.cc)

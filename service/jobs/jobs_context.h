@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "service/base/io_pool.h"
 #include "service/jobs/job_pace.h"
+#include "service/jobs/job_results.h"
 #include "service/run/checkpoint_run.h"
 #include "service/store/job_records.h"
 #include "service/stream/byte_budget.h"
@@ -45,6 +46,8 @@ struct JobsContext {
   int64_t max_plan_tensors = 200'000;
   std::shared_ptr<JobPace> pace = std::make_shared<JobPace>(1);
   std::function<absl::Time()> now = [] { return absl::Now(); };
+  // Null: every job needs a destination.
+  JobResults* results = nullptr;
 };
 
 }  // namespace qs

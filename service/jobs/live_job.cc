@@ -50,6 +50,7 @@ LiveJob::LiveJob(const JobsContext& context, JobRecord job, Listener listener)
       started_(job.started),
       destination_(job.destination),
       staging_(StagingPath(job.destination, job.key.id)),
+      stored_(job.stored),
       spec_(ParseSpec(job.spec)),
       execution_timeout_(spec_.has_execution_timeout()
                              ? DurationFromProto(spec_.execution_timeout())
@@ -119,7 +120,7 @@ void LiveJob::Prepare() {
 absl::Status LiveJob::PrepareRun() {
   QS_ASSIGN_OR_RETURN(CheckpointRunSpec spec,
                       ResolveSpec(context_, key_.project, spec_));
-  if (spec.output != destination_) {
+  if (!stored_ && spec.output != destination_) {
     return RpcError(absl::StatusCode::kFailedPrecondition, "OUTPUT_FAILED",
                     "job.destination.uri: it leads to another place than when "
                     "the job was made");
@@ -127,6 +128,9 @@ absl::Status LiveJob::PrepareRun() {
   spec.output = staging_;
   QS_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointRun> run,
                       context_.prepare(std::move(spec)));
+  if (stored_) {
+    QS_RETURN_IF_ERROR(context_.results->Begin(key_, run->size().file_bytes));
+  }
   tensors_total_ = run->size().tensors;
   bytes_total_ = run->size().bytes;
   shards_total_ = run->size().shards;
@@ -187,7 +191,7 @@ void LiveJob::StartRun(const std::set<int>& committed) {
   if (stop) run->Stop();
 }
 
-absl::Status LiveJob::OnTensor(const v1::TensorReport& report,
+absl::Status LiveJob::OnTensor(int shard, const v1::TensorReport& report,
                                const QuantizedTensor&) {
   ++tensors_;
   CountQuantized(report.algorithm().substr(0, report.algorithm().find('-')),
@@ -196,36 +200,38 @@ absl::Status LiveJob::OnTensor(const v1::TensorReport& report,
   {
     absl::MutexLock lock(&mutex_);
     unwritten_.push_back(
-        {report.name(), report.bytes_in(), report.SerializeAsString()});
+        {report.name(), report.bytes_in(), report.SerializeAsString(), shard});
     full = unwritten_.size() >= kMaxUnwritten;
   }
   return full ? Flush() : absl::OkStatus();
 }
 
 absl::Status LiveJob::Flush() {
-  std::vector<JobTensorRecord> tensors;
-  {
-    absl::MutexLock lock(&mutex_);
-    tensors.swap(unwritten_);
-  }
+  absl::MutexLock commits(&commits_);
+  const std::vector<JobTensorRecord> tensors = TakeUnwritten();
   if (tensors.empty()) return absl::OkStatus();
   return FromRecords(
       context_.records.Commit(key_, attempt_, std::nullopt, tensors));
 }
 
+std::vector<JobTensorRecord> LiveJob::TakeUnwritten() {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(unwritten_, {});
+}
+
 absl::Status LiveJob::OnShard(int shard, const std::string& file,
                               int64_t bytes) {
-  std::vector<JobTensorRecord> tensors;
-  {
-    absl::MutexLock lock(&mutex_);
-    tensors.swap(unwritten_);
-  }
   // What cannot be read now is said at the end.
   auto digest =
       DigestFile(staging_ + "/" + file, [this] { return why() != Why::kGoOn; });
+  const ShardRecord record = {shard, file, bytes,
+                              digest.ok() ? digest->digest : ""};
   if (digest.ok()) digests_[file] = *std::move(digest);
-  QS_RETURN_IF_ERROR(FromRecords(context_.records.Commit(
-      key_, attempt_, ShardRecord{shard, file, bytes}, tensors)));
+  {
+    absl::MutexLock commits(&commits_);
+    QS_RETURN_IF_ERROR(FromRecords(
+        context_.records.Commit(key_, attempt_, record, TakeUnwritten())));
+  }
   ++shards_;
   return absl::OkStatus();
 }
@@ -253,9 +259,10 @@ absl::Status LiveJob::Complete() {
   QS_ASSIGN_OR_RETURN(
       const OutputDigest digest,
       DigestOutput(staging_, digests_, [this] { return why() != Why::kGoOn; }));
+  if (stored_) QS_RETURN_IF_ERROR(RecordFiles(digest));
   QS_ASSIGN_OR_RETURN(v1::JobSummary summary,
                       SummarizeJob(context_.records, key_));
-  summary.set_files(digest.files);
+  summary.set_files(static_cast<int64_t>(digest.files.size()));
   summary.set_file_bytes(digest.bytes);
   summary.set_digest(digest.digest);
   summary.set_seconds(absl::ToDoubleSeconds(context_.now() - started_));
@@ -268,10 +275,30 @@ absl::Status LiveJob::Complete() {
   QS_RETURN_IF_ERROR(publishing);
   SetPhase(v1::JobProgress::PUBLISHING);
   QS_RETURN_IF_ERROR(PublishOutput(staging_, destination_));
+  if (stored_) context_.results->Settle(key_, digest.bytes);
   const absl::Time now = context_.now();
   if (!resumed_) context_.pace->Learn(size_, now - started_);
   EndWith([now](JobRecord& job) { return SucceedJob(job, now); }, true);
   return absl::OkStatus();
+}
+
+// In the order in which ReadResult gives them: shards, then the rest by name.
+absl::Status LiveJob::RecordFiles(const OutputDigest& output) {
+  const absl::StatusOr<std::vector<ShardRecord>> shards =
+      context_.records.Shards(key_);
+  if (!shards.ok()) return FromRecords(shards.status());
+  std::map<std::string, FileDigest> rest = output.files;
+  std::vector<JobFileRecord> files;
+  for (const ShardRecord& shard : *shards) {
+    const auto found = rest.find(shard.file);
+    if (found == rest.end()) continue;
+    files.push_back({shard.file, found->second.bytes, found->second.digest});
+    rest.erase(found);
+  }
+  for (const auto& [file, digest] : rest) {
+    files.push_back({file, digest.bytes, digest.digest});
+  }
+  return FromRecords(context_.records.SetFiles(key_, files));
 }
 
 void LiveJob::StopNow(const absl::Status& status) {

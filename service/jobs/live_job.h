@@ -56,7 +56,7 @@ class LiveJob final : public CheckpointRunObserver,
   quant::v1::JobProgress progress() const;
 
   void OnBytes(int64_t bytes) override { bytes_ += bytes; }
-  absl::Status OnTensor(const quant::v1::TensorReport& report,
+  absl::Status OnTensor(int shard, const quant::v1::TensorReport& report,
                         const QuantizedTensor& result) override;
   absl::Status OnShard(int shard, const std::string& file,
                        int64_t bytes) override;
@@ -71,9 +71,11 @@ class LiveJob final : public CheckpointRunObserver,
 
   void Finish(const absl::Status& status);
   absl::Status Complete();
+  absl::Status RecordFiles(const OutputDigest& output);
   void StopNow(const absl::Status& status);
   void EndWith(JobRecords::Change change, bool keep_output);
-  absl::Status Flush();
+  absl::Status Flush() ABSL_LOCKS_EXCLUDED(commits_);
+  std::vector<JobTensorRecord> TakeUnwritten();
   absl::StatusOr<JobRecord> Change(const JobRecords::Change& change);
   Why why() const;
   std::shared_ptr<CheckpointRun> Run() const;
@@ -86,6 +88,7 @@ class LiveJob final : public CheckpointRunObserver,
   const absl::Time started_;
   const std::string destination_;
   const std::string staging_;
+  const bool stored_;
   // Files that this attempt wrote, digested while the next one is made. One
   // shard is told at a time, and none after the run's end.
   std::map<std::string, FileDigest> digests_;
@@ -104,6 +107,9 @@ class LiveJob final : public CheckpointRunObserver,
   std::atomic<int64_t> bytes_total_ = 0;
   std::atomic<int64_t> shards_total_ = 0;
 
+  // Held while reports are taken and committed, so that none is still on its
+  // way when its shard is committed. Before mutex_.
+  absl::Mutex commits_;
   mutable absl::Mutex mutex_;
   Why why_ ABSL_GUARDED_BY(mutex_) = Why::kGoOn;
   bool running_ ABSL_GUARDED_BY(mutex_) = false;

@@ -264,7 +264,8 @@ absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
   for (const OutputTensor& output : result.tensors) {
     report.add_output_tensors(output.name);
   }
-  QS_RETURN_IF_ERROR(observer_->OnTensor(report, result));
+  QS_RETURN_IF_ERROR(observer_->OnTensor(plan_->input->tensors()[tensor].shard,
+                                         report, result));
   return writes() ? Keep(tensor, std::move(result)) : absl::OkStatus();
 }
 

@@ -57,6 +57,7 @@ struct RunSize {
   int64_t tensors = 0;  // that are quantized or folded
   int64_t bytes = 0;    // of their input
   int64_t bytes_out = 0;
+  int64_t file_bytes = 0;  // of all that is written, at most
   int64_t batches = 0;
   int64_t shards = 0;
   int64_t largest_batch_bytes = 0;  // memory that one batch reserves, at most
@@ -80,9 +81,10 @@ class CheckpointRunObserver {
   virtual ~CheckpointRunObserver() = default;
   // Bytes of input that were quantized since the last call.
   virtual void OnBytes(int64_t bytes) = 0;
-  // A tensor is done; its outputs are in a shard that is yet to be committed
+  // A tensor is done; its outputs are in `shard`, which is yet to be committed
   // (or, without an output directory, only here).
-  virtual absl::Status OnTensor(const quant::v1::TensorReport& report,
+  virtual absl::Status OnTensor(int shard,
+                                const quant::v1::TensorReport& report,
                                 const QuantizedTensor& result) = 0;
   // The shard is in place and synced: a later run may be told to leave it out.
   virtual absl::Status OnShard(int shard, const std::string& file,

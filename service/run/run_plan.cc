@@ -172,6 +172,7 @@ absl::Status RunPlan::MakeWork() {
   size.tensors = totals.tensors;
   size.bytes = totals.bytes;
   size.bytes_out = answer.summary.bytes_out();
+  size.file_bytes = FileBytes();
   size.batches = static_cast<int64_t>(batches.size());
   size.shards =
       checkpoint ? static_cast<int64_t>(checkpoint->shards().size()) : 0;
@@ -182,6 +183,29 @@ absl::Status RunPlan::MakeWork() {
   }
   size.algorithm = SpecAlgorithm(quant);
   return absl::OkStatus();
+}
+
+// Tensors are exact; what describes them is rounded up.
+int64_t RunPlan::FileBytes() const {
+  // Of a tensor, in a header and in the index, beside its name.
+  constexpr size_t kDescription = 200;
+  constexpr int kMostOutputs = 6;
+  int64_t bytes = answer.summary.bytes_out();
+  for (const v1::PlanEntry& entry : answer.entries) {
+    const int outputs =
+        entry.action() == v1::PlanEntry::QUANTIZE ? kMostOutputs : 1;
+    bytes +=
+        outputs * static_cast<int64_t>(2 * entry.name().size() + kDescription);
+  }
+  bytes += 2 * static_cast<int64_t>(
+                   answer.summary.quantization_config_json().size());
+  if (!checkpoint) return bytes;
+  for (const CheckpointSideFile& file : checkpoint->side_files()) {
+    bytes += file.size_bytes;
+  }
+  constexpr int64_t kHeaderPadding = 4096;  // of each shard, with its metadata
+  return bytes + static_cast<int64_t>(checkpoint->config_json().size()) +
+         kHeaderPadding * static_cast<int64_t>(checkpoint->shards().size() + 1);
 }
 
 absl::Status RunPlan::Fingerprint() {

@@ -58,6 +58,7 @@ struct RunPlan {
   absl::Status PlanCheckpoint();
   absl::Status PlanBlobs();
   absl::Status MakeWork();
+  int64_t FileBytes() const;
   absl::Status Fingerprint();
 };
 

@@ -175,8 +175,8 @@ void AddData(CLI::App* app, ServerOptions* o) {
                   "without it nothing is kept: no uploads and no jobs")
       ->group(group);
   app->add_option("--max-store-bytes", o->max_store_bytes,
-                  "Bytes of tensors and open uploads together; one more upload "
-                  "is refused")
+                  "Bytes of tensors, open uploads and results of jobs without "
+                  "a destination together; one more is refused")
       ->transform(CLI::AsSizeValue(false))
       ->check(InRange(1, 1e17))
       ->group(group);
@@ -187,8 +187,8 @@ void AddData(CLI::App* app, ServerOptions* o) {
       ->group(group);
   app->add_option("--max-tensor-streams", o->max_tensor_streams,
                   "WriteTensor and ReadTensor calls at once, up to 8 MiB of "
-                  "memory each, and as many of CalibrationService; one more "
-                  "is refused")
+                  "memory each, and as many of CalibrationService and of "
+                  "ReadResult; one more is refused")
       ->check(InRange(1, 100000))
       ->group(group);
   app->add_option("--io-threads", o->io_threads,

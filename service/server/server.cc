@@ -105,6 +105,8 @@ JobServerOptions JobOptions(const ServerOptions& options) {
   out.scheduler.max_running_in_project = options.max_running_jobs;
   out.scheduler.history = options.job_history;
   out.max_queued = options.max_queued_jobs;
+  out.max_reads = options.max_tensor_streams;
+  out.stream_idle_timeout = absl::Seconds(options.stream_idle_timeout);
   return out;
 }
 
@@ -240,18 +242,27 @@ class Server::Impl {
     QS_ASSIGN_OR_RETURN(
         roots_, UriRoots::Open(options_.read_roots, options_.write_roots));
     job_records_ = NewSqliteJobRecords(stores_->records());
-    jobs_ = std::make_unique<JobServer>(
-        JobsContext{*job_records_, stores_->pool(), context_.pool(),
-                    context_.budget(), CheckpointRun::Prepare, PathsOf(roots_),
-                    options_.max_plan_tensors,
-                    std::make_shared<JobPace>(options_.workers.cores())},
-        access(), JobOptions(options_));
+    QS_ASSIGN_OR_RETURN(
+        results_,
+        JobResults::Open(options_.data_dir + "/results", stores_->blobs()));
+    JobsContext jobs{*job_records_,
+                     stores_->pool(),
+                     context_.pool(),
+                     context_.budget(),
+                     CheckpointRun::Prepare,
+                     PathsOf(roots_),
+                     options_.max_plan_tensors,
+                     std::make_shared<JobPace>(options_.workers.cores())};
+    jobs.results = results_.get();
+    jobs_ = std::make_unique<JobServer>(std::move(jobs), access(),
+                                        JobOptions(options_));
     return absl::OkStatus();
   }
 
   int64_t LiveStreams() const {
     return context_.live_streams() +
            (tensors_ == nullptr ? 0 : tensors_->live_streams()) +
+           (jobs_ == nullptr ? 0 : jobs_->live_streams()) +
            (calibrations_ == nullptr ? 0 : calibrations_->live_streams());
   }
   bool JobsRun() const { return jobs_ != nullptr && !jobs_->idle(); }
@@ -286,7 +297,10 @@ class Server::Impl {
     context_.StartDraining();
     context_.EndAll();
     if (tensors_ != nullptr) tensors_->EndAll();
-    if (jobs_ != nullptr) jobs_->StartDraining();
+    if (jobs_ != nullptr) {
+      jobs_->StartDraining();
+      jobs_->EndAll();
+    }
     if (calibrations_ != nullptr) calibrations_->EndAll();
     WaitForStreams(steady_clock::now() + kEndGrace, [] { return false; });
     context_.CancelAll();
@@ -312,6 +326,7 @@ class Server::Impl {
   std::unique_ptr<CalibrationServer> calibrations_;
   UriRoots roots_;
   std::unique_ptr<JobRecords> job_records_;
+  std::unique_ptr<JobResults> results_;
   std::unique_ptr<JobServer> jobs_;  // before the threads that it works on
   QuantizeServiceImpl service_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;

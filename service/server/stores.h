@@ -3,6 +3,7 @@
 //
 //   DIR/meta.sqlite  records
 //   DIR/blobs/       bytes (see dir_blob_store.h)
+//   DIR/results/     of jobs without a destination (jobs/job_results.h)
 //
 // Thread: thread-safe after Open.
 #ifndef QS_SERVICE_SERVER_STORES_H_

@@ -33,7 +33,7 @@ class ReadCall final : public ReadingCall<Response> {
         request_(request) {}
 
  private:
-  absl::StatusOr<Made> Make(Response* response) override {
+  absl::StatusOr<ReadStep> Make(Response* response) override {
     if (tensor_.reader == nullptr) QS_RETURN_IF_ERROR(Open());
     response->set_offset(at_);
     if (at_ == end_) {
@@ -41,7 +41,7 @@ class ReadCall final : public ReadingCall<Response> {
       end->set_sent_bytes(end_ - request_.offset());
       end->set_size_bytes(tensor_.record.spec.bytes);
       end->set_digest(tensor_.record.digest);
-      return Made::kLast;
+      return ReadStep::kLast;
     }
     std::string* const data = response->mutable_data();
     data->resize(
@@ -53,7 +53,7 @@ class ReadCall final : public ReadingCall<Response> {
     if (!read.ok()) return StoreError(read);
     response->set_crc32c(Crc32c(bytes));
     at_ += static_cast<int64_t>(data->size());
-    return Made::kMessage;
+    return ReadStep::kMessage;
   }
 
   absl::Status Open() {

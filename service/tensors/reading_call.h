@@ -24,6 +24,7 @@
 #include "service/server/grpc_status.h"
 #include "service/server/served_call.h"
 #include "service/tensors/live_calls.h"
+#include "service/tensors/read_step.h"
 
 namespace qs {
 
@@ -99,19 +100,13 @@ class ReadingCall : public grpc::ServerWriteReactor<Response>, public LiveCall {
         served_(rpc, *call),
         strand_(parts.pool) {}
 
-  enum class Made {
-    kMessage,
-    kLast,     // a message, after which the call ends with OK
-    kNothing,  // but call Make again at once: a long step in parts
-    kWait,     // nothing until Wake
-  };
   // Makes the next message. On the pool, one at a time. An error ends the call.
-  virtual absl::StatusOr<Made> Make(Response* response) = 0;
+  virtual absl::StatusOr<ReadStep> Make(Response* response) = 0;
   // Last, on the pool: gRPC is done with the call. Nothing of the service is
   // used after it.
   virtual void OnGone() {}
 
-  // There may be something after kWait. From any thread; does not block.
+  // There may be something, after kWait. From any thread; does not block.
   void Wake() {
     absl::MutexLock lock(&mutex_);
     if (std::exchange(waits_, false)) {
@@ -152,17 +147,17 @@ class ReadingCall : public grpc::ServerWriteReactor<Response>, public LiveCall {
       woken_ = false;
     }
     Response response;
-    const absl::StatusOr<Made> made = Make(&response);
+    const absl::StatusOr<ReadStep> made = Make(&response);
     absl::MutexLock lock(&mutex_);
     if (!made.ok()) return EndLocked(made.status());
     if (ended_) return;
-    if (*made == Made::kNothing || (*made == Made::kWait && woken_)) {
+    if (*made == ReadStep::kNothing || (*made == ReadStep::kWait && woken_)) {
       return MakeNextLocked();
     }
-    waits_ = *made == Made::kWait;
+    waits_ = *made == ReadStep::kWait;
     if (waits_) return;
     ready_ = std::move(response);
-    last_ = *made == Made::kLast;
+    last_ = *made == ReadStep::kLast;
     SendLocked();
   }
 

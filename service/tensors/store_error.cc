@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "service/base/metrics.h"
+
 namespace qs {
 namespace {
 
@@ -10,6 +12,13 @@ namespace {
 constexpr absl::Duration kDiskFullDelay = absl::Seconds(30);
 
 }  // namespace
+
+void CountDamagedRead() {
+  static Counter& counter =
+      CounterOf("quantd_blob_corrupt_total",
+                "Reads that met bytes which are damaged on the disk");
+  counter.Increment();
+}
 
 absl::Status StoreError(const absl::Status& status,
                         const ErrorMetadata& metadata) {

@@ -13,6 +13,9 @@ namespace qs {
 absl::Status StoreError(const absl::Status& status,
                         const ErrorMetadata& metadata = {});
 
+// For metrics: bytes on the disk were not those that were written.
+void CountDamagedRead();
+
 }  // namespace qs
 
 #endif  // QS_SERVICE_TENSORS_STORE_ERROR_H_

@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
-#include "service/base/metrics.h"
 #include "service/base/random_id.h"
 #include "service/server/error.h"
 #include "service/stream/digest.h"
@@ -54,10 +53,7 @@ std::string RequestHash(const NewUpload& upload) {
 }  // namespace
 
 absl::Status BlobCorruptError(const std::string& digest) {
-  static Counter& counter =
-      CounterOf("quantd_blob_corrupt_total",
-                "Reads that met bytes which are damaged on the disk");
-  counter.Increment();
+  CountDamagedRead();
   return RpcError(
       absl::StatusCode::kDataLoss, "BLOB_CORRUPT",
       absl::StrCat("tensor: its bytes are damaged: upload ", digest, " again"),

@@ -103,7 +103,7 @@ quant::v1::QuantizationConfig Nf4() {
 class Quiet final : public CheckpointRunObserver {
  public:
   void OnBytes(int64_t) override {}
-  absl::Status OnTensor(const quant::v1::TensorReport&,
+  absl::Status OnTensor(int, const quant::v1::TensorReport&,
                         const QuantizedTensor&) override {
     return absl::OkStatus();
   }

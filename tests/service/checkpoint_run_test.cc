@@ -30,10 +30,11 @@ const std::string kCalibration =
 class Recorder : public CheckpointRunObserver {
  public:
   void OnBytes(int64_t count) override { bytes += count; }
-  absl::Status OnTensor(const v1::TensorReport& report,
+  absl::Status OnTensor(int shard, const v1::TensorReport& report,
                         const QuantizedTensor& result) override {
     absl::MutexLock lock(&mutex_);
     CHECK(result.report.name == report.name());
+    CHECK(shard >= 0);
     CHECK(reports_.emplace(report.name(), report).second);
     return fail_tensor;
   }
@@ -195,14 +196,14 @@ TEST_CASE("without an output directory results go to the observer", "[run]") {
 // What a run without an output directory gave, by the names of the parts.
 class Collector final : public Recorder {
  public:
-  absl::Status OnTensor(const v1::TensorReport& report,
+  absl::Status OnTensor(int shard, const v1::TensorReport& report,
                         const QuantizedTensor& result) override {
     for (const OutputTensor& part : result.tensors) {
       absl::MutexLock lock(&mutex_);
       parts_[part.name].assign(part.data.data(),
                                part.data.data() + part.data.size());
     }
-    return Recorder::OnTensor(report, result);
+    return Recorder::OnTensor(shard, report, result);
   }
   std::map<std::string, std::vector<uint8_t>> parts() {
     absl::MutexLock lock(&mutex_);

@@ -71,7 +71,7 @@ class FakeRun final : public CheckpointRun {
     report.mutable_error()->set_count(50);
     report.mutable_error()->set_mean_squared_error(0.5);
     observer_->OnBytes(100);
-    const absl::Status status = observer_->OnTensor(report, {});
+    const absl::Status status = observer_->OnTensor(shard, report, {});
     return status.ok() ? observer_->OnShard(shard, file, 25) : status;
   }
   void Succeed() {
