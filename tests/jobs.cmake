@@ -19,3 +19,8 @@ qs_test(job_kill_test
 target_compile_definitions(job_kill_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd>")
 add_dependencies(job_kill_test quantd)
+# Results that the server keeps.
+qs_test(read_result_test
+  SOURCES service/jobs/read_result_test.cc
+  LIBS qs_service
+  LABELS service)

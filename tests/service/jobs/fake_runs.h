@@ -60,10 +60,13 @@ class FakeRun final : public CheckpointRun {
     stopped_ = true;
   }
 
-  // One tensor, then its shard.
+  // One tensor, then its shard, whose file holds `content`.
   absl::Status CommitShard(int shard) {
+    return CommitShard(shard, absl::StrCat("shard ", shard));
+  }
+  absl::Status CommitShard(int shard, const std::string& content) {
     const std::string file = absl::StrCat("model-", shard, ".safetensors");
-    std::ofstream(spec_.output + "/" + file) << "shard " << shard;
+    std::ofstream(spec_.output + "/" + file) << content;
     quant::v1::TensorReport report;
     report.set_name(absl::StrCat("t", shard));
     report.set_bytes_in(100);
