@@ -76,7 +76,8 @@ enum class Command {
   kJobsGet,
   kJobsCancel,
   kJobsDelete,
-  kJobsWatch
+  kJobsWatch,
+  kJobsResult
 };
 
 struct Arguments {
@@ -88,12 +89,12 @@ struct Arguments {
   JobArguments job;
   std::string input;  // IN, or FILE of report and calibration inspect
   std::vector<std::string> inputs;  // calibration merge
-  std::string output;               // quantize and calibration merge
-  std::string calibration;          // quantize and compare: a file, or empty
-  std::string name;                 // calibrate: the ID of the calibration
-  bool keep_open = false;           // calibrate upload
-  std::string json_file;            // quantize and compare
-  std::string html_file;            // report and compare
+  std::string output;       // quantize, calibration merge and jobs result
+  std::string calibration;  // quantize and compare: a file, or empty
+  std::string name;         // calibrate: the ID of the calibration
+  bool keep_open = false;   // calibrate upload
+  std::string json_file;    // quantize and compare
+  std::string html_file;    // report and compare
   // plan, capabilities, calibration inspect and jobs: JSON on standard output
   bool json = false;
 };

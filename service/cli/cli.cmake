@@ -29,6 +29,8 @@ add_library(qs_cli STATIC
   cli/quantize_command.cc
   cli/report_json.cc
   cli/report_table.cc
+  cli/result_fetch.cc
+  cli/result_folder.cc
   cli/run_control.cc
   cli/run_report.cc
   cli/signal_watcher.cc

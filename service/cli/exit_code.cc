@@ -34,6 +34,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"DUPLICATE_TENSOR", ExitCode::kBadInput},
     {"JOB_NOT_FOUND", ExitCode::kUsage},
     {"NON_FINITE_INPUT", ExitCode::kBadInput},
+    {"NO_RESULT", ExitCode::kUsage},
     {"PLAN_TOO_LARGE", ExitCode::kBadInput},
     {"REQUEST_ID_REUSED", ExitCode::kUsage},
     {"SHAPE_OVERFLOW", ExitCode::kBadInput},

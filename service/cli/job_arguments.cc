@@ -45,7 +45,9 @@ void AddCreate(CLI::App* app, Arguments* a) {
          "file URI",
          true);
   AddUri(app, "-o,--output", &a->job.destination, "URI",
-         "The directory that the server makes", true);
+         "The directory that the server makes [its store keeps the result, for "
+         "jobs result]",
+         false);
   AddUri(app, "--calibration", &a->job.calibration, "URI",
          "Second moments of the inputs, a file of the server's", false);
   app->add_option("--priority", a->job.priority,
@@ -137,11 +139,20 @@ void AddJobs(CLI::App* root, Arguments* a, const char* exit_codes) {
        {OfOne{Command::kJobsGet, "get", "Shows a job"},
         OfOne{Command::kJobsCancel, "cancel", "Stops a job"},
         OfOne{Command::kJobsDelete, "delete",
-              "Forgets a job that is done; its result stays"},
-        OfOne{Command::kJobsWatch, "watch", "Shows a job until it is done"}}) {
+              "Forgets a job that is done; its output stays, a result in the "
+              "server's store is deleted"},
+        OfOne{Command::kJobsWatch, "watch", "Shows a job until it is done"},
+        OfOne{Command::kJobsResult, "result",
+              "Makes a directory of a result in the server's store; waits for "
+              "the job, and a second run goes on where the first one ended"}}) {
     CLI::App* app =
         Add(jobs, a, one.command, one.name, one.description, exit_codes);
     AddName(app, a);
+    if (one.command == Command::kJobsResult) {
+      app->add_option("OUT", a->output, "The directory, which is not there yet")
+          ->type_name("")
+          ->required();
+    }
     AddServer(app, &a->server);
   }
 }

@@ -74,6 +74,10 @@ std::string AboutTime(const google::protobuf::Duration& time) {
   return absl::StrFormat("%.1f h", seconds / 3600);
 }
 
+std::string DestinationOf(const v1::Job& job) {
+  return job.has_destination() ? job.destination().uri() : "the server's store";
+}
+
 }  // namespace
 
 std::string JobIdOf(const std::string& name) {
@@ -105,7 +109,7 @@ std::string JobText(const v1::Job& job) {
                    StateText(job.state(), job.attempt(), job.cancelling()),
                    "\nsource:      ", job.source().uri(),
                    "\nmethod:      ", ConfigName(job.quantization()),
-                   "\ndestination: ", job.destination().uri(), "\n");
+                   "\ndestination: ", DestinationOf(job), "\n");
   for (const auto& [key, value] : job.labels()) {
     absl::StrAppend(&text, "label:       ", key, "=", value, "\n");
   }
@@ -143,7 +147,7 @@ std::string JobTable(const std::vector<v1::Job>& jobs) {
     table.AddRow({JobIdOf(job.name()),
                   StateText(job.state(), job.attempt(), job.cancelling()),
                   absl::StrCat(percent, " %"), ConfigName(job.quantization()),
-                  TimeText(job.create_time()), job.destination().uri()});
+                  TimeText(job.create_time()), DestinationOf(job)});
   }
   return table.Text();
 }

@@ -23,8 +23,10 @@
 #include "service/cli/job_watch.h"
 #include "service/cli/plan_client.h"
 #include "service/cli/proto_json.h"
+#include "service/cli/result_fetch.h"
 #include "service/cli/run_control.h"
 #include "service/cli/signal_watcher.h"
+#include "service/server/error.h"
 
 namespace qs::cli {
 namespace {
@@ -71,6 +73,8 @@ class JobsRun {
         return Delete();
       case Command::kJobsWatch:
         return Watch(arguments_.job.name);
+      case Command::kJobsResult:
+        return Result();
       default:
         return ShowOne(&Stub::GetJob, v1::GetJobRequest());
     }
@@ -120,6 +124,7 @@ class JobsRun {
   absl::Status AddLabels(v1::Job* job) const;
   absl::Status Create();
   absl::Status Watch(const std::string& name);
+  absl::Status Result();
 
   const Arguments& arguments_;
   const Console& console_;
@@ -187,7 +192,9 @@ absl::StatusOr<v1::CreateJobRequest> JobsRun::Request() {
   if (!from.calibration.empty()) {
     job->mutable_calibration()->set_uri(from.calibration);
   }
-  job->mutable_destination()->set_uri(from.destination);
+  if (!from.destination.empty()) {
+    job->mutable_destination()->set_uri(from.destination);
+  }
   job->set_priority(PriorityOf(from.priority));
   if (from.queue_timeout > 0) {
     SetDuration(from.queue_timeout, job->mutable_queue_timeout());
@@ -224,6 +231,23 @@ absl::Status JobsRun::Watch(const std::string& name) {
   }
   Show(*job);
   return CheckSucceeded(*job);
+}
+
+// Shows the job, as watch does.
+absl::Status JobsRun::Result() {
+  v1::GetJobRequest request;
+  request.set_name(arguments_.job.name);
+  v1::Job job;
+  QS_RETURN_IF_ERROR(Call(&Stub::GetJob, request, &job));
+  const absl::Status fetched =
+      FetchResult(*stub_, job.name(), arguments_.output,
+                  arguments_.server.address, console_, control_);
+  if (!fetched.ok() && ErrorReason(fetched) != "NO_RESULT") return fetched;
+  QS_RETURN_IF_ERROR(Call(&Stub::GetJob, request, &job));
+  QS_RETURN_IF_ERROR(CheckSucceeded(job));
+  QS_RETURN_IF_ERROR(fetched);
+  Show(job);
+  return absl::OkStatus();
 }
 
 }  // namespace

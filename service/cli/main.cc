@@ -65,6 +65,7 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
     case Command::kJobsCancel:
     case Command::kJobsDelete:
     case Command::kJobsWatch:
+    case Command::kJobsResult:
       return RunJobs(arguments, console);
   }
   return UnexpectedError("command: got an unknown one");

@@ -104,18 +104,6 @@ absl::Status SyncPath(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status SyncDirectories(const std::string& root) {
-  QS_RETURN_IF_ERROR(SyncPath(root));
-  std::error_code error;
-  fs::recursive_directory_iterator it(root, error);
-  for (; !error && it != fs::recursive_directory_iterator();
-       it.increment(error)) {
-    if (it->is_directory()) QS_RETURN_IF_ERROR(SyncPath(it->path().string()));
-  }
-  return error ? OutputPosixError(error.value(), "list", root)
-               : absl::OkStatus();
-}
-
 // 0 or errno. Not every file system knows the flags.
 int Rename(const std::string& from, const std::string& to, unsigned flags) {
   if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0) {
@@ -137,6 +125,18 @@ int Rename(const std::string& from, const std::string& to, unsigned flags) {
 }
 
 }  // namespace
+
+absl::Status SyncDirectories(const std::string& root) {
+  QS_RETURN_IF_ERROR(SyncPath(root));
+  std::error_code error;
+  fs::recursive_directory_iterator it(root, error);
+  for (; !error && it != fs::recursive_directory_iterator();
+       it.increment(error)) {
+    if (it->is_directory()) QS_RETURN_IF_ERROR(SyncPath(it->path().string()));
+  }
+  return error ? OutputPosixError(error.value(), "list", root)
+               : absl::OkStatus();
+}
 
 absl::StatusOr<OutputTarget> ResolveOutput(const std::string& output,
                                            const std::string& input,

@@ -31,6 +31,9 @@ absl::StatusOr<OutputTarget> ResolveOutput(const std::string& output,
 absl::Status CheckFileTarget(const std::string& file, const std::string& input,
                              const OutputTarget& output);
 
+// Of a directory and all below it. Errors: kOutput.
+absl::Status SyncDirectories(const std::string& root);
+
 class OutputStaging {
  public:
   // Errors: kOutput.

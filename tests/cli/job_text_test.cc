@@ -34,10 +34,20 @@ TEST_CASE("the flags of jobs create") {
   CHECK(job.labels == Args{"a=b", "c=d"});
   CHECK(job.queue_timeout == 1.5);
   CHECK(job.wait);
+  const ParsedArguments stored =
+      ParseArguments({"jobs", "create", "/in", "--preset", "NF4"});
+  REQUIRE(stored.arguments);
+  CHECK(stored.arguments->job.destination.empty());
+  const ParsedArguments result =
+      ParseArguments({"jobs", "result", "17", "/out"});
+  REQUIRE(result.arguments);
+  CHECK(result.arguments->command == Command::kJobsResult);
+  CHECK(result.arguments->job.name == "projects/-/jobs/17");
+  CHECK(result.arguments->output == "/out");
   for (const Args& wrong :
        {Args{"jobs"}, Args{"jobs", "get"},
         Args{"jobs", "create", "/in", "-o", "/out"},  // no method
-        Args{"jobs", "create", "/in", "--preset", "NF4"},
+        Args{"jobs", "result", "1"},  // no directory
         Args{"jobs", "create", "/in", "-o", "/out", "--preset", "NF4",
              "--priority", "high"}}) {
     CHECK(ParseArguments(wrong).exit_code == 2);

@@ -118,7 +118,7 @@ class QuantctlJobsTest(unittest.TestCase):
                   "W4A16-awq"), 2, "CALIBRATION_MISSING"),
                 (("create", MODEL, "-o", self.work / "out" / "a", "--preset",
                   "NF4", "--label", "x"), 2, "--label"),
-                (("create", MODEL, "--preset", "NF4"), 2, "--output"),
+                (("create", MODEL), 2, "preset"),
                 (("stop", "x"), 2, "subcommand")):
             with self.subTest(args=args):
                 done = self.jobs(*args)
