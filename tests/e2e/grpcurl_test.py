@@ -84,6 +84,12 @@ def check_job(command, output, out):
         made = json.loads((out / "tiny-llama-gptq/config.json").read_text())
         method = made["quantization_config"]["quant_method"]
         assert method == "compressed-tensors", method
+    elif "/ReadResult" in command:
+        frames = {v["frame"]["tensor"] for v in values if "frame" in v}
+        name = "model.layers.0.self_attn.k_proj.weight"
+        assert name in frames and name + ".absmax" in frames, frames
+        assert [v["report"]["name"] for v in values if "report" in v] == [name]
+        assert values[-1]["end"]["complete"], values[-1]
     elif "/GetJob" in command:
         summary = values[0]["summary"]
         assert field(summary, "output_error") < field(

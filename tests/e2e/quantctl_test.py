@@ -433,7 +433,8 @@ class QuantctlTest(programs.QuantctlCase):
         lines = re.findall(r"^    build/release/bin/quantctl .*(?:\n     .*)*",
                            readme, re.M)
         lines = [line for line in lines if "--token-file" not in line]
-        self.assertEqual(len(lines), 9, lines)
+        self.assertEqual(len(lines), 11, lines)
+        job = "JOB"
         (self.work / "quantized").mkdir()
         server = programs.Server(
             self.work, "--data-dir", self.work / "data", "--read-root",
@@ -441,6 +442,7 @@ class QuantctlTest(programs.QuantctlCase):
         self.addCleanup(server.close)
         for line in lines:
             typed = line.replace("/tmp/", f"{self.work}/")
+            typed = typed.replace(" JOB ", f" {job} ")
             typed = typed.replace("build/release/bin/quantctl",
                                   shlex.quote(str(BIN / "quantctl")))
             if "quantctl report" not in line:
@@ -448,6 +450,10 @@ class QuantctlTest(programs.QuantctlCase):
             done = subprocess.run(["bash", "-c", typed], cwd=ROOT, text=True,
                                   capture_output=True, timeout=120)
             self.assertEqual(done.returncode, 0, typed + done.stderr)
+            if made := re.search(r"projects/default/jobs/(\w+)", done.stdout):
+                job = made.group(1)
+        self.assertTrue(
+            (self.work / "tiny-llama-W4A16-stored/config.json").exists())
         self.assertIn("<svg", (self.work / "report.html").read_text())
 
         texts = {command: self.run_ok(command, "--help").stdout
