@@ -6,7 +6,7 @@
 #include <system_error>
 
 #include "kernels/base/status_macros.h"
-#include "quant/formats/safetensors.h"
+#include "service/store/blob_folder.h"
 #include "service/store/dir_blob_store.h"
 #include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_calibration_records.h"
@@ -19,14 +19,22 @@ namespace {
 // Unary calls that may wait for a thread; streams bound themselves.
 constexpr size_t kMaxQueuedCalls = 1024;
 
+// Those that are not there, each synced into its parent.
+absl::Status MakeFolders(const std::filesystem::path& path) {
+  std::error_code error;
+  if (path.empty() || std::filesystem::exists(path, error)) {
+    return absl::OkStatus();
+  }
+  QS_RETURN_IF_ERROR(MakeFolders(path.parent_path()));
+  return MakeFolder(path.string());
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Stores>> Stores::Open(
     const ServerOptions& options) {
   const std::string& path = options.data_dir;
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) return PosixError(error.value(), "data-dir: make", path);
+  QS_RETURN_IF_ERROR(MakeFolders(std::filesystem::absolute(path)));
   std::unique_ptr<Stores> stores(new Stores);
   QS_ASSIGN_OR_RETURN(
       stores->blobs_,

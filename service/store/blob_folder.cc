@@ -54,7 +54,10 @@ absl::Status MakeFolder(const std::string& path) {
     if (errno == EEXIST) return absl::OkStatus();
     return PosixError(errno, "make folder", path);
   }
-  return SyncFolder(fs::path(path).parent_path());
+  const absl::Status synced = SyncFolder(fs::path(path).parent_path());
+  // So that the next one to need it makes and syncs it again.
+  if (!synced.ok()) ::rmdir(path.c_str());
+  return synced;
 }
 
 absl::Status RenameFile(const std::string& from, const std::string& to) {
@@ -90,8 +93,23 @@ absl::Status BlobFolder::Open() {
     return absl::FailedPreconditionError(
         absl::StrCat("store \"", path_, "\": another process uses it"));
   }
+  QS_RETURN_IF_ERROR(SyncFolders());
   QS_RETURN_IF_ERROR(CountBlobs());
   return CountStaging();
+}
+
+// A process that was killed may have made folders without syncing them. (What
+// is in the lowest ones is synced where it is found.)
+absl::Status BlobFolder::SyncFolders() const {
+  QS_RETURN_IF_ERROR(SyncFolder(path_));
+  QS_RETURN_IF_ERROR(SyncFolder(Blobs()));
+  std::error_code error;
+  for (fs::directory_iterator it(Blobs(), error), end; !error && it != end;
+       it.increment(error)) {
+    QS_RETURN_IF_ERROR(SyncFolder(it->path().string()));
+  }
+  if (error) return PosixError(error.value(), "list", Blobs());
+  return absl::OkStatus();
 }
 
 absl::Status BlobFolder::CountBlobs() {

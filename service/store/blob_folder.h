@@ -90,6 +90,7 @@ class BlobFolder {
 
   absl::Status TakeLocked(int64_t bytes, int64_t before)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status SyncFolders() const;
   absl::Status CountBlobs();
   absl::Status CountStaging();
 

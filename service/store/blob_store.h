@@ -85,6 +85,9 @@ class BlobStore {
   virtual absl::StatusOr<std::unique_ptr<BlobReader>> Open(
       const std::string& digest) = 0;
   virtual absl::StatusOr<bool> Has(const std::string& digest) const = 0;
+  // The same, and what is there survives a power cut. For who finds a blob that
+  // somebody made whose Commit failed or never returned.
+  virtual absl::StatusOr<bool> HasDurable(const std::string& digest) = 0;
   // Open readers go on. Errors: NOT_FOUND.
   virtual absl::Status Delete(const std::string& digest) = 0;
   // All of them, in no order.

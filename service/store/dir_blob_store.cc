@@ -44,6 +44,7 @@ class DirBlobStore final : public BlobStore {
   absl::StatusOr<std::unique_ptr<BlobReader>> Open(
       const std::string& digest) override;
   absl::StatusOr<bool> Has(const std::string& digest) const override;
+  absl::StatusOr<bool> HasDurable(const std::string& digest) override;
   absl::Status Delete(const std::string& digest) override;
   absl::StatusOr<std::vector<BlobInfo>> List() const override;
   absl::Status ReserveRoom(int64_t bytes) override {
@@ -121,6 +122,14 @@ absl::StatusOr<std::unique_ptr<BlobReader>> DirBlobStore::Open(
 absl::StatusOr<bool> DirBlobStore::Has(const std::string& digest) const {
   QS_ASSIGN_OR_RETURN(const std::string hex, HexOfDigest(digest));
   return std::filesystem::exists(folder_->Blob(hex));
+}
+
+absl::StatusOr<bool> DirBlobStore::HasDurable(const std::string& digest) {
+  QS_ASSIGN_OR_RETURN(const bool there, Has(digest));
+  if (!there) return false;
+  QS_ASSIGN_OR_RETURN(const std::string hex, HexOfDigest(digest));
+  QS_RETURN_IF_ERROR(SyncFolder(folder_->FolderOf(hex)));
+  return true;
 }
 
 absl::Status DirBlobStore::Delete(const std::string& digest) {

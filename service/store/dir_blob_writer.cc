@@ -129,8 +129,13 @@ absl::StatusOr<std::string> DirWriter::Commit(const std::string& expected) {
 
 absl::Status DirWriter::Publish(const std::string& hex) {
   absl::MutexLock lock(&folder_->blobs());
-  if (std::filesystem::exists(
-          folder_->Blob(hex))) {  // the same bytes came before
+  if (std::filesystem::exists(folder_->Blob(hex))) {
+    // The same bytes came before; who brought them may have failed to sync.
+    const absl::Status synced = SyncFolder(folder_->FolderOf(hex));
+    if (!synced.ok()) {
+      failed_ = absl::InternalError(synced.message());
+      return failed_;
+    }
     ::unlink(path().c_str());
     folder_->CommitStaging(id_, /*is_new_blob=*/false);
     return absl::OkStatus();

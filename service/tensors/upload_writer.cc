@@ -47,8 +47,9 @@ absl::StatusOr<bool> CompleteFromBlob(const TensorParts& parts,
                                       const UploadRecord& upload) {
   if (upload.digest.empty()) return false;
   const BlobKeeper::Hold hold(parts.keeper);
-  const absl::StatusOr<bool> there = parts.blobs.Has(upload.digest);
-  if (!there.ok() || !*there) return false;
+  const absl::StatusOr<bool> there = parts.blobs.HasDurable(upload.digest);
+  if (!there.ok()) return StoreError(there.status());
+  if (!*there) return false;
   QS_RETURN_IF_ERROR(StoreError(
       parts.records.Complete(TensorOf(parts, upload, upload.digest))));
   return true;

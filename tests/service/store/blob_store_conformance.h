@@ -78,6 +78,7 @@ inline void CheckRoundTrips(const OpenBlobStore& open) {
     REQUIRE(digest.ok());
     CHECK(*digest == DigestOf(bytes));
     CHECK(*store->Has(*digest));
+    CHECK(*store->HasDurable(*digest));
     const auto got = GetBlob(*store, *digest);
     REQUIRE(got.ok());
     CHECK(*got == bytes);
