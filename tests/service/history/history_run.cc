@@ -6,7 +6,7 @@
 //
 // Ends with 0 when the history is good, 1 when it is not; then the violations
 // are printed and the folder stays, with the server's log. The test command
-// runs 20 s; for longer: build/release/tests/history_run --seconds 600. The
+// runs 20 s; for longer: build/release/bin/history_run --seconds 600. The
 // same seed makes the same calls and faults, but threads and disks their own
 // times, so a violation may need more than one try to come again.
 #include <algorithm>
