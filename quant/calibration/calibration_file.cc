@@ -64,10 +64,6 @@ void AddTokens(const float* x, int64_t rows, int64_t n, float* packed,
   }
 }
 
-bool IsZero(const float* values, int64_t count) {
-  return std::all_of(values, values + count, [](float v) { return v == 0; });
-}
-
 }  // namespace
 
 absl::Status CalibrationFile::Error(const std::string& text) const {
@@ -251,29 +247,6 @@ absl::StatusOr<SiteMoments> CalibrationFile::Read(size_t site) const {
   }
   QS_RETURN_IF_ERROR(ReadTensor(info.name + kMoment, moments.packed_storage()));
   moments.ExpandPackedStorage();
-  return moments;
-}
-
-// An expert that no token reached is no error; numbers from nowhere are.
-absl::Status CalibrationFile::CheckLoaded(const SiteMoments& moments) const {
-  const int64_t n = moments.inputs();
-  if (moments.tokens() > 0) {
-    const absl::Status status = moments.Check();
-    return status.ok() ? status : Error(std::string(status.message()));
-  }
-  if (IsZero(moments.second_moment(), n * n) && IsZero(moments.abs_sum(), n)) {
-    return absl::OkStatus();
-  }
-  return Error(absl::StrCat("tensor ", QuoteForError(moments.site() + kTokens),
-                            ": got 0 and sums that are not, allowed the number "
-                            "of tokens summed"));
-}
-
-absl::StatusOr<SiteMoments> CalibrationFile::Load(size_t site,
-                                                  const std::string& as) const {
-  QS_ASSIGN_OR_RETURN(SiteMoments moments, Read(site));
-  QS_RETURN_IF_ERROR(CheckLoaded(moments));
-  if (!as.empty()) moments.set_site(as);
   return moments;
 }
 

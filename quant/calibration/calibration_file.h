@@ -11,9 +11,6 @@
 // and metadata `inputs`: JSON {NAME: [modules that read it]}, where the weight
 // of a module is MODULE.weight. Other metadata is kept; known are
 // `model_digest`, `data_hash` and `sequence_length`.
-//
-// Names of sites are whatever its maker liked; only modules count (see
-// calibration_index.h). Numbers are read when a site is loaded.
 #ifndef QS_QUANT_CALIBRATION_CALIBRATION_FILE_H_
 #define QS_QUANT_CALIBRATION_CALIBRATION_FILE_H_
 
@@ -26,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "quant/calibration/calibration_source.h"
 #include "quant/calibration/site_moments.h"
 #include "quant/formats/posix_file.h"
 #include "quant/formats/safetensors.h"
@@ -34,17 +32,8 @@ namespace qs {
 
 using CalibrationMetadata = std::map<std::string, std::string>;
 
-struct CalibrationSite {
-  std::string name;
-  int64_t inputs = 0;
-  int64_t tokens = 0;
-  bool packed = false;
-  std::vector<std::string> modules;
-  bool activations = false;  // inputs, not their sums
-};
-
 // Thread-safe.
-class CalibrationFile {
+class CalibrationFile final : public CalibrationSource {
  public:
   // Reads the header and the token counts. Errors: as SafetensorsFile::Open;
   // INVALID_ARGUMENT naming file, tensor, got and allowed — no `inputs`; a
@@ -53,21 +42,13 @@ class CalibrationFile {
   static absl::StatusOr<CalibrationFile> Open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
-  const std::vector<CalibrationSite>& sites() const { return sites_; }
+  const std::vector<CalibrationSite>& sites() const override { return sites_; }
   // Without `inputs`.
   const CalibrationMetadata& metadata() const { return metadata_; }
 
-  // sites()[site], under the name `as` if that is not empty, checked. A site
-  // without tokens must be all zeros. Errors: INVALID_ARGUMENT — what
-  // SiteMoments::Check refuses; RESOURCE_EXHAUSTED — no memory; ABORTED — the
-  // file has shrunk; as PosixError.
-  absl::StatusOr<SiteMoments> Load(size_t site,
-                                   const std::string& as = "") const;
-  // The same unchecked, to see what is wrong with it.
-  absl::StatusOr<SiteMoments> Read(size_t site) const;
-
-  // INVALID_ARGUMENT "calibration PATH: TEXT".
-  absl::Status Error(const std::string& text) const;
+  // Errors: ABORTED — the file has shrunk; as PosixError.
+  absl::StatusOr<SiteMoments> Read(size_t site) const override;
+  absl::Status Error(const std::string& text) const override;
 
  private:
   explicit CalibrationFile(SafetensorsFile file) : file_(std::move(file)) {}
@@ -80,7 +61,6 @@ class CalibrationFile {
   absl::StatusOr<const SafetensorsEntry*> Tensor(const std::string& name,
                                                  DType dtype) const;
   absl::Status ReadTensor(const std::string& name, void* out) const;
-  absl::Status CheckLoaded(const SiteMoments& moments) const;
 
   SafetensorsFile file_;
   UniqueFd fd_;

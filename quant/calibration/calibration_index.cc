@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
+#include "quant/calibration/calibration_file.h"
 #include "quant/formats/json.h"
 #include "quant/plan/catalogue.h"
 
@@ -44,10 +45,11 @@ void UsePool(const SiteMatch& pool, SiteMatch* one) {
 
 }  // namespace
 
-CalibrationIndex::CalibrationIndex(CalibrationFile file)
-    : file_(std::move(file)) {
-  for (size_t i = 0; i < file_.sites().size(); ++i) {
-    for (const std::string& module : file_.sites()[i].modules) {
+CalibrationIndex::CalibrationIndex(
+    std::shared_ptr<const CalibrationSource> source)
+    : source_(std::move(source)) {
+  for (size_t i = 0; i < source_->sites().size(); ++i) {
+    for (const std::string& module : source_->sites()[i].modules) {
       by_module_.emplace(module, i);
     }
   }
@@ -56,7 +58,8 @@ CalibrationIndex::CalibrationIndex(CalibrationFile file)
 absl::StatusOr<CalibrationIndex> CalibrationIndex::Open(
     const std::string& path) {
   QS_ASSIGN_OR_RETURN(CalibrationFile file, CalibrationFile::Open(path));
-  return CalibrationIndex(std::move(file));
+  return CalibrationIndex(
+      std::make_shared<const CalibrationFile>(std::move(file)));
 }
 
 // In the order of the consumers. One that is not in the file reads what the
@@ -87,22 +90,26 @@ std::vector<size_t> CalibrationIndex::SourcesOf(
 }
 
 // What the plan calls one input must be one in the file, too: recorded once a
-// consumer it has the same sums.
+// consumer it has the same sums. That can be seen when all of them are known.
 absl::Status CalibrationIndex::KeepOneInput(
     const PlanSite& site, std::vector<size_t>* sources) const {
-  const CalibrationSite& first = file_.sites()[sources->front()];
-  QS_ASSIGN_OR_RETURN(const SiteMoments kept, file_.Read(sources->front()));
+  const bool open =
+      std::any_of(sources->begin(), sources->end(),
+                  [this](size_t i) { return source_->sites()[i].open; });
+  if (open) return absl::OkStatus();
+  const CalibrationSite& first = source_->sites()[sources->front()];
+  QS_ASSIGN_OR_RETURN(const SiteMoments kept, source_->Read(sources->front()));
   for (size_t i = 1; i < sources->size(); ++i) {
-    const CalibrationSite& other = file_.sites()[(*sources)[i]];
+    const CalibrationSite& other = source_->sites()[(*sources)[i]];
     bool same = other.inputs == first.inputs && other.tokens == first.tokens;
     if (same) {
-      QS_ASSIGN_OR_RETURN(const SiteMoments sums, file_.Read((*sources)[i]));
+      QS_ASSIGN_OR_RETURN(const SiteMoments sums, source_->Read((*sources)[i]));
       same =
           std::memcmp(sums.abs_sum(), kept.abs_sum(),
                       sizeof(float) * static_cast<size_t>(kept.inputs())) == 0;
     }
     if (same) continue;
-    return file_.Error(absl::StrCat(
+    return source_->Error(absl::StrCat(
         "sites ", QuoteForError(first.name), " and ", QuoteForError(other.name),
         ": got different sums, allowed equal ones: their tensors read one "
         "input, ",
@@ -116,9 +123,9 @@ absl::Status CalibrationIndex::KeepOneInput(
 absl::Status CalibrationIndex::Count(const PlanSite& site,
                                      SiteMatch* match) const {
   for (const size_t source : match->sources) {
-    const CalibrationSite& info = file_.sites()[source];
+    const CalibrationSite& info = source_->sites()[source];
     if (info.inputs != site.inputs) {
-      return file_.Error(
+      return source_->Error(
           absl::StrCat("site ", QuoteForError(info.name), ": got ", info.inputs,
                        " inputs, allowed ", site.inputs, ", the columns of ",
                        QuoteForError(site.consumers.front())));
@@ -168,8 +175,9 @@ absl::StatusOr<CalibrationMatch> CalibrationIndex::Match(
     if (!one.pool.empty()) match.pools.emplace(one.pool, pools.at(one.pool));
     match.sites.push_back(std::move(one));
   }
-  for (size_t i = 0; i < file_.sites().size(); ++i) {
-    if (!used.contains(i)) match.unused.push_back(file_.sites()[i].name);
+  match.used.assign(used.begin(), used.end());
+  for (size_t i = 0; i < source_->sites().size(); ++i) {
+    if (!used.contains(i)) match.unused.push_back(source_->sites()[i].name);
   }
   return match;
 }
@@ -183,7 +191,7 @@ absl::Status CalibrationIndex::RequireComplete(
     names.push_back(QuoteForError(match.missing[i]));
   }
   const size_t more = match.missing.size() - shown;
-  return file_.Error(absl::StrCat(
+  return source_->Error(absl::StrCat(
       "got no moments for the input of ", absl::StrJoin(names, ", "),
       more > 0 ? absl::StrCat(" and ", more, " others") : "",
       ", allowed: every quantized tensor is MODULE.weight of a module that "
@@ -193,9 +201,10 @@ absl::Status CalibrationIndex::RequireComplete(
 absl::StatusOr<SiteMoments> CalibrationIndex::Load(
     const SiteMatch& match) const {
   QS_ASSIGN_OR_RETURN(SiteMoments sum,
-                      file_.Load(match.sources.front(), match.name));
+                      source_->Load(match.sources.front(), match.name));
   for (size_t i = 1; i < match.sources.size(); ++i) {
-    QS_ASSIGN_OR_RETURN(const SiteMoments more, file_.Load(match.sources[i]));
+    QS_ASSIGN_OR_RETURN(const SiteMoments more,
+                        source_->Load(match.sources[i]));
     QS_RETURN_IF_ERROR(sum.Merge(more));
   }
   return sum;

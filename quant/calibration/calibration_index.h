@@ -1,5 +1,5 @@
-// CalibrationIndex: which sites of a calibration file serve the sites of a
-// plan, and their moments when it is their turn.
+// CalibrationIndex: which sites of a calibration serve the sites of a plan, and
+// their moments when it is their turn.
 //
 // Sites are matched by the modules that read them, never by their own names: a
 // file's site serves a plan's when a module of the one is a consumer of the
@@ -13,19 +13,20 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "quant/calibration/calibration_file.h"
+#include "quant/calibration/calibration_source.h"
 #include "quant/calibration/site_moments.h"
 #include "quant/plan/plan.h"
 
 namespace qs {
 
-// Sites of the file whose sum is a site, or a pool, of the plan.
+// Sites of the source whose sum is a site, or a pool, of the plan.
 struct SiteMatch {
   std::string name;  // PlanSite::name or PlanSite::pool
   int64_t inputs = 0;
@@ -41,16 +42,18 @@ struct CalibrationMatch {
   std::vector<SiteMatch> sites;            // those served, in the plan's order
   std::map<std::string, SiteMatch> pools;  // those that a site needs
   std::vector<std::string> missing;        // tensors without moments
-  std::vector<std::string> unused;         // sites of the file
+  std::vector<size_t> used;                // sites of the source, ascending
+  std::vector<std::string> unused;         // the others' names
 };
 
 // Thread-safe.
 class CalibrationIndex {
  public:
-  // Errors: as CalibrationFile::Open.
+  // Of a file. Errors: as CalibrationFile::Open.
   static absl::StatusOr<CalibrationIndex> Open(const std::string& path);
+  explicit CalibrationIndex(std::shared_ptr<const CalibrationSource> source);
 
-  const CalibrationFile& file() const { return file_; }
+  const CalibrationSource& source() const { return *source_; }
 
   // `architecture` is Plan::architecture. A site that saw no token and has no
   // pool with tokens counts as missing. Errors: INVALID_ARGUMENT — a site of
@@ -66,12 +69,10 @@ class CalibrationIndex {
   absl::Status RequireComplete(const CalibrationMatch& match) const;
 
   // The moments of `match` under its name, summed over its sources, two in
-  // memory at most; nothing blended in. Errors: as CalibrationFile::Load.
+  // memory at most; nothing blended in. Errors: as CalibrationSource::Load.
   absl::StatusOr<SiteMoments> Load(const SiteMatch& match) const;
 
  private:
-  explicit CalibrationIndex(CalibrationFile file);
-
   std::vector<size_t> SourcesOf(const PlanSite& site,
                                 const std::string& architecture,
                                 std::vector<std::string>* missing) const;
@@ -82,8 +83,8 @@ class CalibrationIndex {
                                       const std::string& architecture,
                                       std::vector<std::string>* missing) const;
 
-  CalibrationFile file_;
-  std::unordered_map<std::string, size_t> by_module_;  // to a site of the file
+  std::shared_ptr<const CalibrationSource> source_;
+  std::unordered_map<std::string, size_t> by_module_;  // to its sites
 };
 
 }  // namespace qs

@@ -244,25 +244,34 @@ absl::Status CheckCalibrationGiven(const std::string& path,
       ", allowed a file with the second moments of its inputs"));
 }
 
+absl::Status MomentsFault(const absl::Status& status) {
+  return absl::IsDataLoss(status) ? status : InputFault(status);
+}
+
 absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
                                             const PlanAnswer& plan) {
   absl::StatusOr<CalibrationIndex> index = CalibrationIndex::Open(path);
   if (!index.ok()) return InputFault(index.status());
+  return MatchCalibration(*std::move(index), plan);
+}
+
+absl::StatusOr<Calibration> MatchCalibration(CalibrationIndex index,
+                                             const PlanAnswer& plan) {
   std::vector<PlanSite> sites;
   for (const v1::PlanSite& site : plan.sites) sites.push_back(FromProto(site));
   absl::StatusOr<CalibrationMatch> match =
-      index->Match(sites, plan.summary.architecture());
-  if (!match.ok()) return InputFault(match.status());
+      index.Match(sites, plan.summary.architecture());
+  if (!match.ok()) return MomentsFault(match.status());
   if (NeedsCalibration(plan.summary.resolved())) {
-    QS_RETURN_IF_ERROR(InputFault(index->RequireComplete(*match)));
+    QS_RETURN_IF_ERROR(InputFault(index.RequireComplete(*match)));
   }
   if (match->sites.empty()) {
-    return InputFault(index->file().Error(
-        absl::StrCat("got ", index->file().sites().size(),
+    return InputFault(index.source().Error(
+        absl::StrCat("got ", index.source().sites().size(),
                      " sites, of which none is read by a tensor that is "
                      "quantized, allowed at least one")));
   }
-  return Calibration{*std::move(index), *std::move(match)};
+  return Calibration{std::move(index), *std::move(match)};
 }
 
 absl::StatusOr<std::vector<WorkBatch>> MakeBatches(

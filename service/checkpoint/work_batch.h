@@ -19,7 +19,7 @@
 
 namespace qs {
 
-// A calibration file and what of it serves a plan.
+// A calibration and what of it serves a plan.
 struct Calibration {
   CalibrationIndex index;
   CalibrationMatch match;
@@ -66,6 +66,12 @@ absl::Status CheckCalibrationGiven(const std::string& path,
 // needs, or serves none at all.
 absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
                                             const PlanAnswer& plan);
+// The same for one that is open already. Errors: also DATA_LOSS, as it comes.
+absl::StatusOr<Calibration> MatchCalibration(CalibrationIndex index,
+                                             const PlanAnswer& plan);
+// What reading moments met: kInput, but DATA_LOSS stays as it is — a store's
+// damage is nobody's input.
+absl::Status MomentsFault(const absl::Status& status);
 
 // Every tensor that the plan quantizes, once, and the fold-only ones, in the
 // order of their first tensors. `calibration` may be null.

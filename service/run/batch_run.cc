@@ -131,7 +131,7 @@ absl::Status BatchRun::LoadSite(const BatchSite& declared, Site& site,
       host_.plan.calibration->index.Load(declared.match);
   if (moments.ok()) return site.FillBlended(*std::move(moments), pool);
   site.Fail(moments.status());
-  return InputFault(moments.status());
+  return MomentsFault(moments.status());
 }
 
 void BatchRun::RunTiles(Member& member, bool read) {

@@ -37,6 +37,7 @@ class Run final : public CheckpointRun,
   std::vector<v1::Finding> findings() const override {
     return plan_->answer.findings;
   }
+  std::vector<size_t> open_sites() const override { return plan_->OpenSites(); }
   const std::string& fingerprint() const override { return plan_->fingerprint; }
 
   void Start(const RunPlace& place, const std::set<int>& committed,

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
+#include "quant/calibration/calibration_source.h"
 #include "quant/quantized_tensor.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/base/io_pool.h"
@@ -44,6 +45,8 @@ struct CheckpointRunSpec {
   // none.
   std::string output;
   std::string calibration;  // absolute, or empty
+  // In place of `calibration`; may be null. Its blobs stay while the run does.
+  std::shared_ptr<const CalibrationSource> moments;
   quant::v1::QuantizationConfig quantization;
   quant::v1::Target target;
   std::vector<std::string> include;  // globs on tensor names; empty: all
@@ -107,9 +110,12 @@ class CheckpointRun {
   virtual const quant::v1::PlanSummary& plan() const = 0;
   virtual const RunSize& size() const = 0;
   virtual std::vector<quant::v1::Finding> findings() const = 0;
+  // Sites of `moments` that the work needs and that are open: it must not start
+  // before they are there, by a new Prepare. Ascending.
+  virtual std::vector<size_t> open_sites() const { return {}; }
   // "sha256:<hex>" of the plan, the configuration, and the identity (name,
-  // size, time of change) of every file that is read. Shards of a run with
-  // another fingerprint must not be mixed in.
+  // size, time of change; of a store, digest) of all that is read. Shards of a
+  // run with another fingerprint must not be mixed in.
   virtual const std::string& fingerprint() const = 0;
 
   // Starts the work and returns. `committed`: shards that an earlier run of the

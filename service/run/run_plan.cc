@@ -116,7 +116,7 @@ absl::StatusOr<PlanRequest> RunPlan::RequestOf() const {
   *config->mutable_target() = spec.target;
   config->mutable_include()->Add(spec.include.begin(), spec.include.end());
   config->mutable_exclude()->Add(spec.exclude.begin(), spec.exclude.end());
-  config->set_list_sites(!spec.calibration.empty());
+  config->set_list_sites(has_calibration());
   if (checkpoint) config->set_config_json(checkpoint->config_json());
   PlanInput collected(PlanLimits{spec.max_plan_tensors, INT64_MAX});
   QS_RETURN_IF_ERROR(collected.Add(message));
@@ -158,14 +158,33 @@ absl::Status RunPlan::Plan(PlanRequest request) {
   return answer.summary.refused() ? RefusedError(answer) : absl::OkStatus();
 }
 
-absl::Status RunPlan::MakeWork() {
+absl::Status RunPlan::OpenMoments() {
+  if (spec.moments != nullptr) {
+    QS_ASSIGN_OR_RETURN(
+        calibration, MatchCalibration(CalibrationIndex(spec.moments), answer));
+    return absl::OkStatus();
+  }
   if (!spec.calibration.empty()) {
     QS_ASSIGN_OR_RETURN(calibration, OpenCalibration(spec.calibration, answer));
-  } else if (NeedsCalibration(answer.summary.resolved())) {
-    return RpcError(absl::StatusCode::kInvalidArgument, "CALIBRATION_MISSING",
-                    "calibration: got none, allowed a file with the second "
-                    "moments of the inputs");
+    return absl::OkStatus();
   }
+  if (!NeedsCalibration(answer.summary.resolved())) return absl::OkStatus();
+  return RpcError(absl::StatusCode::kInvalidArgument, "CALIBRATION_MISSING",
+                  "calibration: got none, allowed one with the second moments "
+                  "of the inputs");
+}
+
+std::vector<size_t> RunPlan::OpenSites() const {
+  std::vector<size_t> open;
+  if (spec.moments == nullptr) return open;
+  for (const size_t site : calibration->match.used) {
+    if (spec.moments->sites()[site].open) open.push_back(site);
+  }
+  return open;
+}
+
+absl::Status RunPlan::MakeWork() {
+  QS_RETURN_IF_ERROR(OpenMoments());
   QS_ASSIGN_OR_RETURN(
       batches, MakeBatches(answer, calibration ? &*calibration : nullptr));
   totals = TotalsOf(batches, input->tensors());
@@ -208,6 +227,17 @@ int64_t RunPlan::FileBytes() const {
          kHeaderPadding * static_cast<int64_t>(checkpoint->shards().size() + 1);
 }
 
+absl::StatusOr<std::string> RunPlan::CalibrationIdentity() const {
+  if (!spec.calibration.empty()) return FileIdentity(spec.calibration);
+  std::string text;
+  if (spec.moments == nullptr) return text;
+  for (const size_t i : calibration->match.used) {
+    const CalibrationSite& site = spec.moments->sites()[i];
+    absl::StrAppend(&text, site.name, " ", site.tokens, " ", site.digest, "\n");
+  }
+  return text;
+}
+
 absl::Status RunPlan::Fingerprint() {
   std::string text = absl::StrCat(kVersion, "\n");
   answer.summary.resolved().AppendToString(&text);
@@ -220,10 +250,8 @@ absl::Status RunPlan::Fingerprint() {
                   spec.error_report ? 1 : 0, "\n");
   QS_ASSIGN_OR_RETURN(const std::string identity, input->Identity());
   absl::StrAppend(&text, identity, "\n");
-  if (!spec.calibration.empty()) {
-    QS_ASSIGN_OR_RETURN(const std::string file, FileIdentity(spec.calibration));
-    absl::StrAppend(&text, file);
-  }
+  QS_ASSIGN_OR_RETURN(const std::string moments, CalibrationIdentity());
+  absl::StrAppend(&text, moments);
   Sha256 hash;
   hash.Update({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
   fingerprint = hash.Finish();

@@ -42,6 +42,8 @@ struct RunPlan {
   RunSize size;
   std::string fingerprint;
 
+  // CheckpointRun::open_sites.
+  std::vector<size_t> OpenSites() const;
   TensorInfo InfoOf(size_t tensor) const;
   // REQUIRES: the batch has sites. Errors: ValidateGroup's.
   absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
@@ -57,8 +59,13 @@ struct RunPlan {
   absl::Status Plan(PlanRequest request);
   absl::Status PlanCheckpoint();
   absl::Status PlanBlobs();
+  bool has_calibration() const {
+    return spec.moments != nullptr || !spec.calibration.empty();
+  }
+  absl::Status OpenMoments();
   absl::Status MakeWork();
   int64_t FileBytes() const;
+  absl::StatusOr<std::string> CalibrationIdentity() const;
   absl::Status Fingerprint();
 };
 

@@ -19,7 +19,8 @@ set(qs_store_sources
   store/sqlite_job_records.cc
   store/sqlite_job_rows.cc
   store/sqlite_statement.cc
-  store/sqlite_tensor_records.cc)
+  store/sqlite_tensor_records.cc
+  store/stored_calibration.cc)
 add_library(qs_store STATIC ${qs_store_sources})
 target_link_libraries(qs_store PUBLIC qs_quant qs_service_base SQLite::SQLite3)
 add_library(qs_store_faulty STATIC EXCLUDE_FROM_ALL ${qs_store_sources})
