@@ -24,3 +24,9 @@ qs_test(read_result_test
   SOURCES service/jobs/read_result_test.cc
   LIBS qs_service
   LABELS service)
+# Jobs with calibrations of the server's.
+qs_test(job_calibration_test
+  SOURCES service/jobs/job_calibration_test.cc
+  LIBS qs_service
+  LABELS service)
+

@@ -7,6 +7,7 @@
 
 #include "service/access/access.h"
 #include "service/base/io_pool.h"
+#include "service/calibrations/calibration_users.h"
 #include "service/calibrations/shard_writers.h"
 #include "service/store/calibration_store.h"
 #include "service/stream/byte_budget.h"
@@ -31,6 +32,7 @@ struct CalibrationContext {
   ByteBudget& budget;
   LiveCalls& calls;  // the streams, and SealSites
   ShardWriters writers = {};
+  CalibrationUsers* users = nullptr;  // set before calls come; may be null
 };
 
 }  // namespace qs

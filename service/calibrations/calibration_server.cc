@@ -45,6 +45,10 @@ CalibrationServer::~CalibrationServer() {
   while (calls_.live() > 0) absl::SleepFor(absl::Milliseconds(1));
 }
 
+void CalibrationServer::SetUsers(CalibrationUsers& users) {
+  context_->users = &users;
+}
+
 void CalibrationServer::SweepUntilStopped() {
   while (true) {
     {

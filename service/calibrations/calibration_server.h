@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "service/calibrations/calibration_service.h"
+#include "service/calibrations/calibration_users.h"
 #include "service/server/stores.h"
 
 namespace qs {
@@ -32,6 +33,9 @@ class CalibrationServer {
   grpc::Service& service() { return *service_; }
   // What jobs read calibrations from.
   CalibrationStore& store() { return *store_; }
+
+  // Before the gRPC server starts. `users` outlives its calls.
+  void SetUsers(CalibrationUsers& users);
 
   // New calls are refused with DRAINING.
   void StartDraining() { calls_.StartDraining(); }

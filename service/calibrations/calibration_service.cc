@@ -180,10 +180,11 @@ class CalibrationServiceImpl final
     QS_ASSIGN_OR_RETURN(
         const std::string id,
         IdFromName(caller, "name", kCalibrations, request.name()));
-    const auto freed = context_.store.records().Delete(caller.project, id);
-    if (!freed.ok()) return CalibrationError(freed.status());
-    context_.store.Free(*freed);
-    return absl::OkStatus();
+    return CalibrationError(context_.store.Delete(caller.project, id, [&] {
+      return context_.users == nullptr
+                 ? absl::OkStatus()
+                 : context_.users->CheckUnused(caller.project, id);
+    }));
   }
 
   CalibrationContext& context_;

@@ -144,6 +144,7 @@ class SealCall final : public LiveCall,
     }
     const absl::Status stored = sealing_->Store();
     if (!stored.ok()) return Finish(SealError(stored));
+    sealed_ = true;
     NextSite();
   }
 
@@ -163,6 +164,9 @@ class SealCall final : public LiveCall,
   void Finish(const absl::Status& status) {
     sealing_ = nullptr;
     room_.reset();
+    if (sealed_ && context_.users != nullptr) {
+      context_.users->Sealed(caller_.project, id_);
+    }
     served_.End(status);
     context_.calls.Remove(this);
     reactor_->Finish(ToGrpcStatus(status));
@@ -181,6 +185,7 @@ class SealCall final : public LiveCall,
   int64_t key_ = 0;
   std::vector<CalibrationSiteRecord> sites_;
   size_t next_ = 0;
+  bool sealed_ = false;  // at least one site
   std::optional<Reservation> room_;
   std::unique_ptr<CalibrationSealing> sealing_;
 

@@ -48,6 +48,7 @@ absl::Status Move(JobRecord& job, JobState to, absl::Time now) {
   job.state = to;
   job.cancel_requested = false;
   job.publishing = false;
+  job.waiting = {};
   if (to != JobState::kSucceeded) job.summary.clear();
   job.queue_deadline = to == JobState::kQueued ? QueueDeadline(job, now)
                                                : absl::InfiniteFuture();
@@ -71,7 +72,9 @@ absl::Time QueueDeadline(const JobRecord& job, absl::Time now) {
 }
 
 absl::Status StartJob(JobRecord& job, absl::Time now) {
-  if (job.state != JobState::kQueued) return BadState(job, "QUEUED");
+  if (job.state != JobState::kQueued || !job.waiting.sites.empty()) {
+    return BadState(job, "QUEUED, and waiting for nothing");
+  }
   QS_RETURN_IF_ERROR(Move(job, JobState::kRunning, now));
   job.started = now;
   return absl::OkStatus();

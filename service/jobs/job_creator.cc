@@ -9,10 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/jobs/job.h"
+#include "service/jobs/job_calibrations.h"
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_output.h"
 #include "service/jobs/job_request.h"
 #include "service/server/error.h"
+#include "service/store/stored_calibration.h"
 #include "service/stream/digest.h"
 
 namespace qs {
@@ -127,6 +129,71 @@ absl::StatusOr<std::optional<JobRecord>> FindMade(
   return job;
 }
 
+// Names with "-" as project become whole. Errors: IdFromName's.
+absl::Status UseOwnProject(const std::string& project, v1::Job* spec) {
+  if (!spec->calibration().has_name()) return absl::OkStatus();
+  QS_ASSIGN_OR_RETURN(const std::string id,
+                      CalibrationIdOf(project, spec->calibration().name()));
+  spec->mutable_calibration()->set_name(CalibrationName(project, id));
+  return absl::OkStatus();
+}
+
+absl::Status ResolveCalibration(const JobsContext& context,
+                                const std::string& project, const v1::Job& spec,
+                                CheckpointRunSpec* out) {
+  if (!spec.has_calibration()) return absl::OkStatus();
+  const v1::JobCalibration& from = spec.calibration();
+  if (from.has_name()) {
+    QS_ASSIGN_OR_RETURN(const std::string id,
+                        CalibrationIdOf(project, from.name()));
+    QS_ASSIGN_OR_RETURN(CalibrationRecord record,
+                        FindCalibration(context, {project, id}));
+    out->moments = SourceOf(context, std::move(record));
+    return absl::OkStatus();
+  }
+  QS_ASSIGN_OR_RETURN(
+      out->calibration,
+      context.paths.existing(project, from.uri(), "job.calibration.uri"));
+  return absl::OkStatus();
+}
+
+// The wait of a job whose run was planned with the calibration `planned`.
+// Errors: NOT_FOUND CALIBRATION_NOT_FOUND — it was deleted meanwhile.
+absl::Status SetWait(const JobsContext& context, const CheckpointRun& run,
+                     JobRecord* job) {
+  QS_ASSIGN_OR_RETURN(
+      const CalibrationRecord now,
+      FindCalibration(context, {job->key.project, job->calibration}));
+  const auto& planned =
+      static_cast<const StoredCalibration&>(*run.spec().moments);
+  if (now.key != planned.record().key) {
+    return RpcError(absl::StatusCode::kNotFound, "CALIBRATION_NOT_FOUND",
+                    "job.calibration.name: it was deleted just now");
+  }
+  const std::vector<size_t> open = run.open_sites();
+  job->waiting = WaitFor(now, {open.begin(), open.end()});
+  return absl::OkStatus();
+}
+
+// As Store; see job_calibrations.h.
+absl::StatusOr<JobRecord> StoreUsing(const JobsContext& context,
+                                     const CheckpointRun& run, JobRecord job,
+                                     int64_t max_queued) {
+  absl::StatusOr<JobRecord> stored = absl::InternalError("not stored");
+  {
+    absl::ReaderMutexLock lock(&context.calibrations->use_mutex());
+    QS_RETURN_IF_ERROR(SetWait(context, run, &job));
+    stored = Store(context, job, max_queued);
+  }
+  if (!stored.ok() || stored->waiting.sites.empty()) return stored;
+  const absl::StatusOr<bool> starts =
+      UpdateWaiting(context, {job.key.project, job.calibration});
+  if (!starts.ok()) return FromRecords(starts.status());
+  stored = context.records.Get(stored->key);
+  if (!stored.ok()) return FromRecords(stored.status());
+  return stored;
+}
+
 }  // namespace
 
 absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
@@ -136,11 +203,7 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
   QS_ASSIGN_OR_RETURN(
       out.input,
       context.paths.existing(project, spec.source().uri(), "job.source.uri"));
-  if (spec.has_calibration()) {
-    QS_ASSIGN_OR_RETURN(out.calibration, context.paths.existing(
-                                             project, spec.calibration().uri(),
-                                             "job.calibration.uri"));
-  }
+  QS_RETURN_IF_ERROR(ResolveCalibration(context, project, spec, &out));
   if (spec.has_destination()) {
     QS_ASSIGN_OR_RETURN(out.output,
                         context.paths.fresh(project, spec.destination().uri(),
@@ -162,7 +225,8 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
                                           const v1::CreateJobRequest& request,
                                           int64_t max_queued,
                                           const std::string& trace) {
-  QS_ASSIGN_OR_RETURN(const v1::Job spec, SpecFromRequest(request));
+  QS_ASSIGN_OR_RETURN(v1::Job spec, SpecFromRequest(request));
+  QS_RETURN_IF_ERROR(UseOwnProject(project, &spec));
   JobRecord job;
   job.request_hash = HashOf(spec);
   QS_ASSIGN_OR_RETURN(std::optional<JobRecord> made,
@@ -181,13 +245,22 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
   }
   job.spec = spec.SerializeAsString();
   job.plan = PlanOf(*context.pace, *run).SerializeAsString();
+  if (run->spec().moments != nullptr) {
+    QS_ASSIGN_OR_RETURN(job.calibration,
+                        CalibrationIdOf(project, spec.calibration().name()));
+    if (request.validate_only()) {
+      QS_RETURN_IF_ERROR(SetWait(context, *run, &job));
+    }
+  }
   if (request.validate_only()) return job;
   job.request_id = request.request_id();
   job.trace = trace;
   job.priority = spec.priority();
   job.labels = {spec.labels().begin(), spec.labels().end()};
   job.queue_deadline = QueueDeadline(job, job.created);
-  return Store(context, job, max_queued);
+  return job.calibration.empty()
+             ? Store(context, job, max_queued)
+             : StoreUsing(context, *run, std::move(job), max_queued);
 }
 
 }  // namespace qs

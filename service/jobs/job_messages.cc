@@ -70,6 +70,9 @@ v1::Job JobToProto(const JobRecord& job) {
   out.set_cancelling(job.cancel_requested);
   out.set_revision(job.revision);
   if (!job.plan.empty()) ParseInto(job.plan, out.mutable_plan());
+  if (!job.waiting.text.empty()) {
+    ParseInto(job.waiting.text, out.mutable_waiting_for());
+  }
   if (!job.progress.empty()) ParseInto(job.progress, out.mutable_progress());
   if (!job.error.empty()) ParseInto(job.error, out.mutable_error());
   if (job.state == JobState::kSucceeded) {

@@ -109,7 +109,18 @@ void ClearOutputOnly(v1::Job* job) {
   job->clear_start_time();
   job->clear_end_time();
   job->clear_revision();
+  job->clear_waiting_for();
   job->DiscardUnknownFields();
+}
+
+absl::Status CheckCalibration(const v1::Job& job) {
+  if (!job.has_calibration()) return absl::OkStatus();
+  const v1::JobCalibration& from = job.calibration();
+  if (from.has_name()) return CheckUri("job.calibration.name", from.name());
+  QS_RETURN_IF_ERROR(CheckUri("job.calibration.uri", from.uri()));
+  if (!from.delete_after_use()) return absl::OkStatus();
+  return BadFieldError("job.calibration.delete_after_use",
+                       "got true with a uri, allowed with a name");
 }
 
 absl::Status CheckSpec(const v1::Job& job) {
@@ -118,10 +129,7 @@ absl::Status CheckSpec(const v1::Job& job) {
     QS_RETURN_IF_ERROR(
         CheckUri("job.destination.uri", job.destination().uri()));
   }
-  if (job.has_calibration()) {
-    QS_RETURN_IF_ERROR(
-        CheckUri("job.calibration.uri", job.calibration().uri()));
-  }
+  QS_RETURN_IF_ERROR(CheckCalibration(job));
   QS_RETURN_IF_ERROR(CheckGlobs(job.source()));
   QS_RETURN_IF_ERROR(CheckLabels(job));
   if (!v1::Job::Priority_IsValid(job.priority())) {

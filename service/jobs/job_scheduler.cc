@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/jobs/job.h"
+#include "service/jobs/job_calibrations.h"
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_metrics.h"
 #include "service/jobs/job_output.h"
@@ -33,6 +34,12 @@ void LogState(const JobRecord& job) {
        {"state", quant::v1::Job::State_Name(state)},
        {"attempt", job.attempt},
        {"trace_id", TraceIdOf(job)}});
+}
+
+// Whether the result of a job that was publishing has its name.
+bool IsPublished(const JobRecord& job) {
+  return job.publishing && Exists(job.destination) &&
+         !Exists(StagingPath(job.destination, job.key.id));
 }
 
 void LogFailure(const char* what, const absl::Status& status) {
@@ -67,12 +74,11 @@ absl::Status JobScheduler::Recover() {
 
 absl::Status JobScheduler::RecoverOne(const JobKey& key) {
   const absl::Time now = context_.now();
+  QS_ASSIGN_OR_RETURN(const JobRecord found, context_.records.Get(key));
+  if (IsPublished(found)) DeleteAfterUse(context_, key, JobToProto(found));
   absl::StatusOr<JobRecords::Updated> updated =
       context_.records.Update(key, now, [now](JobRecord& job) {
-        const bool published =
-            job.publishing && Exists(job.destination) &&
-            !Exists(StagingPath(job.destination, job.key.id));
-        return published ? SucceedJob(job, now) : CrashJob(job, now);
+        return IsPublished(job) ? SucceedJob(job, now) : CrashJob(job, now);
       });
   if (!updated.ok()) return updated.status();
   if (updated->job.state != JobState::kSucceeded) CountJobCrash();

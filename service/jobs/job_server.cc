@@ -28,6 +28,7 @@ absl::Status JobServer::Start() {
   if (context_.results != nullptr) {
     QS_RETURN_IF_ERROR(context_.results->Sweep(context_.records));
   }
+  QS_RETURN_IF_ERROR(calibrations_.Recover());
   scheduler_.Start();
   sweeper_ = std::jthread([this] { EndStalledReads(); });
   return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/impl/service_type.h"
 #include "service/access/access.h"
+#include "service/jobs/job_calibrations.h"
 #include "service/jobs/job_hub.h"
 #include "service/jobs/job_metrics.h"
 #include "service/jobs/job_scheduler.h"
@@ -41,6 +42,7 @@ class JobServer {
         hub_(options.max_watches),
         calls_(options.max_reads, options.stream_idle_timeout),
         scheduler_(context_, hub_, options.scheduler),
+        calibrations_(context_, [this] { scheduler_.Wake(); }),
         metrics_(context_.records),
         service_(context_, hub_, scheduler_, access, calls_,
                  options.max_queued) {}
@@ -49,6 +51,7 @@ class JobServer {
   // Takes up the jobs of the process before. Errors: the records'.
   absl::Status Start();
   grpc::Service& service() { return service_; }
+  CalibrationUsers& calibrations() { return calibrations_; }
 
   // New jobs, watches and reads are refused, watches and reads that wait for a
   // job end, what runs goes back to the queue.
@@ -66,6 +69,7 @@ class JobServer {
   JobHub hub_;
   LiveCalls calls_;  // ReadResult
   JobScheduler scheduler_;
+  JobCalibrations calibrations_;
   const QueueMetrics metrics_;
   JobServiceImpl service_;
 

@@ -1,5 +1,6 @@
 target_sources(qs_service PRIVATE
   jobs/job.cc
+  jobs/job_calibrations.cc
   jobs/job_creator.cc
   jobs/job_hub.cc
   jobs/job_messages.cc

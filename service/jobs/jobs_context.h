@@ -14,6 +14,7 @@
 #include "service/jobs/job_pace.h"
 #include "service/jobs/job_results.h"
 #include "service/run/checkpoint_run.h"
+#include "service/store/calibration_store.h"
 #include "service/store/job_records.h"
 #include "service/stream/byte_budget.h"
 #include "service/stream/worker_pool.h"
@@ -45,6 +46,7 @@ struct JobsContext {
   JobPaths paths;
   int64_t max_plan_tensors = 200'000;
   std::shared_ptr<JobPace> pace = std::make_shared<JobPace>(1);
+  CalibrationStore* calibrations = nullptr;  // null: there are none by name
   std::function<absl::Time()> now = [] { return absl::Now(); };
   // Null: every job needs a destination.
   JobResults* results = nullptr;

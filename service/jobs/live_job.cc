@@ -8,6 +8,7 @@
 #include "kernels/base/status_macros.h"
 #include "service/base/metrics.h"
 #include "service/jobs/job.h"
+#include "service/jobs/job_calibrations.h"
 #include "service/jobs/job_creator.h"
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_summary.h"
@@ -128,6 +129,11 @@ absl::Status LiveJob::PrepareRun() {
   spec.output = staging_;
   QS_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointRun> run,
                       context_.prepare(std::move(spec)));
+  if (!run->open_sites().empty()) {
+    return RpcError(absl::StatusCode::kFailedPrecondition, "SOURCE_CHANGED",
+                    "job.source: it needs other sites of the calibration than "
+                    "when the job was made");
+  }
   if (stored_) {
     QS_RETURN_IF_ERROR(context_.results->Begin(key_, run->size().file_bytes));
   }
@@ -276,6 +282,7 @@ absl::Status LiveJob::Complete() {
   SetPhase(v1::JobProgress::PUBLISHING);
   QS_RETURN_IF_ERROR(PublishOutput(staging_, destination_));
   if (stored_) context_.results->Settle(key_, digest.bytes);
+  DeleteAfterUse(context_, key_, spec_);
   const absl::Time now = context_.now();
   if (!resumed_) context_.pace->Learn(size_, now - started_);
   EndWith([now](JobRecord& job) { return SucceedJob(job, now); }, true);

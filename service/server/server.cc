@@ -253,9 +253,11 @@ class Server::Impl {
                      PathsOf(roots_),
                      options_.max_plan_tensors,
                      std::make_shared<JobPace>(options_.workers.cores())};
+    jobs.calibrations = &calibrations_->store();
     jobs.results = results_.get();
     jobs_ = std::make_unique<JobServer>(std::move(jobs), access(),
                                         JobOptions(options_));
+    calibrations_->SetUsers(jobs_->calibrations());
     return absl::OkStatus();
   }
 

@@ -151,6 +151,19 @@ void CalibrationStore::Free(const std::vector<std::string>& blobs) {
   for (const std::string& blob : blobs) blobs_.Delete(blob).IgnoreError();
 }
 
+absl::Status CalibrationStore::Delete(
+    const std::string& project, const std::string& id,
+    const std::function<absl::Status()>& check) {
+  std::vector<std::string> freed;
+  {
+    absl::WriterMutexLock lock(&use_mutex_);
+    QS_RETURN_IF_ERROR(check());
+    QS_ASSIGN_OR_RETURN(freed, records_.Delete(project, id));
+  }
+  Free(freed);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<CalibrationStore::Writer>>
 CalibrationStore::NewWriter(int64_t bytes) {
   QS_ASSIGN_OR_RETURN(const std::string random, RandomText());

@@ -21,8 +21,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "kernels/base/dtype.h"
 #include "quant/calibration/site_moments.h"
 #include "quant/site_accumulator.h"
@@ -44,6 +46,15 @@ class CalibrationStore {
   absl::Status DiscardStaged();
   // Blobs that no record names. Errors are not worth one: the sweep finds them.
   void Free(const std::vector<std::string>& blobs);
+
+  // Forgets a calibration and frees its blobs, if `check` agrees. Errors: its
+  // own; NOT_FOUND.
+  absl::Status Delete(const std::string& project, const std::string& id,
+                      const std::function<absl::Status()>& check)
+      ABSL_LOCKS_EXCLUDED(use_mutex_);
+  // Held, for reading, by who has found a calibration and is about to record
+  // that it is used: Delete and its check come before or after.
+  absl::Mutex& use_mutex() ABSL_LOCK_RETURNED(use_mutex_) { return use_mutex_; }
 
   // A blob of `bytes` that `fill` appends. Returns its digest.
   using Append = std::function<absl::Status(std::span<const uint8_t>)>;
@@ -84,6 +95,7 @@ class CalibrationStore {
  private:
   CalibrationRecords& records_;
   BlobStore& blobs_;
+  absl::Mutex use_mutex_;
 };
 
 class CalibrationStore::Writer {

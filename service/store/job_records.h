@@ -42,6 +42,21 @@ struct JobKey {
   auto operator<=>(const JobKey&) const = default;
 };
 
+// What a queued job waits for beside its turn.
+struct JobWait {
+  // Places of sites in the calibration, ascending. Empty: it may start.
+  std::vector<int64_t> sites;
+  std::string text;  // the same for people, a message of the .proto
+  bool operator==(const JobWait&) const = default;
+};
+
+// A calibration that jobs use.
+struct CalibrationKey {
+  std::string project;
+  std::string id;
+  auto operator<=>(const CalibrationKey&) const = default;
+};
+
 struct JobRecord {
   // --- fixed when it is made
   JobKey key;
@@ -52,9 +67,10 @@ struct JobRecord {
   std::string plan;
   // Path of the result: no two jobs that are not done have the same.
   std::string destination;
-  bool stored = false;  // the destination is the server's store
-  int priority = 0;     // the higher, the sooner
-  std::string trace;    // of the call that made it, a W3C traceparent
+  bool stored = false;      // the destination is the server's store
+  std::string calibration;  // id of the project's that it uses; empty: none
+  int priority = 0;         // the higher, the sooner
+  std::string trace;        // of the call that made it, a W3C traceparent
   std::map<std::string, std::string> labels;  // for List; not read back
   absl::Time created = absl::UnixEpoch();
 
@@ -67,6 +83,7 @@ struct JobRecord {
   absl::Time queue_deadline = absl::InfiniteFuture();  // while it is queued
   absl::Time started = absl::InfinitePast();           // last attempt; or never
   absl::Time ended = absl::InfinitePast();             // or not yet
+  JobWait waiting;                                     // while it is queued
   std::string fingerprint;  // of the run whose shards are kept
   std::string progress;
   std::string error;
@@ -175,12 +192,22 @@ class JobRecords {
 
   // --- for the scheduler
   // The queued job of the highest priority, of those the oldest, of a project
-  // that is not in `full`.
+  // that is not in `full`, that waits for nothing.
   virtual absl::StatusOr<std::optional<JobRecord>> NextQueued(
       const std::set<std::string>& full) = 0;
   virtual absl::StatusOr<std::vector<JobKey>> Running() = 0;
   // Queued jobs whose deadline is not after `now`, 100 at most.
   virtual absl::StatusOr<std::vector<JobKey>> QueueTimedOut(absl::Time now) = 0;
+  // Calibrations for which a job waits.
+  virtual absl::StatusOr<std::vector<CalibrationKey>> Awaited() = 0;
+  // Lets `change` change the `waiting` of all jobs that wait for the
+  // calibration, as one; it may run again. Returns whether one may start now.
+  virtual absl::StatusOr<bool> UpdateWaiting(
+      const CalibrationKey& calibration,
+      const std::function<void(JobWait&)>& change) = 0;
+  // A job that is not done and uses the calibration, but for `except`.
+  virtual absl::StatusOr<std::optional<JobKey>> UserOf(
+      const CalibrationKey& calibration, const JobKey& except) = 0;
   // Queued and running ones, by state and priority; empty ones are left out.
   virtual absl::StatusOr<std::vector<QueueCount>> QueueCounts() = 0;
 

@@ -93,6 +93,20 @@ CREATE TABLE job_files(
 ) STRICT, WITHOUT ROWID;
 )";
 
+// What waits for sites of a calibration is not in the queue's index.
+constexpr char kVersion3[] = R"(
+ALTER TABLE jobs ADD COLUMN calibration TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN waiting TEXT
+  CHECK(waiting IS NULL OR (state = 1 AND calibration <> ''));
+ALTER TABLE jobs ADD COLUMN waiting_text BLOB
+  CHECK((waiting_text IS NULL) = (waiting IS NULL));
+DROP INDEX jobs_queued;
+CREATE INDEX jobs_queued ON jobs(project, priority DESC, sequence)
+  WHERE state = 1 AND waiting IS NULL;
+CREATE INDEX jobs_by_calibration ON jobs(project, calibration)
+  WHERE state <= 2 AND calibration <> '';
+)";
+
 #define QS_SEQUENCE_OF_JOB \
   "(SELECT sequence FROM jobs WHERE project = ? AND id = ?)"
 
@@ -125,7 +139,7 @@ absl::StatusOr<std::optional<JobRecord>> HeadOf(SqliteConnection& c,
   SqliteStatement row = c.Prepare(
       "SELECT " QS_JOB_COLUMNS
       ", plan FROM jobs INDEXED BY jobs_queued WHERE project = ? AND state = 1 "
-      "ORDER BY priority DESC, sequence LIMIT 1");
+      "AND waiting IS NULL ORDER BY priority DESC, sequence LIMIT 1");
   row.Bind(1, project);
   if (row.Step()) return JobFromRow(row, true);
   QS_RETURN_IF_ERROR(row.status());
@@ -137,7 +151,7 @@ absl::StatusOr<std::string> NextProject(SqliteConnection& c,
                                         const std::string& after) {
   SqliteStatement row = c.Prepare(
       "SELECT project FROM jobs INDEXED BY jobs_queued WHERE state = 1 AND "
-      "project > ? ORDER BY project LIMIT 1");
+      "waiting IS NULL AND project > ? ORDER BY project LIMIT 1");
   row.Bind(1, after);
   const std::string project = row.Step() ? row.Text(0) : "";
   QS_RETURN_IF_ERROR(row.status());
@@ -207,6 +221,35 @@ absl::StatusOr<int64_t> Number(SqliteStatement& row) {
   const int64_t number = row.Step() ? row.Int(0) : 0;
   QS_RETURN_IF_ERROR(row.status());
   return number;
+}
+
+absl::StatusOr<bool> UpdateWaitingIn(
+    SqliteConnection& c, const CalibrationKey& calibration,
+    const std::function<void(JobWait&)>& change) {
+  std::map<int64_t, JobWait> waits;  // by sequence
+  {
+    SqliteStatement rows = c.Prepare(
+        "SELECT sequence, waiting, waiting_text FROM jobs INDEXED BY "
+        "jobs_by_calibration WHERE project = ? AND calibration = ? AND state "
+        "<= 2 AND calibration <> '' AND waiting IS NOT NULL");
+    rows.Bind(1, calibration.project).Bind(2, calibration.id);
+    while (rows.Step()) {
+      waits[rows.Int(0)] = {SitesFromText(rows.Text(1)), rows.Text(2)};
+    }
+    QS_RETURN_IF_ERROR(rows.status());
+  }
+  bool starts = false;
+  for (auto& [sequence, wait] : waits) {
+    const JobWait before = wait;
+    change(wait);
+    if (wait == before) continue;
+    SqliteStatement row = c.Prepare(
+        "UPDATE jobs SET waiting = ?, waiting_text = ? WHERE sequence = ?");
+    BindWait(row, 1, wait);
+    QS_RETURN_IF_ERROR(row.Bind(3, sequence).Run());
+    starts |= wait.sites.empty();
+  }
+  return starts;
 }
 
 // As it will be read.
@@ -376,6 +419,45 @@ class SqliteJobRecords final : public JobRecords {
       rows.Bind(1, absl::ToUnixMicros(now)).Bind(2, kMaxTimedOut);
       return Keys(rows);
     });
+  }
+
+  absl::StatusOr<std::vector<CalibrationKey>> Awaited() override {
+    return Read<std::vector<CalibrationKey>>(
+        [&](SqliteConnection& c)
+            -> absl::StatusOr<std::vector<CalibrationKey>> {
+          SqliteStatement rows = c.Prepare(
+              "SELECT DISTINCT project, calibration FROM jobs INDEXED BY "
+              "jobs_by_calibration WHERE state <= 2 AND calibration <> '' AND "
+              "waiting IS NOT NULL");
+          std::vector<CalibrationKey> keys;
+          while (rows.Step()) keys.push_back({rows.Text(0), rows.Text(1)});
+          QS_RETURN_IF_ERROR(rows.status());
+          return keys;
+        });
+  }
+
+  absl::StatusOr<bool> UpdateWaiting(
+      const CalibrationKey& calibration,
+      const std::function<void(JobWait&)>& change) override {
+    return Write<bool>([&](SqliteConnection& c) {
+      return UpdateWaitingIn(c, calibration, change);
+    });
+  }
+
+  absl::StatusOr<std::optional<JobKey>> UserOf(
+      const CalibrationKey& calibration, const JobKey& except) override {
+    return Read<std::optional<JobKey>>(
+        [&](SqliteConnection& c) -> absl::StatusOr<std::optional<JobKey>> {
+          SqliteStatement row = c.Prepare(
+              "SELECT project, id FROM jobs INDEXED BY jobs_by_calibration "
+              "WHERE project = ?1 AND calibration = ?2 AND state <= 2 AND "
+              "calibration <> '' AND (project <> ?3 OR id <> ?4) LIMIT 1");
+          row.Bind(1, calibration.project).Bind(2, calibration.id);
+          row.Bind(3, except.project).Bind(4, except.id);
+          QS_ASSIGN_OR_RETURN(const std::vector<JobKey> keys, Keys(row));
+          if (keys.empty()) return std::nullopt;
+          return keys.front();
+        });
   }
 
   absl::StatusOr<std::vector<QueueCount>> QueueCounts() override;
@@ -621,7 +703,9 @@ absl::StatusOr<std::vector<JobEventRecord>> SqliteJobRecords::Events(
 
 }  // namespace
 
-SqliteSchema JobRecordsSchema() { return {"jobs", {kVersion1, kVersion2}}; }
+SqliteSchema JobRecordsSchema() {
+  return {"jobs", {kVersion1, kVersion2, kVersion3}};
+}
 
 std::unique_ptr<JobRecords> NewSqliteJobRecords(SqliteDatabase& db) {
   return std::make_unique<SqliteJobRecords>(db);

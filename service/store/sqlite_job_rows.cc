@@ -1,7 +1,12 @@
 // Tested by tests/service/store/job_records_test.cc.
 #include "service/store/sqlite_job_rows.h"
 
+#include <vector>
+
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 
 namespace qs {
@@ -45,7 +50,8 @@ int BindChanging(SqliteStatement& row, int first, const JobRecord& job) {
   BindBytesOrNull(row, i++, job.error);
   BindBytesOrNull(row, i++, job.summary);
   row.Bind(i++, job.revision);
-  return i;
+  BindWait(row, i, job.waiting);
+  return i + 2;
 }
 
 absl::Status InsertLabels(SqliteConnection& c, const JobRecord& job) {
@@ -63,6 +69,26 @@ absl::Status InsertLabels(SqliteConnection& c, const JobRecord& job) {
 }
 
 }  // namespace
+
+void BindWait(SqliteStatement& row, int position, const JobWait& wait) {
+  if (wait.sites.empty()) {
+    row.BindNull(position).BindNull(position + 1);
+    return;
+  }
+  row.Bind(position, absl::StrJoin(wait.sites, ","));
+  row.BindBlob(position + 1, wait.text);
+}
+
+std::vector<int64_t> SitesFromText(const std::string& text) {
+  std::vector<int64_t> sites;
+  const std::vector<std::string> parts =
+      absl::StrSplit(text, ',', absl::SkipEmpty());
+  for (const std::string& part : parts) {
+    int64_t site = 0;
+    if (absl::SimpleAtoi(part, &site)) sites.push_back(site);
+  }
+  return sites;
+}
 
 JobRecord JobFromRow(const SqliteStatement& row, bool with_plan) {
   JobRecord job;
@@ -91,6 +117,9 @@ JobRecord JobFromRow(const SqliteStatement& row, bool with_plan) {
   job.error = row.Text(i++);
   job.summary = row.Text(i++);
   job.revision = row.Int(i++);
+  job.waiting.sites = SitesFromText(row.Text(i++));
+  job.waiting.text = row.Text(i++);
+  job.calibration = row.Text(i++);
   if (with_plan) job.plan = row.Text(i);
   return job;
 }
@@ -101,10 +130,9 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
         "INSERT INTO jobs(project, id, request_id, request_hash, spec, plan, "
         "destination, priority, created, state, attempt, crashes, "
         "cancel_requested, publishing, queue_deadline, started, ended, "
-        "fingerprint, progress, error, summary, revision, trace, stored) "
-        "VALUES("
-        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-        "?)");
+        "fingerprint, progress, error, summary, revision, waiting, "
+        "waiting_text, trace, stored, calibration) VALUES(?, ?, ?, ?, ?, ?, ?, "
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
     row.Bind(1, job->key.project).Bind(2, job->key.id);
     if (job->request_id.empty()) {
       row.BindNull(3);
@@ -117,6 +145,7 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
     row.Bind(9, absl::ToUnixMicros(job->created));
     const int next = BindChanging(row, 10, *job);
     row.Bind(next, job->trace).Bind(next + 1, int64_t{job->stored ? 1 : 0});
+    row.Bind(next + 2, job->calibration);
     QS_RETURN_IF_ERROR(row.Run());
   }
   job->sequence = c.last_row_id();
@@ -128,7 +157,7 @@ absl::Status WriteJob(SqliteConnection& c, const JobRecord& job) {
       "UPDATE jobs SET state = ?, attempt = ?, crashes = ?, "
       "cancel_requested = ?, publishing = ?, queue_deadline = ?, started = ?, "
       "ended = ?, fingerprint = ?, progress = ?, error = ?, summary = ?, "
-      "revision = ? WHERE sequence = ?");
+      "revision = ?, waiting = ?, waiting_text = ? WHERE sequence = ?");
   const int next = BindChanging(row, 1, job);
   return row.Bind(next, job.sequence).Run();
 }

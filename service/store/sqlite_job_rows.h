@@ -13,10 +13,14 @@ namespace qs {
   "stored, trace, "                                                            \
   "priority, created, state, attempt, crashes, cancel_requested, publishing, " \
   "queue_deadline, started, ended, fingerprint, progress, error, summary, "    \
-  "revision"
+  "revision, waiting, waiting_text, calibration"
 
 // `with_plan`: the column after QS_JOB_COLUMNS is `plan`.
 JobRecord JobFromRow(const SqliteStatement& row, bool with_plan);
+
+// To two columns, `waiting` and `waiting_text`; NULL: it waits for nothing.
+void BindWait(SqliteStatement& row, int position, const JobWait& wait);
+std::vector<int64_t> SitesFromText(const std::string& text);
 
 // Inserts `job` and its labels; sets job->sequence.
 absl::Status InsertJob(SqliteConnection& c, JobRecord* job);

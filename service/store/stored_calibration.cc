@@ -1,4 +1,4 @@
-// Tested by tests/service/store/calibration_store_test.cc.
+// Tested by tests/service/jobs/job_calibration_test.cc.
 #include "service/store/stored_calibration.h"
 
 #include <utility>

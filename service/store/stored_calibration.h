@@ -19,6 +19,7 @@ class StoredCalibration final : public CalibrationSource {
   StoredCalibration(CalibrationStore& store, CalibrationRecord record,
                     std::string name);
 
+  const CalibrationRecord& record() const { return record_; }
   const std::vector<CalibrationSite>& sites() const override { return sites_; }
   // Blocks. Errors: also DATA_LOSS — damaged, or deleted.
   absl::StatusOr<SiteMoments> Read(size_t site) const override;

@@ -329,6 +329,81 @@ inline void CheckQueueOrder(const RecordsOpener& open) {
   REQUIRE(running->front() == JobKey{"c", "urgent"});
 }
 
+inline JobRecord NewWaiting(const std::string& id, std::vector<int64_t> sites,
+                            const std::string& project = "default") {
+  JobRecord job = NewJob(id, project);
+  job.calibration = "c";
+  if (!sites.empty()) job.waiting = {std::move(sites), "waits"};
+  return job;
+}
+
+inline void CheckWaiting(const RecordsOpener& open) {
+  const CalibrationKey c = {"default", "c"};
+  {
+    const auto opened = open();
+    JobRecords& records = opened->records();
+    Put(records, NewWaiting("a", {0, 2, 9999}));
+    Put(records, NewWaiting("b", {2}));
+    Put(records, NewWaiting("other", {2}, "other"));
+    Put(records, NewWaiting("ready", {}));
+    JobRecord late = NewWaiting("late", {1});
+    late.queue_deadline = At(10);
+    Put(records, late);
+    REQUIRE((*records.NextQueued({}))->key.id == "ready");
+    REQUIRE(records.QueueTimedOut(At(10))->size() == 1);
+    Change(records, {"default", "ready"}, ToRunning);
+    REQUIRE_FALSE(records.NextQueued({})->has_value());
+  }
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  REQUIRE(*records.Awaited() == std::vector<CalibrationKey>{c, {"other", "c"}});
+  const JobWait kept = records.Get({"default", "a"})->waiting;
+  REQUIRE(kept == JobWait{{0, 2, 9999}, "waits"});
+  // Nothing of it changes, then one of two sites, then the last.
+  REQUIRE_FALSE(*records.UpdateWaiting(c, [](JobWait&) {}));
+  const auto drop = [&](int64_t site) {
+    const auto starts = records.UpdateWaiting(c, [site](JobWait& wait) {
+      std::erase(wait.sites, site);
+      wait.text = "less";
+    });
+    REQUIRE(starts.ok());
+    return *starts;
+  };
+  REQUIRE_FALSE(drop(9999));
+  REQUIRE(records.Get({"default", "a"})->waiting == JobWait{{0, 2}, "less"});
+  REQUIRE(drop(2));
+  REQUIRE((*records.NextQueued({}))->key.id == "b");
+  REQUIRE(records.Get({"default", "b"})->waiting == JobWait{});
+  REQUIRE(records.Get({"default", "a"})->waiting == JobWait{{0}, "less"});
+  REQUIRE(records.Get({"other", "other"})->waiting == JobWait{{2}, "waits"});
+  // A job that waits does not run.
+  REQUIRE_FALSE(records.Update({"default", "a"}, At(1), ToRunning).ok());
+}
+
+inline void CheckCalibrationUsers(const RecordsOpener& open) {
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  const CalibrationKey c = {"default", "c"};
+  const auto user = [&](const std::string& except) {
+    const auto found = records.UserOf(c, {"default", except});
+    REQUIRE(found.ok());
+    return found->has_value() ? (*found)->id : "";
+  };
+  Put(records, NewJob("without"));
+  Put(records, NewWaiting("far", {}, "other"));
+  REQUIRE(user("").empty());
+  Put(records, NewWaiting("a", {1}));
+  REQUIRE(user("") == "a");
+  REQUIRE(user("a").empty());
+  REQUIRE(*records.UserOf(c, {"other", "a"}) == JobKey{"default", "a"});
+  Put(records, NewWaiting("b", {}));
+  REQUIRE(user("a") == "b");
+  Change(records, {"default", "b"}, ToRunning);
+  REQUIRE(user("a") == "b");
+  Change(records, {"default", "b"}, ToSucceeded);
+  REQUIRE(user("a").empty());
+}
+
 inline void CheckQueueDeadlines(const RecordsOpener& open) {
   const auto opened = open();
   JobRecords& records = opened->records();

@@ -36,6 +36,8 @@ TEST_CASE("sqlite job records conform", "[job_records]") {
   SECTION("trimmed events") { CheckTrimmedEvents(open); }
   SECTION("pages") { CheckPages(open); }
   SECTION("queue order") { CheckQueueOrder(open); }
+  SECTION("waiting") { CheckWaiting(open); }
+  SECTION("users of calibrations") { CheckCalibrationUsers(open); }
   SECTION("queue deadlines") { CheckQueueDeadlines(open); }
   SECTION("commits") { CheckCommits(open); }
   SECTION("results") { CheckResults(open); }
