@@ -45,9 +45,11 @@ struct CompareArguments {
 // What the commands of jobs take.
 struct JobArguments {
   std::string name;    // "projects/PROJECT/jobs/ID"
-  std::string source;  // URIs, as all three
+  std::string source;  // a URI, as the next two
   std::string calibration;
   std::string destination;
+  std::string calibration_name;     // "projects/PROJECT/calibrations/ID"
+  bool delete_calibration = false;  // when the job succeeded
   std::string priority;          // a word of the .proto's, lower case; or empty
   double queue_timeout = 0;      // seconds; 0: none
   double execution_timeout = 0;  // the same

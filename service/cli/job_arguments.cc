@@ -39,6 +39,24 @@ void AddUri(CLI::App* app, const char* flag, std::string* uri, const char* type,
       ->required(required);
 }
 
+void AddCalibrations(CLI::App* app, JobArguments* job) {
+  AddUri(app, "--calibration", &job->calibration, "URI",
+         "Second moments of the inputs, a file of the server's", false);
+  CLI::Option* name =
+      app->add_option_function<std::string>(
+             "--calibration-name",
+             [job](const std::string& text) {
+               job->calibration_name = CalibrationNameOf(text);
+             },
+             "The same, a calibration that the server keeps; the job waits "
+             "until it is sealed")
+          ->type_name("NAME")
+          ->excludes("--calibration");
+  app->add_flag("--delete-calibration", job->delete_calibration,
+                "Delete that calibration when the job succeeded")
+      ->needs(name);
+}
+
 void AddCreate(CLI::App* app, Arguments* a) {
   AddUri(app, "SOURCE", &a->job.source, "",
          "Checkpoint directory or .safetensors file of the server's, a path or "
@@ -48,8 +66,7 @@ void AddCreate(CLI::App* app, Arguments* a) {
          "The directory that the server makes [its store keeps the result, for "
          "jobs result]",
          false);
-  AddUri(app, "--calibration", &a->job.calibration, "URI",
-         "Second moments of the inputs, a file of the server's", false);
+  AddCalibrations(app, &a->job);
   app->add_option("--priority", a->job.priority,
                   "batch, normal [yes], interactive or urgent")
       ->type_name("NAME")
@@ -111,6 +128,11 @@ std::string UriOf(const std::string& text) {
 
 std::string JobNameOf(const std::string& text) {
   return absl::StrContains(text, "/") ? text : "projects/-/jobs/" + text;
+}
+
+std::string CalibrationNameOf(const std::string& text) {
+  return absl::StrContains(text, "/") ? text
+                                      : "projects/-/calibrations/" + text;
 }
 
 void AddJobs(CLI::App* root, Arguments* a, const char* exit_codes) {

@@ -21,6 +21,7 @@ quant::v1::Job::Priority PriorityOf(const std::string& word);
 std::string UriOf(const std::string& text);
 // "projects/-/jobs/ID" of "ID"; what is a name already stays.
 std::string JobNameOf(const std::string& text);
+std::string CalibrationNameOf(const std::string& text);
 
 }  // namespace qs::cli
 

@@ -41,6 +41,16 @@ std::string ProgressText(const v1::JobProgress& progress) {
                       " shards");
 }
 
+std::string WaitingText(const v1::JobWaiting& waiting) {
+  std::string text = absl::StrCat("waiting for: ", waiting.open_sites(),
+                                  " sites of ", waiting.calibration(), ": ");
+  for (int i = 0; i < waiting.first_sites_size(); ++i) {
+    absl::StrAppend(&text, i > 0 ? ", " : "", waiting.first_sites(i));
+  }
+  if (waiting.open_sites() > waiting.first_sites_size()) text += ", ...";
+  return text + "\n";
+}
+
 std::string SummaryText(const v1::JobSummary& summary) {
   std::string text = absl::StrCat("result:      ", summary.files(), " files, ",
                                   FormatBytes(summary.file_bytes()), " in ",
@@ -113,6 +123,7 @@ std::string JobText(const v1::Job& job) {
   for (const auto& [key, value] : job.labels()) {
     absl::StrAppend(&text, "label:       ", key, "=", value, "\n");
   }
+  if (job.has_waiting_for()) text += WaitingText(job.waiting_for());
   if (job.has_plan()) text += PlanText(job.plan());
   if (job.has_progress()) {
     absl::StrAppend(&text, "progress:    ", ProgressText(job.progress()), "\n");

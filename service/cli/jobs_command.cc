@@ -192,6 +192,10 @@ absl::StatusOr<v1::CreateJobRequest> JobsRun::Request() {
   if (!from.calibration.empty()) {
     job->mutable_calibration()->set_uri(from.calibration);
   }
+  if (!from.calibration_name.empty()) {
+    job->mutable_calibration()->set_name(from.calibration_name);
+    job->mutable_calibration()->set_delete_after_use(from.delete_calibration);
+  }
   if (!from.destination.empty()) {
     job->mutable_destination()->set_uri(from.destination);
   }

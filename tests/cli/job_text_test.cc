@@ -16,6 +16,9 @@ TEST_CASE("paths become URIs, ids become names") {
   CHECK(UriOf("file:///a%20b") == "file:///a%20b");
   CHECK(JobNameOf("17") == "projects/-/jobs/17");
   CHECK(JobNameOf("projects/p/jobs/17") == "projects/p/jobs/17");
+  CHECK(CalibrationNameOf("c") == "projects/-/calibrations/c");
+  CHECK(CalibrationNameOf("projects/p/calibrations/c") ==
+        "projects/p/calibrations/c");
 }
 
 TEST_CASE("the flags of jobs create") {
@@ -44,10 +47,20 @@ TEST_CASE("the flags of jobs create") {
   CHECK(result.arguments->command == Command::kJobsResult);
   CHECK(result.arguments->job.name == "projects/-/jobs/17");
   CHECK(result.arguments->output == "/out");
+  const ParsedArguments named = ParseArguments(
+      {"jobs", "create", "/in", "-o", "/out/a", "--preset", "W4A16-gptq",
+       "--calibration-name", "c", "--delete-calibration"});
+  REQUIRE(named.arguments);
+  CHECK(named.arguments->job.calibration_name == "projects/-/calibrations/c");
+  CHECK(named.arguments->job.delete_calibration);
   for (const Args& wrong :
        {Args{"jobs"}, Args{"jobs", "get"},
+        Args{"jobs", "create", "/in", "-o", "/out", "--preset", "W4A16-gptq",
+             "--calibration", "/c", "--calibration-name", "c"},
+        Args{"jobs", "create", "/in", "-o", "/out", "--preset", "NF4",
+             "--delete-calibration"},
         Args{"jobs", "create", "/in", "-o", "/out"},  // no method
-        Args{"jobs", "result", "1"},  // no directory
+        Args{"jobs", "result", "1"},                  // no directory
         Args{"jobs", "create", "/in", "-o", "/out", "--preset", "NF4",
              "--priority", "high"}}) {
     CHECK(ParseArguments(wrong).exit_code == 2);
@@ -68,6 +81,19 @@ TEST_CASE("a plan as a line") {
   CHECK(line(89, 0).find(", about 89 s\n") != std::string::npos);
   CHECK(line(150, 0).find(", about 2 min\n") != std::string::npos);
   CHECK(line(360'000, 0).find(", about 100.0 h\n") != std::string::npos);
+}
+
+TEST_CASE("what a job waits for") {
+  v1::Job job;
+  v1::JobWaiting* const waiting = job.mutable_waiting_for();
+  waiting->set_calibration("projects/p/calibrations/c");
+  waiting->set_open_sites(2);
+  waiting->add_first_sites("a");
+  waiting->add_first_sites("b");
+  CHECK(JobText(job).find("waiting for: 2 sites of projects/p/calibrations/c: "
+                          "a, b\n") != std::string::npos);
+  waiting->set_open_sites(7);
+  CHECK(JobText(job).find("a, b, ...\n") != std::string::npos);
 }
 
 TEST_CASE("a job as a block and in a table") {

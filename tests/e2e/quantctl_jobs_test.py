@@ -25,8 +25,10 @@ class QuantctlJobsTest(unittest.TestCase):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="quantctl-e2e-"))
         self.addCleanup(shutil.rmtree, self.work, ignore_errors=True)
         (self.work / "out").mkdir()
+        (self.work / "in").mkdir()
         self.flags = ("--data-dir", self.work / "data", "--read-root",
-                      MODEL.parent, "--write-root", self.work / "out",
+                      MODEL.parent, "--read-root", self.work / "in",
+                      "--write-root", self.work / "out",
                       "--workers", "1")
         self.server = Server(self.work, *self.flags)
         self.addCleanup(lambda: self.server.close())
@@ -61,14 +63,7 @@ class QuantctlJobsTest(unittest.TestCase):
                             "--preset", "W4A16-gptq", "--calibration",
                             CALIBRATION, "--server", self.server.address)
         self.assertEqual(streamed.returncode, 0, streamed.stderr)
-        mine = self.work / "out" / "a"
-        names = sorted(p.name for p in mine.iterdir())
-        self.assertEqual(
-            names, sorted(p.name for p in (self.work / "streamed").iterdir()))
-        for name in names:
-            self.assertEqual((mine / name).read_bytes(),
-                             (self.work / "streamed" / name).read_bytes(),
-                             name)
+        self.assert_same_tree(self.work / "out" / "a", self.work / "streamed")
 
     def test_the_commands(self):
         plan = self.jobs_ok(*self.create("a", "--validate-only"))
@@ -124,6 +119,56 @@ class QuantctlJobsTest(unittest.TestCase):
                 done = self.jobs(*args)
                 self.assertEqual(done.returncode, code, done.stderr)
                 self.assertIn(says, done.stderr)
+
+    def assert_same_tree(self, a, b):
+        names = sorted(p.name for p in a.iterdir())
+        self.assertEqual(names, sorted(p.name for p in b.iterdir()))
+        for name in names:
+            self.assertEqual((a / name).read_bytes(), (b / name).read_bytes(),
+                             name)
+
+    def calibrate(self, *args):
+        done = quantctl("calibrate", *args, "--server", self.server.address)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_calibration_of_the_server(self):
+        self.calibrate("upload", CALIBRATION, "--name", "c", "--keep-open")
+        # Nothing is sealed yet: the job waits, and is there after a kill.
+        job = json.loads(self.jobs_ok(
+            "create", MODEL, "-o", self.work / "out" / "named", "--preset",
+            "W4A16-gptq", "--calibration-name", "c", "--json"))
+        self.assertGreater(int(job["waiting_for"]["open_sites"]), 5)
+        self.assertIn("waiting for: ", self.jobs_ok("get", job["name"]))
+        self.server.kill()
+        self.restart()
+        self.assertIn("waiting for: ", self.jobs_ok("get", job["name"]))
+        self.calibrate("upload", CALIBRATION, "--name", "c")
+        self.jobs_ok("watch", job["name"])
+        self.calibrate("export", "c", "-o", self.work / "in" / "c.safetensors")
+        self.jobs_ok("create", MODEL, "-o", self.work / "out" / "filed",
+                     "--preset", "W4A16-gptq", "--calibration",
+                     self.work / "in" / "c.safetensors", "--wait")
+        self.assert_same_tree(self.work / "out" / "named",
+                              self.work / "out" / "filed")
+
+    def test_a_kill_while_a_calibration_of_the_server_is_used(self):
+        self.calibrate("upload", CALIBRATION, "--name", "c")
+        self.jobs_ok(*self.create("filed", "--wait"))
+        job = json.loads(self.jobs_ok(
+            "create", MODEL, "-o", self.work / "out" / "named", "--preset",
+            "W4A16-gptq", "--calibration-name", "c", "--delete-calibration",
+            "--json"))
+        while json.loads(self.jobs_ok("get", job["name"], "--json"))[
+                "state"] == "QUEUED":
+            time.sleep(0.01)
+        self.server.kill()
+        self.restart()
+        self.assertIn("SUCCEEDED", self.jobs_ok("watch", job["name"]))
+        self.assert_same_tree(self.work / "out" / "named",
+                              self.work / "out" / "filed")
+        gone = quantctl("calibrate", "export", "c", "-o", self.work / "x",
+                        "--server", self.server.address)
+        self.assertIn("CALIBRATION_NOT_FOUND", gone.stderr)
 
     def test_watch_goes_on_after_a_kill(self):
         job = json.loads(self.jobs_ok(*self.create("a", "--json")))

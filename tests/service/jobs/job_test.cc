@@ -80,6 +80,17 @@ Outcomes AllAfter(const JobRecord& job) {
   return out;
 }
 
+TEST_CASE("a job that waits does not start, and waits no more when it ends",
+          "[job]") {
+  JobRecord job;
+  job.waiting = {{1}, "text"};
+  CHECK(ErrorReason(StartJob(job, absl::UnixEpoch())) == "BAD_STATE");
+  CHECK(job.state == JobState::kQueued);
+  REQUIRE(CancelJob(job, absl::UnixEpoch()).ok());
+  CHECK(job.state == JobState::kCancelled);
+  CHECK(job.waiting == JobWait{});
+}
+
 TEST_CASE("every change from every state", "[job]") {
   // start, publish, succeed, fail, cancel, stopped, release, crash
   REQUIRE(AllAfter(InState(JobState::kQueued)) ==
