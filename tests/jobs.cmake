@@ -29,4 +29,8 @@ qs_test(job_calibration_test
   SOURCES service/jobs/job_calibration_test.cc
   LIBS qs_service
   LABELS service)
-
+# Jobs over uploaded tensors.
+qs_test(job_tensors_test
+  SOURCES service/jobs/job_tensors_test.cc
+  LIBS qs_service
+  LABELS service)

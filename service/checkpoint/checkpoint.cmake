@@ -4,6 +4,7 @@ add_library(qs_checkpoint STATIC
   checkpoint/fault.cc
   checkpoint/plan_answer.cc
   checkpoint/planned_checkpoint.cc
+  checkpoint/shard_source.cc
   checkpoint/slice_reader.cc
   checkpoint/spill_file.cc
   checkpoint/text_file.cc

@@ -43,12 +43,12 @@ absl::Status CopySynced(const std::string& from, const std::string& to) {
 
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(const PlannedCheckpoint& checkpoint,
+CheckpointWriter::CheckpointWriter(const ShardSource& source,
                                    const PlanAnswer& plan,
                                    const std::set<size_t>& replaced,
                                    const std::string& directory,
                                    const std::string& file_name)
-    : checkpoint_(checkpoint),
+    : source_(source),
       plan_(plan),
       replaced_(replaced),
       directory_(directory),
@@ -56,57 +56,59 @@ CheckpointWriter::CheckpointWriter(const PlannedCheckpoint& checkpoint,
 
 std::map<std::string, std::string> CheckpointWriter::MetadataOf(
     int shard) const {
-  std::map<std::string, std::string> metadata =
-      checkpoint_.shards()[static_cast<size_t>(shard)].header().metadata;
+  std::map<std::string, std::string> metadata = source_.metadata(shard);
   metadata.try_emplace("format", "pt");
   // Without config.json nothing else says how the codes are to be read.
   const std::string& config = plan_.summary.quantization_config_json();
-  if (checkpoint_.files().config_json().empty() && !config.empty()) {
+  if (source_.config_json().empty() && !config.empty()) {
     metadata["quantization_config"] = config;
   }
   return metadata;
 }
 
-std::vector<SafetensorsItem> CheckpointWriter::Carried(int shard) const {
-  const SafetensorsFile& input =
-      checkpoint_.shards()[static_cast<size_t>(shard)];
-  std::vector<SafetensorsItem> items;
-  for (size_t i = 0; i < checkpoint_.tensors().size(); ++i) {
-    const CheckpointTensor& tensor = checkpoint_.tensors()[i];
-    if (tensor.shard != shard || replaced_.contains(i) ||
-        plan_.entries[i].action() != v1::PlanEntry::CARRY) {
-      continue;
+std::map<std::string, size_t> CheckpointWriter::Carried(int shard) const {
+  std::map<std::string, size_t> carried;
+  for (size_t i = 0; i < source_.tensors().size(); ++i) {
+    const PlannedTensor& tensor = source_.tensors()[i];
+    if (tensor.shard == shard && !replaced_.contains(i) &&
+        plan_.entries[i].action() == v1::PlanEntry::CARRY) {
+      carried.emplace(tensor.entry.name, i);
     }
-    items.push_back({tensor.entry.name, tensor.entry.dtype, tensor.entry.shape,
-                     input.Data(tensor.entry)});
   }
-  return items;
+  return carried;
 }
 
 absl::Status CheckpointWriter::WriteShard(int shard, ArrivedShard arrived) {
-  const SafetensorsFile& input =
-      checkpoint_.shards()[static_cast<size_t>(shard)];
-  std::vector<SafetensorsItem> items = Carried(shard);
+  const std::map<std::string, size_t> carried = Carried(shard);
+  const std::string name = NameOf(shard);
+  std::vector<SafetensorsItem> items;
+  for (const auto& [tensor, i] : carried) {
+    const SafetensorsEntry& entry = source_.tensors()[i].entry;
+    items.push_back({tensor, entry.dtype, entry.shape, {}});
+    QS_RETURN_IF_ERROR(Count(tensor, entry.end - entry.begin, name));
+  }
   std::span<const uint8_t> spilled;
   if (arrived.spill != nullptr) {
     QS_ASSIGN_OR_RETURN(spilled, arrived.spill->Map());
   }
   for (SpilledTensor& output : arrived.outputs) {
     const auto bytes = static_cast<size_t>(output.bytes);
+    QS_RETURN_IF_ERROR(Count(output.name, output.bytes, name));
     items.push_back(
         {std::move(output.name), output.dtype, std::move(output.shape),
          output.held != nullptr
              ? std::span<const uint8_t>(output.held->data(), bytes)
              : spilled.subspan(static_cast<size_t>(output.offset), bytes)});
   }
-  const std::string name = NameOf(shard);
-  for (const SafetensorsItem& item : items) {
-    QS_RETURN_IF_ERROR(
-        Count(item.name, static_cast<int64_t>(item.data.size()), name));
-  }
-  QS_RETURN_IF_ERROR(OutputFault(WriteSafetensors(
-      directory_ + "/" + name, std::move(items), MetadataOf(shard))));
-  return InputFault(input.CheckUnchanged());
+  const auto source = [&](const SafetensorsItem& item,
+                          const AppendBytes& append) {
+    const auto found = carried.find(item.name);
+    return found == carried.end() ? append(item.data)
+                                  : source_.Copy(found->second, append);
+  };
+  QS_RETURN_IF_ERROR(OutputFault(StreamSafetensors(
+      directory_ + "/" + name, std::move(items), MetadataOf(shard), source)));
+  return source_.CheckUnchanged(shard);
 }
 
 absl::Status CheckpointWriter::AdoptShard(int shard) {
@@ -120,8 +122,7 @@ absl::Status CheckpointWriter::AdoptShard(int shard) {
 }
 
 std::string CheckpointWriter::NameOf(int shard) const {
-  return file_name_.empty() ? checkpoint_.files().shard_name(shard)
-                            : file_name_;
+  return file_name_.empty() ? source_.shard_name(shard) : file_name_;
 }
 
 absl::Status CheckpointWriter::Count(const std::string& tensor, int64_t bytes,
@@ -133,14 +134,15 @@ absl::Status CheckpointWriter::Count(const std::string& tensor, int64_t bytes,
 }
 
 absl::Status CheckpointWriter::WriteRest() const {
-  if (!checkpoint_.files().is_directory()) return absl::OkStatus();
-  if (checkpoint_.files().has_index()) {
+  if (!source_.is_directory()) return absl::OkStatus();
+  if (source_.has_index()) {
     QS_RETURN_IF_ERROR(
         WriteTextFile(directory_ + "/" + kIndexName,
                       SafetensorsIndexJson(weight_map_, data_bytes_)));
   }
-  std::string config = checkpoint_.files().config_json();
+  std::string config = source_.config_json();
   const std::string& added = plan_.summary.quantization_config_json();
+  if (config.empty() && source_.makes_config() && !added.empty()) config = "{}";
   if (!config.empty() && !added.empty()) {
     absl::StatusOr<std::string> merged = WithQuantizationConfig(config, added);
     if (!merged.ok()) return InputFault(merged.status());
@@ -165,14 +167,14 @@ absl::Status CheckpointWriter::WriteSideFiles() const {
                       plan_.summary.quantization_config_json() + "\n"));
     actions[kQuantizeConfigName] = v1::PlanFile::SKIP;
   }
-  for (const CheckpointSideFile& file : checkpoint_.files().side_files()) {
+  for (const CheckpointSideFile& file : source_.side_files()) {
     const v1::PlanFile::Action action = actions[file.path];
     if (action == v1::PlanFile::SKIP) continue;
     if (action != v1::PlanFile::COPY) {
       return UnexpectedError(absl::StrCat("plan: got no action for file ",
                                           file.path, ", allowed COPY or SKIP"));
     }
-    QS_RETURN_IF_ERROR(CopySynced(checkpoint_.files().path() + "/" + file.path,
+    QS_RETURN_IF_ERROR(CopySynced(source_.path() + "/" + file.path,
                                   directory_ + "/" + file.path));
   }
   return absl::OkStatus();

@@ -10,20 +10,21 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "quant/formats/checkpoint.h"
 #include "service/checkpoint/plan_answer.h"
-#include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/shard_source.h"
 #include "service/checkpoint/spill_file.h"
 
 namespace qs {
 
 // Thread: one caller at a time. Errors: kOutput; kInput — a file changed
-// while it was read; kUnexpected — the plan leaves a file out.
+// while it was read; kUnexpected — the plan leaves a file out, or DATA_LOSS of
+// the source.
 class CheckpointWriter {
  public:
   // `replaced`: tensors that the plan carries and that arrive changed.
-  // `file_name`: of a single file, empty for a directory. All outlive it.
-  CheckpointWriter(const PlannedCheckpoint& checkpoint, const PlanAnswer& plan,
+  // `file_name`: of a single file, empty for a directory. `source` and `plan`
+  // outlive it.
+  CheckpointWriter(const ShardSource& source, const PlanAnswer& plan,
                    const std::set<size_t>& replaced,
                    const std::string& directory, const std::string& file_name);
 
@@ -43,9 +44,10 @@ class CheckpointWriter {
   absl::Status Count(const std::string& tensor, int64_t bytes,
                      const std::string& file);
   absl::Status WriteSideFiles() const;
-  std::vector<SafetensorsItem> Carried(int shard) const;
+  // Their places in the source, by name.
+  std::map<std::string, size_t> Carried(int shard) const;
 
-  const PlannedCheckpoint& checkpoint_;
+  const ShardSource& source_;
   const PlanAnswer& plan_;
   const std::set<size_t> replaced_;
   const std::string directory_;

@@ -200,6 +200,10 @@ absl::Status Check(const Arguments& a) {
     return Wrong(
         "--tls-cert and --tls-key: got one of them, allowed both or none");
   }
+  if (a.command == Command::kJobsCreate && a.job.source.empty() &&
+      a.job.tensors.empty()) {
+    return Wrong("SOURCE: got none, allowed one, or --tensors GLOB");
+  }
   const bool configured = a.command == Command::kQuantize ||
                           a.command == Command::kPlan ||
                           a.command == Command::kJobsCreate;

@@ -48,6 +48,8 @@ struct JobArguments {
   std::string source;  // a URI, as the next two
   std::string calibration;
   std::string destination;
+  std::string tensors;              // glob on uploaded ones, in place of source
+  std::string model_config;         // path of their config.json; or empty
   std::string calibration_name;     // "projects/PROJECT/calibrations/ID"
   bool delete_calibration = false;  // when the job succeeded
   std::string priority;          // a word of the .proto's, lower case; or empty

@@ -57,11 +57,27 @@ void AddCalibrations(CLI::App* app, JobArguments* job) {
       ->needs(name);
 }
 
+void AddSource(CLI::App* app, JobArguments* job) {
+  CLI::Option* const source =
+      app->add_option_function<std::string>(
+             "SOURCE",
+             [job](const std::string& text) { job->source = UriOf(text); },
+             "Checkpoint directory or .safetensors file of the server's, a "
+             "path or file URI")
+          ->type_name("");
+  CLI::Option* const tensors =
+      app->add_option("--tensors", job->tensors,
+                      "In place of it: uploaded tensors whose names match")
+          ->type_name("GLOB")
+          ->excludes(source);
+  app->add_option("--model-config", job->model_config,
+                  "Their model's config.json, a file of yours")
+      ->type_name("FILE")
+      ->needs(tensors);
+}
+
 void AddCreate(CLI::App* app, Arguments* a) {
-  AddUri(app, "SOURCE", &a->job.source, "",
-         "Checkpoint directory or .safetensors file of the server's, a path or "
-         "file URI",
-         true);
+  AddSource(app, &a->job);
   AddUri(app, "-o,--output", &a->job.destination, "URI",
          "The directory that the server makes [its store keeps the result, for "
          "jobs result]",

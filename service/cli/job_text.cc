@@ -41,6 +41,14 @@ std::string ProgressText(const v1::JobProgress& progress) {
                       " shards");
 }
 
+std::string SourceText(const v1::JobSource& source) {
+  if (!source.has_tensors()) return source.uri();
+  const v1::JobTensors& tensors = source.tensors();
+  return tensors.glob().empty()
+             ? absl::StrCat(tensors.names_size(), " uploaded tensors")
+             : absl::StrCat("uploaded tensors ", tensors.glob());
+}
+
 std::string WaitingText(const v1::JobWaiting& waiting) {
   std::string text = absl::StrCat("waiting for: ", waiting.open_sites(),
                                   " sites of ", waiting.calibration(), ": ");
@@ -117,7 +125,7 @@ std::string JobText(const v1::Job& job) {
   std::string text =
       absl::StrCat("job:         ", job.name(), "\nstate:       ",
                    StateText(job.state(), job.attempt(), job.cancelling()),
-                   "\nsource:      ", job.source().uri(),
+                   "\nsource:      ", SourceText(job.source()),
                    "\nmethod:      ", ConfigName(job.quantization()),
                    "\ndestination: ", DestinationOf(job), "\n");
   for (const auto& [key, value] : job.labels()) {

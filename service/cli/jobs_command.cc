@@ -13,7 +13,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/posix_file.h"
 #include "quant/v1/jobs.grpc.pb.h"
+#include "service/checkpoint/fault.h"
 #include "service/cli/channel.h"
 #include "service/cli/commands.h"
 #include "service/cli/config_file.h"
@@ -38,6 +40,7 @@ using Json = nlohmann::ordered_json;
 // Of one call: the plan of the largest checkpoint takes seconds.
 constexpr auto kDeadline = std::chrono::seconds(60);
 constexpr int kPage = 1000;
+constexpr int64_t kMaxModelConfigBytes = int64_t{1} << 20;  // of the .proto
 
 std::string FreshRequestId() {
   std::array<unsigned char, 16> bytes{};
@@ -121,6 +124,7 @@ class JobsRun {
 
   absl::Status List();
   absl::StatusOr<v1::CreateJobRequest> Request();
+  absl::Status AddSource(v1::JobSource* source) const;
   absl::Status AddLabels(v1::Job* job) const;
   absl::Status Create();
   absl::Status Watch(const std::string& name);
@@ -170,6 +174,21 @@ absl::Status JobsRun::AddLabels(v1::Job* job) const {
   return absl::OkStatus();
 }
 
+absl::Status JobsRun::AddSource(v1::JobSource* source) const {
+  const JobArguments& from = arguments_.job;
+  if (from.tensors.empty()) {
+    source->set_uri(from.source);
+    return absl::OkStatus();
+  }
+  source->mutable_tensors()->set_glob(from.tensors);
+  if (from.model_config.empty()) return absl::OkStatus();
+  absl::StatusOr<std::string> text =
+      ReadSmallFile(from.model_config, kMaxModelConfigBytes);
+  if (!text.ok()) return InputFault(text.status());
+  source->mutable_tensors()->set_config_json(*std::move(text));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::CreateJobRequest> JobsRun::Request() {
   QS_ASSIGN_OR_RETURN(const ConfigArguments config,
                       WithConfigFile(arguments_.config));
@@ -182,7 +201,7 @@ absl::StatusOr<v1::CreateJobRequest> JobsRun::Request() {
   QS_ASSIGN_OR_RETURN(*job->mutable_quantization(),
                       FetchConfig(arguments_.server, config, control_));
   *job->mutable_target() = TargetOf(config);
-  job->mutable_source()->set_uri(from.source);
+  QS_RETURN_IF_ERROR(AddSource(job->mutable_source()));
   for (const std::string& glob : config.include) {
     job->mutable_source()->add_include(glob);
   }

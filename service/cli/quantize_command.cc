@@ -149,8 +149,9 @@ absl::Status QuantizeRun::Fill(const OutputTarget& target,
   WorkBoard board(checkpoint_, std::move(batches), directory);
   Progress progress(console_.error, console_.columns, sent_.bytes,
                     sent_.tensors);
+  const CheckpointShards source(checkpoint_);
   CheckpointWriter writer(
-      checkpoint_, plan_, sent_.fold_only, directory,
+      source, plan_, sent_.fold_only, directory,
       target.is_directory
           ? ""
           : std::filesystem::path(target.path).filename().string());

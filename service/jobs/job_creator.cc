@@ -13,6 +13,7 @@
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_output.h"
 #include "service/jobs/job_request.h"
+#include "service/jobs/job_tensors.h"
 #include "service/server/error.h"
 #include "service/store/stored_calibration.h"
 #include "service/stream/digest.h"
@@ -107,6 +108,9 @@ absl::StatusOr<JobRecord> Store(const JobsContext& context,
       return SameRequest(std::move(created->job), job.request_hash);
     case Created::kQueueFull:
       return QueueFull(max_queued);
+    case Created::kInputGone:
+      return RpcError(absl::StatusCode::kNotFound, "TENSOR_NOT_FOUND",
+                      "job.source.tensors: one was deleted just now");
     case Created::kDestinationInUse:
       break;
   }
@@ -131,6 +135,10 @@ absl::StatusOr<std::optional<JobRecord>> FindMade(
 
 // Names with "-" as project become whole. Errors: IdFromName's.
 absl::Status UseOwnProject(const std::string& project, v1::Job* spec) {
+  if (spec->source().has_tensors()) {
+    QS_RETURN_IF_ERROR(
+        UseOwnTensors(project, spec->mutable_source()->mutable_tensors()));
+  }
   if (!spec->calibration().has_name()) return absl::OkStatus();
   QS_ASSIGN_OR_RETURN(const std::string id,
                       CalibrationIdOf(project, spec->calibration().name()));
@@ -200,9 +208,14 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
                                               const std::string& project,
                                               const v1::Job& spec) {
   CheckpointRunSpec out;
-  QS_ASSIGN_OR_RETURN(
-      out.input,
-      context.paths.existing(project, spec.source().uri(), "job.source.uri"));
+  if (spec.source().has_tensors()) {
+    out.blobs = context.blobs;
+    out.config_json = spec.source().tensors().config_json();
+  } else {
+    QS_ASSIGN_OR_RETURN(
+        out.input,
+        context.paths.existing(project, spec.source().uri(), "job.source.uri"));
+  }
   QS_RETURN_IF_ERROR(ResolveCalibration(context, project, spec, &out));
   if (spec.has_destination()) {
     QS_ASSIGN_OR_RETURN(out.output,
@@ -237,6 +250,11 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
   job.created = context.now();
   job.key = {project, NewJobId(job.created)};
   QS_RETURN_IF_ERROR(SetDestination(context, resolved.output, &job));
+  if (spec.source().has_tensors()) {
+    QS_ASSIGN_OR_RETURN(job.inputs,
+                        FindTensors(context, project, spec.source().tensors()));
+    ReadInputs(job.inputs, &resolved);
+  }
   QS_ASSIGN_OR_RETURN(const std::shared_ptr<CheckpointRun> run,
                       context.prepare(std::move(resolved)));
   QS_RETURN_IF_ERROR(CheckFits(context, run->size()));

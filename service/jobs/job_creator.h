@@ -12,8 +12,9 @@
 
 namespace qs {
 
-// Where the URIs of a spec lead. `output` is the destination itself; empty
-// without one. Errors: those of the resolvers.
+// Where the URIs of a spec lead, without the tensors that are uploaded.
+// `output` is the destination itself; empty without one. Errors: those of the
+// resolvers.
 absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
                                               const std::string& project,
                                               const quant::v1::Job& spec);

@@ -9,11 +9,13 @@
 #include <cctype>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
 #include "service/jobs/job_messages.h"
 #include "service/server/error.h"
 #include "service/stream/crc32c.h"
@@ -30,6 +32,9 @@ constexpr int kMaxLabels = 16;
 constexpr size_t kMaxLabelBytes = 63;
 constexpr size_t kMaxFilterLabels = 4;
 constexpr size_t kMaxSpecBytes = size_t{256} << 10;
+constexpr int kMaxTensorNames = 10'000;
+constexpr size_t kMaxTensorNameBytes = size_t{1} << 20;
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 constexpr int32_t kDefaultPage = 50;
 constexpr int32_t kMaxPage = 1000;
 constexpr int64_t kMaxSeconds = 315'576'000'000;  // of a Duration
@@ -113,6 +118,42 @@ void ClearOutputOnly(v1::Job* job) {
   job->DiscardUnknownFields();
 }
 
+absl::Status CheckTensors(const v1::JobTensors& tensors) {
+  if ((tensors.names_size() > 0) == !tensors.glob().empty()) {
+    return BadFieldError("job.source.tensors",
+                         tensors.glob().empty()
+                             ? "got neither names nor a glob, allowed one"
+                             : "got names and a glob, allowed one");
+  }
+  size_t bytes = tensors.glob().size();
+  for (const std::string& name : tensors.names()) bytes += name.size();
+  if (tensors.names_size() > kMaxTensorNames || bytes > kMaxTensorNameBytes) {
+    return BadFieldError(
+        "job.source.tensors.names",
+        absl::StrCat("got ", tensors.names_size(), " of ", bytes,
+                     " bytes together, allowed at most ", kMaxTensorNames,
+                     " of ", kMaxTensorNameBytes));
+  }
+  const std::string& config = tensors.config_json();
+  if (config.empty()) return absl::OkStatus();
+  const std::string field = "job.source.tensors.config_json";
+  if (config.size() > kMaxConfigBytes) {
+    return BadFieldError(field,
+                         absl::StrCat("got ", config.size(), " bytes, allowed ",
+                                      kMaxConfigBytes));
+  }
+  const auto json = ParseJsonObject(config, "JSON");
+  if (json.ok()) return absl::OkStatus();
+  return BadFieldError(field,
+                       absl::CEscape(std::string(json.status().message())));
+}
+
+absl::Status CheckSource(const v1::JobSource& source) {
+  QS_RETURN_IF_ERROR(CheckGlobs(source));
+  return source.has_tensors() ? CheckTensors(source.tensors())
+                              : CheckUri("job.source.uri", source.uri());
+}
+
 absl::Status CheckCalibration(const v1::Job& job) {
   if (!job.has_calibration()) return absl::OkStatus();
   const v1::JobCalibration& from = job.calibration();
@@ -124,13 +165,12 @@ absl::Status CheckCalibration(const v1::Job& job) {
 }
 
 absl::Status CheckSpec(const v1::Job& job) {
-  QS_RETURN_IF_ERROR(CheckUri("job.source.uri", job.source().uri()));
+  QS_RETURN_IF_ERROR(CheckSource(job.source()));
   if (job.has_destination()) {
     QS_RETURN_IF_ERROR(
         CheckUri("job.destination.uri", job.destination().uri()));
   }
   QS_RETURN_IF_ERROR(CheckCalibration(job));
-  QS_RETURN_IF_ERROR(CheckGlobs(job.source()));
   QS_RETURN_IF_ERROR(CheckLabels(job));
   if (!v1::Job::Priority_IsValid(job.priority())) {
     return BadFieldError("job.priority",
@@ -142,7 +182,9 @@ absl::Status CheckSpec(const v1::Job& job) {
   QS_RETURN_IF_ERROR(CheckTimeout("job.execution_timeout",
                                   job.has_execution_timeout(),
                                   job.execution_timeout()));
-  const size_t bytes = job.ByteSizeLong();
+  // Uploaded tensors have limits of their own.
+  const size_t bytes =
+      job.ByteSizeLong() - job.source().tensors().ByteSizeLong();
   if (bytes <= kMaxSpecBytes) return absl::OkStatus();
   return BadFieldError(
       "job",

@@ -13,6 +13,7 @@ target_sources(qs_service PRIVATE
   jobs/job_server.cc
   jobs/job_service.cc
   jobs/job_summary.cc
+  jobs/job_tensors.cc
   jobs/live_job.cc
   jobs/read_result_call.cc
   jobs/result_file.cc

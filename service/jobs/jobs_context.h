@@ -16,6 +16,7 @@
 #include "service/run/checkpoint_run.h"
 #include "service/store/calibration_store.h"
 #include "service/store/job_records.h"
+#include "service/store/tensor_records.h"
 #include "service/stream/byte_budget.h"
 #include "service/stream/worker_pool.h"
 
@@ -47,6 +48,8 @@ struct JobsContext {
   int64_t max_plan_tensors = 200'000;
   std::shared_ptr<JobPace> pace = std::make_shared<JobPace>(1);
   CalibrationStore* calibrations = nullptr;  // null: there are none by name
+  TensorRecords* tensors = nullptr;          // null: nothing is uploaded
+  BlobStore* blobs = nullptr;                // of `tensors`
   std::function<absl::Time()> now = [] { return absl::Now(); };
   // Null: every job needs a destination.
   JobResults* results = nullptr;

@@ -12,6 +12,7 @@
 #include "service/jobs/job_creator.h"
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_summary.h"
+#include "service/jobs/job_tensors.h"
 #include "service/server/error.h"
 #include "service/server/log.h"
 
@@ -127,6 +128,11 @@ absl::Status LiveJob::PrepareRun() {
                     "the job was made");
   }
   spec.output = staging_;
+  if (spec_.source().has_tensors()) {
+    const auto inputs = context_.records.Inputs(key_);
+    if (!inputs.ok()) return FromRecords(inputs.status());
+    ReadInputs(*inputs, &spec);
+  }
   QS_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointRun> run,
                       context_.prepare(std::move(spec)));
   if (!run->open_sites().empty()) {

@@ -46,13 +46,8 @@ class Run final : public CheckpointRun,
   void Stop() override { Fail(absl::CancelledError("stopped")); }
 
  private:
-  bool writes() const {
-    return plan_->checkpoint && !plan_->spec.output.empty();
-  }
-  // Of what is written; tensors of blobs count as one.
-  size_t shards() const {
-    return static_cast<size_t>(std::max<int64_t>(1, plan_->size.shards));
-  }
+  bool writes() const { return !plan_->spec.output.empty(); }
+  size_t shards() const { return static_cast<size_t>(plan_->size.shards); }
 
   // On the strand.
   void Begin(const std::set<int>& committed);
@@ -141,9 +136,9 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
           PosixError(error.value(), "create", plan_->spec.output));
     }
     writer_.emplace(
-        *plan_->planned, plan_->answer, plan_->totals.fold_only,
+        *plan_->shards, plan_->answer, plan_->totals.fold_only,
         plan_->spec.output,
-        plan_->checkpoint->is_directory()
+        plan_->shards->is_directory()
             ? ""
             : std::filesystem::path(plan_->spec.input).filename().string());
     for (const int shard : committed) {
@@ -385,7 +380,7 @@ absl::Status Run::WriteShardNow(int shard) {
   }
   const int64_t before = writer_->data_bytes();
   QS_RETURN_IF_ERROR(writer_->WriteShard(shard, std::move(arrived)));
-  return observer_->OnShard(shard, plan_->checkpoint->shard_name(shard),
+  return observer_->OnShard(shard, plan_->shards->shard_name(shard),
                             writer_->data_bytes() - before);
 }
 

@@ -35,14 +35,19 @@ struct RunTensor {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
-  std::shared_ptr<BlobReader> blob;  // of nobody else
+  std::string digest;  // of the blob, which has the bytes of dtype and shape
 };
 
 struct CheckpointRunSpec {
   std::string input;  // absolute: a directory, or one .safetensors file
-  std::vector<RunTensor> tensors;  // in place of `input`, which is empty then
-  // Absolute: the directory that is filled. Empty, as with `tensors` always:
-  // none.
+  // In place of `input`, which is empty then; in any order, no name twice. They
+  // stay in `blobs`, which outlives the run. A shard of the output has at most
+  // `shard_bytes` of their input, or one tensor.
+  std::vector<RunTensor> tensors;
+  BlobStore* blobs = nullptr;
+  int64_t shard_bytes = int64_t{4} << 30;
+  std::string config_json;  // with `tensors`: the model's, or empty
+  // Absolute: the directory that is filled. Empty: none.
   std::string output;
   std::string calibration;  // absolute, or empty
   // In place of `calibration`; may be null. Its blobs stay while the run does.

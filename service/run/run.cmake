@@ -1,5 +1,6 @@
 target_sources(qs_service PRIVATE
   run/batch_run.cc
+  run/blob_input.cc
   run/checkpoint_run.cc
   run/run_input.cc
   run/run_plan.cc)

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
 #include "service/checkpoint/fault.h"
@@ -67,43 +66,6 @@ class CheckpointInput final : public RunInput {
   const std::vector<UniqueFd> files_;  // of the shards
 };
 
-class BlobInput final : public RunInput {
- public:
-  explicit BlobInput(std::vector<RunTensor> tensors)
-      : blobs_(std::move(tensors)), mutexes_(blobs_.size()) {
-    for (const RunTensor& tensor : blobs_) {
-      PlannedTensor& planned = tensors_.emplace_back();
-      planned.entry.name = tensor.name;
-      planned.entry.dtype = tensor.dtype;
-      planned.entry.shape = tensor.shape;
-      planned.entry.end = tensor.blob->info().bytes;
-    }
-  }
-
-  const std::vector<PlannedTensor>& tensors() const override {
-    return tensors_;
-  }
-
-  absl::Status Read(size_t tensor, int64_t offset,
-                    std::span<uint8_t> data) override {
-    absl::MutexLock lock(&mutexes_[tensor]);
-    return blobs_[tensor].blob->ReadAt(offset, data);
-  }
-
-  absl::StatusOr<std::string> Identity() const override {
-    std::string text;
-    for (const RunTensor& tensor : blobs_) {
-      absl::StrAppend(&text, tensor.blob->info().digest, "\n");
-    }
-    return text;
-  }
-
- private:
-  const std::vector<RunTensor> blobs_;
-  std::vector<absl::Mutex> mutexes_;  // a reader has one user at a time
-  std::vector<PlannedTensor> tensors_;
-};
-
 }  // namespace
 
 absl::StatusOr<std::string> FileIdentity(const std::string& path) {
@@ -124,10 +86,6 @@ absl::StatusOr<std::unique_ptr<RunInput>> NewCheckpointInput(
     files.push_back(*std::move(fd));
   }
   return std::make_unique<CheckpointInput>(planned, std::move(files));
-}
-
-std::unique_ptr<RunInput> NewBlobInput(std::vector<RunTensor> tensors) {
-  return std::make_unique<BlobInput>(std::move(tensors));
 }
 
 }  // namespace qs

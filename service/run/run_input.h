@@ -1,5 +1,5 @@
 // RunInput: the tensors that a run reads — from the files of a checkpoint, or
-// from blobs.
+// from blobs (blob_input.h).
 #ifndef QS_SERVICE_RUN_RUN_INPUT_H_
 #define QS_SERVICE_RUN_RUN_INPUT_H_
 
@@ -38,8 +38,6 @@ absl::StatusOr<std::string> FileIdentity(const std::string& path);
 // `planned` outlives it. Errors: kInput.
 absl::StatusOr<std::unique_ptr<RunInput>> NewCheckpointInput(
     const PlannedCheckpoint& planned);
-
-std::unique_ptr<RunInput> NewBlobInput(std::vector<RunTensor> tensors);
 
 }  // namespace qs
 

@@ -10,6 +10,7 @@
 #include "quant/solve_group.h"
 #include "quant/time_estimate.h"
 #include "service/checkpoint/fault.h"
+#include "service/run/blob_input.h"
 #include "service/server/error.h"
 #include "service/server/plan_convert.h"
 #include "service/server/proto_convert.h"
@@ -94,8 +95,13 @@ absl::StatusOr<std::unique_ptr<const RunPlan>> RunPlan::Make(
 
 absl::Status RunPlan::OpenInput() {
   if (!spec.tensors.empty()) {
+    std::sort(spec.tensors.begin(), spec.tensors.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
     QS_RETURN_IF_ERROR(PlanBlobs());
-    input = NewBlobInput(std::move(spec.tensors));
+    auto blobs = std::make_unique<BlobInput>(*spec.blobs, spec.tensors,
+                                             spec.shard_bytes);
+    shards = std::make_unique<BlobShards>(*blobs, spec.config_json);
+    input = std::move(blobs);
     return absl::OkStatus();
   }
   absl::StatusOr<Checkpoint> opened = Checkpoint::Open(spec.input);
@@ -105,6 +111,7 @@ absl::Status RunPlan::OpenInput() {
   QS_ASSIGN_OR_RETURN(planned,
                       PlannedCheckpoint::Make(*checkpoint, answer.entries));
   QS_ASSIGN_OR_RETURN(input, NewCheckpointInput(*planned));
+  shards = std::make_unique<CheckpointShards>(*planned);
   return absl::OkStatus();
 }
 
@@ -117,7 +124,8 @@ absl::StatusOr<PlanRequest> RunPlan::RequestOf() const {
   config->mutable_include()->Add(spec.include.begin(), spec.include.end());
   config->mutable_exclude()->Add(spec.exclude.begin(), spec.exclude.end());
   config->set_list_sites(has_calibration());
-  if (checkpoint) config->set_config_json(checkpoint->config_json());
+  config->set_config_json(checkpoint ? checkpoint->config_json()
+                                     : spec.config_json);
   PlanInput collected(PlanLimits{spec.max_plan_tensors, INT64_MAX});
   QS_RETURN_IF_ERROR(collected.Add(message));
   return collected.request();
@@ -193,8 +201,7 @@ absl::Status RunPlan::MakeWork() {
   size.bytes_out = answer.summary.bytes_out();
   size.file_bytes = FileBytes();
   size.batches = static_cast<int64_t>(batches.size());
-  size.shards =
-      checkpoint ? static_cast<int64_t>(checkpoint->shards().size()) : 0;
+  size.shards = shards->shards();
   for (const WorkBatch& batch : batches) {
     QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
     size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
@@ -218,13 +225,12 @@ int64_t RunPlan::FileBytes() const {
   }
   bytes += 2 * static_cast<int64_t>(
                    answer.summary.quantization_config_json().size());
-  if (!checkpoint) return bytes;
-  for (const CheckpointSideFile& file : checkpoint->side_files()) {
+  for (const CheckpointSideFile& file : shards->side_files()) {
     bytes += file.size_bytes;
   }
   constexpr int64_t kHeaderPadding = 4096;  // of each shard, with its metadata
-  return bytes + static_cast<int64_t>(checkpoint->config_json().size()) +
-         kHeaderPadding * static_cast<int64_t>(checkpoint->shards().size() + 1);
+  return bytes + static_cast<int64_t>(shards->config_json().size()) +
+         kHeaderPadding * (shards->shards() + 1);
 }
 
 absl::StatusOr<std::string> RunPlan::CalibrationIdentity() const {
@@ -249,7 +255,7 @@ absl::Status RunPlan::Fingerprint() {
   absl::StrAppend(&text, answer.summary.quantization_config_json(), "\n",
                   spec.error_report ? 1 : 0, "\n");
   QS_ASSIGN_OR_RETURN(const std::string identity, input->Identity());
-  absl::StrAppend(&text, identity, "\n");
+  absl::StrAppend(&text, identity, "\n", spec.config_json, "\n");
   QS_ASSIGN_OR_RETURN(const std::string moments, CalibrationIdentity());
   absl::StrAppend(&text, moments);
   Sha256 hash;

@@ -17,6 +17,7 @@
 #include "quant/tensor_quantizer.h"
 #include "service/checkpoint/plan_answer.h"
 #include "service/checkpoint/planned_checkpoint.h"
+#include "service/checkpoint/shard_source.h"
 #include "service/checkpoint/work_batch.h"
 #include "service/run/checkpoint_run.h"
 #include "service/run/run_input.h"
@@ -36,6 +37,7 @@ struct RunPlan {
   std::optional<Checkpoint> checkpoint;
   std::optional<PlannedCheckpoint> planned;
   std::unique_ptr<RunInput> input;
+  std::unique_ptr<ShardSource> shards;
   std::optional<Calibration> calibration;
   std::vector<WorkBatch> batches;
   BatchTotals totals;

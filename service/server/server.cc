@@ -241,7 +241,16 @@ class Server::Impl {
     QS_RETURN_IF_ERROR(stores_->CollectGarbage());
     QS_ASSIGN_OR_RETURN(
         roots_, UriRoots::Open(options_.read_roots, options_.write_roots));
-    job_records_ = NewSqliteJobRecords(stores_->records());
+    job_records_ = NewSqliteJobRecords(
+        stores_->records(),
+        [stores = stores_.get()](std::vector<std::string> freed) {
+          stores->pool().Run([stores, freed = std::move(freed)] {
+            const absl::Status status = stores->keeper().Collect(freed);
+            if (status.ok()) return;
+            Log(LogLevel::kError, "blobs_left",
+                {{"error", std::string(status.message())}});
+          });
+        });
     QS_ASSIGN_OR_RETURN(
         results_,
         JobResults::Open(options_.data_dir + "/results", stores_->blobs()));
@@ -254,6 +263,8 @@ class Server::Impl {
                      options_.max_plan_tensors,
                      std::make_shared<JobPace>(options_.workers.cores())};
     jobs.calibrations = &calibrations_->store();
+    jobs.tensors = &tensors_->records();
+    jobs.blobs = &stores_->blobs();
     jobs.results = results_.get();
     jobs_ = std::make_unique<JobServer>(std::move(jobs), access(),
                                         JobOptions(options_));

@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "kernels/base/dtype.h"
 
 namespace qs {
 
@@ -57,6 +58,15 @@ struct CalibrationKey {
   auto operator<=>(const CalibrationKey&) const = default;
 };
 
+// A tensor that a job reads from the blobs.
+struct JobInput {
+  std::string name;  // no two of a job have the same
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  std::string digest;
+  bool operator==(const JobInput&) const = default;
+};
+
 struct JobRecord {
   // --- fixed when it is made
   JobKey key;
@@ -72,6 +82,9 @@ struct JobRecord {
   int priority = 0;         // the higher, the sooner
   std::string trace;        // of the call that made it, a W3C traceparent
   std::map<std::string, std::string> labels;  // for List; not read back
+  // For Inputs; not read back. The job refers to their blobs (see BlobRefs,
+  // kind "job-input") until it is done; then they are forgotten.
+  std::vector<JobInput> inputs;
   absl::Time created = absl::UnixEpoch();
 
   // --- what Update may change
@@ -152,7 +165,8 @@ class JobRecords {
       kMade,
       kExisted,    // a job of that project has this request_id: it
       kQueueFull,  // nothing was made, as below
-      kDestinationInUse
+      kDestinationInUse,
+      kInputGone  // nothing of the project refers to a blob of `inputs`
     };
     Outcome outcome = kMade;
     JobRecord job;
@@ -166,6 +180,8 @@ class JobRecords {
   virtual absl::StatusOr<JobRecord> Get(const JobKey& key) = 0;
   virtual absl::StatusOr<std::optional<JobRecord>> FindRequest(
       const std::string& project, const std::string& request_id) = 0;
+  // Of a job that is not done, by name.
+  virtual absl::StatusOr<std::vector<JobInput>> Inputs(const JobKey& key) = 0;
   // Newest first, without `plan`.
   virtual absl::StatusOr<std::vector<JobRecord>> List(
       const JobQuery& query) = 0;

@@ -2,9 +2,12 @@
 #include "service/store/sqlite_job_records.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
+#include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_job_rows.h"
 
 namespace qs {
@@ -107,8 +110,23 @@ CREATE INDEX jobs_by_calibration ON jobs(project, calibration)
   WHERE state <= 2 AND calibration <> '';
 )";
 
+// What jobs that are not done read from the blobs.
+constexpr char kVersion4[] = R"(
+CREATE TABLE job_inputs(
+  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+  name TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY(sequence, name)
+) STRICT, WITHOUT ROWID;
+)";
+
 #define QS_SEQUENCE_OF_JOB \
   "(SELECT sequence FROM jobs WHERE project = ? AND id = ?)"
+
+// Not that of a result.
+BlobOwner InputOwner(const JobKey& job) {
+  return {"job-input", job.project + "/" + job.id};
+}
 
 JobEventRecord EventOf(const JobRecord& job, absl::Time now) {
   return {job.revision, now, job.state, job.attempt, job.cancel_requested};
@@ -234,7 +252,7 @@ absl::StatusOr<bool> UpdateWaitingIn(
         "<= 2 AND calibration <> '' AND waiting IS NOT NULL");
     rows.Bind(1, calibration.project).Bind(2, calibration.id);
     while (rows.Step()) {
-      waits[rows.Int(0)] = {SitesFromText(rows.Text(1)), rows.Text(2)};
+      waits[rows.Int(0)] = {NumbersFromText(rows.Text(1)), rows.Text(2)};
     }
     QS_RETURN_IF_ERROR(rows.status());
   }
@@ -267,6 +285,69 @@ void RoundTimes(JobRecord* job) {
   job->ended = Rounded(job->ended);
 }
 
+// Whether something of the job's project refers to each of its inputs.
+absl::StatusOr<bool> InputsAreThere(SqliteConnection& c, const JobRecord& job) {
+  for (const JobInput& input : job.inputs) {
+    SqliteStatement row =
+        c.Prepare("SELECT 1 FROM blob_refs WHERE digest = ? AND project = ?");
+    row.Bind(1, input.digest).Bind(2, job.key.project);
+    const bool found = row.Step();
+    QS_RETURN_IF_ERROR(row.status());
+    if (!found) return false;
+  }
+  return true;
+}
+
+absl::Status InsertInputs(SqliteConnection& c, const JobRecord& job) {
+  for (const JobInput& input : job.inputs) {
+    QS_RETURN_IF_ERROR(c.Prepare("INSERT INTO job_inputs(sequence, name, "
+                                 "dtype, shape, digest) VALUES(?, ?, ?, ?, ?)")
+                           .Bind(1, job.sequence)
+                           .Bind(2, input.name)
+                           .Bind(3, std::string(DTypeName(input.dtype)))
+                           .Bind(4, absl::StrJoin(input.shape, ","))
+                           .Bind(5, input.digest)
+                           .Run());
+    QS_RETURN_IF_ERROR(
+        AddBlobRef(c, job.key.project, input.digest, InputOwner(job.key)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<JobInput>> ReadInputs(SqliteConnection& c,
+                                                 int64_t sequence) {
+  SqliteStatement rows = c.Prepare(
+      "SELECT name, dtype, shape, digest FROM job_inputs WHERE sequence = ? "
+      "ORDER BY name");
+  rows.Bind(1, sequence);
+  std::vector<JobInput> inputs;
+  while (rows.Step()) {
+    const std::optional<DType> dtype = ParseDType(rows.Text(1));
+    if (!dtype) return absl::DataLossError("records: a dtype is none");
+    inputs.push_back(
+        {rows.Text(0), *dtype, NumbersFromText(rows.Text(2)), rows.Text(3)});
+  }
+  QS_RETURN_IF_ERROR(rows.status());
+  return inputs;
+}
+
+// Appends the digests that nobody refers to now.
+absl::Status DropInputs(SqliteConnection& c, const JobRecord& job,
+                        std::vector<std::string>* freed) {
+  {
+    SqliteStatement row =
+        c.Prepare("SELECT 1 FROM job_inputs WHERE sequence = ? LIMIT 1");
+    row.Bind(1, job.sequence);
+    const bool has = row.Step();
+    QS_RETURN_IF_ERROR(row.status());
+    if (!has) return absl::OkStatus();
+  }
+  QS_RETURN_IF_ERROR(DropBlobRefs(c, InputOwner(job.key), freed));
+  return c.Prepare("DELETE FROM job_inputs WHERE sequence = ?")
+      .Bind(1, job.sequence)
+      .Run();
+}
+
 absl::StatusOr<JobRecords::Created> CreateIn(SqliteConnection& c,
                                              const JobRecord& job,
                                              int64_t max_queued) {
@@ -284,9 +365,13 @@ absl::StatusOr<JobRecords::Created> CreateIn(SqliteConnection& c,
   same.Bind(1, job.destination);
   QS_ASSIGN_OR_RETURN(const int64_t used, Number(same));
   if (used > 0) return Created{Created::kDestinationInUse, {}};
+  QS_ASSIGN_OR_RETURN(const bool there, InputsAreThere(c, job));
+  if (!there) return Created{Created::kInputGone, {}};
   Created made{Created::kMade, job};
   RoundTimes(&made.job);
   QS_RETURN_IF_ERROR(InsertJob(c, &made.job));
+  QS_RETURN_IF_ERROR(InsertInputs(c, made.job));
+  made.job.inputs.clear();
   QS_RETURN_IF_ERROR(
       InsertEvent(c, made.job.sequence, EventOf(made.job, job.created)));
   return made;
@@ -299,7 +384,8 @@ bool IsEvent(const JobRecord& a, const JobRecord& b) {
 
 absl::StatusOr<JobRecords::Updated> UpdateIn(SqliteConnection& c,
                                              const JobKey& key, absl::Time now,
-                                             const JobRecords::Change& change) {
+                                             const JobRecords::Change& change,
+                                             std::vector<std::string>* freed) {
   QS_ASSIGN_OR_RETURN(const JobRecord before, ReadJob(c, key));
   JobRecords::Updated out{before, std::nullopt};
   QS_RETURN_IF_ERROR(change(out.job));
@@ -310,6 +396,9 @@ absl::StatusOr<JobRecords::Updated> UpdateIn(SqliteConnection& c,
     QS_RETURN_IF_ERROR(InsertEvent(c, before.sequence, *out.event));
   }
   QS_RETURN_IF_ERROR(WriteJob(c, out.job));
+  if (IsTerminal(out.job.state) && !IsTerminal(before.state)) {
+    QS_RETURN_IF_ERROR(DropInputs(c, out.job, freed));
+  }
   return out;
 }
 
@@ -344,7 +433,8 @@ absl::Status CommitIn(SqliteConnection& c, const JobRecord& job,
 
 class SqliteJobRecords final : public JobRecords {
  public:
-  explicit SqliteJobRecords(SqliteDatabase& db) : db_(db) {}
+  SqliteJobRecords(SqliteDatabase& db, BlobsFreed on_freed)
+      : db_(db), on_freed_(std::move(on_freed)) {}
 
   absl::StatusOr<Created> Create(const JobRecord& job,
                                  int64_t max_queued) override {
@@ -368,8 +458,21 @@ class SqliteJobRecords final : public JobRecords {
 
   absl::StatusOr<Updated> Update(const JobKey& key, absl::Time now,
                                  const Change& change) override {
-    return Write<Updated>(
-        [&](SqliteConnection& c) { return UpdateIn(c, key, now, change); });
+    std::vector<std::string> freed;
+    absl::StatusOr<Updated> out = Write<Updated>([&](SqliteConnection& c) {
+      freed.clear();
+      return UpdateIn(c, key, now, change, &freed);
+    });
+    if (out.ok() && !freed.empty() && on_freed_) on_freed_(std::move(freed));
+    return out;
+  }
+
+  absl::StatusOr<std::vector<JobInput>> Inputs(const JobKey& key) override {
+    return Read<std::vector<JobInput>>(
+        [&](SqliteConnection& c) -> absl::StatusOr<std::vector<JobInput>> {
+          QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
+          return ReadInputs(c, job.sequence);
+        });
   }
 
   absl::Status Delete(
@@ -515,6 +618,7 @@ class SqliteJobRecords final : public JobRecords {
   }
 
   SqliteDatabase& db_;
+  const BlobsFreed on_freed_;
 };
 
 absl::StatusOr<std::vector<JobRecord>> SqliteJobRecords::List(
@@ -704,11 +808,12 @@ absl::StatusOr<std::vector<JobEventRecord>> SqliteJobRecords::Events(
 }  // namespace
 
 SqliteSchema JobRecordsSchema() {
-  return {"jobs", {kVersion1, kVersion2, kVersion3}};
+  return {"jobs", {kVersion1, kVersion2, kVersion3, kVersion4}};
 }
 
-std::unique_ptr<JobRecords> NewSqliteJobRecords(SqliteDatabase& db) {
-  return std::make_unique<SqliteJobRecords>(db);
+std::unique_ptr<JobRecords> NewSqliteJobRecords(SqliteDatabase& db,
+                                                BlobsFreed on_freed) {
+  return std::make_unique<SqliteJobRecords>(db, std::move(on_freed));
 }
 
 }  // namespace qs

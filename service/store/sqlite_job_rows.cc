@@ -79,7 +79,7 @@ void BindWait(SqliteStatement& row, int position, const JobWait& wait) {
   row.BindBlob(position + 1, wait.text);
 }
 
-std::vector<int64_t> SitesFromText(const std::string& text) {
+std::vector<int64_t> NumbersFromText(const std::string& text) {
   std::vector<int64_t> sites;
   const std::vector<std::string> parts =
       absl::StrSplit(text, ',', absl::SkipEmpty());
@@ -117,7 +117,7 @@ JobRecord JobFromRow(const SqliteStatement& row, bool with_plan) {
   job.error = row.Text(i++);
   job.summary = row.Text(i++);
   job.revision = row.Int(i++);
-  job.waiting.sites = SitesFromText(row.Text(i++));
+  job.waiting.sites = NumbersFromText(row.Text(i++));
   job.waiting.text = row.Text(i++);
   job.calibration = row.Text(i++);
   if (with_plan) job.plan = row.Text(i);

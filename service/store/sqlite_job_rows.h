@@ -20,7 +20,7 @@ JobRecord JobFromRow(const SqliteStatement& row, bool with_plan);
 
 // To two columns, `waiting` and `waiting_text`; NULL: it waits for nothing.
 void BindWait(SqliteStatement& row, int position, const JobWait& wait);
-std::vector<int64_t> SitesFromText(const std::string& text);
+std::vector<int64_t> NumbersFromText(const std::string& text);
 
 // Inserts `job` and its labels; sets job->sequence.
 absl::Status InsertJob(SqliteConnection& c, JobRecord* job);

@@ -53,8 +53,20 @@ TEST_CASE("the flags of jobs create") {
   REQUIRE(named.arguments);
   CHECK(named.arguments->job.calibration_name == "projects/-/calibrations/c");
   CHECK(named.arguments->job.delete_calibration);
+  const ParsedArguments uploaded = ParseArguments(
+      {"jobs", "create", "--tensors", "model.*", "--model-config", "c.json",
+       "-o", "/out/a", "--preset", "NF4"});
+  REQUIRE(uploaded.arguments);
+  CHECK(uploaded.arguments->job.tensors == "model.*");
+  CHECK(uploaded.arguments->job.model_config == "c.json");
+  CHECK(uploaded.arguments->job.source.empty());
   for (const Args& wrong :
        {Args{"jobs"}, Args{"jobs", "get"},
+        Args{"jobs", "create", "-o", "/out", "--preset", "NF4"},
+        Args{"jobs", "create", "/in", "--tensors", "*", "-o", "/out",
+             "--preset", "NF4"},
+        Args{"jobs", "create", "/in", "--model-config", "c.json", "-o", "/out",
+             "--preset", "NF4"},
         Args{"jobs", "create", "/in", "-o", "/out", "--preset", "W4A16-gptq",
              "--calibration", "/c", "--calibration-name", "c"},
         Args{"jobs", "create", "/in", "-o", "/out", "--preset", "NF4",

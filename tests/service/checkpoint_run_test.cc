@@ -230,10 +230,8 @@ std::vector<RunTensor> Upload(BlobStore& store) {
     REQUIRE((*writer)->Append(data).ok());
     const auto digest = (*writer)->Commit("");
     REQUIRE(digest.ok());
-    auto reader = store.Open(*digest);
-    REQUIRE(reader.ok());
-    tensors.push_back({tensor.entry.name, tensor.entry.dtype,
-                       tensor.entry.shape, *std::move(reader)});
+    tensors.push_back(
+        {tensor.entry.name, tensor.entry.dtype, tensor.entry.shape, *digest});
   }
   return tensors;
 }
@@ -258,11 +256,97 @@ TEST_CASE("tensors in blobs give what the files give", "[run]") {
     REQUIRE(Finish(*Prepare(spec), machine, from_files).ok());
     spec.input.clear();
     spec.tensors = Upload(**store);
+    spec.blobs = store->get();
     Collector from_blobs;
     REQUIRE(Finish(*Prepare(spec), machine, from_blobs).ok());
     CHECK(from_blobs.parts().size() > 20);
     CHECK(from_blobs.parts() == from_files.parts());
   }
+}
+
+// Names, forms and bytes of a checkpoint's tensors.
+std::map<std::string, std::string> TensorsOf(const std::string& path) {
+  std::map<std::string, std::string> tensors;
+  const auto checkpoint = Checkpoint::Open(path);
+  INFO(checkpoint.status().ToString());
+  REQUIRE(checkpoint.ok());
+  for (const CheckpointTensor& tensor : checkpoint->tensors()) {
+    const auto data =
+        checkpoint->shards()[static_cast<size_t>(tensor.shard)].Data(
+            tensor.entry);
+    std::string& text = tensors[tensor.entry.name];
+    text = std::string(DTypeName(tensor.entry.dtype)) + " ";
+    for (const int64_t size : tensor.entry.shape) {
+      text += std::to_string(size) + " ";
+    }
+    text.append(reinterpret_cast<const char*>(data.data()), data.size());
+  }
+  return tensors;
+}
+
+TEST_CASE("tensors in blobs become a checkpoint", "[run]") {
+  TemporaryFolder folder;
+  Machine machine(2);
+  auto store = OpenDirBlobStore(folder / "s", int64_t{1} << 30);
+  REQUIRE(store.ok());
+  CheckpointRunSpec spec = SpecOf("NF4", folder / "files");
+  Recorder files;
+  REQUIRE(Finish(*Prepare(spec), machine, files).ok());
+  spec.input.clear();
+  spec.tensors = Upload(**store);
+  spec.blobs = store->get();
+  spec.config_json = FilesOf(kModel).at("config.json");
+  spec.shard_bytes = 2'000'000;
+  std::reverse(spec.tensors.begin(), spec.tensors.end());
+  spec.output = folder / "blobs";
+  // Stopped behind a shard, then to the end.
+  std::set<int> committed;
+  {
+    const auto run = Prepare(spec);
+    REQUIRE(run->size().shards > 3);
+    Recorder recorder;
+    recorder.on_shard = [&] { run->Stop(); };
+    REQUIRE(absl::IsCancelled(Finish(*run, machine, recorder)));
+    committed = recorder.shards();
+    REQUIRE(committed.size() == 1);
+  }
+  const auto run = Prepare(spec);
+  Recorder recorder;
+  REQUIRE(Finish(*run, machine, recorder, committed).ok());
+  CHECK(TensorsOf(folder / "blobs") == TensorsOf(folder / "files"));
+  auto made = FilesOf(folder / "blobs");
+  CHECK(made.at("config.json") == FilesOf(folder / "files").at("config.json"));
+  CHECK(made.count("model.safetensors.index.json") == 1);
+  CHECK(static_cast<int64_t>(made.size()) == run->size().shards + 2);
+
+  // Without the model's config.json it has the quantization alone.
+  spec.config_json.clear();
+  spec.output = folder / "alone";
+  Recorder alone;
+  REQUIRE(Finish(*Prepare(spec), machine, alone).ok());
+  CHECK(TensorsOf(folder / "alone") == TensorsOf(folder / "files"));
+  const std::string config = FilesOf(folder / "alone").at("config.json");
+  CHECK(config.rfind("{\n  \"quantization_config\": {", 0) == 0);
+}
+
+TEST_CASE("a damaged blob that is carried ends the run", "[run]") {
+  TemporaryFolder folder;
+  Machine machine(2);
+  auto store = OpenDirBlobStore(folder / "s", int64_t{1} << 30);
+  REQUIRE(store.ok());
+  CheckpointRunSpec spec = SpecOf("NF4", folder / "out");
+  spec.input.clear();
+  spec.tensors = Upload(**store);
+  spec.blobs = store->get();
+  const auto run = Prepare(spec);
+  const auto norm = std::find_if(
+      spec.tensors.begin(), spec.tensors.end(),
+      [](const RunTensor& t) { return t.name == "model.norm.weight"; });
+  REQUIRE(norm != spec.tensors.end());
+  REQUIRE((*store)->Delete(norm->digest).ok());
+  Recorder recorder;
+  CHECK(ErrorReason(Finish(*run, machine, recorder)) == "BLOB_CORRUPT");
+  CHECK_FALSE(fs::exists(folder / "out/config.json"));
 }
 
 TEST_CASE("a damaged blob ends the run", "[run]") {
@@ -273,6 +357,7 @@ TEST_CASE("a damaged blob ends the run", "[run]") {
   CheckpointRunSpec spec = SpecOf("NF4", "");
   spec.input.clear();
   spec.tensors = Upload(**store);
+  spec.blobs = store->get();
   const auto run = Prepare(spec);
   for (const auto& entry : fs::recursive_directory_iterator(folder / "s")) {
     if (!entry.is_regular_file() || entry.file_size() < 100'000 ||

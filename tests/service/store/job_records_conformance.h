@@ -404,6 +404,56 @@ inline void CheckCalibrationUsers(const RecordsOpener& open) {
   REQUIRE(user("a").empty());
 }
 
+// `add` makes something of a project refer to a blob, `drop` takes all of that
+// away; `freed`: blobs that nobody refers to since a job was done.
+struct RefsOfTest {
+  std::function<void(const std::string& project, const std::string& digest)>
+      add;
+  std::function<void()> drop;
+  std::vector<std::string>& freed;
+};
+
+inline void CheckInputs(const RecordsOpener& open, const RefsOfTest& refs) {
+  const std::vector<JobInput> inputs = {{"a", DType::kBF16, {2, 3}, "sha256:1"},
+                                        {"b", DType::kF32, {}, "sha256:2"},
+                                        {"c", DType::kF32, {4}, "sha256:1"}};
+  JobRecord job = NewJob("x");
+  job.inputs = inputs;
+  {
+    const auto opened = open();
+    JobRecords& records = opened->records();
+    refs.add("default", "sha256:1");
+    refs.add("other", "sha256:2");
+    const auto made = records.Create(job, kManyQueued);
+    REQUIRE(made.ok());
+    REQUIRE(made->outcome == JobRecords::Created::kInputGone);
+    refs.add("default", "sha256:2");
+    Put(records, job);
+    refs.drop();
+    Change(records, job.key, ToRunning);
+  }
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  REQUIRE(*records.Inputs(job.key) == inputs);
+  REQUIRE(refs.freed.empty());
+  Change(records, job.key, ToSucceeded);
+  REQUIRE(refs.freed == Strings{"sha256:1", "sha256:2"});
+  REQUIRE(records.Inputs(job.key)->empty());
+  // One that others refer to, too, is not free.
+  refs.freed.clear();
+  refs.add("default", "sha256:1");
+  refs.add("default", "sha256:2");
+  job.key.id = "y";
+  job.destination = "/out/y";
+  Put(records, job);
+  Change(records, job.key, [](JobRecord& j) {
+    j.state = JobState::kCancelled;
+    j.ended = At(5);
+    return absl::OkStatus();
+  });
+  REQUIRE(refs.freed.empty());
+}
+
 inline void CheckQueueDeadlines(const RecordsOpener& open) {
   const auto opened = open();
   JobRecords& records = opened->records();

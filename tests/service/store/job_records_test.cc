@@ -1,6 +1,9 @@
 // The embedded JobRecords: the conformance suite.
 #include "service/store/job_records.h"
 
+#include <utility>
+
+#include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_job_records.h"
 #include "tests/service/store/job_records_conformance.h"
 #include "tests/testing/catch_compat.h"
@@ -10,18 +13,48 @@ namespace qs::testing {
 namespace {
 
 struct SqliteRecords final : OpenRecords {
-  explicit SqliteRecords(const std::string& path) {
-    auto opened = SqliteDatabase::Open(path, {JobRecordsSchema()});
+  explicit SqliteRecords(const std::string& path, BlobsFreed on_freed = {}) {
+    auto opened =
+        SqliteDatabase::Open(path, {BlobRefsSchema(), JobRecordsSchema()});
     INFO(opened.status().ToString());
     REQUIRE(opened.ok());
     db = *std::move(opened);
-    jobs = NewSqliteJobRecords(*db);
+    jobs = NewSqliteJobRecords(*db, std::move(on_freed));
   }
   JobRecords& records() override { return *jobs; }
 
   std::unique_ptr<SqliteDatabase> db;
   std::unique_ptr<JobRecords> jobs;
 };
+
+TEST_CASE("sqlite job records: inputs", "[job_records]") {
+  TemporaryFolder folder;
+  std::vector<std::string> freed;
+  SqliteRecords* opened = nullptr;
+  const RecordsOpener open = [&] {
+    auto records = std::make_unique<SqliteRecords>(
+        folder / "db", [&freed](std::vector<std::string> digests) {
+          freed.insert(freed.end(), digests.begin(), digests.end());
+        });
+    opened = records.get();
+    return records;
+  };
+  CheckInputs(
+      open,
+      {[&](const std::string& project, const std::string& digest) {
+         REQUIRE(NewSqliteBlobRefs(*opened->db)
+                     ->Add(project, digest, {"tensor", project + "/" + digest})
+                     .ok());
+       },
+       [&] {
+         const auto refs = NewSqliteBlobRefs(*opened->db);
+         for (const char* id :
+              {"default/sha256:1", "default/sha256:2", "other/sha256:2"}) {
+           REQUIRE(refs->Drop({"tensor", id})->empty());
+         }
+       },
+       freed});
+}
 
 TEST_CASE("sqlite job records conform", "[job_records]") {
   TemporaryFolder folder;
