@@ -25,6 +25,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"BAD_CONFIG_JSON", ExitCode::kBadInput},
     {"BAD_STATE", ExitCode::kUsage},
     {"CALIBRATION_MISSING", ExitCode::kUsage},
+    {"CALIBRATION_NOT_FOUND", ExitCode::kUsage},
     {"CHUNK_CRC_MISMATCH", ExitCode::kServerLost},
     {"DESTINATION_EXISTS", ExitCode::kOutput},
     {"DESTINATION_IN_USE", ExitCode::kOutput},
@@ -41,6 +42,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"SOURCE_NOT_FOUND", ExitCode::kBadInput},
     {"SOURCE_QUANTIZED", ExitCode::kRefused},
     {"TARGET_REFUSED", ExitCode::kRefused},
+    {"TENSOR_NOT_FOUND", ExitCode::kUsage},
     {"TENSOR_TOO_LARGE", ExitCode::kBadInput},
     {"URI_NOT_ALLOWED", ExitCode::kUsage},
 };

@@ -17,8 +17,10 @@ namespace {
 
 namespace v1 = quant::v1;
 
-// Below the 4 MiB of a message.
+// Below the 4 MiB of a message; and less than a list may end behind, so that
+// one which did is known to go on.
 constexpr size_t kMaxPageBytes = size_t{3} << 20;
+static_assert(kMaxPageBytes < JobRecords::kMaxListBytes);
 
 absl::Status DoneOnly(const JobRecord& job) {
   if (IsTerminal(job.state)) return absl::OkStatus();

@@ -157,6 +157,7 @@ class JobRecords {
  public:
   // Events kept of one job; older ones are trimmed.
   static constexpr int64_t kMaxEvents = 64;
+  static constexpr size_t kMaxListBytes = size_t{8} << 20;
 
   virtual ~JobRecords() = default;
 
@@ -182,7 +183,8 @@ class JobRecords {
       const std::string& project, const std::string& request_id) = 0;
   // Of a job that is not done, by name.
   virtual absl::StatusOr<std::vector<JobInput>> Inputs(const JobKey& key) = 0;
-  // Newest first, without `plan`.
+  // Newest first, without `plan`. Ends before `limit` behind kMaxListBytes of
+  // specs.
   virtual absl::StatusOr<std::vector<JobRecord>> List(
       const JobQuery& query) = 0;
 

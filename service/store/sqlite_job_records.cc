@@ -637,7 +637,11 @@ absl::StatusOr<std::vector<JobRecord>> SqliteJobRecords::List(
           at += 2;
         }
         std::vector<JobRecord> jobs;
-        while (rows.Step()) jobs.push_back(JobFromRow(rows, false));
+        size_t bytes = 0;
+        while (bytes <= kMaxListBytes && rows.Step()) {
+          jobs.push_back(JobFromRow(rows, false));
+          bytes += jobs.back().spec.size();
+        }
         QS_RETURN_IF_ERROR(rows.status());
         return jobs;
       });

@@ -14,7 +14,7 @@ import time
 import unittest
 
 import programs
-from checkpoints import MODEL
+from checkpoints import MODEL, read_checkpoint
 from programs import BIN, Server, quantctl
 
 CALIBRATION = MODEL.parent / "tiny-llama-calibration.safetensors"
@@ -169,6 +169,44 @@ class QuantctlJobsTest(unittest.TestCase):
         gone = quantctl("calibrate", "export", "c", "-o", self.work / "x",
                         "--server", self.server.address)
         self.assertIn("CALIBRATION_NOT_FOUND", gone.stderr)
+
+    def test_uploaded_tensors(self):
+        uploaded = quantctl("upload", MODEL, "--server", self.server.address)
+        self.assertEqual(uploaded.returncode, 0, uploaded.stderr)
+        out = self.work / "out" / "uploaded"
+        job = json.loads(self.jobs_ok(
+            "create", "--tensors", "*", "--model-config",
+            MODEL / "config.json", "-o", out, "--preset", "W4A16-gptq",
+            "--calibration", CALIBRATION, "--json"))
+        self.assertEqual(job["plan"]["summary"]["architecture"], "llama")
+        while json.loads(self.jobs_ok("get", job["name"], "--json"))[
+                "state"] == "QUEUED":
+            time.sleep(0.01)
+        self.server.kill()
+        self.restart()
+        done = self.jobs_ok("watch", job["name"])
+        self.assertIn("SUCCEEDED", done)
+        self.assertIn("source:      uploaded tensors *", done)
+        streamed = self.work / "streamed"
+        done = quantctl("quantize", MODEL, "-o", streamed, "--preset",
+                        "W4A16-gptq", "--calibration", CALIBRATION, "--server",
+                        self.server.address)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(read_checkpoint(out), read_checkpoint(streamed))
+        self.assertEqual((out / "config.json").read_bytes(),
+                         (streamed / "config.json").read_bytes())
+        self.assertEqual(
+            sorted(path.name for path in out.iterdir()),
+            ["config.json", "model-00001-of-00001.safetensors",
+             "model.safetensors.index.json"])
+        for args, code, says in (
+                (("--tensors", "nothing*"), 2, "TENSOR_NOT_FOUND"),
+                (("--tensors", "*", "--model-config", "/nowhere"), 5,
+                 "nowhere")):
+            done = self.jobs("create", *args, "-o", self.work / "out" / "b",
+                             "--preset", "NF4")
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(says, done.stderr)
 
     def test_watch_goes_on_after_a_kill(self):
         job = json.loads(self.jobs_ok(*self.create("a", "--json")))

@@ -433,7 +433,7 @@ class QuantctlTest(programs.QuantctlCase):
         lines = re.findall(r"^    build/release/bin/quantctl .*(?:\n     .*)*",
                            readme, re.M)
         lines = [line for line in lines if "--token-file" not in line]
-        self.assertEqual(len(lines), 13, lines)
+        self.assertEqual(len(lines), 15, lines)
         job = "JOB"
         (self.work / "quantized").mkdir()
         server = programs.Server(

@@ -293,6 +293,19 @@ inline void CheckPages(const RecordsOpener& open) {
   REQUIRE(ListIds(records, query) == Strings{"2"});
 }
 
+inline void CheckLongSpecs(const RecordsOpener& open) {
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  for (int i = 0; i < 6; ++i) {
+    JobRecord job = NewJob(absl::StrCat(i));
+    job.spec = std::string(JobRecords::kMaxListBytes / 4, 'x');
+    Put(records, job);
+  }
+  JobQuery query;
+  query.project = "default";
+  REQUIRE(ListIds(records, query) == Strings{"5", "4", "3", "2", "1"});
+}
+
 inline void CheckQueueOrder(const RecordsOpener& open) {
   const auto opened = open();
   JobRecords& records = opened->records();

@@ -68,6 +68,7 @@ TEST_CASE("sqlite job records conform", "[job_records]") {
   SECTION("illegal states") { CheckIllegalStates(open); }
   SECTION("trimmed events") { CheckTrimmedEvents(open); }
   SECTION("pages") { CheckPages(open); }
+  SECTION("long specs") { CheckLongSpecs(open); }
   SECTION("queue order") { CheckQueueOrder(open); }
   SECTION("waiting") { CheckWaiting(open); }
   SECTION("users of calibrations") { CheckCalibrationUsers(open); }
