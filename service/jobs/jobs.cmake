@@ -18,4 +18,5 @@ target_sources(qs_service PRIVATE
   jobs/read_result_call.cc
   jobs/result_file.cc
   jobs/result_reader.cc
+  jobs/result_weight.cc
   jobs/watch_call.cc)

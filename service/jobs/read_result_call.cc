@@ -64,12 +64,20 @@ class ReadResultCall final : public ReadingCall<Response> {
           std::static_pointer_cast<ReadResultCall>(Self()));
       QS_RETURN_IF_ERROR(context_.hub.Join(key_, news_).status());
     }
-    reader_.emplace(context_.jobs.records, *context_.jobs.results, key_,
-                    request_);
+    const std::weak_ptr<ReadingCall> self = Self();
+    reader_.emplace(
+        ResultReader::Sources{context_.jobs.records, *context_.jobs.results,
+                              context_.jobs.budget},
+        key_, request_, [self] {
+          if (const auto call = self.lock()) {
+            static_cast<ReadResultCall&>(*call).Wake();
+          }
+        });
     return absl::OkStatus();
   }
 
   void OnGone() override {
+    reader_.reset();
     if (news_ != nullptr) context_.hub.Leave(key_, news_.get());
   }
 

@@ -13,6 +13,7 @@
 #include "service/server/error.h"
 #include "service/server/options.h"
 #include "service/server/proto_convert.h"
+#include "service/server/spec_convert.h"
 #include "service/stream/crc32c.h"
 
 namespace qs {
@@ -69,11 +70,12 @@ absl::Status CheckRequest(const v1::ReadResultRequest& request, bool packed) {
                                                  kMaxGlobs));
   }
   if (packed && !request.file().empty()) {
-    return BadFieldError("file", "got one with PACKED, allowed with FILES");
+    return BadFieldError("file", "got one with tensors, allowed with FILES");
   }
   if (!packed && (!request.tensor().empty() || globs > 0)) {
     return BadFieldError("tensor",
-                         "got one, or globs, with FILES, allowed with PACKED");
+                         "got one, or globs, with FILES, allowed with "
+                         "PACKED or DEQUANTIZED");
   }
   if (request.offset() == 0) return absl::OkStatus();
   if (request.offset() > 0 && !request.file().empty()) return absl::OkStatus();
@@ -85,13 +87,17 @@ absl::Status CheckRequest(const v1::ReadResultRequest& request, bool packed) {
 
 }  // namespace
 
-ResultReader::ResultReader(JobRecords& records, const JobResults& results,
-                           JobKey key, v1::ReadResultRequest request)
-    : records_(records),
-      results_(results),
+ResultReader::ResultReader(const Sources& sources, JobKey key,
+                           v1::ReadResultRequest request,
+                           std::function<void()> wake)
+    : records_(sources.records),
+      results_(sources.results),
+      budget_(sources.budget),
+      wake_(std::move(wake)),
       key_(std::move(key)),
       request_(std::move(request)),
-      packed_(request_.view() == v1::ReadResultRequest::PACKED) {}
+      packed_(request_.view() == v1::ReadResultRequest::PACKED ||
+              request_.view() == v1::ReadResultRequest::DEQUANTIZED) {}
 
 absl::StatusOr<ReadStep> ResultReader::Next(Response* response) {
   if (!begun_) QS_RETURN_IF_ERROR(Begin());
@@ -257,7 +263,7 @@ absl::StatusOr<ReadStep> ResultReader::NextOfFile(Response* response) {
   return ReadStep::kMessage;
 }
 
-// --- PACKED
+// --- PACKED and DEQUANTIZED
 
 bool ResultReader::Matches(const std::string& tensor) const {
   return (request_.include().empty() ||
@@ -322,56 +328,117 @@ absl::Status ResultReader::ReadHeader() {
 }
 
 absl::StatusOr<ReadStep> ResultReader::NextOfTensor(Response* response) {
-  const JobTensorRecord& tensor = page_.back();
-  if (outputs_ < 0) {
-    if (!report_.ParseFromString(tensor.report)) {
-      return RpcError(absl::StatusCode::kDataLoss, "RESULT_CORRUPT",
-                      absl::StrCat(tensor.name, ": a damaged report"));
-    }
-    outputs_ = 0;
-    at_ = 0;
-  }
-  if (outputs_ == report_.output_tensors_size()) {
+  if (outputs_ < 0) QS_RETURN_IF_ERROR(OpenTensor());
+  const int outputs = weight_ ? 1 : report_.output_tensors_size();
+  if (outputs_ == outputs) {
     *response->mutable_report() = std::move(report_);
     outputs_ = -1;
+    if (weight_) weight_->Reset();
     page_.pop_back();
     ++tensors_;
     return ReadStep::kMessage;
   }
-  const std::string& name = report_.output_tensors(outputs_);
+  if (!weight_) {
+    QS_RETURN_IF_ERROR(NextPacked(response->mutable_frame()));
+    return ReadStep::kMessage;
+  }
+  QS_ASSIGN_OR_RETURN(const bool there, Dequantized());
+  if (!there) return ReadStep::kWait;
+  NextFloats(response->mutable_frame());
+  return ReadStep::kMessage;
+}
+
+absl::Status ResultReader::OpenTensor() {
+  const JobTensorRecord& tensor = page_.back();
+  if (!report_.ParseFromString(tensor.report)) {
+    return RpcError(absl::StatusCode::kDataLoss, "RESULT_CORRUPT",
+                    absl::StrCat(tensor.name, ": a damaged report"));
+  }
+  outputs_ = 0;
+  at_ = 0;
+  if (request_.view() != v1::ReadResultRequest::DEQUANTIZED || weight_) {
+    return absl::OkStatus();
+  }
+  v1::Job job;
+  if (!job.ParseFromString(job_.spec)) job.Clear();
+  QS_ASSIGN_OR_RETURN(QuantSpec spec,
+                      SpecFromProto(job.quantization(), "job.quantization"));
+  weight_.emplace(std::move(spec), budget_, wake_);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const SafetensorsEntry*> ResultReader::Find(
+    const std::string& name) const {
   const auto entry = std::lower_bound(
       header_->tensors.begin(), header_->tensors.end(), name,
       [](const SafetensorsEntry& one, const std::string& wanted) {
         return one.name < wanted;
       });
-  if (entry == header_->tensors.end() || entry->name != name) {
-    return absl::InternalError(absl::StrCat(name, ": not in ", file_->name()));
-  }
-  QS_RETURN_IF_ERROR(NextFrame(*entry, response));
-  return ReadStep::kMessage;
+  if (entry != header_->tensors.end() && entry->name == name) return &*entry;
+  return absl::InternalError(absl::StrCat(name, ": not in ", file_->name()));
 }
 
-absl::Status ResultReader::NextFrame(const SafetensorsEntry& entry,
-                                     Response* response) {
-  v1::Frame* const frame = response->mutable_frame();
-  const int64_t size = entry.end - entry.begin;
+absl::Status ResultReader::NextPacked(v1::Frame* frame) {
+  QS_ASSIGN_OR_RETURN(const SafetensorsEntry* const entry,
+                      Find(report_.output_tensors(outputs_)));
+  const int64_t size = entry->end - entry->begin;
   std::string* const data = frame->mutable_data();
   data->resize(
       static_cast<size_t>(std::min(kRecommendedChunkBytes, size - at_)));
   QS_RETURN_IF_ERROR(
-      file_->ReadAt(header_->data_offset + entry.begin + at_, BytesOf(data)));
-  frame->set_tensor(entry.name);
-  frame->set_dtype(DTypeToProto(entry.dtype));
-  frame->mutable_shape()->Add(entry.shape.begin(), entry.shape.end());
+      file_->ReadAt(header_->data_offset + entry->begin + at_, BytesOf(data)));
+  frame->set_tensor(entry->name);
+  frame->set_dtype(DTypeToProto(entry->dtype));
+  frame->mutable_shape()->Add(entry->shape.begin(), entry->shape.end());
+  FinishFrame(size, frame);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> ResultReader::Dequantized() {
+  if (weight_->get() != nullptr) return true;
+  std::vector<const SafetensorsEntry*> entries;
+  int64_t bytes = 0;
+  for (const std::string& name : report_.output_tensors()) {
+    QS_ASSIGN_OR_RETURN(entries.emplace_back(), Find(name));
+    bytes += entries.back()->end - entries.back()->begin;
+  }
+  QS_ASSIGN_OR_RETURN(const bool room, weight_->Reserve(report_, bytes));
+  if (!room) return false;
+  std::vector<OutputTensor> outputs;
+  for (const SafetensorsEntry* entry : entries) {
+    QS_ASSIGN_OR_RETURN(Buffer data,
+                        Buffer::Allocate(entry->end - entry->begin));
+    QS_RETURN_IF_ERROR(
+        file_->ReadAt(header_->data_offset + entry->begin,
+                      {data.data(), static_cast<size_t>(data.size())}));
+    outputs.push_back(
+        {entry->name, entry->dtype, entry->shape, std::move(data)});
+  }
+  QS_RETURN_IF_ERROR(weight_->Decode(report_, std::move(outputs)));
+  return true;
+}
+
+void ResultReader::NextFloats(v1::Frame* frame) {
+  const OutputTensor& weight = *weight_->get();
+  const int64_t size = weight.data.size();
+  frame->set_data(
+      weight.data.data() + at_,
+      static_cast<size_t>(std::min(kRecommendedChunkBytes, size - at_)));
+  frame->set_tensor(weight.name);
+  frame->set_dtype(DTypeToProto(weight.dtype));
+  frame->mutable_shape()->Add(weight.shape.begin(), weight.shape.end());
+  FinishFrame(size, frame);
+}
+
+void ResultReader::FinishFrame(int64_t size, v1::Frame* frame) {
   frame->set_offset(at_);
-  frame->set_crc32c(Crc32c(BytesOf(data)));
-  at_ += static_cast<int64_t>(data->size());
-  bytes_ += static_cast<int64_t>(data->size());
+  frame->set_crc32c(Crc32c(BytesOf(frame->mutable_data())));
+  at_ += static_cast<int64_t>(frame->data().size());
+  bytes_ += static_cast<int64_t>(frame->data().size());
   frame->set_last(at_ == size);
-  if (!frame->last()) return absl::OkStatus();
+  if (!frame->last()) return;
   ++outputs_;
   at_ = 0;
-  return absl::OkStatus();
 }
 
 }  // namespace qs

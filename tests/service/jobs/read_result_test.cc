@@ -7,9 +7,13 @@
 #include <set>
 
 #include "kernels/backend.h"
+#include "quant/formats/dequantize.h"
 #include "quant/formats/safetensors.h"
 #include "service/access/access_file.h"
 #include "service/jobs/job_server.h"
+#include "service/jobs/result_weight.h"
+#include "service/server/proto_convert.h"
+#include "service/server/spec_convert.h"
 #include "service/store/dir_blob_store.h"
 #include "service/store/sqlite_job_records.h"
 #include "tests/service/jobs/fake_runs.h"
@@ -180,7 +184,17 @@ TEST_CASE("a read resumes at any byte of any file", "[read_result]") {
           "PROJECT_NOT_ALLOWED");
 }
 
-TEST_CASE("packed tensors are those of the files, by globs, with reports",
+OutputTensor OutputOf(const v1::Frame& frame, const std::string& bytes) {
+  OutputTensor out;
+  out.name = frame.tensor();
+  out.dtype = *DTypeFromProto(frame.dtype());
+  out.shape.assign(frame.shape().begin(), frame.shape().end());
+  out.data = *Buffer::Allocate(static_cast<int64_t>(bytes.size()));
+  std::copy(bytes.begin(), bytes.end(), out.data.data());
+  return out;
+}
+
+TEST_CASE("tensors are those of the files, by globs, with reports",
           "[read_result]") {
   JobFolders folders;
   InProcessServer server(JobServerTestOptions(folders));
@@ -228,6 +242,35 @@ TEST_CASE("packed tensors are those of the files, by globs, with reports",
   REQUIRE(outputs == all.outputs.size());
   REQUIRE(outputs < stored.size());  // embeddings are carried
 
+  // As floats: what the packed ones stand for.
+  request.set_view(v1::ReadResultRequest::DEQUANTIZED);
+  ResultCall floats(client, request);
+  REQUIRE(floats.Finish().ok());
+  REQUIRE(floats.reports.size() == all.reports.size());
+  REQUIRE(floats.frames.size() == all.reports.size());
+  const auto spec = SpecFromProto(create.job().quantization());
+  REQUIRE(spec.ok());
+  for (const v1::TensorReport& report : all.reports) {
+    INFO(report.name());
+    std::vector<OutputTensor> packed;
+    for (const std::string& output : report.output_tensors()) {
+      packed.push_back(OutputOf(all.frames[output], all.outputs[output]));
+    }
+    const std::vector<int64_t> shape(report.shape().begin(),
+                                     report.shape().end());
+    const auto weight = Dequantize(
+        *spec, report.name(), *DTypeFromProto(report.dtype()), shape, packed);
+    REQUIRE(weight.ok());
+    REQUIRE(floats.outputs.at(report.name()) ==
+            std::string(reinterpret_cast<const char*>(weight->data.data()),
+                        static_cast<size_t>(weight->data.size())));
+    const v1::Frame& last = floats.frames.at(report.name());
+    REQUIRE(last.dtype() == report.dtype());
+    REQUIRE(std::vector<int64_t>(last.shape().begin(), last.shape().end()) ==
+            shape);
+  }
+  request.set_view(v1::ReadResultRequest::PACKED);
+
   // Globs, and resuming at each tensor.
   request.add_include("*layers.1*");
   request.add_exclude("*o_proj*");
@@ -263,6 +306,53 @@ TEST_CASE("packed tensors are those of the files, by globs, with reports",
   ResultCall again(client, request);
   REQUIRE(again.Finish().ok());
   REQUIRE(names(again) == expected);
+}
+
+TEST_CASE("floats wait for their memory", "[read_result]") {
+  ByteBudget budget(1000);
+  int woken = 0;
+  v1::TensorReport report;
+  report.set_name("w");
+  report.set_dtype(v1::F32);
+  report.add_shape(2);
+  report.add_shape(50);  // 500 bytes
+  const auto spec = SpecFromProto([] {
+    v1::QuantizationConfig config;
+    config.set_preset("NF4");
+    return config;
+  }());
+  {
+    ResultWeight weight(*spec, budget, [&] { ++woken; });
+    REQUIRE(*weight.Reserve(report, 100));
+    REQUIRE(budget.reserved() == 600);
+    weight.Reset();
+    REQUIRE(budget.reserved() == 0);
+    RequireError(weight.Reserve(report, 501).status(), kPrecondition,
+                 "NO_WORKER_FITS");
+    std::optional<Reservation> other = budget.TryReserve(500);
+    REQUIRE_FALSE(*weight.Reserve(report, 100));
+    REQUIRE_FALSE(*weight.Reserve(report, 100));
+    REQUIRE(budget.waiting() == 1);
+    REQUIRE(woken == 0);
+    other.reset();
+    REQUIRE(woken == 1);
+    REQUIRE(*weight.Reserve(report, 100));
+    REQUIRE(budget.reserved() == 600);
+  }
+  REQUIRE(budget.reserved() == 0);
+  std::optional<Reservation> other = budget.TryReserve(500);
+  {
+    ResultWeight weight(*spec, budget, [&] { ++woken; });
+    REQUIRE_FALSE(*weight.Reserve(report, 100));
+  }
+  REQUIRE(budget.waiting() == 0);  // nobody waits any more
+  other.reset();
+  REQUIRE(woken == 1);
+  REQUIRE(budget.reserved() == 0);
+  report.set_dtype(v1::DATA_TYPE_UNSPECIFIED);
+  ResultWeight weight(*spec, budget, [] {});
+  RequireError(weight.Reserve(report, 1).status(), absl::StatusCode::kDataLoss,
+               "RESULT_CORRUPT");
 }
 
 TEST_CASE("damage in the store is said and not served", "[read_result]") {
