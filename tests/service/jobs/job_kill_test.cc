@@ -2,9 +2,10 @@
 // jobs go on, and the result is the one of a run that nobody disturbed.
 #include <random>
 #include <set>
+#include <thread>
 
 #include "google/rpc/error_details.pb.h"
-#include "tests/service/jobs/job_client.h"
+#include "tests/service/jobs/result_client.h"
 #include "tests/service/quantd_process.h"
 
 namespace qs::testing {
@@ -89,6 +90,64 @@ TEST_CASE("killed at any time, a job ends with the same bytes", "[job_kill]") {
   }
   REQUIRE(*attempts.rbegin() > 1);  // some kill met a running job
   REQUIRE(folders.OutFiles().size() == 5);
+}
+
+// F5: from the first shard on, while the job runs and is run again.
+TEST_CASE("a result is read over kills, byte by byte as it is made",
+          "[job_kill]") {
+  JobFolders folders;
+  Quantd quantd(folders);
+  const absl::Time began = absl::Now();
+  const std::string undisturbed =
+      quantd.client().Create(GptqRequest(folders, "undisturbed"))->name();
+  const std::string digest =
+      WaitDone(quantd.client(), undisturbed).summary().digest();
+  const absl::Duration whole = absl::Now() - began;
+  v1::CreateJobRequest request = GptqRequest(folders, "unused");
+  request.mutable_job()->clear_destination();
+  const std::string name = quantd.client().Create(request)->name();
+
+  const auto seed = std::random_device()();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  std::map<std::string, std::string> files;
+  v1::ReadResultRequest read = ResultRequest(name, true);
+  int calls = 0;
+  for (bool complete = false; !complete; ++calls) {
+    REQUIRE(calls < 100);
+    ResultCall call(quantd.client(), read);
+    // No job fails for three kills: they come before it is done at most twice.
+    const auto kills = static_cast<int>(calls < 2);
+    std::jthread killer([&] {
+      if (kills == 0) return;
+      absl::SleepFor(whole * (0.9 * static_cast<double>(random()) /
+                              static_cast<double>(std::mt19937::max())));
+      quantd.process().Signal(SIGKILL);
+    });
+    while (call.Next()) {
+    }
+    killer.join();
+    for (const std::string& file : call.order) {
+      files[file] += call.files[file];
+      read.set_file(file);
+      read.set_offset(static_cast<int64_t>(files[file].size()));
+    }
+    const absl::Status status = call.Finish();
+    INFO(status.ToString());
+    REQUIRE((status.ok() || absl::IsUnavailable(status)));
+    complete = status.ok();
+    if (complete) {
+      REQUIRE(call.end->digest() == digest);
+    } else {
+      REQUIRE(quantd.process().WaitForExit(absl::Seconds(10)) == -1);
+      quantd.Start();
+    }
+    if (complete && kills > 0) {
+      quantd.Kill();
+      quantd.Start();
+    }
+  }
+  REQUIRE(files == ReadTree(folders.Out("undisturbed")));
 }
 
 TEST_CASE("a watch is resumed over a kill; no change is lost", "[job_kill]") {
