@@ -5,128 +5,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
-#include "service/store/sqlite_blob_refs.h"
+#include "service/store/sqlite_job_inputs.h"
+#include "service/store/sqlite_job_outputs.h"
 #include "service/store/sqlite_job_rows.h"
 
 namespace qs {
 namespace {
 
 constexpr int64_t kMaxTimedOut = 100;
-
-// Partial indices, as only few of many jobs are queued or run; each serves one
-// query below. The CHECKs are the states that there can be.
-constexpr char kVersion1[] = R"(
-CREATE TABLE jobs(
-  sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-  project TEXT NOT NULL, id TEXT NOT NULL,
-  request_id TEXT, request_hash TEXT NOT NULL,
-  spec BLOB NOT NULL, plan BLOB NOT NULL,
-  destination TEXT NOT NULL, trace TEXT NOT NULL,
-  priority INTEGER NOT NULL, created INTEGER NOT NULL,
-  state INTEGER NOT NULL CHECK(state BETWEEN 1 AND 5),
-  attempt INTEGER NOT NULL CHECK(attempt >= 1),
-  crashes INTEGER NOT NULL CHECK(crashes >= 0),
-  cancel_requested INTEGER NOT NULL CHECK(cancel_requested IN (0, 1)),
-  publishing INTEGER NOT NULL CHECK(publishing IN (0, 1)),
-  queue_deadline INTEGER, started INTEGER, ended INTEGER,
-  fingerprint TEXT NOT NULL, progress BLOB NOT NULL,
-  error BLOB, summary BLOB,
-  revision INTEGER NOT NULL CHECK(revision >= 1),
-  UNIQUE(project, id),
-  CHECK((state > 2) = (ended IS NOT NULL)),
-  CHECK(state NOT IN (2, 3) OR started IS NOT NULL),
-  CHECK((state = 4) = (error IS NOT NULL)),
-  CHECK((state = 3 OR publishing = 1) = (summary IS NOT NULL)),
-  CHECK(state = 2 OR (cancel_requested = 0 AND publishing = 0)),
-  CHECK(cancel_requested = 0 OR publishing = 0)
-) STRICT;
-CREATE UNIQUE INDEX jobs_by_request ON jobs(project, request_id)
-  WHERE request_id IS NOT NULL;
-CREATE UNIQUE INDEX jobs_by_destination ON jobs(destination) WHERE state <= 2;
-CREATE INDEX jobs_of_project ON jobs(project, sequence);
-CREATE INDEX jobs_in_state ON jobs(project, state, sequence);
-CREATE INDEX jobs_queued ON jobs(project, priority DESC, sequence)
-  WHERE state = 1;
-CREATE INDEX jobs_queue_deadline ON jobs(queue_deadline)
-  WHERE state = 1 AND queue_deadline IS NOT NULL;
-CREATE INDEX jobs_waiting ON jobs(state, priority, created) WHERE state <= 2;
-CREATE INDEX jobs_running ON jobs(sequence) WHERE state = 2;
-CREATE INDEX jobs_ended ON jobs(ended, sequence) WHERE state > 2;
-CREATE TABLE job_labels(
-  project TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
-  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-  PRIMARY KEY(project, name, value, sequence)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX job_labels_of_job ON job_labels(sequence);
-CREATE TABLE job_shards(
-  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-  shard INTEGER NOT NULL, file TEXT NOT NULL, bytes INTEGER NOT NULL,
-  PRIMARY KEY(sequence, shard)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE job_tensors(
-  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-  name TEXT NOT NULL, bytes INTEGER NOT NULL, report BLOB NOT NULL,
-  PRIMARY KEY(sequence, name)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE job_events(
-  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-  revision INTEGER NOT NULL, time INTEGER NOT NULL, state INTEGER NOT NULL,
-  attempt INTEGER NOT NULL, cancel_requested INTEGER NOT NULL,
-  PRIMARY KEY(sequence, revision)
-) STRICT, WITHOUT ROWID;
-)";
-
-// Results that the server itself keeps.
-constexpr char kVersion2[] = R"(
-ALTER TABLE jobs ADD COLUMN stored INTEGER NOT NULL DEFAULT 0
-  CHECK(stored IN (0, 1));
-ALTER TABLE job_shards ADD COLUMN digest TEXT NOT NULL DEFAULT '';
-ALTER TABLE job_tensors ADD COLUMN shard INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX job_tensors_of_shard ON job_tensors(sequence, shard, name);
-DROP INDEX jobs_ended;
-CREATE INDEX jobs_ended ON jobs(ended, sequence)
-  WHERE state > 2 AND NOT (stored = 1 AND state = 3);
-CREATE TABLE job_files(
-  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-  place INTEGER NOT NULL, file TEXT NOT NULL, bytes INTEGER NOT NULL,
-  digest TEXT NOT NULL,
-  PRIMARY KEY(sequence, place)
-) STRICT, WITHOUT ROWID;
-)";
-
-// What waits for sites of a calibration is not in the queue's index.
-constexpr char kVersion3[] = R"(
-ALTER TABLE jobs ADD COLUMN calibration TEXT NOT NULL DEFAULT '';
-ALTER TABLE jobs ADD COLUMN waiting TEXT
-  CHECK(waiting IS NULL OR (state = 1 AND calibration <> ''));
-ALTER TABLE jobs ADD COLUMN waiting_text BLOB
-  CHECK((waiting_text IS NULL) = (waiting IS NULL));
-DROP INDEX jobs_queued;
-CREATE INDEX jobs_queued ON jobs(project, priority DESC, sequence)
-  WHERE state = 1 AND waiting IS NULL;
-CREATE INDEX jobs_by_calibration ON jobs(project, calibration)
-  WHERE state <= 2 AND calibration <> '';
-)";
-
-// What jobs that are not done read from the blobs.
-constexpr char kVersion4[] = R"(
-CREATE TABLE job_inputs(
-  sequence INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-  name TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
-  digest TEXT NOT NULL,
-  PRIMARY KEY(sequence, name)
-) STRICT, WITHOUT ROWID;
-)";
-
-#define QS_SEQUENCE_OF_JOB \
-  "(SELECT sequence FROM jobs WHERE project = ? AND id = ?)"
-
-// Not that of a result.
-BlobOwner InputOwner(const JobKey& job) {
-  return {"job-input", job.project + "/" + job.id};
-}
 
 JobEventRecord EventOf(const JobRecord& job, absl::Time now) {
   return {job.revision, now, job.state, job.attempt, job.cancel_requested};
@@ -174,12 +61,6 @@ absl::StatusOr<std::string> NextProject(SqliteConnection& c,
   const std::string project = row.Step() ? row.Text(0) : "";
   QS_RETURN_IF_ERROR(row.status());
   return project;
-}
-
-#define QS_TENSOR_COLUMNS "name, bytes, report, shard"
-
-JobTensorRecord TensorFromRow(const SqliteStatement& row) {
-  return {row.Text(0), row.Int(1), row.Text(2), static_cast<int>(row.Int(3))};
 }
 
 bool Before(const JobRecord& a, const JobRecord& b) {
@@ -285,69 +166,6 @@ void RoundTimes(JobRecord* job) {
   job->ended = Rounded(job->ended);
 }
 
-// Whether something of the job's project refers to each of its inputs.
-absl::StatusOr<bool> InputsAreThere(SqliteConnection& c, const JobRecord& job) {
-  for (const JobInput& input : job.inputs) {
-    SqliteStatement row =
-        c.Prepare("SELECT 1 FROM blob_refs WHERE digest = ? AND project = ?");
-    row.Bind(1, input.digest).Bind(2, job.key.project);
-    const bool found = row.Step();
-    QS_RETURN_IF_ERROR(row.status());
-    if (!found) return false;
-  }
-  return true;
-}
-
-absl::Status InsertInputs(SqliteConnection& c, const JobRecord& job) {
-  for (const JobInput& input : job.inputs) {
-    QS_RETURN_IF_ERROR(c.Prepare("INSERT INTO job_inputs(sequence, name, "
-                                 "dtype, shape, digest) VALUES(?, ?, ?, ?, ?)")
-                           .Bind(1, job.sequence)
-                           .Bind(2, input.name)
-                           .Bind(3, std::string(DTypeName(input.dtype)))
-                           .Bind(4, absl::StrJoin(input.shape, ","))
-                           .Bind(5, input.digest)
-                           .Run());
-    QS_RETURN_IF_ERROR(
-        AddBlobRef(c, job.key.project, input.digest, InputOwner(job.key)));
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<JobInput>> ReadInputs(SqliteConnection& c,
-                                                 int64_t sequence) {
-  SqliteStatement rows = c.Prepare(
-      "SELECT name, dtype, shape, digest FROM job_inputs WHERE sequence = ? "
-      "ORDER BY name");
-  rows.Bind(1, sequence);
-  std::vector<JobInput> inputs;
-  while (rows.Step()) {
-    const std::optional<DType> dtype = ParseDType(rows.Text(1));
-    if (!dtype) return absl::DataLossError("records: a dtype is none");
-    inputs.push_back(
-        {rows.Text(0), *dtype, NumbersFromText(rows.Text(2)), rows.Text(3)});
-  }
-  QS_RETURN_IF_ERROR(rows.status());
-  return inputs;
-}
-
-// Appends the digests that nobody refers to now.
-absl::Status DropInputs(SqliteConnection& c, const JobRecord& job,
-                        std::vector<std::string>* freed) {
-  {
-    SqliteStatement row =
-        c.Prepare("SELECT 1 FROM job_inputs WHERE sequence = ? LIMIT 1");
-    row.Bind(1, job.sequence);
-    const bool has = row.Step();
-    QS_RETURN_IF_ERROR(row.status());
-    if (!has) return absl::OkStatus();
-  }
-  QS_RETURN_IF_ERROR(DropBlobRefs(c, InputOwner(job.key), freed));
-  return c.Prepare("DELETE FROM job_inputs WHERE sequence = ?")
-      .Bind(1, job.sequence)
-      .Run();
-}
-
 absl::StatusOr<JobRecords::Created> CreateIn(SqliteConnection& c,
                                              const JobRecord& job,
                                              int64_t max_queued) {
@@ -400,35 +218,6 @@ absl::StatusOr<JobRecords::Updated> UpdateIn(SqliteConnection& c,
     QS_RETURN_IF_ERROR(DropInputs(c, out.job, freed));
   }
   return out;
-}
-
-absl::Status CommitIn(SqliteConnection& c, const JobRecord& job,
-                      const std::optional<ShardRecord>& shard,
-                      const std::vector<JobTensorRecord>& tensors) {
-  for (const JobTensorRecord& tensor : tensors) {
-    QS_RETURN_IF_ERROR(
-        c.Prepare("INSERT OR REPLACE INTO job_tensors(sequence, "
-                  "name, bytes, report, shard) VALUES(?, ?, ?, ?, ?)")
-            .Bind(1, job.sequence)
-            .Bind(2, tensor.name)
-            .Bind(3, tensor.bytes)
-            .BindBlob(4, tensor.report)
-            .Bind(5, int64_t{tensor.shard})
-            .Run());
-  }
-  if (!shard) return absl::OkStatus();
-  QS_RETURN_IF_ERROR(
-      c.Prepare("INSERT OR REPLACE INTO job_shards(sequence, "
-                "shard, file, bytes, digest) VALUES(?, ?, ?, ?, ?)")
-          .Bind(1, job.sequence)
-          .Bind(2, int64_t{shard->shard})
-          .Bind(3, shard->file)
-          .Bind(4, shard->bytes)
-          .Bind(5, shard->digest)
-          .Run());
-  return c.Prepare("UPDATE jobs SET crashes = 0 WHERE sequence = ?")
-      .Bind(1, job.sequence)
-      .Run();
 }
 
 class SqliteJobRecords final : public JobRecords {
@@ -575,29 +364,61 @@ class SqliteJobRecords final : public JobRecords {
             absl::StrCat("job ", key.id, ": got a commit of attempt ", attempt,
                          ", allowed of the one that runs"));
       }
-      return CommitIn(c, job, shard, tensors);
+      return WriteOutputs(c, job.sequence, shard, tensors);
     });
   }
 
-  absl::StatusOr<std::vector<ShardRecord>> Shards(const JobKey& key) override;
+  absl::StatusOr<std::vector<ShardRecord>> Shards(const JobKey& key) override {
+    return Read<std::vector<ShardRecord>>(
+        [&](SqliteConnection& c) { return ReadShards(c, key); });
+  }
   absl::Status Tensors(
       const JobKey& key,
-      const std::function<absl::Status(const JobTensorRecord&)>& each) override;
+      const std::function<absl::Status(const JobTensorRecord&)>& each)
+      override {
+    return db_.Read(
+        [&](SqliteConnection& c) { return ReadTensors(c, key, each); });
+  }
   absl::StatusOr<std::vector<JobTensorRecord>> ShardTensors(
       const JobKey& key, int shard, const std::string& after,
-      int64_t limit) override;
+      int64_t limit) override {
+    return Read<std::vector<JobTensorRecord>>([&](SqliteConnection& c) {
+      return ReadShardTensors(c, key, shard, after, limit);
+    });
+  }
   absl::StatusOr<JobTensorRecord> Tensor(const JobKey& key,
-                                         const std::string& name) override;
+                                         const std::string& name) override {
+    return Read<JobTensorRecord>(
+        [&](SqliteConnection& c) { return ReadTensor(c, key, name); });
+  }
   absl::Status SetFiles(const JobKey& key,
-                        const std::vector<JobFileRecord>& files) override;
+                        const std::vector<JobFileRecord>& files) override {
+    return WithJob(key, [&](SqliteConnection& c, const JobRecord& job) {
+      return WriteFiles(c, job.sequence, files);
+    });
+  }
   absl::StatusOr<std::vector<JobFileRecord>> Files(const JobKey& key,
                                                    int64_t skip,
-                                                   int64_t limit) override;
-  absl::Status StartOver(const JobKey& key) override;
+                                                   int64_t limit) override {
+    return Read<std::vector<JobFileRecord>>(
+        [&](SqliteConnection& c) { return ReadFiles(c, key, skip, limit); });
+  }
+  absl::Status StartOver(const JobKey& key) override {
+    return WithJob(key, [&](SqliteConnection& c, const JobRecord& job) {
+      return DropOutputs(c, job.sequence);
+    });
+  }
   absl::StatusOr<std::vector<JobEventRecord>> Events(const JobKey& key,
                                                      int64_t after) override;
 
  private:
+  template <typename Body>
+  absl::Status WithJob(const JobKey& key, const Body& body) {
+    return db_.Write([&](SqliteConnection& c) -> absl::Status {
+      QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
+      return body(c, job);
+    });
+  }
   template <typename T, typename Body>
   absl::StatusOr<T> Write(const Body& body) {
     absl::StatusOr<T> out = absl::InternalError("not run");
@@ -664,131 +485,6 @@ absl::StatusOr<std::vector<QueueCount>> SqliteJobRecords::QueueCounts() {
       });
 }
 
-absl::StatusOr<std::vector<ShardRecord>> SqliteJobRecords::Shards(
-    const JobKey& key) {
-  return Read<std::vector<ShardRecord>>(
-      [&](SqliteConnection& c) -> absl::StatusOr<std::vector<ShardRecord>> {
-        SqliteStatement rows = c.Prepare(
-            "SELECT shard, file, bytes, digest FROM job_shards WHERE sequence "
-            "= " QS_SEQUENCE_OF_JOB
-            " "
-            "ORDER BY shard");
-        rows.Bind(1, key.project).Bind(2, key.id);
-        std::vector<ShardRecord> shards;
-        while (rows.Step()) {
-          shards.push_back({static_cast<int>(rows.Int(0)), rows.Text(1),
-                            rows.Int(2), rows.Text(3)});
-        }
-        QS_RETURN_IF_ERROR(rows.status());
-        return shards;
-      });
-}
-
-absl::Status SqliteJobRecords::Tensors(
-    const JobKey& key,
-    const std::function<absl::Status(const JobTensorRecord&)>& each) {
-  return db_.Read([&](SqliteConnection& c) -> absl::Status {
-    SqliteStatement rows =
-        c.Prepare("SELECT " QS_TENSOR_COLUMNS
-                  " FROM job_tensors WHERE sequence = " QS_SEQUENCE_OF_JOB
-                  " ORDER BY name");
-    rows.Bind(1, key.project).Bind(2, key.id);
-    while (rows.Step()) {
-      QS_RETURN_IF_ERROR(each(TensorFromRow(rows)));
-    }
-    return rows.status();
-  });
-}
-
-absl::StatusOr<std::vector<JobTensorRecord>> SqliteJobRecords::ShardTensors(
-    const JobKey& key, int shard, const std::string& after, int64_t limit) {
-  using Tensors = std::vector<JobTensorRecord>;
-  return Read<Tensors>([&](SqliteConnection& c) -> absl::StatusOr<Tensors> {
-    SqliteStatement rows =
-        c.Prepare("SELECT " QS_TENSOR_COLUMNS
-                  " FROM job_tensors INDEXED BY job_tensors_of_shard WHERE "
-                  "sequence = " QS_SEQUENCE_OF_JOB
-                  " AND shard = ? AND name > ? ORDER BY name LIMIT ?");
-    rows.Bind(1, key.project).Bind(2, key.id).Bind(3, int64_t{shard});
-    rows.Bind(4, after).Bind(5, limit);
-    Tensors tensors;
-    while (rows.Step()) tensors.push_back(TensorFromRow(rows));
-    QS_RETURN_IF_ERROR(rows.status());
-    return tensors;
-  });
-}
-
-absl::StatusOr<JobTensorRecord> SqliteJobRecords::Tensor(
-    const JobKey& key, const std::string& name) {
-  return Read<JobTensorRecord>(
-      [&](SqliteConnection& c) -> absl::StatusOr<JobTensorRecord> {
-        SqliteStatement row =
-            c.Prepare("SELECT " QS_TENSOR_COLUMNS
-                      " FROM job_tensors WHERE sequence = " QS_SEQUENCE_OF_JOB
-                      " AND name = ?");
-        row.Bind(1, key.project).Bind(2, key.id).Bind(3, name);
-        if (row.Step()) return TensorFromRow(row);
-        QS_RETURN_IF_ERROR(row.status());
-        return absl::NotFoundError(
-            absl::StrCat("job ", key.id, ": no tensor \"", name, "\""));
-      });
-}
-
-absl::Status SqliteJobRecords::SetFiles(
-    const JobKey& key, const std::vector<JobFileRecord>& files) {
-  return db_.Write([&](SqliteConnection& c) -> absl::Status {
-    QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
-    QS_RETURN_IF_ERROR(c.Prepare("DELETE FROM job_files WHERE sequence = ?")
-                           .Bind(1, job.sequence)
-                           .Run());
-    int64_t place = 0;
-    for (const JobFileRecord& file : files) {
-      QS_RETURN_IF_ERROR(c.Prepare("INSERT INTO job_files(sequence, place, "
-                                   "file, bytes, digest) VALUES(?, ?, ?, ?, ?)")
-                             .Bind(1, job.sequence)
-                             .Bind(2, place++)
-                             .Bind(3, file.file)
-                             .Bind(4, file.bytes)
-                             .Bind(5, file.digest)
-                             .Run());
-    }
-    return absl::OkStatus();
-  });
-}
-
-absl::StatusOr<std::vector<JobFileRecord>> SqliteJobRecords::Files(
-    const JobKey& key, int64_t skip, int64_t limit) {
-  using Files = std::vector<JobFileRecord>;
-  return Read<Files>([&](SqliteConnection& c) -> absl::StatusOr<Files> {
-    SqliteStatement rows = c.Prepare(
-        "SELECT file, bytes, digest FROM job_files WHERE "
-        "sequence = " QS_SEQUENCE_OF_JOB
-        " AND place >= ? ORDER BY place LIMIT ?");
-    rows.Bind(1, key.project).Bind(2, key.id).Bind(3, skip).Bind(4, limit);
-    Files files;
-    while (rows.Step()) {
-      files.push_back({rows.Text(0), rows.Int(1), rows.Text(2)});
-    }
-    QS_RETURN_IF_ERROR(rows.status());
-    return files;
-  });
-}
-
-absl::Status SqliteJobRecords::StartOver(const JobKey& key) {
-  return db_.Write([&](SqliteConnection& c) -> absl::Status {
-    QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
-    QS_RETURN_IF_ERROR(c.Prepare("DELETE FROM job_shards WHERE sequence = ?")
-                           .Bind(1, job.sequence)
-                           .Run());
-    QS_RETURN_IF_ERROR(c.Prepare("DELETE FROM job_files WHERE sequence = ?")
-                           .Bind(1, job.sequence)
-                           .Run());
-    return c.Prepare("DELETE FROM job_tensors WHERE sequence = ?")
-        .Bind(1, job.sequence)
-        .Run();
-  });
-}
-
 absl::StatusOr<std::vector<JobEventRecord>> SqliteJobRecords::Events(
     const JobKey& key, int64_t after) {
   return Read<std::vector<JobEventRecord>>(
@@ -810,10 +506,6 @@ absl::StatusOr<std::vector<JobEventRecord>> SqliteJobRecords::Events(
 }
 
 }  // namespace
-
-SqliteSchema JobRecordsSchema() {
-  return {"jobs", {kVersion1, kVersion2, kVersion3, kVersion4}};
-}
 
 std::unique_ptr<JobRecords> NewSqliteJobRecords(SqliteDatabase& db,
                                                 BlobsFreed on_freed) {

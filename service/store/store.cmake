@@ -16,8 +16,11 @@ set(qs_store_sources
   store/sqlite_calibration_records.cc
   store/sqlite_calibration_rows.cc
   store/sqlite_database.cc
+  store/sqlite_job_inputs.cc
+  store/sqlite_job_outputs.cc
   store/sqlite_job_records.cc
   store/sqlite_job_rows.cc
+  store/sqlite_job_schema.cc
   store/sqlite_statement.cc
   store/sqlite_tensor_records.cc
   store/stored_calibration.cc)
