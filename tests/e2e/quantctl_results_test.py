@@ -4,6 +4,7 @@ becomes a directory, whatever ends in between.
 
     quantctl_results_test.py BIN_DIR [TEST...]
 """
+import hashlib
 import json
 import pathlib
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import programs
@@ -175,6 +177,21 @@ class QuantctlResultsTest(unittest.TestCase):
             _, text = again.communicate(timeout=120)
             self.assertEqual(again.returncode, 0, text)
         self.assertEqual(tree(out), expected)
+
+    def test_waits_for_a_job_over_a_killed_server(self):
+        make_big(self.work / "in" / "big", 128)
+        job = self.create(self.work / "in" / "big", "--preset", "W4A16")
+        process = self.start_result(job, self.work / "out")
+        time.sleep(0.5)
+        self.server.kill()
+        self.restart()
+        out, text = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0, text)
+        lines = "".join(
+            f"{hashlib.sha256(data).hexdigest()}  ./{name}\n"
+            for name, data in sorted(tree(self.work / "out").items()))
+        self.assertIn("digest:      sha256:" +
+                      hashlib.sha256(lines.encode()).hexdigest(), out)
 
     def test_two_at_once_do_not_mix(self):
         job, expected = self.big()

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <set>
 
+#include "google/rpc/error_details.pb.h"
 #include "kernels/backend.h"
 #include "quant/formats/dequantize.h"
 #include "quant/formats/safetensors.h"
@@ -630,6 +631,30 @@ TEST_CASE("a job that fails or is cancelled has no result", "[read_result]") {
     ResultCall late(*jobs.client, ResultRequest(name));
     RequireError(late.Finish(), kPrecondition, "NO_RESULT");
   }
+}
+
+TEST_CASE("a job whose turn comes when the store is full fails",
+          "[read_result]") {
+  FakeJobs jobs;
+  // One fits; both have room when they are made.
+  jobs.runs.SetSize({.file_bytes = 700 << 20, .shards = 1});
+  const std::string first = jobs.Create("first");
+  const std::string second = jobs.Create("second");
+  const v1::Job failed = WaitDone(*jobs.client, second);
+  REQUIRE(failed.state() == v1::Job::FAILED);
+  REQUIRE(failed.error().code() ==
+          static_cast<int>(absl::StatusCode::kResourceExhausted));
+  google::rpc::ErrorInfo info;
+  REQUIRE(failed.error().details(0).UnpackTo(&info));
+  REQUIRE(info.reason() == "STORE_FULL");
+  REQUIRE(jobs.runs.Started("second") == nullptr);
+  // What is made counts as it is, not as it was planned.
+  const auto run = jobs.RunOf("first");
+  REQUIRE(run->CommitShard(0).ok());
+  run->Succeed();
+  REQUIRE(WaitDone(*jobs.client, first).state() == v1::Job::SUCCEEDED);
+  const std::string third = jobs.Create("third");
+  REQUIRE(jobs.RunOf("third") != nullptr);
 }
 
 TEST_CASE("a restarted server goes on; a changed source is said",
