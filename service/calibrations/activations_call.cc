@@ -132,7 +132,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     QS_ASSIGN_OR_RETURN(
         token_, context().writers.Take(calibration->key, shard_id_, Self()));
     auto shard = CalibrationShard::Open(context().store, calibration, shard_id_,
-                                        kMaxShards);
+                                        context().limits.shards);
     if (!shard.ok()) return CalibrationError(shard.status());
     shard_ = *std::move(shard);
     usable_ = true;
@@ -239,9 +239,10 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     const absl::Status status = shard_->Checkpoint();
     checkpointed_ = absl::Now();
     if (absl::IsOutOfRange(status)) {
-      return RpcError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SHARDS",
-                      absl::StrCat("shard_id: got a new one, allowed ",
-                                   kMaxShards, " of a calibration"));
+      return RpcError(
+          absl::StatusCode::kResourceExhausted, "TOO_MANY_SHARDS",
+          absl::StrCat("shard_id: got a new one, allowed ",
+                       context().limits.shards, " of a calibration"));
     }
     if (!status.ok()) return CalibrationError(status);
     if (asked || shard_->durable_seq() != before) AnswerSeq();

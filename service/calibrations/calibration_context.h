@@ -18,11 +18,14 @@ namespace qs {
 
 // As calibrations.proto has them.
 constexpr char kCalibrations[] = "calibrations";
-constexpr int64_t kMaxCalibrations = 1000;
 constexpr int64_t kMaxCalibrationSites = 10'000;
 constexpr int64_t kMaxCalibrationText = int64_t{2} << 20;
-constexpr int64_t kMaxShards = 256;
-constexpr int64_t kMaxParts = 1024;
+
+struct CalibrationLimits {
+  int64_t calibrations = 1000;  // of a project
+  int64_t shards = 256;         // of a calibration
+  int64_t parts = 1024;         // second moments of a site
+};
 
 struct CalibrationContext {
   CalibrationStore& store;
@@ -31,6 +34,7 @@ struct CalibrationContext {
   WorkerPool& workers;
   ByteBudget& budget;
   LiveCalls& calls;  // the streams, and SealSites
+  CalibrationLimits limits = {};
   ShardWriters writers = {};
   CalibrationUsers* users = nullptr;  // set before calls come; may be null
 };

@@ -27,7 +27,8 @@ constexpr int32_t kMaxPage = 1000;
 // Below the 4 MiB of a message: metadata may be long.
 constexpr size_t kMaxPageBytes = size_t{3} << 20;
 
-absl::Status CreateError(const absl::Status& status, bool request_id_reused) {
+absl::Status CreateError(const absl::Status& status, bool request_id_reused,
+                         int64_t limit) {
   if (absl::IsAlreadyExists(status)) {
     return request_id_reused
                ? RpcError(status.code(), "REQUEST_ID_REUSED",
@@ -36,10 +37,11 @@ absl::Status CreateError(const absl::Status& status, bool request_id_reused) {
                           "calibration_id: got one that is in use");
   }
   if (absl::IsOutOfRange(status)) {
-    return RpcError(
-        absl::StatusCode::kResourceExhausted, "TOO_MANY_CALIBRATIONS",
-        absl::StrCat("calibrations: got ", kMaxCalibrations + 1, ", allowed ",
-                     kMaxCalibrations, " of a project"));
+    return RpcError(absl::StatusCode::kResourceExhausted,
+                    "TOO_MANY_CALIBRATIONS",
+                    absl::StrCat("calibrations: got ", limit + 1, ", allowed ",
+                                 limit, " of a project"),
+                    {{"allowed", absl::StrCat(limit)}});
   }
   return CalibrationError(status);
 }
@@ -123,9 +125,12 @@ class CalibrationServiceImpl final
     QS_ASSIGN_OR_RETURN(const CalibrationRecord wanted,
                         RecordFromRequest(caller.project, request));
     bool request_id_reused = false;
-    const auto made = context_.store.records().Create(wanted, kMaxCalibrations,
-                                                      &request_id_reused);
-    if (!made.ok()) return CreateError(made.status(), request_id_reused);
+    const int64_t limit = context_.limits.calibrations;
+    const auto made =
+        context_.store.records().Create(wanted, limit, &request_id_reused);
+    if (!made.ok()) {
+      return CreateError(made.status(), request_id_reused, limit);
+    }
     *response = CalibrationToProto(*made);
     return absl::OkStatus();
   }

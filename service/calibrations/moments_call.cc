@@ -151,8 +151,8 @@ class MomentsCall final : public SerialCall<Request, Response> {
     writer_ = nullptr;
     if (!blob.ok()) return CalibrationError(blob.status());
     part_.blob = *std::move(blob);
-    const absl::StatusOr<bool> added =
-        context().store.records().AddMoments(key_, part_, kMaxParts);
+    const absl::StatusOr<bool> added = context().store.records().AddMoments(
+        key_, part_, context().limits.parts);
     const bool mine = added.ok() && *added;
     if (!mine && !absl::IsInternal(added.status())) {
       context().store.Free({part_.blob});
@@ -162,7 +162,7 @@ class MomentsCall final : public SerialCall<Request, Response> {
     return absl::OkStatus();
   }
 
-  static absl::Status PartError(const absl::Status& status) {
+  absl::Status PartError(const absl::Status& status) {
     const std::string text(status.message());
     if (absl::IsAlreadyExists(status)) {
       return RpcError(status.code(), "REQUEST_ID_REUSED",
@@ -170,9 +170,10 @@ class MomentsCall final : public SerialCall<Request, Response> {
                       "count");
     }
     if (absl::IsOutOfRange(status)) {
-      return RpcError(absl::StatusCode::kResourceExhausted, "TOO_MANY_PARTS",
-                      absl::StrCat("begin.site: got one with ", kMaxParts,
-                                   " parts, allowed no more"));
+      return RpcError(
+          absl::StatusCode::kResourceExhausted, "TOO_MANY_PARTS",
+          absl::StrCat("begin.site: got one with ", context().limits.parts,
+                       " parts, allowed no more"));
     }
     return CalibrationError(status);
   }

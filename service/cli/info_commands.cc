@@ -67,12 +67,16 @@ std::string EnginesText(const v1::Capabilities& capabilities) {
   return text;
 }
 
-std::string LimitsText(const v1::Limits& limits) {
+std::string LimitsText(const v1::Capabilities& capabilities) {
   TextTable table({{"limit", Align::kLeft}, {"value"}});
-  const auto json = MessageToJson(limits);
-  for (const auto& [name, value] : json.items()) {
-    table.AddRow({name, value.dump()});
-  }
+  const auto add = [&table](const google::protobuf::Message& limits) {
+    const auto json = MessageToJson(limits);
+    for (const auto& [name, value] : json.items()) {
+      table.AddRow({name, value.dump()});
+    }
+  };
+  add(capabilities.limits());
+  if (capabilities.has_kept()) add(capabilities.kept());
   return table.Text();
 }
 
@@ -117,7 +121,7 @@ absl::Status RunCapabilities(const Arguments& arguments,
               << PresetsText(answer) << "\n"
               << EnginesText(answer) << "\n"
               << DevicesText(answer) << "\n"
-              << LimitsText(answer.limits());
+              << LimitsText(answer);
   return absl::OkStatus();
 }
 

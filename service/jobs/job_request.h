@@ -12,6 +12,9 @@
 
 namespace qs {
 
+constexpr int kMaxJobLabels = 16;
+constexpr size_t kMaxJobSpecBytes = size_t{256} << 10;  // serialized
+
 // The request's job without what is output only.
 absl::StatusOr<quant::v1::Job> SpecFromRequest(
     const quant::v1::CreateJobRequest& request);

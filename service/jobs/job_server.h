@@ -30,6 +30,8 @@ struct JobServerOptions {
   int64_t max_watches = 10'000;  // on the whole server
   int64_t max_reads = 32;        // of results, on the whole server
   absl::Duration stream_idle_timeout = absl::Seconds(60);
+  // A watch without an event for so long gets a bookmark.
+  absl::Duration bookmark_interval = absl::Seconds(15);
 };
 
 class JobServer {
@@ -44,8 +46,8 @@ class JobServer {
         scheduler_(context_, hub_, options.scheduler),
         calibrations_(context_, [this] { scheduler_.Wake(); }),
         metrics_(context_.records),
-        service_(context_, hub_, scheduler_, access, calls_,
-                 options.max_queued) {}
+        service_(context_, hub_, scheduler_, access, calls_, options.max_queued,
+                 options.bookmark_interval) {}
   ~JobServer();
 
   // Takes up the jobs of the process before. Errors: the records'.

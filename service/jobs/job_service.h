@@ -23,12 +23,13 @@ class JobServiceImpl final : public quant::v1::JobService::CallbackService {
   // All outlive the gRPC server. `max_queued`: of each project.
   JobServiceImpl(const JobsContext& context, JobHub& hub,
                  JobScheduler& scheduler, const AccessControl& access,
-                 LiveCalls& calls, int64_t max_queued)
+                 LiveCalls& calls, int64_t max_queued,
+                 absl::Duration bookmark_interval = absl::Seconds(15))
       : context_(context),
         scheduler_(scheduler),
         access_(access),
         max_queued_(max_queued),
-        watches_{context.records, hub, context.io},
+        watches_{context.records, hub, context.io, bookmark_interval},
         reads_{context, hub, access, calls} {}
 
   grpc::ServerUnaryReactor* CreateJob(

@@ -1,10 +1,15 @@
 // Tested by tests/service/server_test.cc.
 #include "service/server/capabilities.h"
 
+#include "quant/calibration/site_moments.h"
 #include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
+#include "service/calibrations/calibration_context.h"
+#include "service/jobs/job_request.h"
+#include "service/jobs/job_server.h"
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
+#include "service/tensors/tensor_parts.h"
 
 namespace qs {
 namespace {
@@ -58,6 +63,35 @@ v1::Limits LimitsOf(const ServerOptions& options) {
   return limits;
 }
 
+namespace {
+
+v1::KeptLimits KeptLimitsOf(const ServerOptions& options) {
+  v1::KeptLimits kept;
+  kept.set_max_store_bytes(options.max_store_bytes);
+  kept.set_max_project_tensors(TensorStoreOptions().max_tensors);
+  kept.set_max_tensor_streams(options.max_tensor_streams);
+  kept.set_upload_expiry_seconds(options.upload_expiry);
+  const CalibrationLimits calibrations;
+  kept.set_max_project_calibrations(calibrations.calibrations);
+  kept.set_max_calibration_sites(kMaxCalibrationSites);
+  kept.set_max_calibration_text_bytes(kMaxCalibrationText);
+  kept.set_max_site_inputs(kMaxSiteInputs);
+  kept.set_max_calibration_shards(calibrations.shards);
+  kept.set_max_site_parts(calibrations.parts);
+  kept.set_max_calibration_streams(options.max_tensor_streams);
+  kept.set_max_running_jobs(options.max_running_jobs);
+  kept.set_max_project_running_jobs(MaxRunningInProject(options));
+  kept.set_max_project_queued_jobs(options.max_queued_jobs);
+  kept.set_max_job_history(options.job_history);
+  kept.set_max_job_watches(JobServerOptions().max_watches);
+  kept.set_max_job_labels(kMaxJobLabels);
+  kept.set_max_job_spec_bytes(kMaxJobSpecBytes);
+  kept.set_max_result_streams(options.max_tensor_streams);
+  return kept;
+}
+
+}  // namespace
+
 v1::Capabilities MakeCapabilities(const ServerOptions& options,
                                   const std::string& gpus) {
   v1::Capabilities out;
@@ -66,6 +100,7 @@ v1::Capabilities MakeCapabilities(const ServerOptions& options,
   AddMethods(&out);
   AddPresets(&out);
   *out.mutable_limits() = LimitsOf(options);
+  if (!options.data_dir.empty()) *out.mutable_kept() = KeptLimitsOf(options);
   AddEngines(&out);
   out.set_cuda(gpus);
   return out;

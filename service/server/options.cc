@@ -217,6 +217,12 @@ void AddJobs(CLI::App* app, ServerOptions* o) {
                   "Jobs at once; they share the workers")
       ->check(InRange(1, 1000))
       ->group(group);
+  app->add_option("--max-running-jobs-per-project",
+                  o->max_running_jobs_per_project,
+                  "Jobs of one project at once; 0: as many as "
+                  "--max-running-jobs")
+      ->check(InRange(0, 1000))
+      ->group(group);
   app->add_option("--max-queued-jobs", o->max_queued_jobs,
                   "Jobs in the queue of one project; one more is refused")
       ->check(InRange(1, 1e6))

@@ -80,9 +80,10 @@ struct ServerOptions {
   std::vector<std::string> write_roots;  // the same, and apart from those
 
   // --- jobs (none without a data directory)
-  int64_t max_running_jobs = 2;      // at once
-  int64_t max_queued_jobs = 10'000;  // of one project
-  int64_t job_history = 1000;        // jobs that are done and kept
+  int64_t max_running_jobs = 2;              // at once
+  int64_t max_running_jobs_per_project = 0;  // 0: as many as those
+  int64_t max_queued_jobs = 10'000;          // of one project
+  int64_t job_history = 1000;                // jobs that are done and kept
 
   // --- time, seconds
   double stream_idle_timeout = 60;  // a stream without progress is ended
@@ -96,6 +97,12 @@ struct ServerOptions {
 
   bool tls() const { return !tls_cert.empty(); }
 };
+
+inline int64_t MaxRunningInProject(const ServerOptions& options) {
+  return options.max_running_jobs_per_project == 0
+             ? options.max_running_jobs
+             : options.max_running_jobs_per_project;
+}
 
 // The defaults of this machine: workers from the CPUs and memory_budget from
 // the memory that this process may use (affinity and cgroup limits counted).

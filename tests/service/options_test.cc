@@ -320,6 +320,7 @@ TEST_CASE("--help has every option with its default, --version the version",
                            "--read-root",
                            "--write-root",
                            "--max-running-jobs",
+                           "--max-running-jobs-per-project",
                            "--max-queued-jobs",
                            "--job-history",
                            "--check-config"}) {
