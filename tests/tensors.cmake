@@ -19,3 +19,11 @@ qs_test(tensor_service_test
 target_compile_definitions(tensor_service_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd>")
 add_dependencies(tensor_service_test quantd)
+# A server with a data directory: roles, metrics, full disks, drains.
+qs_test(kept_data_test
+  SOURCES service/kept_data_test.cc
+  LIBS qs_service
+  LABELS service)
+target_compile_definitions(kept_data_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd>")
+add_dependencies(kept_data_test quantd)

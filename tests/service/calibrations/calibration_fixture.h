@@ -50,7 +50,8 @@ class MetadataAccess final : public AccessControl {
 class CalibrationFixture {
  public:
   explicit CalibrationFixture(const std::string& folder,
-                              int64_t budget = int64_t{1} << 30)
+                              int64_t budget = int64_t{1} << 30,
+                              CalibrationLimits limits = {})
       : budget_(budget) {
     REQUIRE(SetLogLevel("off").ok());
     std::filesystem::create_directories(folder);
@@ -65,7 +66,7 @@ class CalibrationFixture {
     store_ = std::make_unique<CalibrationStore>(*records_, *blobs_);
     REQUIRE(store_->DiscardStaged().ok());
     context_.reset(new CalibrationContext{*store_, access_, pool_, workers_,
-                                          budget_, calls_});
+                                          budget_, calls_, limits});
     service_ = NewCalibrationService(*context_);
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),

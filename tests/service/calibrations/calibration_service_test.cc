@@ -502,6 +502,82 @@ TEST_CASE("too many streams, and a drain", "[calibrations]") {
   CHECK(server.budget().reserved() == 0);
 }
 
+TEST_CASE("limits of calibrations, shards and parts", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d", int64_t{1} << 30,
+                            {.calibrations = 2, .shards = 2, .parts = 2});
+  constexpr auto kExhausted = absl::StatusCode::kResourceExhausted;
+  MustCreate(server);
+  v1::Calibration made;
+  REQUIRE(Create(server, CreateRequest("d"), &made).ok());
+  const absl::Status third = Create(server, CreateRequest("e"), &made);
+  CheckReason(third, kExhausted, "TOO_MANY_CALIBRATIONS");
+  CHECK(ErrorMetadataValue(third, "allowed") == "2");
+  for (const char* shard : {"s0", "s1", "s2"}) {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard(shard)));
+    REQUIRE(call.Durable() == 0);
+    REQUIRE(call.Write(BatchRequest(1)));
+    const absl::Status status = call.Finish();
+    if (shard != std::string("s2")) {
+      CHECK(status.ok());
+      continue;
+    }
+    CheckReason(status, kExhausted, "TOO_MANY_SHARDS");
+  }
+  const std::string zeros(4 * (10 + 4), '\0');
+  for (const char* id : {"r0", "r1", "r2", "r1"}) {
+    MomentsStream call(server);
+    REQUIRE(call.Write(BeginRequest("b", 0, id)));
+    v1::WriteSecondMomentsRequest chunk;
+    chunk.mutable_chunk()->set_data(zeros);
+    chunk.mutable_chunk()->set_last(true);
+    call.Write(chunk);
+    const absl::Status status = call.Finish();
+    if (id != std::string("r2")) {
+      CHECK(status.ok());  // one that was added is no third
+      continue;
+    }
+    CheckReason(status, kExhausted, "TOO_MANY_PARTS");
+  }
+  // Nothing of what was refused is left: two accumulators, two parts.
+  CHECK(server.blobs().List()->size() == 4);
+  CHECK(server.blobs().Staged()->empty());
+}
+
+TEST_CASE("a client that says nothing loses its stream, not its batches",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  MustCreate(server);
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  CHECK(call.Durable() == 0);
+  REQUIRE(call.Write(BatchRequest(1)));
+  v1::WriteActivationsRequest flush;
+  flush.set_flush(true);
+  REQUIRE(call.Write(flush));
+  CHECK(call.Durable() == 1);
+  REQUIRE(call.Write(BatchRequest(2)));
+  absl::SleepFor(absl::Milliseconds(200));
+  server.calls().EndStalled(absl::Now() + absl::Seconds(50));
+  CHECK(server.calls().live() == 1);
+  server.calls().EndStalled(absl::Now() + absl::Seconds(61));
+  std::vector<v1::WriteActivationsResponse> answers;
+  CheckReason(call.End(&answers), absl::StatusCode::kDeadlineExceeded,
+              "STREAM_STALLED");
+  REQUIRE_FALSE(answers.empty());
+  CHECK(answers.back().durable_seq() == 2);
+  MomentsStream moments(server);
+  REQUIRE(moments.Write(BeginRequest("b", 1, "r")));
+  absl::SleepFor(absl::Milliseconds(200));
+  server.calls().EndStalled(absl::Now() + absl::Seconds(61));
+  CheckReason(moments.End(), absl::StatusCode::kDeadlineExceeded,
+              "STREAM_STALLED");
+  REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+  CHECK(server.blobs().Staged()->empty());
+}
+
 TEST_CASE("a calibration that is deleted under a writer", "[calibrations]") {
   TemporaryFolder folder;
   CalibrationFixture server(folder / "d");
