@@ -18,8 +18,9 @@ namespace qs {
 
 // As calibrations.proto has them.
 constexpr char kCalibrations[] = "calibrations";
-constexpr int64_t kMaxCalibrationSites = 10'000;
-constexpr int64_t kMaxCalibrationText = int64_t{2} << 20;
+constexpr int64_t kMaxCalibrationSites = 50'000;
+// With what the encoding adds a request of so much stays below 4 MiB.
+constexpr int64_t kMaxCalibrationText = int64_t{7} << 19;
 
 struct CalibrationLimits {
   int64_t calibrations = 1000;  // of a project

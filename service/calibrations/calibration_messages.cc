@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -25,6 +26,9 @@ namespace v1 = quant::v1;
 
 constexpr size_t kMaxName = 512;
 constexpr size_t kMaxRequestId = 128;
+// Of metadata and sites in one answer, below the 4 MiB of a message.
+constexpr size_t kMaxPageBytes = size_t{15} << 18;
+constexpr size_t kFieldBytes = 5;  // a site's tag and length
 
 // Of the texts, each with its length, so that no two lists are alike.
 std::string HashOf(const std::vector<std::string>& texts) {
@@ -164,14 +168,35 @@ v1::CalibrationSite SiteToProto(const CalibrationSiteRecord& site) {
   return out;
 }
 
-v1::Calibration CalibrationToProto(const CalibrationRecord& record) {
+absl::StatusOr<std::string> SiteOfPageToken(const std::string& token) {
+  std::string site;
+  if (absl::WebSafeBase64Unescape(token, &site)) return site;
+  return BadFieldError("page_token",
+                       "got none of this call, allowed next_page_token");
+}
+
+v1::Calibration CalibrationToProto(const CalibrationRecord& record,
+                                   const std::string& after, size_t most) {
   v1::Calibration out;
   out.set_name(NameFromId(record.project, kCalibrations, record.id));
-  for (const CalibrationSiteRecord& site : record.sites) {
-    *out.add_sites() = SiteToProto(site);
+  size_t bytes = 0;
+  if (after.empty()) {
+    for (const auto& [key, value] : record.metadata) {
+      (*out.mutable_metadata())[key] = value;
+    }
+    bytes = out.ByteSizeLong();
   }
-  for (const auto& [key, value] : record.metadata) {
-    (*out.mutable_metadata())[key] = value;
+  for (const CalibrationSiteRecord& site : record.sites) {
+    if (!after.empty() && site.name <= after) continue;
+    v1::CalibrationSite one = SiteToProto(site);
+    bytes += one.ByteSizeLong() + kFieldBytes;
+    const auto listed = static_cast<size_t>(out.sites_size());
+    if (listed > 0 && (listed >= most || bytes > kMaxPageBytes)) {
+      out.set_next_page_token(
+          absl::WebSafeBase64Escape(out.sites(out.sites_size() - 1).name()));
+      break;
+    }
+    *out.add_sites() = std::move(one);
   }
   out.set_site_count(record.site_count);
   out.set_sealed_count(record.sealed_count);

@@ -4,6 +4,7 @@
 #ifndef QS_SERVICE_CALIBRATIONS_CALIBRATION_MESSAGES_H_
 #define QS_SERVICE_CALIBRATIONS_CALIBRATION_MESSAGES_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -18,7 +19,13 @@ namespace qs {
 absl::StatusOr<CalibrationRecord> RecordFromRequest(
     const std::string& project,
     const quant::v1::CreateCalibrationRequest& request);
-quant::v1::Calibration CalibrationToProto(const CalibrationRecord& record);
+// The sites behind `after` (empty: all), at most `most` and as many as fit into
+// a message.
+quant::v1::Calibration CalibrationToProto(const CalibrationRecord& record,
+                                          const std::string& after = "",
+                                          size_t most = SIZE_MAX);
+// The site behind which a page begins. Errors: INVALID_ARGUMENT BAD_FIELD.
+absl::StatusOr<std::string> SiteOfPageToken(const std::string& token);
 quant::v1::CalibrationSite SiteToProto(const CalibrationSiteRecord& site);
 
 // Without blob.

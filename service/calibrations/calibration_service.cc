@@ -141,9 +141,17 @@ class CalibrationServiceImpl final
     QS_ASSIGN_OR_RETURN(
         const std::string id,
         IdFromName(caller, "name", kCalibrations, request.name()));
+    if (request.page_size() < 0) {
+      return BadFieldError("page_size",
+                           absl::StrCat("got ", request.page_size(),
+                                        ", allowed at least 1, or 0"));
+    }
+    QS_ASSIGN_OR_RETURN(const std::string after,
+                        SiteOfPageToken(request.page_token()));
     const auto found = context_.store.records().Get(caller.project, id);
     if (!found.ok()) return CalibrationError(found.status());
-    *response = CalibrationToProto(*found);
+    const auto most = static_cast<size_t>(request.page_size());
+    *response = CalibrationToProto(*found, after, most == 0 ? SIZE_MAX : most);
     return absl::OkStatus();
   }
 

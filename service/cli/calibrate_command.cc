@@ -56,12 +56,21 @@ class Client {
     }
   }
 
+  // With all sites.
   absl::Status Get(v1::Calibration* calibration) {
     v1::GetCalibrationRequest request;
     request.set_name(NameOf(arguments_));
-    return Call([&](grpc::ClientContext* context) {
-      return stub_->GetCalibration(context, request, calibration);
-    });
+    calibration->Clear();
+    do {
+      v1::Calibration page;
+      QS_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
+        return stub_->GetCalibration(context, request, &page);
+      }));
+      request.set_page_token(page.next_page_token());
+      calibration->MergeFrom(page);
+    } while (!request.page_token().empty());
+    calibration->clear_next_page_token();
+    return absl::OkStatus();
   }
 
   absl::Status Create(const CalibrationFile& file,
