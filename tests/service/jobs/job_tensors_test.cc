@@ -6,7 +6,7 @@
 
 #include "quant/formats/checkpoint.h"
 #include "service/server/proto_convert.h"
-#include "tests/service/jobs/job_client.h"
+#include "tests/service/jobs/result_client.h"
 #include "tests/service/tensors/tensor_client.h"
 
 namespace qs::testing {
@@ -143,6 +143,34 @@ TEST_CASE("uploaded tensors become the checkpoint that the files become",
   REQUIRE(ConfigOf(folders.Out("uploaded")) == ConfigOf(folders.Out("filed")));
   REQUIRE(uploaded.summary().error().mean_squared_error() ==
           filed.summary().error().mean_squared_error());
+}
+
+TEST_CASE("a client without files: tensors in, a result out", "[job_tensors]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient jobs(server.NewChannel());
+  const auto stub = v1::TensorService::NewStub(server.NewChannel());
+  UploadModel(*stub);
+  const v1::Job there =
+      RequireMade(jobs, TensorsRequest(folders, "there", "W4A16"));
+  v1::CreateJobRequest request = TensorsRequest(folders, "unused", "W4A16");
+  request.mutable_job()->clear_destination();
+  const std::string name = RequireMade(jobs, request).name();
+  ResultCall files(jobs, ResultRequest(name, true));
+  REQUIRE(files.Finish().ok());
+  const v1::Job beside = WaitDone(jobs, there.name());
+  REQUIRE(beside.state() == v1::Job::SUCCEEDED);
+  REQUIRE(files.files == ReadTree(folders.Out("there")));
+  REQUIRE(files.end->digest() == beside.summary().digest());
+  v1::ReadResultRequest read = ResultRequest(name);
+  read.set_view(v1::ReadResultRequest::PACKED);
+  ResultCall packed(jobs, read);
+  REQUIRE(packed.Finish().ok());
+  REQUIRE(packed.end->tensors() == beside.summary().tensors());
+  const auto stored = TensorsOf(folders.Out("there"));
+  for (const auto& [output, bytes] : packed.outputs) {
+    REQUIRE(bytes == stored.at(output));
+  }
 }
 
 TEST_CASE("tensors of a job by their names; a restart between",
