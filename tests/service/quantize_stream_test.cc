@@ -116,8 +116,8 @@ struct StalledReader {
     Requests requests = {Config("NF4")};
     const TestWeight weight(1, "a.weight", 4096, 1024, 6);
     for (int i = 0; i < 3; ++i) weight.AppendTo(&requests, 1 << 20);
-    REQUIRE(call.WriteAll(requests));
-    call.stream->WritesDone();
+    // A server that has cut the stream off already takes no more.
+    if (call.WriteAll(requests)) call.stream->WritesDone();
   }
   QuantizeCall call;
 };
