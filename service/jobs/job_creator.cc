@@ -259,7 +259,8 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
                       context.prepare(std::move(resolved)));
   QS_RETURN_IF_ERROR(CheckFits(context, run->size()));
   if (job.stored) {
-    QS_RETURN_IF_ERROR(context.results->CheckRoom(run->size().file_bytes));
+    QS_RETURN_IF_ERROR(
+        context.results->CheckRoom(project, run->size().file_bytes));
   }
   job.spec = spec.SerializeAsString();
   job.plan = PlanOf(*context.pace, *run).SerializeAsString();

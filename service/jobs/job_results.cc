@@ -17,6 +17,7 @@
 #include "service/server/error.h"
 #include "service/server/log.h"
 #include "service/store/blob_folder.h"
+#include "service/tensors/store_error.h"
 
 namespace qs {
 namespace {
@@ -76,17 +77,25 @@ bool HasResult(const JobRecord& job) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JobResults>> JobResults::Open(
-    const std::string& folder, BlobStore& store) {
+    const std::string& folder, BlobStore& store, const ResultQuota& quota) {
   QS_RETURN_IF_ERROR(MakeFolder(folder));
-  return std::unique_ptr<JobResults>(new JobResults(folder, store));
+  return std::unique_ptr<JobResults>(new JobResults(folder, store, quota));
 }
 
 std::string JobResults::PathOf(const JobKey& key) const {
   return ProjectFolder(key) + "/" + key.id;
 }
 
-absl::Status JobResults::CheckRoom(int64_t file_bytes) const {
+absl::Status JobResults::CheckRoom(const std::string& project,
+                                   int64_t file_bytes) {
   const int64_t bytes = file_bytes + kRecordBytes;
+  if (quota_.max_project_bytes > 0) {
+    const absl::StatusOr<int64_t> uploads =
+        quota_.tensors->UploadBytes(project);
+    if (!uploads.ok()) return StoreError(uploads.status());
+    QS_RETURN_IF_ERROR(CheckProjectBytes(*uploads + BytesOf(project), bytes,
+                                         quota_.max_project_bytes));
+  }
   if (bytes <= store_.bytes_allowed() - store_.bytes_used()) {
     return absl::OkStatus();
   }
@@ -100,15 +109,41 @@ absl::Status JobResults::Begin(const JobKey& key, int64_t file_bytes) {
                     std::string(made.message()));
   }
   const int64_t bytes = file_bytes + kRecordBytes;
+  if (quota_.max_project_bytes == 0) return TakeRoom(key, bytes, 0);
+  // In turn with uploads, so that both together do not pass the limit.
+  return StoreError(quota_.tensors->CheckUploadBytes(
+      key.project,
+      [&](int64_t uploads) { return TakeRoom(key, bytes, uploads); }));
+}
+
+absl::Status JobResults::TakeRoom(const JobKey& key, int64_t bytes,
+                                  int64_t upload_bytes) {
   absl::MutexLock lock(&mutex_);
   const auto found = room_.find(key);
   const int64_t more = bytes - (found == room_.end() ? 0 : found->second);
+  QS_RETURN_IF_ERROR(
+      CheckProjectBytes(upload_bytes + BytesOfLocked(key.project), more,
+                        quota_.max_project_bytes));
   if (more > 0 && !store_.ReserveRoom(more).ok()) {
     return StoreFull(bytes, store_);
   }
   if (more <= 0) store_.AddRoom(more);
   room_[key] = bytes;
   return absl::OkStatus();
+}
+
+int64_t JobResults::BytesOf(const std::string& project) {
+  absl::MutexLock lock(&mutex_);
+  return BytesOfLocked(project);
+}
+
+int64_t JobResults::BytesOfLocked(const std::string& project) const {
+  int64_t bytes = 0;
+  for (auto at = room_.lower_bound({project, ""});
+       at != room_.end() && at->first.project == project; ++at) {
+    bytes += at->second;
+  }
+  return bytes;
 }
 
 void JobResults::Settle(const JobKey& key, int64_t file_bytes) {

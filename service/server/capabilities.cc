@@ -68,6 +68,7 @@ namespace {
 v1::KeptLimits KeptLimitsOf(const ServerOptions& options) {
   v1::KeptLimits kept;
   kept.set_max_store_bytes(options.max_store_bytes);
+  kept.set_max_project_bytes(options.max_project_bytes);
   kept.set_max_project_tensors(TensorStoreOptions().max_tensors);
   kept.set_max_tensor_streams(options.max_tensor_streams);
   kept.set_upload_expiry_seconds(options.upload_expiry);

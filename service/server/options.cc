@@ -180,6 +180,13 @@ void AddData(CLI::App* app, ServerOptions* o) {
       ->transform(CLI::AsSizeValue(false))
       ->check(InRange(1, 1e17))
       ->group(group);
+  app->add_option("--max-project-bytes", o->max_project_bytes,
+                  "Bytes of one project's tensors, open uploads and stored "
+                  "results; calibrations have limits of their own. 0: only "
+                  "--max-store-bytes")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(InRange(0, 1e17))
+      ->group(group);
   app->add_option("--upload-expiry", o->upload_expiry,
                   "Seconds after its last byte until an upload that is not "
                   "complete is discarded")

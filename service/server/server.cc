@@ -234,7 +234,10 @@ class Server::Impl {
     if (options_.data_dir.empty()) return absl::OkStatus();
     QS_ASSIGN_OR_RETURN(stores_, Stores::Open(options_));
     QS_ASSIGN_OR_RETURN(tensors_,
-                        TensorServer::Open(*stores_, access(), options_));
+                        TensorServer::Open(*stores_, access(), options_,
+                                           [this](const std::string& project) {
+                                             return results_->BytesOf(project);
+                                           }));
     QS_ASSIGN_OR_RETURN(calibrations_, CalibrationServer::Open(
                                            *stores_, access(), context_.pool(),
                                            context_.budget(), options_));
@@ -253,7 +256,8 @@ class Server::Impl {
         });
     QS_ASSIGN_OR_RETURN(
         results_,
-        JobResults::Open(options_.data_dir + "/results", stores_->blobs()));
+        JobResults::Open(options_.data_dir + "/results", stores_->blobs(),
+                         {&tensors_->records(), options_.max_project_bytes}));
     JobsContext jobs{*job_records_,
                      stores_->pool(),
                      context_.pool(),

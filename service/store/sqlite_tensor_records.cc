@@ -62,6 +62,29 @@ CREATE TABLE tensors(
 CREATE INDEX tensors_by_name ON tensors(project, name, id);
 )sql";
 
+// So are their bytes.
+constexpr char kBytes[] = R"sql(
+ALTER TABLE upload_counts ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE upload_counts SET bytes = (
+  SELECT COALESCE(SUM(uploads.bytes), 0) FROM uploads
+  WHERE uploads.project = upload_counts.project);
+DROP TRIGGER upload_added;
+CREATE TRIGGER upload_added AFTER INSERT ON uploads BEGIN
+  INSERT INTO upload_counts(project, uploads, bytes)
+    VALUES(new.project, 1, new.bytes)
+    ON CONFLICT(project) DO UPDATE
+    SET uploads = uploads + 1, bytes = bytes + new.bytes;
+END;
+DROP TRIGGER upload_gone;
+CREATE TRIGGER upload_gone AFTER DELETE ON uploads BEGIN
+  UPDATE upload_counts SET uploads = uploads - 1, bytes = bytes - old.bytes
+    WHERE project = old.project;
+END;
+CREATE TRIGGER upload_resized BEFORE UPDATE OF project, bytes ON uploads BEGIN
+  SELECT RAISE(ABORT, 'an upload keeps its size');
+END;
+)sql";
+
 #define QS_UPLOAD_COLUMNS                                              \
   "project, id, request_id, request_hash, name, dtype, shape, bytes, " \
   "expected, digest, persisted, complete, expires"
@@ -138,16 +161,32 @@ void BindSpec(SqliteStatement& row, int position,
       .Bind(position + 3, spec.bytes);
 }
 
-absl::Status CheckCount(SqliteConnection& db, const std::string& project,
-                        int64_t most) {
+struct UploadCounts {
+  int64_t uploads = 0;
+  int64_t bytes = 0;
+};
+
+absl::StatusOr<UploadCounts> CountsOf(SqliteConnection& db,
+                                      const std::string& project) {
   SqliteStatement row =
-      db.Prepare("SELECT uploads FROM upload_counts WHERE project = ?");
+      db.Prepare("SELECT uploads, bytes FROM upload_counts WHERE project = ?");
   row.Bind(1, project);
-  const int64_t count = row.Step() ? row.Int(0) : 0;
+  UploadCounts counts;
+  if (row.Step()) counts = {.uploads = row.Int(0), .bytes = row.Int(1)};
   QS_RETURN_IF_ERROR(row.status());
-  if (count < most) return absl::OkStatus();
-  return absl::OutOfRangeError(
-      absl::StrCat("tensors and uploads: got ", count + 1, ", allowed ", most));
+  return counts;
+}
+
+absl::Status CheckLimits(SqliteConnection& db, const std::string& project,
+                         const UploadLimits& limits) {
+  QS_ASSIGN_OR_RETURN(const UploadCounts counts, CountsOf(db, project));
+  if (counts.uploads >= limits.uploads) {
+    return absl::OutOfRangeError(absl::StrCat("tensors and uploads: got ",
+                                              counts.uploads + 1, ", allowed ",
+                                              limits.uploads));
+  }
+  return limits.bytes == nullptr ? absl::OkStatus()
+                                 : limits.bytes(counts.bytes);
 }
 
 absl::Status InsertUpload(SqliteConnection& db, const UploadRecord& upload) {
@@ -194,12 +233,31 @@ class SqliteTensorRecords final : public TensorRecords {
       : database_(database) {}
 
   absl::Status AddUpload(const UploadRecord& upload, const StoredTensor* tensor,
-                         int64_t most) override {
+                         const UploadLimits& limits) override {
     return database_.Write([&](SqliteConnection& db) -> absl::Status {
-      QS_RETURN_IF_ERROR(CheckCount(db, upload.project, most));
+      QS_RETURN_IF_ERROR(CheckLimits(db, upload.project, limits));
       QS_RETURN_IF_ERROR(InsertUpload(db, upload));
       return tensor == nullptr ? absl::OkStatus() : InsertTensor(db, *tensor);
     });
+  }
+
+  // A transaction of the one writer, so that it has its turn among them.
+  absl::Status CheckUploadBytes(const std::string& project,
+                                const UploadBytesCheck& check) override {
+    return database_.Write([&](SqliteConnection& db) -> absl::Status {
+      QS_ASSIGN_OR_RETURN(const UploadCounts counts, CountsOf(db, project));
+      return check(counts.bytes);
+    });
+  }
+
+  absl::StatusOr<int64_t> UploadBytes(const std::string& project) override {
+    UploadCounts counts;
+    QS_RETURN_IF_ERROR(
+        database_.Read([&](SqliteConnection& db) -> absl::Status {
+          QS_ASSIGN_OR_RETURN(counts, CountsOf(db, project));
+          return absl::OkStatus();
+        }));
+    return counts.bytes;
   }
 
   absl::StatusOr<UploadRecord> GetUpload(const std::string& project,
@@ -332,7 +390,7 @@ class SqliteTensorRecords final : public TensorRecords {
 
 }  // namespace
 
-SqliteSchema TensorRecordsSchema() { return {"tensors", {kTables}}; }
+SqliteSchema TensorRecordsSchema() { return {"tensors", {kTables, kBytes}}; }
 
 std::unique_ptr<TensorRecords> NewSqliteTensorRecords(
     SqliteDatabase& database) {

@@ -12,6 +12,7 @@
 #define QS_SERVICE_STORE_TENSOR_RECORDS_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,17 @@ struct TensorPosition {
   bool operator==(const TensorPosition&) const = default;
 };
 
+// Called with the bytes of a project's uploads, each with its whole size and
+// complete ones (that is, tensors) counted: two tensors of one blob count
+// twice. Runs on the thread that writes, so it does not block and does not use
+// the records.
+using UploadBytesCheck = std::function<absl::Status(int64_t bytes)>;
+
+struct UploadLimits {
+  int64_t uploads = 0;               // of a project, complete ones counted
+  UploadBytesCheck bytes = nullptr;  // before the new one; null: any
+};
+
 inline BlobOwner OwnerOf(const StoredTensor& tensor) {
   return {"tensor", tensor.project + "/" + tensor.id};
 }
@@ -70,11 +82,18 @@ class TensorRecords {
   virtual ~TensorRecords() = default;
 
   // `tensor` null: the upload is open. Else it is complete and this is the
-  // tensor, whose blob is there. `most`: uploads of the project, complete ones
-  // (that is, tensors) counted. Errors: ALREADY_EXISTS — its id or its request
-  // id is in use; OUT_OF_RANGE — `most` are there.
+  // tensor, whose blob is there. The limits hold at the moment of the write.
+  // Errors: ALREADY_EXISTS — its id or its request id is in use; OUT_OF_RANGE —
+  // `limits.uploads` are there; those of `limits.bytes`.
   virtual absl::Status AddUpload(const UploadRecord& upload,
-                                 const StoredTensor* tensor, int64_t most) = 0;
+                                 const StoredTensor* tensor,
+                                 const UploadLimits& limits) = 0;
+  // Calls `check` so that no upload is added from its call to its end, and
+  // returns its error.
+  virtual absl::Status CheckUploadBytes(const std::string& project,
+                                        const UploadBytesCheck& check) = 0;
+  // As they are now: see UploadBytesCheck.
+  virtual absl::StatusOr<int64_t> UploadBytes(const std::string& project) = 0;
   // Errors: NOT_FOUND.
   virtual absl::StatusOr<UploadRecord> GetUpload(const std::string& project,
                                                  const std::string& id) = 0;

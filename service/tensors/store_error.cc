@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "service/base/metrics.h"
 
 namespace qs {
@@ -10,6 +11,7 @@ namespace {
 
 // A disk is not emptied within a second.
 constexpr absl::Duration kDiskFullDelay = absl::Seconds(30);
+constexpr absl::Duration kQuotaDelay = absl::Seconds(30);
 
 }  // namespace
 
@@ -34,6 +36,18 @@ absl::Status StoreError(const absl::Status& status,
       return RpcError(absl::StatusCode::kInternal, "STORE_FAILED", text,
                       metadata);
   }
+}
+
+absl::Status CheckProjectBytes(int64_t used, int64_t more, int64_t allowed) {
+  if (allowed == 0 || more <= 0 || more <= allowed - used) {
+    return absl::OkStatus();
+  }
+  const absl::Status status = RpcError(
+      absl::StatusCode::kResourceExhausted, "PROJECT_QUOTA",
+      absl::StrCat("bytes of the project: got ", used + more, ", allowed ",
+                   allowed),
+      {{"got", absl::StrCat(used + more)}, {"allowed", absl::StrCat(allowed)}});
+  return more <= allowed ? WithRetryDelay(status, kQuotaDelay) : status;
 }
 
 }  // namespace qs

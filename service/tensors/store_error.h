@@ -2,6 +2,8 @@
 #ifndef QS_SERVICE_TENSORS_STORE_ERROR_H_
 #define QS_SERVICE_TENSORS_STORE_ERROR_H_
 
+#include <cstdint>
+
 #include "absl/status/status.h"
 #include "service/server/error.h"
 
@@ -12,6 +14,11 @@ namespace qs {
 // as they are.
 absl::Status StoreError(const absl::Status& status,
                         const ErrorMetadata& metadata = {});
+
+// Whether `more` bytes fit beside the `used` ones of a project. `allowed` 0:
+// always. Errors: RESOURCE_EXHAUSTED PROJECT_QUOTA, with RetryInfo when they
+// can ever fit.
+absl::Status CheckProjectBytes(int64_t used, int64_t more, int64_t allowed);
 
 // For metrics: bytes on the disk were not those that were written.
 void CountDamagedRead();

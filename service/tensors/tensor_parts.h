@@ -18,6 +18,12 @@ namespace qs {
 struct TensorStoreOptions {
   int64_t max_tensor_bytes = int64_t{16} << 30;
   int64_t max_tensors = 1'000'000;  // of a project, open uploads counted
+  // Of a project: whole uploads, open or complete, and what `result_bytes`
+  // says. 0: no limit.
+  int64_t max_project_bytes = 0;
+  // Bytes that results of jobs of a project take; null: none. Called on the
+  // thread that writes records: does not block.
+  std::function<int64_t(const std::string& project)> result_bytes;
   // An open upload is discarded so long after its last byte.
   absl::Duration upload_expiry = absl::Hours(24);
   // Received bytes are persisted, at the latest, when there are so many.

@@ -29,10 +29,13 @@ TensorServer::TensorServer(Stores& stores, const ServerOptions& options)
                    [&blobs = stores.blobs()] { return StoreBytes(blobs); }) {}
 
 absl::StatusOr<std::unique_ptr<TensorServer>> TensorServer::Open(
-    Stores& stores, const AccessControl& access, const ServerOptions& options) {
+    Stores& stores, const AccessControl& access, const ServerOptions& options,
+    std::function<int64_t(const std::string&)> result_bytes) {
   std::unique_ptr<TensorServer> server(new TensorServer(stores, options));
   TensorStoreOptions limits;
   limits.max_tensor_bytes = options.max_tensor_bytes;
+  limits.max_project_bytes = options.max_project_bytes;
+  limits.result_bytes = std::move(result_bytes);
   limits.upload_expiry = absl::Seconds(options.upload_expiry);
   QS_ASSIGN_OR_RETURN(
       server->store_,

@@ -22,10 +22,11 @@ namespace qs {
 
 class TensorServer {
  public:
-  // Puts the records in order. Both outlive it. Errors: of the stores.
+  // Puts the records in order. Both outlive it. `result_bytes`: see
+  // TensorStoreOptions. Errors: of the stores.
   static absl::StatusOr<std::unique_ptr<TensorServer>> Open(
-      Stores& stores, const AccessControl& access,
-      const ServerOptions& options);
+      Stores& stores, const AccessControl& access, const ServerOptions& options,
+      std::function<int64_t(const std::string&)> result_bytes);
   ~TensorServer();
 
   grpc::Service& service() { return *service_; }

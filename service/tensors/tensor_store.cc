@@ -113,6 +113,7 @@ absl::StatusOr<UploadRecord> TensorStore::CreateUpload(
   record.spec = upload.spec;
   record.expected = upload.expected;
   record.expires = ExpiryOf(parts_.options);
+  QS_RETURN_IF_ERROR(CheckBytesNow(record));
   QS_ASSIGN_OR_RETURN(const bool known, CreateFromBlob(&record));
   return known ? record : CreateNew(std::move(record));
 }
@@ -132,6 +133,31 @@ absl::StatusOr<UploadRecord> TensorStore::Find(const std::string& project,
   return RpcError(absl::StatusCode::kAlreadyExists, "REQUEST_ID_REUSED",
                   absl::StrCat("request_id: got \"", request_id,
                                "\", which came with another request"));
+}
+
+absl::Status TensorStore::CheckBytes(const UploadRecord& upload,
+                                     int64_t used) const {
+  const TensorStoreOptions& options = parts_.options;
+  if (options.result_bytes) used += options.result_bytes(upload.project);
+  return CheckProjectBytes(used, upload.spec.bytes, options.max_project_bytes);
+}
+
+// Before room in the store is taken; LimitsFor is what holds.
+absl::Status TensorStore::CheckBytesNow(const UploadRecord& upload) {
+  if (parts_.options.max_project_bytes == 0) return absl::OkStatus();
+  const absl::StatusOr<int64_t> used =
+      parts_.records.UploadBytes(upload.project);
+  return used.ok() ? CheckBytes(upload, *used) : StoreError(used.status());
+}
+
+UploadLimits TensorStore::LimitsFor(const UploadRecord& upload) const {
+  UploadLimits limits{.uploads = parts_.options.max_tensors};
+  if (parts_.options.max_project_bytes > 0) {
+    limits.bytes = [this, &upload](int64_t used) {
+      return CheckBytes(upload, used);
+    };
+  }
+  return limits;
 }
 
 absl::StatusOr<bool> TensorStore::CreateFromBlob(UploadRecord* upload) {
@@ -158,7 +184,7 @@ absl::StatusOr<bool> TensorStore::CreateFromBlob(UploadRecord* upload) {
   upload->persisted = bytes;
   const StoredTensor tensor = TensorOf(parts_, *upload, upload->digest);
   const absl::Status added =
-      parts_.records.AddUpload(*upload, &tensor, parts_.options.max_tensors);
+      parts_.records.AddUpload(*upload, &tensor, LimitsFor(*upload));
   if (added.ok()) return true;
   return absl::IsOutOfRange(added) ? TooManyError(added) : StoreError(added);
 }
@@ -168,7 +194,7 @@ absl::StatusOr<UploadRecord> TensorStore::CreateNew(UploadRecord upload) {
       parts_.blobs.Create(StagingId(upload), upload.spec.bytes).status();
   if (!staged.ok()) return StoreError(staged);
   const absl::Status added =
-      parts_.records.AddUpload(upload, nullptr, parts_.options.max_tensors);
+      parts_.records.AddUpload(upload, nullptr, LimitsFor(upload));
   if (added.ok()) return upload;
   parts_.blobs.Discard(StagingId(upload)).IgnoreError();
   return absl::IsOutOfRange(added) ? TooManyError(added) : StoreError(added);

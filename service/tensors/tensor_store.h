@@ -51,7 +51,8 @@ class TensorStore {
   const TensorStoreOptions& options() const { return parts_.options; }
 
   // Errors: ALREADY_EXISTS REQUEST_ID_REUSED; INVALID_ARGUMENT
-  // TENSOR_TOO_LARGE, DIGEST_MISMATCH; RESOURCE_EXHAUSTED TOO_MANY_TENSORS.
+  // TENSOR_TOO_LARGE, DIGEST_MISMATCH; RESOURCE_EXHAUSTED TOO_MANY_TENSORS,
+  // PROJECT_QUOTA.
   absl::StatusOr<UploadRecord> CreateUpload(const std::string& project,
                                             const NewUpload& upload);
   // Errors: NOT_FOUND UPLOAD_EXPIRED.
@@ -83,6 +84,10 @@ class TensorStore {
   absl::StatusOr<UploadRecord> Find(const std::string& project,
                                     const std::string& request_id,
                                     const std::string& hash);
+  // Errors: RESOURCE_EXHAUSTED PROJECT_QUOTA.
+  absl::Status CheckBytes(const UploadRecord& upload, int64_t used) const;
+  absl::Status CheckBytesNow(const UploadRecord& upload);
+  UploadLimits LimitsFor(const UploadRecord& upload) const;
   absl::StatusOr<UploadRecord> CreateNew(UploadRecord upload);
   // False: the project does not have these bytes.
   absl::StatusOr<bool> CreateFromBlob(UploadRecord* upload);

@@ -93,6 +93,8 @@ TEST_CASE("every flag sets its option", "[options]") {
                                   "d",
                                   "--max-store-bytes",
                                   "3GiB",
+                                  "--max-project-bytes",
+                                  "5MiB",
                                   "--upload-expiry",
                                   "60.5",
                                   "--max-tensor-streams",
@@ -126,6 +128,7 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.max_plans == 7);
   REQUIRE(o.data_dir == "d");
   REQUIRE(o.max_store_bytes == int64_t{3} << 30);
+  REQUIRE(o.max_project_bytes == 5 << 20);
   REQUIRE(o.upload_expiry == 60.5);
   REQUIRE(o.max_tensor_streams == 9);
   REQUIRE(o.io_threads == 10);
@@ -153,6 +156,7 @@ TEST_CASE("wrong values are refused by name", "[options]") {
       {{"--max-connections", "-1"}, "--max-connections"},
       {{"--memory-budget", "12 parsecs"}, "--memory-budget"},
       {{"--memory-budget", "1"}, "--memory-budget"},
+      {{"--max-project-bytes", "-1"}, "--max-project-bytes"},
       {{"--stream-idle-timeout", "0"}, "--stream-idle-timeout"},
       {{"--drain-timeout", "-1"}, "--drain-timeout"},
       {{"--log-level", "loud"}, "--log-level"},
@@ -314,6 +318,7 @@ TEST_CASE("--help has every option with its default, --version the version",
                            "--config",
                            "--data-dir",
                            "--max-store-bytes",
+                           "--max-project-bytes",
                            "--upload-expiry",
                            "--io-threads",
                            "--max-tensor-streams",

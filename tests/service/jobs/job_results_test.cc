@@ -10,7 +10,9 @@
 #include "service/jobs/job_output.h"
 #include "service/server/error.h"
 #include "service/store/dir_blob_store.h"
+#include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_job_records.h"
+#include "service/store/sqlite_tensor_records.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/temporary_folder.h"
 
@@ -26,12 +28,16 @@ const JobKey kJob = {"default", "00112233445566778899"};
 struct Fixture {
   Fixture() {
     store = *OpenDirBlobStore(folder / "blobs", kAllowed);
-    db = *SqliteDatabase::Open(folder / "db", {JobRecordsSchema()});
+    db = *SqliteDatabase::Open(
+        folder / "db",
+        {BlobRefsSchema(), TensorRecordsSchema(), JobRecordsSchema()});
+    tensors = NewSqliteTensorRecords(*db);
     records = NewSqliteJobRecords(*db);
     Open();
   }
   void Open() {
-    auto opened = JobResults::Open(folder / "results", *store);
+    auto opened = JobResults::Open(folder / "results", *store,
+                                   {tensors.get(), max_project_bytes});
     INFO(opened.status().ToString());
     REQUIRE(opened.ok());
     results = *std::move(opened);
@@ -80,7 +86,9 @@ struct Fixture {
   std::unique_ptr<BlobStore> store;
   std::unique_ptr<SqliteDatabase> db;
   std::unique_ptr<JobRecords> records;
+  std::unique_ptr<TensorRecords> tensors;
   std::unique_ptr<JobResults> results;
+  int64_t max_project_bytes = 0;
 };
 
 TEST_CASE("a result takes room from its beginning to its removal",
@@ -88,8 +96,9 @@ TEST_CASE("a result takes room from its beginning to its removal",
   Fixture f;
   REQUIRE(f.results->PathOf(kJob) ==
           (f.folder / "results/default/00112233445566778899"));
-  REQUIRE(f.results->CheckRoom(kAllowed - kRecord).ok());
-  const absl::Status full = f.results->CheckRoom(kAllowed - kRecord + 1);
+  REQUIRE(f.results->CheckRoom("default", kAllowed - kRecord).ok());
+  const absl::Status full =
+      f.results->CheckRoom("default", kAllowed - kRecord + 1);
   REQUIRE(full.code() == absl::StatusCode::kResourceExhausted);
   REQUIRE(ErrorReason(full) == "STORE_FULL");
   REQUIRE(f.store->bytes_used() == 0);
@@ -114,6 +123,45 @@ TEST_CASE("a result takes room from its beginning to its removal",
   f.results->Remove(kJob);
   REQUIRE(f.store->bytes_used() == 0);
   REQUIRE(fs::is_empty(f.folder / "results/default"));
+}
+
+TEST_CASE("a project's results and uploads have a limit", "[job_results]") {
+  Fixture f;
+  f.max_project_bytes = 5 << 20;
+  f.Open();
+  UploadRecord upload;
+  upload.project = "default";
+  upload.id = "u";
+  upload.spec = {"w", DType::kU8, {1 << 20}, 1 << 20};
+  REQUIRE(f.tensors->AddUpload(upload, nullptr, {10}).ok());
+  const auto refused = [](const absl::Status& status, int64_t got) {
+    INFO(status.ToString());
+    REQUIRE(status.code() == absl::StatusCode::kResourceExhausted);
+    REQUIRE(ErrorReason(status) == "PROJECT_QUOTA");
+    REQUIRE(ErrorMetadataValue(status, "got") == std::to_string(got));
+    REQUIRE(ErrorMetadataValue(status, "allowed") == "5242880");
+  };
+  refused(f.results->CheckRoom("default", (3 << 20) + 1), (5 << 20) + 1);
+  REQUIRE(f.results->CheckRoom("default", 3 << 20).ok());
+  refused(f.results->Begin(kJob, (3 << 20) + 1), (5 << 20) + 1);
+  REQUIRE(f.results->Begin(kJob, 2 << 20).ok());
+  REQUIRE(f.results->BytesOf("default") == (2 << 20) + kRecord);
+  // Another attempt: in place of what it has.
+  REQUIRE(f.results->Begin(kJob, 3 << 20).ok());
+  REQUIRE(f.store->bytes_used() == (3 << 20) + kRecord);
+  const JobKey other = {"default", "other"};
+  refused(f.results->Begin(other, 0), (5 << 20) + kRecord);
+  REQUIRE(f.results->Begin({"defaul", "other"}, 0).ok());
+  REQUIRE(f.results->Begin({"default2", "other"}, 3 << 20).ok());
+  REQUIRE(f.results->BytesOf("default") == (3 << 20) + kRecord);
+  // A result counts as it is, not as it was planned.
+  f.results->Settle(kJob, 5);
+  REQUIRE(f.results->BytesOf("default") == 5 + kRecord);
+  REQUIRE(f.results->Begin(other, 0).ok());
+  f.results->Remove(kJob);
+  REQUIRE(f.results->BytesOf("default") == kRecord);
+  f.results->Remove(other);
+  REQUIRE(f.results->BytesOf("default") == 0);
 }
 
 TEST_CASE("files are found in what is being made and in what is complete",

@@ -10,13 +10,16 @@
 #include "kernels/backend.h"
 #include "quant/formats/dequantize.h"
 #include "quant/formats/safetensors.h"
+#include "quant/v1/tensors.grpc.pb.h"
 #include "service/access/access_file.h"
 #include "service/jobs/job_server.h"
 #include "service/jobs/result_weight.h"
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
 #include "service/store/dir_blob_store.h"
+#include "service/store/sqlite_blob_refs.h"
 #include "service/store/sqlite_job_records.h"
+#include "service/store/sqlite_tensor_records.h"
 #include "tests/service/jobs/fake_runs.h"
 #include "tests/service/jobs/result_client.h"
 
@@ -431,6 +434,71 @@ TEST_CASE("a result that does not fit is refused before work begins",
   REQUIRE(WaitDone(client, made->name()).state() == v1::Job::SUCCEEDED);
 }
 
+TEST_CASE("a result that its project has no room for is refused",
+          "[read_result]") {
+  JobFolders folders;
+  ServerOptions options = JobServerTestOptions(folders);
+  options.max_project_bytes = 8 << 20;
+  const auto request = StoredRequest(folders);
+  std::vector<std::string> names;
+  // Makes results until one more is refused.
+  const auto fill = [&](JobClient& client) {
+    while (names.size() < 8) {
+      const auto made = client.Create(request);
+      if (!made.ok()) {
+        RequireError(made.status(), absl::StatusCode::kResourceExhausted,
+                     "PROJECT_QUOTA");
+        REQUIRE(ErrorMetadataValue(made.status(), "allowed") == "8388608");
+        return;
+      }
+      names.push_back(made->name());
+      REQUIRE(WaitDone(client, names.back()).state() == v1::Job::SUCCEEDED);
+    }
+  };
+  size_t most = 0;
+  {
+    InProcessServer server(options);
+    JobClient client(server.NewChannel());
+    fill(client);
+    most = names.size();
+    INFO(most);
+    REQUIRE(most > 0);
+    REQUIRE(most < 8);
+    v1::CreateJobRequest plan = request;
+    plan.set_validate_only(true);
+    RequireError(client.Create(plan).status(),
+                 absl::StatusCode::kResourceExhausted, "PROJECT_QUOTA");
+    // A destination takes no room there.
+    REQUIRE(client.Create(JobRequest(folders, "a")).ok());
+  }
+  InProcessServer server(options);
+  JobClient client(server.NewChannel());
+  fill(client);
+  REQUIRE(names.size() == most);
+  // An upload is refused for results, and a result for an upload.
+  const auto tensors = v1::TensorService::NewStub(server.NewChannel());
+  v1::CreateUploadRequest upload;
+  upload.set_parent("projects/-");
+  upload.set_tensor_name("w");
+  upload.set_dtype(v1::U8);
+  upload.add_shape(8 << 20);
+  const auto create = [&] {
+    grpc::ClientContext context;
+    v1::Upload unused;
+    return FromGrpcStatus(tensors->CreateUpload(&context, upload, &unused));
+  };
+  RequireError(create(), absl::StatusCode::kResourceExhausted, "PROJECT_QUOTA");
+  REQUIRE(client.Delete(names.back()).ok());
+  names.pop_back();
+  fill(client);
+  REQUIRE(names.size() == most);
+  for (const std::string& name : names) REQUIRE(client.Delete(name).ok());
+  REQUIRE(create().ok());
+  names.clear();
+  fill(client);
+  REQUIRE(names.empty());
+}
+
 TEST_CASE("stored results outlive the history", "[read_result]") {
   JobFolders folders;
   ServerOptions options = JobServerTestOptions(folders);
@@ -495,12 +563,16 @@ TEST_CASE("readers read, of their own project", "[read_result]") {
 // JobService over a real connection, with runs that the test drives.
 class FakeJobs {
  public:
-  FakeJobs() {
+  explicit FakeJobs(int64_t max_project_bytes = 0) {
     REQUIRE(SetLogLevel("off").ok());
     store_ = *OpenDirBlobStore(folder_ / "blobs", int64_t{1} << 30);
-    db_ = *SqliteDatabase::Open(folder_ / "db", {JobRecordsSchema()});
+    db_ = *SqliteDatabase::Open(
+        folder_ / "db",
+        {BlobRefsSchema(), TensorRecordsSchema(), JobRecordsSchema()});
+    tensors_ = NewSqliteTensorRecords(*db_);
     records_ = NewSqliteJobRecords(*db_);
-    results_ = *JobResults::Open(folder_ / "results", *store_);
+    results_ = *JobResults::Open(folder_ / "results", *store_,
+                                 {tensors_.get(), max_project_bytes});
     pool_ = std::make_unique<WorkerPool>(NewCpuBackends(1, 1));
     options.stream_idle_timeout = absl::Milliseconds(700);
     options.scheduler.tick = absl::Milliseconds(5);
@@ -562,6 +634,7 @@ class FakeJobs {
   TemporaryFolder folder_;
   std::unique_ptr<BlobStore> store_;
   std::unique_ptr<SqliteDatabase> db_;
+  std::unique_ptr<TensorRecords> tensors_;
   std::unique_ptr<JobRecords> records_;
   std::unique_ptr<JobResults> results_;
   IoPool io_{2, 100};
@@ -635,18 +708,27 @@ TEST_CASE("a job that fails or is cancelled has no result", "[read_result]") {
 
 TEST_CASE("a job whose turn comes when the store is full fails",
           "[read_result]") {
-  FakeJobs jobs;
-  // One fits; both have room when they are made.
+  // The whole store has 1 GiB.
+  const bool of_project = GENERATE(false, true);
+  FakeJobs jobs(of_project ? 1000 << 20 : 0);
+  // One fits; both have room when they are made, since two others run.
+  const std::string here = jobs.Create("here");
+  const std::string there = jobs.Create("there");
+  REQUIRE(jobs.RunOf("here") != nullptr);
+  REQUIRE(jobs.RunOf("there") != nullptr);
   jobs.runs.SetSize({.file_bytes = 700 << 20, .shards = 1});
   const std::string first = jobs.Create("first");
   const std::string second = jobs.Create("second");
+  REQUIRE(jobs.client->Cancel(here).ok());
+  REQUIRE(jobs.RunOf("first") != nullptr);
+  REQUIRE(jobs.client->Cancel(there).ok());
   const v1::Job failed = WaitDone(*jobs.client, second);
   REQUIRE(failed.state() == v1::Job::FAILED);
   REQUIRE(failed.error().code() ==
           static_cast<int>(absl::StatusCode::kResourceExhausted));
   google::rpc::ErrorInfo info;
   REQUIRE(failed.error().details(0).UnpackTo(&info));
-  REQUIRE(info.reason() == "STORE_FULL");
+  REQUIRE(info.reason() == (of_project ? "PROJECT_QUOTA" : "STORE_FULL"));
   REQUIRE(jobs.runs.Started("second") == nullptr);
   // What is made counts as it is, not as it was planned.
   const auto run = jobs.RunOf("first");

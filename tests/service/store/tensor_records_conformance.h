@@ -53,7 +53,7 @@ inline StoredTensor AddTensor(const RecordParts& records,
   UploadRecord upload = MakeUpload(project, id);
   upload.complete = true;
   const StoredTensor tensor = MakeTensor(upload, digit);
-  REQUIRE(records.tensors->AddUpload(upload, &tensor, kManyTensors).ok());
+  REQUIRE(records.tensors->AddUpload(upload, &tensor, {kManyTensors}).ok());
   return tensor;
 }
 
@@ -61,7 +61,7 @@ inline void CheckUploads(const RecordParts& records) {
   TensorRecords& tensors = *records.tensors;
   UploadRecord upload = MakeUpload("p", "a");
   upload.expected = FakeDigest('e');
-  REQUIRE(tensors.AddUpload(upload, nullptr, kManyTensors).ok());
+  REQUIRE(tensors.AddUpload(upload, nullptr, {kManyTensors}).ok());
   CHECK(*tensors.GetUpload("p", "a") == upload);
   CHECK(*tensors.FindUpload("p", "request-a") == upload);
   CHECK(absl::IsNotFound(tensors.GetUpload("q", "a").status()));
@@ -70,16 +70,18 @@ inline void CheckUploads(const RecordParts& records) {
 
   UploadRecord twice = MakeUpload("p", "b");
   twice.request_id = "request-a";
-  CHECK(absl::IsAlreadyExists(tensors.AddUpload(twice, nullptr, kManyTensors)));
+  CHECK(
+      absl::IsAlreadyExists(tensors.AddUpload(twice, nullptr, {kManyTensors})));
   twice = MakeUpload("p", "a");
   twice.request_id = "other";
-  CHECK(absl::IsAlreadyExists(tensors.AddUpload(twice, nullptr, kManyTensors)));
+  CHECK(
+      absl::IsAlreadyExists(tensors.AddUpload(twice, nullptr, {kManyTensors})));
   // Another project's ids, and no request ids, do not meet.
-  CHECK(tensors.AddUpload(MakeUpload("q", "a"), nullptr, kManyTensors).ok());
+  CHECK(tensors.AddUpload(MakeUpload("q", "a"), nullptr, {kManyTensors}).ok());
   for (const char* id : {"c", "d"}) {
     UploadRecord nameless = MakeUpload("p", id);
     nameless.request_id = "";
-    CHECK(tensors.AddUpload(nameless, nullptr, kManyTensors).ok());
+    CHECK(tensors.AddUpload(nameless, nullptr, {kManyTensors}).ok());
   }
 
   const absl::Time later = absl::FromUnixMillis(5000);
@@ -97,13 +99,13 @@ inline void CheckUploads(const RecordParts& records) {
   CHECK(absl::IsNotFound(tensors.GetUpload("p", "a").status()));
   CHECK(absl::IsNotFound(tensors.DropUpload("p", "a")));
   // The request id is free again.
-  CHECK(tensors.AddUpload(MakeUpload("p", "a"), nullptr, kManyTensors).ok());
+  CHECK(tensors.AddUpload(MakeUpload("p", "a"), nullptr, {kManyTensors}).ok());
 }
 
 inline void CheckCompletion(const RecordParts& records) {
   TensorRecords& tensors = *records.tensors;
   const UploadRecord upload = MakeUpload("p", "a");
-  REQUIRE(tensors.AddUpload(upload, nullptr, kManyTensors).ok());
+  REQUIRE(tensors.AddUpload(upload, nullptr, {kManyTensors}).ok());
   const StoredTensor tensor = MakeTensor(upload, '1');
   REQUIRE(tensors.Complete(tensor).ok());
   CHECK(*tensors.GetTensor("p", "a") == tensor);
@@ -134,12 +136,53 @@ inline void CheckCompletion(const RecordParts& records) {
 inline void CheckLimit(const RecordParts& records) {
   TensorRecords& tensors = *records.tensors;
   AddTensor(records, "p", "a", '1');
-  REQUIRE(tensors.AddUpload(MakeUpload("p", "b"), nullptr, 2).ok());
-  CHECK(
-      absl::IsOutOfRange(tensors.AddUpload(MakeUpload("p", "c"), nullptr, 2)));
-  CHECK(tensors.AddUpload(MakeUpload("q", "c"), nullptr, 2).ok());
+  REQUIRE(tensors.AddUpload(MakeUpload("p", "b"), nullptr, {2}).ok());
+  CHECK(absl::IsOutOfRange(
+      tensors.AddUpload(MakeUpload("p", "c"), nullptr, {2})));
+  CHECK(tensors.AddUpload(MakeUpload("q", "c"), nullptr, {2}).ok());
   REQUIRE(tensors.DeleteTensor("p", "a").ok());
-  CHECK(tensors.AddUpload(MakeUpload("p", "c"), nullptr, 2).ok());
+  CHECK(tensors.AddUpload(MakeUpload("p", "c"), nullptr, {2}).ok());
+}
+
+// A check that lets a project have so many bytes with one more of MakeUpload.
+inline UploadBytesCheck AtMost(int64_t allowed) {
+  return [allowed](int64_t bytes) {
+    return bytes + 96 <= allowed ? absl::OkStatus()
+                                 : absl::AbortedError(std::to_string(bytes));
+  };
+}
+
+inline void CheckByteLimit(const RecordParts& records) {
+  TensorRecords& tensors = *records.tensors;
+  const auto add = [&tensors](const char* project, const char* id,
+                              int64_t allowed) {
+    return tensors.AddUpload(MakeUpload(project, id), nullptr,
+                             {kManyTensors, AtMost(allowed)});
+  };
+  CHECK(*tensors.UploadBytes("p") == 0);
+  CHECK(tensors.CheckUploadBytes("p", AtMost(95)) == absl::AbortedError("0"));
+  CHECK(add("p", "a", 95) == absl::AbortedError("0"));
+  REQUIRE(add("p", "a", 96).ok());
+  CHECK(*tensors.UploadBytes("p") == 96);
+  // Open or complete, and whatever blob it has.
+  AddTensor(records, "p", "b", '1');
+  AddTensor(records, "p", "c", '1');
+  CHECK(*tensors.UploadBytes("p") == 288);
+  REQUIRE(tensors.Complete(MakeTensor(MakeUpload("p", "a"), '2')).ok());
+  CHECK(add("p", "d", 383) == absl::AbortedError("288"));
+  CHECK(absl::IsNotFound(tensors.GetUpload("p", "d").status()));
+  CHECK(*tensors.UploadBytes("p") == 288);
+  CHECK(tensors.CheckUploadBytes("p", AtMost(384)).ok());
+  REQUIRE(add("p", "d", 384).ok());
+  REQUIRE(add("q", "a", 96).ok());
+  // One that is refused for its id counts nothing.
+  CHECK(absl::IsAlreadyExists(add("q", "a", 960)));
+  CHECK(*tensors.UploadBytes("q") == 96);
+  REQUIRE(tensors.DropUpload("p", "d").ok());
+  REQUIRE(tensors.DeleteTensor("p", "b").ok());
+  CHECK(*tensors.UploadBytes("p") == 192);
+  REQUIRE(tensors.SetPersisted("q", "a", 7, "", absl::Now()).ok());
+  CHECK(*tensors.UploadBytes("q") == 96);
 }
 
 inline void CheckExpiry(const RecordParts& records) {
@@ -147,7 +190,7 @@ inline void CheckExpiry(const RecordParts& records) {
   for (int i = 0; i < 5; ++i) {
     UploadRecord upload = MakeUpload("p", std::string(1, 'a' + i));
     upload.expires = absl::FromUnixMillis(1000 - i);
-    REQUIRE(tensors.AddUpload(upload, nullptr, kManyTensors).ok());
+    REQUIRE(tensors.AddUpload(upload, nullptr, {kManyTensors}).ok());
   }
   AddTensor(records, "p", "complete", '1');
   const auto ids = [&tensors](int64_t before, int64_t limit) {
@@ -170,7 +213,7 @@ inline void CheckPages(const RecordParts& records) {
     upload.spec.name = i < 4 ? "same" : "first";
     upload.complete = true;
     const StoredTensor tensor = MakeTensor(upload, '1');
-    REQUIRE(tensors.AddUpload(upload, &tensor, kManyTensors).ok());
+    REQUIRE(tensors.AddUpload(upload, &tensor, {kManyTensors}).ok());
   }
   AddTensor(records, "q", "x", '1');
   std::string seen;
@@ -214,7 +257,7 @@ inline void CheckConcurrent(const RecordParts& records) {
       threads.emplace_back([&records, &results, i] {
         UploadRecord upload = MakeUpload("p", std::string(1, 'a' + i));
         upload.request_id = "same";
-        results[i] = records.tensors->AddUpload(upload, nullptr, 1000);
+        results[i] = records.tensors->AddUpload(upload, nullptr, {1000});
       });
     }
   }
@@ -226,15 +269,39 @@ inline void CheckConcurrent(const RecordParts& records) {
   CHECK(added == 1);
 }
 
+// Each sees those before it: together they do not pass the limit.
+inline void CheckConcurrentBytes(const RecordParts& records) {
+  std::vector<absl::Status> results(16);
+  {
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < results.size(); ++i) {
+      threads.emplace_back([&records, &results, i] {
+        const UploadRecord upload = MakeUpload("p", std::string(1, 'a' + i));
+        results[i] = records.tensors->AddUpload(
+            upload, nullptr, {kManyTensors, AtMost(5 * 96 + 95)});
+      });
+    }
+  }
+  int added = 0;
+  for (const absl::Status& status : results) {
+    if (status.ok()) ++added;
+    if (!status.ok()) CHECK(status == absl::AbortedError("480"));
+  }
+  CHECK(added == 5);
+  CHECK(*records.tensors->UploadBytes("p") == 480);
+}
+
 inline void CheckTensorRecords(const OpenRecords& open) {
   const RecordParts records = open();
   SECTION("uploads come, grow and go") { CheckUploads(records); }
   SECTION("an upload becomes a tensor") { CheckCompletion(records); }
   SECTION("a project has so many") { CheckLimit(records); }
+  SECTION("a project has so many bytes") { CheckByteLimit(records); }
   SECTION("what expires first is found first") { CheckExpiry(records); }
   SECTION("pages stay stable") { CheckPages(records); }
   SECTION("references") { CheckRefs(records); }
   SECTION("one of many wins a request id") { CheckConcurrent(records); }
+  SECTION("many at once and so many bytes") { CheckConcurrentBytes(records); }
 }
 
 }  // namespace qs::testing

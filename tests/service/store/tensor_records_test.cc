@@ -45,7 +45,7 @@ TEST_CASE("tensor records are there after a restart", "[store]") {
   {
     const RecordParts records = Open(folder / "db");
     tensor = AddTensor(records, "p", "a", '1');
-    REQUIRE(records.tensors->AddUpload(upload, nullptr, 10).ok());
+    REQUIRE(records.tensors->AddUpload(upload, nullptr, {10}).ok());
     REQUIRE(records.tensors->SetPersisted("p", "open", 50, "", upload.expires)
                 .ok());
   }
@@ -53,7 +53,36 @@ TEST_CASE("tensor records are there after a restart", "[store]") {
   const RecordParts records = Open(folder / "db");
   CHECK(*records.tensors->GetTensor("p", "a") == tensor);
   CHECK(*records.tensors->GetUpload("p", "open") == upload);
+  CHECK(*records.tensors->UploadBytes("p") == 192);
   CHECK(*records.refs->IsInProject("p", tensor.digest));
+}
+
+TEST_CASE("a file of before bytes were counted is counted", "[store]") {
+  TemporaryFolder folder;
+  SqliteSchema before = TensorRecordsSchema();
+  before.steps.resize(1);
+  {
+    const auto db =
+        *SqliteDatabase::Open(folder / "db", {BlobRefsSchema(), before});
+    const absl::Status put = db->Write([](SqliteConnection& connection) {
+      SqliteStatement row = connection.Prepare(
+          "INSERT INTO uploads(project, id, request_hash, name, dtype, shape, "
+          "bytes, expected, digest, persisted, complete, expires) VALUES"
+          "('p','a','','','u8','',100,'','',0,0,0),"
+          "('p','b','','','u8','',23,'','',23,1,0),"
+          "('q','a','','','u8','',7,'','',0,0,0)");
+      return row.Run();
+    });
+    INFO(put.ToString());
+    REQUIRE(put.ok());
+  }
+  const RecordParts records = Open(folder / "db");
+  CHECK(*records.tensors->UploadBytes("p") == 123);
+  CHECK(*records.tensors->UploadBytes("q") == 7);
+  REQUIRE(records.tensors->AddUpload(MakeUpload("q", "b"), nullptr, {10}).ok());
+  REQUIRE(records.tensors->DropUpload("p", "a").ok());
+  CHECK(*records.tensors->UploadBytes("p") == 23);
+  CHECK(*records.tensors->UploadBytes("q") == 103);
 }
 
 TEST_CASE("scalars and odd names are kept as they are", "[store]") {
@@ -61,7 +90,7 @@ TEST_CASE("scalars and odd names are kept as they are", "[store]") {
   const RecordParts records = Open(folder / "db");
   UploadRecord upload = MakeUpload("p", "a");
   upload.spec = {"it's \"\u00e9\"; DROP TABLE uploads", DType::kF8E4M3, {}, 1};
-  REQUIRE(records.tensors->AddUpload(upload, nullptr, 10).ok());
+  REQUIRE(records.tensors->AddUpload(upload, nullptr, {10}).ok());
   CHECK(*records.tensors->GetUpload("p", "a") == upload);
 }
 

@@ -407,6 +407,38 @@ TEST_CASE("lists have pages", "[tensors]") {
   CHECK(response.next_page_token().empty());
 }
 
+TEST_CASE("a project has so many bytes, after a restart, too", "[tensors]") {
+  ServerOptions options = TestServerOptions();
+  options.max_project_bytes = 3000;
+  Fixture fixture(options);
+  const auto create = [&](int64_t bytes) {
+    return Create(*fixture.stub, CreateRequest(RandomBytes(bytes, 1), ""))
+        .status();
+  };
+  const v1::Tensor tensor = fixture.Put(RandomBytes(1000, 5));
+  const v1::Upload open =
+      *Create(*fixture.stub, CreateRequest(RandomBytes(1500, 6), "r"));
+  const auto check = [&] {
+    const absl::Status status = create(501);
+    CheckError(status, absl::StatusCode::kResourceExhausted, "PROJECT_QUOTA");
+    CHECK(ErrorMetadataValue(status, "got") == "3001");
+    CHECK(ErrorMetadataValue(status, "allowed") == "3000");
+  };
+  check();
+  fixture.Restart();
+  check();
+  // The request that made the upload finds it.
+  CHECK(
+      Create(*fixture.stub, CreateRequest(RandomBytes(1500, 6), "r"))->name() ==
+      open.name());
+  v1::DeleteTensorRequest gone;
+  gone.set_name(tensor.name());
+  v1::DeleteTensorResponse unused;
+  REQUIRE(Call(*fixture.stub, &TensorStub::DeleteTensor, gone, &unused).ok());
+  REQUIRE(create(1500).ok());
+  CheckError(create(1), absl::StatusCode::kResourceExhausted, "PROJECT_QUOTA");
+}
+
 TEST_CASE("damage on the disk is said, nothing of it is served", "[tensors]") {
   Fixture fixture;
   const Bytes bytes = RandomBytes(3 << 20, 5);

@@ -1,10 +1,12 @@
 // TensorStore without its RPCs: what is there after every step, every error.
 #include "service/tensors/tensor_store.h"
 
+#include <atomic>
 #include <set>
 #include <thread>
 #include <vector>
 
+#include "service/jobs/job_results.h"
 #include "tests/service/tensors/store_fixture.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/temporary_folder.h"
@@ -366,6 +368,90 @@ TEST_CASE("limits are errors with a name", "[tensors]") {
              absl::StatusCode::kResourceExhausted, "TOO_MANY_TENSORS");
   CHECK(disk.blobs->Staged()->size() == 2);
   CHECK(disk.blobs->bytes_used() == 9010);
+}
+
+TEST_CASE("a project has so many bytes", "[tensors]") {
+  TemporaryFolder folder;
+  int64_t results = 0;
+  TensorStoreOptions options;
+  options.max_project_bytes = 1000;
+  options.result_bytes = [&results](const std::string& project) {
+    return project == "p" ? results : 0;
+  };
+  const StoreOnDisk disk = Open(folder / "s", options, 12000);
+  TensorStore& store = *disk.store;
+  const auto create = [&store](const char* project, int64_t bytes) {
+    return store.CreateUpload(project, UploadOf(RandomBytes(bytes, 1), ""))
+        .status();
+  };
+  const auto refused = [](const absl::Status& status, const std::string& got,
+                          bool again) {
+    CheckError(status, absl::StatusCode::kResourceExhausted, "PROJECT_QUOTA");
+    CHECK(std::string(status.message()) ==
+          "bytes of the project: got " + got + ", allowed 1000");
+    CHECK(ErrorMetadataValue(status, "got") == got);
+    CHECK(ErrorMetadataValue(status, "allowed") == "1000");
+    CHECK(status.GetPayload("type.googleapis.com/google.rpc.RetryInfo")
+              .has_value() == again);
+  };
+  refused(create("p", 1001), "1001", false);
+  REQUIRE(create("p", 600).ok());
+  refused(create("p", 401), "1001", true);
+  // Before the whole store is full, and without room in it.
+  refused(create("p", 20000), "20600", false);
+  CHECK(disk.blobs->Staged()->size() == 1);
+  CHECK(disk.blobs->bytes_used() == 600);
+  REQUIRE(create("q", 1000).ok());
+  results = 1;
+  refused(create("p", 400), "1001", true);
+  REQUIRE(create("p", 399).ok());
+  REQUIRE(create("p", 0).ok());
+
+  // A tensor whose bytes are there counts, too.
+  const Bytes bytes = RandomBytes(600, 2);
+  const auto tensor = PutTensor(store, "r", bytes, "");
+  REQUIRE(tensor.ok());
+  NewUpload same = UploadOf(bytes, "again");
+  same.expected = tensor->digest;
+  refused(store.CreateUpload("r", same).status(), "1200", true);
+  REQUIRE(store.DeleteTensor("r", tensor->id).ok());
+  REQUIRE(store.CreateUpload("r", same).ok());
+  // What was made is found again, and is not made twice.
+  REQUIRE(store.CreateUpload("r", same).ok());
+}
+
+TEST_CASE("uploads and the results of jobs do not pass a limit together",
+          "[tensors]") {
+  TemporaryFolder folder;
+  TensorStoreOptions options;
+  options.max_project_bytes = 10 * JobResults::kRecordBytes;
+  std::unique_ptr<JobResults> results;
+  options.result_bytes = [&results](const std::string& project) {
+    return results->BytesOf(project);
+  };
+  const StoreOnDisk disk = Open(folder / "s", options);
+  results = *JobResults::Open(folder / "results", *disk.blobs,
+                              {disk.records.get(), options.max_project_bytes});
+  for (const char* const project : {"a", "b", "c", "d", "e", "f", "g", "h"}) {
+    std::atomic<int> fit = 0;
+    {
+      std::vector<std::jthread> threads;
+      for (int i = 0; i < 24; ++i) {
+        threads.emplace_back([&, i] {
+          NewUpload upload;
+          upload.spec = {"w", DType::kU8, {1 << 20}, 1 << 20};
+          const absl::Status status =
+              i % 2 == 0 ? disk.store->CreateUpload(project, upload).status()
+                         : results->Begin({project, std::to_string(i)}, 0);
+          if (status.ok()) ++fit;
+          if (!status.ok() && ErrorReason(status) != "PROJECT_QUOTA") fit = 100;
+        });
+      }
+    }
+    CHECK(fit == 10);
+    CHECK(*disk.records->UploadBytes(project) + results->BytesOf(project) ==
+          options.max_project_bytes);
+  }
 }
 
 TEST_CASE("the start puts in order what a crash left", "[tensors]") {
