@@ -13,6 +13,7 @@
 #include "service/server/error.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
 namespace {
@@ -58,6 +59,52 @@ TEST_CASE("capabilities show methods, presets and every limit", "[server]") {
   REQUIRE(got.devices_size() == 2);
   REQUIRE(got.devices(1).name() == "cpu:1");
   REQUIRE_FALSE(got.cuda().empty());
+}
+
+TEST_CASE("capabilities show every limit of what is kept", "[server]") {
+  TemporaryFolder folder;
+  ServerOptions options = TestServerOptions();
+  const auto kept_of = [&options] {
+    InProcessServer server(options);
+    grpc::ClientContext context;
+    v1::Capabilities got;
+    REQUIRE(v1::QuantizeService::NewStub(server.NewChannel())
+                ->GetCapabilities(&context, {}, &got)
+                .ok());
+    REQUIRE(got.has_kept() == !options.data_dir.empty());
+    return got.kept();
+  };
+  kept_of();
+  options.data_dir = folder / "data";
+  options.max_running_jobs = 3;
+  v1::KeptLimits kept = kept_of();
+  REQUIRE(kept.max_store_bytes() == int64_t{1} << 40);
+  REQUIRE(kept.max_project_bytes() == 0);
+  REQUIRE(kept.max_project_running_jobs() == 3);
+  options.max_store_bytes = 11 << 20;
+  options.max_project_bytes = 12 << 20;
+  options.max_tensor_streams = 13;
+  options.upload_expiry = 14.5;
+  options.max_running_jobs = 16;
+  options.max_running_jobs_per_project = 15;
+  options.max_queued_jobs = 17;
+  options.job_history = 18;
+  kept = kept_of();
+  REQUIRE(kept.max_store_bytes() == 11 << 20);
+  REQUIRE(kept.max_project_bytes() == 12 << 20);
+  REQUIRE(kept.max_tensor_streams() == 13);
+  REQUIRE(kept.max_calibration_streams() == 13);
+  REQUIRE(kept.max_result_streams() == 13);
+  REQUIRE(kept.upload_expiry_seconds() == 14.5);
+  REQUIRE(kept.max_running_jobs() == 16);
+  REQUIRE(kept.max_project_running_jobs() == 15);
+  REQUIRE(kept.max_project_queued_jobs() == 17);
+  REQUIRE(kept.max_job_history() == 18);
+  // What no option sets is there, too.
+  std::vector<const google::protobuf::FieldDescriptor*> set;
+  kept.GetReflection()->ListFields(kept, &set);
+  REQUIRE(set.size() ==
+          static_cast<size_t>(kept.GetDescriptor()->field_count()));
 }
 
 TEST_CASE("health knows its three services", "[server]") {

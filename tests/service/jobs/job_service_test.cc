@@ -282,6 +282,42 @@ TEST_CASE("limits of queue and destination; cancel and delete",
   REQUIRE(WaitDone(client, running->name()).state() == v1::Job::CANCELLED);
 }
 
+TEST_CASE("a project runs as many jobs at once as its option says",
+          "[job_service]") {
+  for (const int64_t in_project : {0, 1}) {
+    INFO(in_project);
+    JobFolders folders;
+    ServerOptions options = JobServerTestOptions(folders);
+    options.max_running_jobs = 2;
+    options.max_running_jobs_per_project = in_project;
+    InProcessServer server(options);
+    JobClient client(server.NewChannel());
+    Blockage blockage(server);
+    std::vector<std::string> names;
+    for (const char* name : {"a", "b", "c"}) {
+      names.push_back(client.Create(JobRequest(folders, name))->name());
+    }
+    const auto quantizing = [&] {
+      int count = 0;
+      for (const std::string& name : names) {
+        const auto phase = client.Get(name)->progress().phase();
+        if (phase == v1::JobProgress::QUANTIZING) ++count;
+      }
+      return count;
+    };
+    const int most = in_project == 0 ? 2 : 1;
+    REQUIRE(WaitUntil([&] { return quantizing() == most; }));
+    // They stay there; the scheduler has time to start one too many.
+    absl::SleepFor(absl::Milliseconds(200));
+    REQUIRE(client.List("state=RUNNING")->jobs_size() == most);
+    REQUIRE(client.List("state=QUEUED")->jobs_size() == 3 - most);
+    blockage.Open();
+    for (const std::string& name : names) {
+      REQUIRE(WaitDone(client, name).state() == v1::Job::SUCCEEDED);
+    }
+  }
+}
+
 TEST_CASE("names and roles", "[job_service]") {
   JobFolders folders;
   InProcessServer server(JobServerTestOptions(folders));
