@@ -26,5 +26,9 @@ target_compile_definitions(history_run PRIVATE
 target_compile_options(history_run PRIVATE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 add_dependencies(history_run quantd_faulty)
-add_test(NAME history_run COMMAND history_run --seconds 20 --seed 1)
-set_tests_properties(history_run PROPERTIES LABELS service TIMEOUT 300)
+# Not with sanitizers: their server starts too slowly to be killed often, and
+# what ends the run early leaves gRPC's threads to their runtime.
+if(NOT QS_SANITIZE)
+  add_test(NAME history_run COMMAND history_run --seconds 20 --seed 1)
+  set_tests_properties(history_run PROPERTIES LABELS service TIMEOUT 300)
+endif()

@@ -23,12 +23,14 @@ add_dependencies(job_kill_test quantd)
 qs_test(read_result_test
   SOURCES service/jobs/read_result_test.cc
   LIBS qs_service
-  LABELS service)
+  LABELS service
+  TIMEOUT 600)
 # Jobs with calibrations of the server's.
 qs_test(job_calibration_test
   SOURCES service/jobs/job_calibration_test.cc
   LIBS qs_service
-  LABELS service)
+  LABELS service
+  TIMEOUT 600)
 # Jobs over uploaded tensors.
 qs_test(job_tensors_test
   SOURCES service/jobs/job_tensors_test.cc

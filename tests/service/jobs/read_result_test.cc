@@ -26,6 +26,13 @@
 namespace qs::testing {
 namespace {
 
+// Long enough for a client that reads; sanitizers slow it down.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr absl::Duration kStalledAfter = absl::Seconds(5);
+#else
+constexpr absl::Duration kStalledAfter = absl::Milliseconds(700);
+#endif
+
 namespace fs = std::filesystem;
 
 void RequireError(const absl::Status& status, absl::StatusCode code,
@@ -574,7 +581,7 @@ class FakeJobs {
     results_ = *JobResults::Open(folder_ / "results", *store_,
                                  {tensors_.get(), max_project_bytes});
     pool_ = std::make_unique<WorkerPool>(NewCpuBackends(1, 1));
-    options.stream_idle_timeout = absl::Milliseconds(700);
+    options.stream_idle_timeout = kStalledAfter;
     options.scheduler.tick = absl::Milliseconds(5);
     options.max_reads = 4;
     Start();
@@ -803,7 +810,7 @@ TEST_CASE("a reader that takes nothing, and one too many", "[read_result]") {
   // One that waits for the job has not stalled.
   ResultCall waits(*jobs.client, ResultRequest(name, true));
   while (waits.digest.empty()) REQUIRE(waits.Next());
-  absl::SleepFor(absl::Milliseconds(1500));
+  absl::SleepFor(2 * kStalledAfter);
   REQUIRE(jobs.RunOf("in")->CommitShard(1).ok());
   jobs.RunOf("in")->Succeed();
   REQUIRE(waits.Finish().ok());
