@@ -116,16 +116,19 @@ struct StalledReader {
     Requests requests = {Config("NF4")};
     const TestWeight weight(1, "a.weight", 4096, 1024, 6);
     for (int i = 0; i < 3; ++i) weight.AppendTo(&requests, 1 << 20);
-    // A server that has cut the stream off already takes no more.
-    if (call.WriteAll(requests)) call.stream->WritesDone();
+    sent = call.WriteAll(requests);
+    if (sent) call.stream->WritesDone();
   }
   QuantizeCall call;
+  bool sent = false;  // false: the server has cut the stream off already
 };
 
 TEST_CASE("two stalled readers, and health still answers", "[stream]") {
   InProcessServer server;
   StalledReader first(server);
   StalledReader second(server);
+  REQUIRE(first.sent);
+  REQUIRE(second.sent);
   REQUIRE(Eventually([&] {
     return server.context().pool().queued() +
                server.context().pool().running() ==
