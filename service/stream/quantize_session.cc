@@ -9,8 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "service/server/error.h"
-#include "service/stream/input_errors.h"
 #include "service/server/spec_convert.h"
+#include "service/stream/input_errors.h"
 
 namespace qs {
 namespace {
@@ -62,7 +62,7 @@ void QuantizeSession::OnRequest(std::span<const ByteSpan> slices,
   bool reads_on = false;
   {
     absl::MutexLock lock(&input_mutex_);
-    if (cancelled_) return;
+    if (TakesNoInput()) return;
     const bool parsed = ParseRequest(slices, &request_);
     // The next message may travel while this one is copied: it is taken in
     // after this one, by the lock. A chunk never parks the stream.
@@ -73,6 +73,7 @@ void QuantizeSession::OnRequest(std::span<const ByteSpan> slices,
                                "MALFORMED_MESSAGE",
                                "message: bytes that are no QuantizeRequest");
     request_.chunk.owner = nullptr;
+    input_failed_ = !status.ok();
     if (status.ok() && input_.parked()) return;
   }
   if (!status.ok()) return End(status);
@@ -92,8 +93,9 @@ void QuantizeSession::OnReadEnd() {
   absl::Status status;
   {
     absl::MutexLock lock(&input_mutex_);
-    if (cancelled_) return;
+    if (TakesNoInput()) return;
     status = input_.OnHalfClose();
+    input_failed_ = !status.ok();
   }
   if (!status.ok()) return End(status);
   {
@@ -128,8 +130,9 @@ void QuantizeSession::OnRoom(Reservation reservation) {
   {
     absl::MutexLock lock(&input_mutex_);
     // An ended stream has left the line; the bytes go to the next one.
-    if (cancelled_) return;
+    if (TakesNoInput()) return;
     status = input_.OnRoom(std::move(reservation));
+    input_failed_ = !status.ok();
   }
   if (!status.ok()) return End(status);
   ContinueReading();

@@ -99,6 +99,9 @@ class QuantizeSession final
   void GroupDue(std::shared_ptr<GroupJob> group) override;
   ByteBudget::Granted WhenRoom() override;
 
+  bool TakesNoInput() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(input_mutex_) {
+    return cancelled_ || input_failed_;
+  }
   // Starts the next read before a message is taken in; false when that has to
   // wait for ContinueReading.
   bool ReadAhead();
@@ -146,6 +149,8 @@ class QuantizeSession final
   absl::Mutex input_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   StreamInput input_ ABSL_GUARDED_BY(input_mutex_);
   ParsedRequest request_ ABSL_GUARDED_BY(input_mutex_);
+  // What was read ahead of an error must not end the stream with another one.
+  bool input_failed_ ABSL_GUARDED_BY(input_mutex_) = false;
 
   // Set before the first tensor: send floats, read back from this form.
   std::optional<QuantSpec> dequantized_as_;

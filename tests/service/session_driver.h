@@ -3,12 +3,15 @@
 #ifndef QS_TESTS_SERVICE_SESSION_DRIVER_H_
 #define QS_TESTS_SERVICE_SESSION_DRIVER_H_
 
+#include <algorithm>
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -138,13 +141,7 @@ class SessionDriver {
   bool Send(const std::string& bytes, size_t slice_bytes = SIZE_MAX,
             absl::Duration limit = absl::Seconds(20)) {
     if (!AwaitRead(limit)) return false;
-    std::vector<ByteSpan> slices;
-    auto kept = std::make_shared<const std::string>(bytes);
-    const auto* data = reinterpret_cast<const uint8_t*>(kept->data());
-    for (size_t at = 0; at < bytes.size(); at += slice_bytes) {
-      slices.emplace_back(data + at, std::min(slice_bytes, bytes.size() - at));
-    }
-    session_->OnRequest(slices, std::move(kept));
+    Deliver(bytes, slice_bytes);
     return true;
   }
   bool Send(const v1::QuantizeRequest& request) {
@@ -153,6 +150,21 @@ class SessionDriver {
   bool HalfClose() {
     if (!AwaitRead(absl::Seconds(20))) return false;
     session_->OnReadEnd();
+    return true;
+  }
+  // The half-close comes from another thread while the request is taken in, if
+  // the session reads ahead.
+  bool SendAndHalfClose(const v1::QuantizeRequest& request) {
+    if (!AwaitRead(absl::Seconds(20))) return false;
+    std::atomic<bool> delivered = false;
+    std::thread end([&] {
+      bool read = false;
+      while (!read && !delivered) read = transport_.TakeRead();
+      if (read) session_->OnReadEnd();
+    });
+    Deliver(request.SerializeAsString(), SIZE_MAX);
+    delivered = true;
+    end.join();
     return true;
   }
 
@@ -200,6 +212,15 @@ class SessionDriver {
   bool ended() const { return transport_.finished().has_value(); }
 
  private:
+  void Deliver(const std::string& bytes, size_t slice_bytes) {
+    std::vector<ByteSpan> slices;
+    auto kept = std::make_shared<const std::string>(bytes);
+    const auto* data = reinterpret_cast<const uint8_t*>(kept->data());
+    for (size_t at = 0; at < bytes.size(); at += slice_bytes) {
+      slices.emplace_back(data + at, std::min(slice_bytes, bytes.size() - at));
+    }
+    session_->OnRequest(slices, std::move(kept));
+  }
   bool AwaitRead(absl::Duration limit) {
     return WaitFor(
                [this] {

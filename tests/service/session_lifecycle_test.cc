@@ -230,6 +230,26 @@ TEST_CASE("the end waits for a message in flight", "[session]") {
   REQUIRE_FALSE(stream.transport().aborted());
 }
 
+TEST_CASE("a stream ends with its first error", "[session]") {
+  // The half-close was read ahead of it and would say "stream ended". Chunks of
+  // many sizes, so that the two meet at the lock.
+  QuantizeContext context(TestContextOptions());
+  for (int i = 0; i < 1000; ++i) {
+    TestWeight weight(1, "w", 2, 64 * (i + 1), 1);
+    Requests requests = {Config("NF4")};
+    weight.AppendTo(&requests, 128 * (i + 1));
+    REQUIRE(requests.size() == 4);
+    SessionDriver stream(context);
+    REQUIRE(stream.Send(requests[0]));
+    REQUIRE(stream.Send(requests[1]));
+    requests[2].mutable_chunk()->set_crc32c(12345);
+    REQUIRE(stream.SendAndHalfClose(requests[2]));
+    const absl::Status status = stream.Finish().status;
+    INFO("round " << i << ": " << status);
+    REQUIRE(ErrorReason(status) == "CHUNK_CRC_MISMATCH");
+  }
+}
+
 TEST_CASE("no more streams than allowed", "[session]") {
   QuantizeContextOptions options = TestContextOptions();
   options.limits.set_max_streams(2);
