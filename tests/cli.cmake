@@ -18,3 +18,6 @@ foreach(name quantctl quantctl_calibration quantctl_calibration_faults
       ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
   set_tests_properties(${name}_e2e PROPERTIES LABELS "e2e" TIMEOUT 600)
 endforeach()
+# The longest start first.
+set_tests_properties(quantctl_jobs_e2e quantctl_e2e quantctl_calibration_e2e
+  quantctl_calibration_faults_e2e PROPERTIES COST 100)

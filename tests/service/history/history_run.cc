@@ -135,6 +135,7 @@ class Run {
   void Restart(const std::string& failpoints) {
     board_.disk_fails = failpoints.find('E') != std::string::npos;
     if (server_.Start(failpoints)) return;
+    if (!server_.Ended()) Die("the server neither starts nor ends");
     ++failpoint_kills_;
     ++kills_;
     board_.disk_fails = false;
@@ -143,7 +144,9 @@ class Run {
 
   [[noreturn]] void Die(const std::string& why) {
     std::printf("%s; its log is %s\n", why.c_str(), server_.log_path().c_str());
-    std::exit(1);
+    std::fflush(stdout);
+    server_.Kill();
+    std::_Exit(1);  // clients are still at work
   }
 
   std::string RandomFailpoints() {

@@ -39,13 +39,19 @@ bool HistoryServer::Start(const std::string& failpoints) {
   for (std::string& arg : args) raw.push_back(arg.data());
   raw.push_back(nullptr);
   const std::string log = log_path();
+  // Made here: whatever allocates between fork and exec may wait for ever for a
+  // lock that another thread held at the fork.
+  std::string failing = "QS_FAILPOINTS=" + failpoints;
+  std::vector<char*> variables;
+  for (char** at = environ; *at != nullptr; ++at) variables.push_back(*at);
+  variables.push_back(failing.data());
+  variables.push_back(nullptr);
   pid_ = fork();
   if (pid_ == 0) {
     const int fd = open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0600);
     dup2(fd, STDERR_FILENO);
     closefrom(STDERR_FILENO + 1);
-    setenv("QS_FAILPOINTS", failpoints.c_str(), 1);
-    execv(raw[0], raw.data());
+    execve(raw[0], raw.data(), variables.data());
     _exit(127);
   }
   const absl::Time end = absl::Now() + kStartLimit;
