@@ -47,12 +47,27 @@ void UsePool(const SiteMatch& pool, SiteMatch* one) {
 
 CalibrationIndex::CalibrationIndex(
     std::shared_ptr<const CalibrationSource> source)
-    : source_(std::move(source)) {
+    : source_(std::move(source)), one_inputs_(std::make_shared<OneInputs>()) {
+  auto by_module = std::make_shared<ByModule>();
   for (size_t i = 0; i < source_->sites().size(); ++i) {
     for (const std::string& module : source_->sites()[i].modules) {
-      by_module_.emplace(module, i);
+      by_module->emplace(module, i);
     }
   }
+  by_module_ = std::move(by_module);
+}
+
+CalibrationIndex::CalibrationIndex(
+    std::shared_ptr<const CalibrationSource> source,
+    std::shared_ptr<const ByModule> by_module,
+    std::shared_ptr<OneInputs> one_inputs)
+    : source_(std::move(source)),
+      by_module_(std::move(by_module)),
+      one_inputs_(std::move(one_inputs)) {}
+
+CalibrationIndex CalibrationIndex::Renewed(
+    std::shared_ptr<const CalibrationSource> source) const {
+  return {std::move(source), by_module_, one_inputs_};
 }
 
 absl::StatusOr<CalibrationIndex> CalibrationIndex::Open(
@@ -73,11 +88,11 @@ std::vector<size_t> CalibrationIndex::SourcesOf(
   std::vector<std::string> absent;
   for (const std::string& consumer : site.consumers) {
     const std::string module = ModuleOf(consumer);
-    auto found = by_module_.find(module);
-    if (found == by_module_.end()) {
-      found = by_module_.find(TransformersName(known, module));
+    auto found = by_module_->find(module);
+    if (found == by_module_->end()) {
+      found = by_module_->find(TransformersName(known, module));
     }
-    if (found == by_module_.end()) {
+    if (found == by_module_->end()) {
       absent.push_back(consumer);
     } else if (seen.insert(found->second).second) {
       sources.push_back(found->second);
@@ -97,13 +112,24 @@ absl::Status CalibrationIndex::KeepOneInput(
       std::any_of(sources->begin(), sources->end(),
                   [this](size_t i) { return source_->sites()[i].open; });
   if (open) return absl::OkStatus();
-  const CalibrationSite& first = source_->sites()[sources->front()];
-  QS_ASSIGN_OR_RETURN(const SiteMoments kept, source_->Read(sources->front()));
-  for (size_t i = 1; i < sources->size(); ++i) {
-    const CalibrationSite& other = source_->sites()[(*sources)[i]];
+  QS_RETURN_IF_ERROR(CheckOneInput(site, *sources));
+  sources->resize(1);
+  return absl::OkStatus();
+}
+
+absl::Status CalibrationIndex::CheckOneInput(
+    const PlanSite& site, const std::vector<size_t>& sources) const {
+  {
+    absl::MutexLock lock(&one_inputs_->mutex);
+    if (one_inputs_->sources.contains(sources)) return absl::OkStatus();
+  }
+  const CalibrationSite& first = source_->sites()[sources.front()];
+  QS_ASSIGN_OR_RETURN(const SiteMoments kept, source_->Read(sources.front()));
+  for (size_t i = 1; i < sources.size(); ++i) {
+    const CalibrationSite& other = source_->sites()[sources[i]];
     bool same = other.inputs == first.inputs && other.tokens == first.tokens;
     if (same) {
-      QS_ASSIGN_OR_RETURN(const SiteMoments sums, source_->Read((*sources)[i]));
+      QS_ASSIGN_OR_RETURN(const SiteMoments sums, source_->Read(sources[i]));
       same =
           std::memcmp(sums.abs_sum(), kept.abs_sum(),
                       sizeof(float) * static_cast<size_t>(kept.inputs())) == 0;
@@ -115,7 +141,8 @@ absl::Status CalibrationIndex::KeepOneInput(
         "input, ",
         QuoteForError(site.name)));
   }
-  sources->resize(1);
+  absl::MutexLock lock(&one_inputs_->mutex);
+  one_inputs_->sources.insert(sources);
   return absl::OkStatus();
 }
 

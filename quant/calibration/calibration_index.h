@@ -14,12 +14,15 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "quant/calibration/calibration_source.h"
 #include "quant/calibration/site_moments.h"
 #include "quant/plan/plan.h"
@@ -53,6 +56,11 @@ class CalibrationIndex {
   static absl::StatusOr<CalibrationIndex> Open(const std::string& path);
   explicit CalibrationIndex(std::shared_ptr<const CalibrationSource> source);
 
+  // As of `source`, which has the same sites, of which more are sealed: what
+  // was found equal is not read again.
+  CalibrationIndex Renewed(
+      std::shared_ptr<const CalibrationSource> source) const;
+
   const CalibrationSource& source() const { return *source_; }
 
   // `architecture` is Plan::architecture. A site that saw no token and has no
@@ -83,8 +91,22 @@ class CalibrationIndex {
                                       const std::string& architecture,
                                       std::vector<std::string>* missing) const;
 
+  // Sources that are one input, as their sums are equal.
+  struct OneInputs {
+    absl::Mutex mutex;
+    std::set<std::vector<size_t>> sources ABSL_GUARDED_BY(mutex);
+  };
+  using ByModule = std::unordered_map<std::string, size_t>;
+
+  CalibrationIndex(std::shared_ptr<const CalibrationSource> source,
+                   std::shared_ptr<const ByModule> by_module,
+                   std::shared_ptr<OneInputs> one_inputs);
+  absl::Status CheckOneInput(const PlanSite& site,
+                             const std::vector<size_t>& sources) const;
+
   std::shared_ptr<const CalibrationSource> source_;
-  std::unordered_map<std::string, size_t> by_module_;  // to its sites
+  std::shared_ptr<const ByModule> by_module_;  // to its sites
+  std::shared_ptr<OneInputs> one_inputs_;
 };
 
 }  // namespace qs

@@ -40,6 +40,10 @@ class CalibrationSource {
   // RESOURCE_EXHAUSTED — no memory; FAILED_PRECONDITION — it is open; those of
   // reading.
   virtual absl::StatusOr<SiteMoments> Read(size_t site) const = 0;
+  // What no other calibration has or will have, whose sealed sites never change;
+  // the same while open sites are sealed. Empty: there is none, and names,
+  // tokens and digests of the sites tell.
+  virtual std::string Identity() const { return ""; }
   // INVALID_ARGUMENT "calibration NAME: TEXT".
   virtual absl::Status Error(const std::string& text) const = 0;
 

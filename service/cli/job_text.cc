@@ -34,11 +34,16 @@ std::string ReasonOf(const google::rpc::Status& error) {
 }
 
 std::string ProgressText(const v1::JobProgress& progress) {
-  return absl::StrCat(progress.tensors_done(), " of ", progress.tensors_total(),
-                      " tensors, ", FormatBytes(progress.bytes_done()), " of ",
-                      FormatBytes(progress.bytes_total()), ", ",
-                      progress.shards_done(), " of ", progress.shards_total(),
-                      " shards");
+  std::string text = absl::StrCat(
+      progress.tensors_done(), " of ", progress.tensors_total(), " tensors, ",
+      FormatBytes(progress.bytes_done()), " of ",
+      FormatBytes(progress.bytes_total()), ", ", progress.shards_done(), " of ",
+      progress.shards_total(), " shards");
+  if (progress.tensors_waiting() > 0) {
+    absl::StrAppend(&text, "; ", progress.tensors_waiting(),
+                    " tensors wait for sites");
+  }
+  return text;
 }
 
 std::string SourceText(const v1::JobSource& source) {

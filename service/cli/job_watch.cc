@@ -65,6 +65,7 @@ class Watch {
   }
 
   void ShowProgress(const v1::JobProgress& progress) {
+    ShowWaiting(progress);
     if (progress.bytes_total() == 0) return;
     if (!first_bytes_) first_bytes_ = progress.bytes_done();
     const absl::Time now = absl::Now();
@@ -75,6 +76,15 @@ class Watch {
     console_.error << "\r" << ProgressBar(state, console_.columns) << "\x1b[K"
                    << std::flush;
     bar_shown_ = true;
+  }
+
+  void ShowWaiting(const v1::JobProgress& progress) {
+    const bool waits = progress.phase() == v1::JobProgress::WAITING;
+    if (waits && !waits_) {
+      Note(absl::StrCat("waiting for sites that ", progress.tensors_waiting(),
+                        " tensors read"));
+    }
+    waits_ = waits;
   }
 
   // The rate is that of what was seen. No seconds: no rate.
@@ -99,6 +109,7 @@ class Watch {
   std::optional<int64_t> first_bytes_;
   absl::Time shown_ = absl::InfinitePast();
   bool bar_shown_ = false;
+  bool waits_ = false;
 };
 
 // Reads one stream to its end. `events`: how many came.

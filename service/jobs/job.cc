@@ -48,7 +48,7 @@ absl::Status Move(JobRecord& job, JobState to, absl::Time now) {
   job.state = to;
   job.cancel_requested = false;
   job.publishing = false;
-  job.waiting = {};
+  if (IsTerminal(to)) job.waiting = {};
   if (to != JobState::kSucceeded) job.summary.clear();
   job.queue_deadline = to == JobState::kQueued ? QueueDeadline(job, now)
                                                : absl::InfiniteFuture();
@@ -72,8 +72,8 @@ absl::Time QueueDeadline(const JobRecord& job, absl::Time now) {
 }
 
 absl::Status StartJob(JobRecord& job, absl::Time now) {
-  if (job.state != JobState::kQueued || !job.waiting.sites.empty()) {
-    return BadState(job, "QUEUED, and waiting for nothing");
+  if (job.state != JobState::kQueued || !job.waiting.first.empty()) {
+    return BadState(job, "QUEUED, with a tensor whose sites are sealed");
   }
   QS_RETURN_IF_ERROR(Move(job, JobState::kRunning, now));
   job.started = now;

@@ -1,6 +1,7 @@
 // Tested by tests/service/jobs/job_calibration_test.cc.
 #include "service/jobs/job_calibrations.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -77,28 +78,44 @@ std::shared_ptr<const CalibrationSource> SourceOf(const JobsContext& context,
       *context.calibrations, std::move(record), std::move(name));
 }
 
-JobWait WaitFor(const CalibrationRecord& calibration,
-                std::vector<int64_t> sites) {
-  std::erase_if(sites, [&](int64_t site) {
+JobWait WaitFor(const CalibrationRecord& calibration, JobWait wait) {
+  const auto sealed = [&](int64_t site) {
     const auto at = static_cast<size_t>(site);
     return at >= calibration.sites.size() || calibration.sites[at].sealed;
-  });
-  if (sites.empty()) return {};
+  };
+  std::erase_if(wait.sites, sealed);
+  if (wait.sites.empty()) return {};
+  for (std::vector<int64_t>& set : wait.first) std::erase_if(set, sealed);
+  if (std::any_of(wait.first.begin(), wait.first.end(),
+                  [](const auto& set) { return set.empty(); })) {
+    wait.first.clear();
+  }
   v1::JobWaiting text;
   text.set_calibration(NameOf(calibration));
-  text.set_open_sites(static_cast<int64_t>(sites.size()));
-  for (size_t i = 0; i < sites.size() && i < kFirstSites; ++i) {
-    text.add_first_sites(calibration.sites[static_cast<size_t>(sites[i])].name);
+  text.set_open_sites(static_cast<int64_t>(wait.sites.size()));
+  for (size_t i = 0; i < wait.sites.size() && i < kFirstSites; ++i) {
+    text.add_first_sites(
+        calibration.sites[static_cast<size_t>(wait.sites[i])].name);
   }
-  return {std::move(sites), text.SerializeAsString()};
+  wait.text = text.SerializeAsString();
+  return wait;
 }
 
-absl::StatusOr<bool> UpdateWaiting(const JobsContext& context,
-                                   const CalibrationKey& key) {
-  const auto found = FindCalibration(context, key);
+JobWait WaitOf(const CheckpointRun& run, const CalibrationRecord& calibration) {
+  const std::vector<size_t> open = run.open_sites();
+  JobWait wait = {{open.begin(), open.end()}, ""};
+  for (const std::vector<size_t>& set : run.first_sites()) {
+    wait.first.emplace_back(set.begin(), set.end());
+  }
+  return WaitFor(calibration, std::move(wait));
+}
+
+absl::StatusOr<bool> UpdateWaiting(
+    const JobsContext& context, const CalibrationKey& key,
+    const absl::StatusOr<CalibrationRecord>& found) {
   if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
   return context.records.UpdateWaiting(key, [&](JobWait& wait) {
-    wait = found.ok() ? WaitFor(*found, wait.sites) : JobWait();
+    wait = found.ok() ? WaitFor(*found, std::move(wait)) : JobWait();
   });
 }
 
@@ -121,7 +138,8 @@ absl::Status JobCalibrations::Recover() {
   QS_ASSIGN_OR_RETURN(const std::vector<CalibrationKey> awaited,
                       context_.records.Awaited());
   for (const CalibrationKey& key : awaited) {
-    QS_RETURN_IF_ERROR(UpdateWaiting(context_, key).status());
+    QS_RETURN_IF_ERROR(
+        UpdateWaiting(context_, key, FindCalibration(context_, key)).status());
   }
   return absl::OkStatus();
 }
@@ -134,8 +152,12 @@ absl::Status JobCalibrations::CheckUnused(const std::string& project,
 // Where it fails the jobs wait for the next call, or the next start.
 void JobCalibrations::Sealed(const std::string& project,
                              const std::string& id) {
-  const absl::StatusOr<bool> starts = UpdateWaiting(context_, {project, id});
-  if (!starts.ok()) LogFailure("wake jobs", {project, id}, starts.status());
+  const CalibrationKey key = {project, id};
+  const absl::StatusOr<CalibrationRecord> found =
+      FindCalibration(context_, key);
+  const absl::StatusOr<bool> starts = UpdateWaiting(context_, key, found);
+  if (!starts.ok()) LogFailure("wake jobs", key, starts.status());
+  if (found.ok()) tell_(*found);
   if (starts.ok() && *starts) wake_();
 }
 

@@ -1,11 +1,12 @@
-// Calibrations of the store in jobs: a job that needs sites which are not
-// sealed yet waits for them, and nobody deletes what a job is to read.
+// Calibrations of the store in jobs: what needs sites that are not sealed yet
+// waits for them, and nobody deletes what a job is to read.
 //
 //   create   plan with the declared sites -> under the store's use_mutex: is
 //            the calibration still there? record the job with what it waits
 //            for -> look again, for sites that were sealed meanwhile
-//   seal     first the sites, then the jobs that wait: one of the two sees the
-//            other
+//   start    among the live jobs -> plan -> start the run -> look again
+//   seal     first the sites, then the jobs that wait, in the records and live:
+//            of seal and create, and of seal and start, one sees the other
 //
 // Thread: thread-safe. Everything blocks: on an IoPool.
 #ifndef QS_SERVICE_JOBS_JOB_CALIBRATIONS_H_
@@ -39,14 +40,18 @@ absl::StatusOr<CalibrationRecord> FindCalibration(const JobsContext& context,
 std::shared_ptr<const CalibrationSource> SourceOf(const JobsContext& context,
                                                   CalibrationRecord record);
 
-// What a job waits for that needs `sites` of the calibration.
-JobWait WaitFor(const CalibrationRecord& calibration,
-                std::vector<int64_t> sites);
+// What is left of `wait` with the calibration as it is now.
+JobWait WaitFor(const CalibrationRecord& calibration, JobWait wait);
+// What a run waits for that was planned with the calibration, as it is or as it
+// was before.
+JobWait WaitOf(const CheckpointRun& run, const CalibrationRecord& calibration);
 
-// Looks again at what the jobs of the calibration wait for. True: one may
-// start. A calibration that is gone keeps nobody waiting.
-absl::StatusOr<bool> UpdateWaiting(const JobsContext& context,
-                                   const CalibrationKey& key);
+// Looks again at what the jobs of the calibration wait for; `found`: what
+// FindCalibration said. True: one may start, or has all. A calibration that is
+// gone keeps nobody waiting.
+absl::StatusOr<bool> UpdateWaiting(
+    const JobsContext& context, const CalibrationKey& key,
+    const absl::StatusOr<CalibrationRecord>& found);
 
 // The job's result has its name: deletes the calibration if the job asks for it
 // and no other that is not done uses it. What fails is logged.
@@ -55,9 +60,12 @@ void DeleteAfterUse(const JobsContext& context, const JobKey& job,
 
 class JobCalibrations final : public CalibrationUsers {
  public:
-  // `wake`: a job may start. The context outlives it.
-  JobCalibrations(const JobsContext& context, std::function<void()> wake)
-      : context_(context), wake_(std::move(wake)) {}
+  // `tell`: live jobs are to see it. `wake`: a job may start. The context
+  // outlives it.
+  JobCalibrations(const JobsContext& context,
+                  std::function<void(const CalibrationRecord&)> tell,
+                  std::function<void()> wake)
+      : context_(context), tell_(std::move(tell)), wake_(std::move(wake)) {}
 
   // For what was sealed when a process ended before it told the jobs. Errors:
   // the records'.
@@ -69,6 +77,7 @@ class JobCalibrations final : public CalibrationUsers {
 
  private:
   const JobsContext& context_;
+  const std::function<void(const CalibrationRecord&)> tell_;
   const std::function<void()> wake_;
 };
 

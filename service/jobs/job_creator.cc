@@ -178,8 +178,7 @@ absl::Status SetWait(const JobsContext& context, const CheckpointRun& run,
     return RpcError(absl::StatusCode::kNotFound, "CALIBRATION_NOT_FOUND",
                     "job.calibration.name: it was deleted just now");
   }
-  const std::vector<size_t> open = run.open_sites();
-  job->waiting = WaitFor(now, {open.begin(), open.end()});
+  job->waiting = WaitOf(run, now);
   return absl::OkStatus();
 }
 
@@ -194,8 +193,9 @@ absl::StatusOr<JobRecord> StoreUsing(const JobsContext& context,
     stored = Store(context, job, max_queued);
   }
   if (!stored.ok() || stored->waiting.sites.empty()) return stored;
+  const CalibrationKey key = {job.key.project, job.calibration};
   const absl::StatusOr<bool> starts =
-      UpdateWaiting(context, {job.key.project, job.calibration});
+      UpdateWaiting(context, key, FindCalibration(context, key));
   if (!starts.ok()) return FromRecords(starts.status());
   stored = context.records.Get(stored->key);
   if (!stored.ok()) return FromRecords(stored.status());

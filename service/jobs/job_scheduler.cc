@@ -1,6 +1,7 @@
 // Tested by tests/service/jobs/job_scheduler_test.cc.
 #include "service/jobs/job_scheduler.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -145,6 +146,18 @@ void JobScheduler::StartDraining() {
   for (const Live& live : LiveJobs()) live->Stop(LiveJob::Why::kDrained);
 }
 
+void JobScheduler::SitesSealed(const CalibrationRecord& calibration) {
+  std::shared_ptr<const CalibrationSource> moments;
+  for (const Live& live : LiveJobs()) {
+    if (live->key().project != calibration.project ||
+        live->calibration() != calibration.id) {
+      continue;
+    }
+    if (moments == nullptr) moments = SourceOf(context_, calibration);
+    live->SitesSealed(moments);
+  }
+}
+
 std::optional<quant::v1::JobProgress> JobScheduler::ProgressOf(
     const JobKey& key) const {
   absl::MutexLock lock(&mutex_);
@@ -220,31 +233,40 @@ void JobScheduler::StartMore() {
   }
 }
 
-bool JobScheduler::MayStart(std::set<std::string>* full) const {
+std::optional<JobScheduler::Places> JobScheduler::FreePlaces() const {
   absl::MutexLock lock(&mutex_);
-  if (draining_ || static_cast<int64_t>(live_.size()) >= options_.max_running) {
-    return false;
-  }
+  Places places;
   std::map<std::string, int64_t> in_project;
+  int64_t running = 0;
+  int64_t waiting = 0;
   for (const auto& [key, live] : live_) {
-    if (live->crashes() >= kSuspectCrashes) return false;
+    if (live->waits()) ++waiting;
+    if (live->parked()) continue;
+    ++running;
+    if (live->crashes() >= kSuspectCrashes) return std::nullopt;
     if (++in_project[key.project] >= options_.max_running_in_project) {
-      full->insert(key.project);
+      places.full.insert(key.project);
     }
   }
-  return true;
+  if (draining_ || running >= options_.max_running) return std::nullopt;
+  places.with_waiting = waiting < options_.max_running;
+  return places;
 }
 
+// A parked job does nothing that could be blamed on another.
 bool JobScheduler::StartsAlone(const JobRecord& job) const {
   absl::MutexLock lock(&mutex_);
-  return job.crashes >= kSuspectCrashes && !live_.empty();
+  return job.crashes >= kSuspectCrashes &&
+         std::any_of(live_.begin(), live_.end(),
+                     [](const auto& one) { return !one.second->parked(); });
 }
 
 absl::StatusOr<bool> JobScheduler::StartOne() {
-  std::set<std::string> full;
-  if (!MayStart(&full)) return false;
-  QS_ASSIGN_OR_RETURN(const std::optional<JobRecord> next,
-                      context_.records.NextQueued(full));
+  const std::optional<Places> places = FreePlaces();
+  if (!places) return false;
+  QS_ASSIGN_OR_RETURN(
+      const std::optional<JobRecord> next,
+      context_.records.NextQueued(places->full, places->with_waiting));
   // A suspect waits until it is alone, and everybody behind it with it.
   if (!next || StartsAlone(*next)) return false;
   const absl::Time now = context_.now();
@@ -261,7 +283,8 @@ absl::StatusOr<bool> JobScheduler::StartOne() {
       context_, updated->job,
       LiveJob::Listener{
           [this](const JobRecords::Updated& u) { hub_.OnChange(u); },
-          [this](LiveJob& l, const JobRecord& job) { Ended(l, job); }});
+          [this](LiveJob& l, const JobRecord& job) { Ended(l, job); },
+          [this] { Wake(); }});
   bool drained = false;
   {
     absl::MutexLock lock(&mutex_);

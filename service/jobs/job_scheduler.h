@@ -2,6 +2,12 @@
 // server's workers and its IoPool.
 //
 //   queue order   priority, then age; projects at their limit are passed over
+//   open sites    a job begins when one of its tensors can; while all that is
+//                 left of it waits (LiveJob::parked) it takes no place of
+//                 those that run. When more is sealed it goes on at once, even
+//                 beyond max_running. As many as max_running may have open
+//                 sites at a time; others wait in the queue until all of theirs
+//                 are sealed, or one of these places is free
 //   suspects      a job that was running when two processes in a row ended
 //                 runs alone, so that it takes nobody with it
 //   drain         what runs goes back to the queue, at no charge
@@ -32,7 +38,7 @@
 namespace qs {
 
 struct JobSchedulerOptions {
-  int64_t max_running = 2;
+  int64_t max_running = 2;  // but for those that are parked
   int64_t max_running_in_project = 2;
   int64_t history = 1000;  // jobs that are done and kept
   // Between two looks at clocks and progress.
@@ -56,6 +62,8 @@ class JobScheduler {
 
   // A job may be there that can start, or a clock has moved.
   void Wake();
+  // Sites of the calibration were sealed, durably. Blocks.
+  void SitesSealed(const CalibrationRecord& calibration);
   // CancelJob on the record, and on what runs. Blocks.
   absl::StatusOr<JobRecord> Cancel(const JobKey& key);
   // Of a job that runs.
@@ -64,6 +72,7 @@ class JobScheduler {
   // Nothing starts from now on, what runs stops.
   void StartDraining();
   bool draining() const;
+  // Parked ones too.
   int64_t running() const;
   bool WaitIdle(absl::Duration limit) const;
 
@@ -79,7 +88,12 @@ class JobScheduler {
   void StartMore();
   // False: there is nothing that can start now.
   absl::StatusOr<bool> StartOne();
-  bool MayStart(std::set<std::string>* full) const;
+  // Who may start now; nullopt: nobody.
+  struct Places {
+    std::set<std::string> full;  // projects
+    bool with_waiting = false;   // also jobs with open sites
+  };
+  std::optional<Places> FreePlaces() const;
   bool StartsAlone(const JobRecord& job) const;
   absl::Status FailOverdue();
   void StopOverdue();

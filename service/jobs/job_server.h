@@ -44,7 +44,12 @@ class JobServer {
         hub_(options.max_watches),
         calls_(options.max_reads, options.stream_idle_timeout),
         scheduler_(context_, hub_, options.scheduler),
-        calibrations_(context_, [this] { scheduler_.Wake(); }),
+        calibrations_(
+            context_,
+            [this](const CalibrationRecord& calibration) {
+              scheduler_.SitesSealed(calibration);
+            },
+            [this] { scheduler_.Wake(); }),
         metrics_(context_.records),
         service_(context_, hub_, scheduler_, access, calls_, options.max_queued,
                  options.bookmark_interval) {}

@@ -15,6 +15,7 @@
 #include "service/jobs/job_tensors.h"
 #include "service/server/error.h"
 #include "service/server/log.h"
+#include "service/store/stored_calibration.h"
 
 namespace qs {
 namespace {
@@ -53,12 +54,14 @@ LiveJob::LiveJob(const JobsContext& context, JobRecord job, Listener listener)
       destination_(job.destination),
       staging_(StagingPath(job.destination, job.key.id)),
       stored_(job.stored),
+      calibration_(job.calibration),
       spec_(ParseSpec(job.spec)),
       execution_timeout_(spec_.has_execution_timeout()
                              ? DurationFromProto(spec_.execution_timeout())
                              : absl::InfiniteDuration()),
       listener_(std::move(listener)),
-      phase_(v1::JobProgress::PREPARING) {}
+      phase_(v1::JobProgress::PREPARING),
+      waits_(!job.waiting.sites.empty()) {}
 
 void LiveJob::Start() {
   context_.io.Run([self = shared_from_this()] { self->Prepare(); });
@@ -72,6 +75,13 @@ void LiveJob::Stop(Why why) {
     if (running_) run = run_;
   }
   if (run != nullptr) run->Stop();
+}
+
+// A run that is yet to be made sees it by itself.
+void LiveJob::SitesSealed(
+    const std::shared_ptr<const CalibrationSource>& moments) {
+  const std::shared_ptr<CheckpointRun> run = Run();
+  if (run != nullptr) run->SitesSealed(moments);
 }
 
 std::shared_ptr<CheckpointRun> LiveJob::Run() const {
@@ -93,6 +103,7 @@ v1::JobProgress LiveJob::progress() const {
   out.set_tensors_total(tensors_total_);
   out.set_bytes_total(bytes_total_);
   out.set_shards_total(shards_total_);
+  out.set_tensors_waiting(tensors_waiting_);
   // A tensor whose shard was not committed is done again and counted twice.
   out.set_tensors_done(upto(tensors_, out.tensors_total()));
   out.set_bytes_done(upto(bytes_, out.bytes_total()));
@@ -117,6 +128,7 @@ void LiveJob::Prepare() {
   const absl::StatusOr<std::set<int>> committed = Adopt(Run()->fingerprint());
   if (!committed.ok()) return Finish(committed.status());
   StartRun(*committed);
+  if (!wait_.sites.empty()) LookAgain();
 }
 
 absl::Status LiveJob::PrepareRun() {
@@ -136,16 +148,19 @@ absl::Status LiveJob::PrepareRun() {
   QS_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointRun> run,
                       context_.prepare(std::move(spec)));
   if (!run->open_sites().empty()) {
-    return RpcError(absl::StatusCode::kFailedPrecondition, "SOURCE_CHANGED",
-                    "job.source: it needs other sites of the calibration than "
-                    "when the job was made");
+    wait_ = WaitOf(
+        *run,
+        static_cast<const StoredCalibration&>(*run->spec().moments).record());
+    wait_.first.clear();  // it has begun
   }
+  waits_ = !wait_.sites.empty();
   if (stored_) {
     QS_RETURN_IF_ERROR(context_.results->Begin(key_, run->size().file_bytes));
   }
   tensors_total_ = run->size().tensors;
   bytes_total_ = run->size().bytes;
   shards_total_ = run->size().shards;
+  tensors_waiting_ = run->size().tensors_waiting;
   size_ = run->size();
   absl::MutexLock lock(&mutex_);
   run_ = std::move(run);
@@ -157,6 +172,7 @@ absl::StatusOr<std::set<int>> LiveJob::Adopt(const std::string& fingerprint) {
   QS_RETURN_IF_ERROR(Change([&](JobRecord& job) {
                        same = job.fingerprint == fingerprint;
                        job.fingerprint = fingerprint;
+                       job.waiting = wait_;
                        return absl::OkStatus();
                      }).status());
   if (!same || !Exists(staging_)) {
@@ -201,6 +217,41 @@ void LiveJob::StartRun(const std::set<int>& committed) {
     stop = why_ != Why::kGoOn;
   }
   if (stop) run->Stop();
+}
+
+// For what was sealed since the run was planned, and is to be told by nobody.
+void LiveJob::LookAgain() {
+  const CalibrationKey key = {key_.project, calibration_};
+  const absl::StatusOr<CalibrationRecord> found =
+      FindCalibration(context_, key);
+  if (found.ok()) SitesSealed(SourceOf(context_, *found));
+  const absl::StatusOr<bool> starts = UpdateWaiting(context_, key, found);
+  if (!starts.ok()) {
+    Log(LogLevel::kError, "job_waiting_not_recorded",
+        {{"job", key_.id}, {"error", std::string(starts.status().message())}});
+  } else if (*starts) {
+    listener_.waiting_changed();
+  }
+}
+
+void LiveJob::OnWaiting(int64_t tensors, bool parked) {
+  tensors_waiting_ = tensors;
+  if (parked) ForgetCrashes();
+  SetPhase(parked ? v1::JobProgress::WAITING : v1::JobProgress::QUANTIZING);
+  waits_ = tensors > 0;
+  parked_ = parked;
+  listener_.waiting_changed();
+}
+
+// What it could do it has done; a process that ends while it is parked does not
+// end for it.
+void LiveJob::ForgetCrashes() {
+  if (crashes_ == 0) return;
+  const absl::Status status = Change([](JobRecord& job) {
+                                job.crashes = 0;
+                                return absl::OkStatus();
+                              }).status();
+  if (status.ok()) crashes_ = 0;
 }
 
 absl::Status LiveJob::OnTensor(int shard, const v1::TensorReport& report,
@@ -290,7 +341,8 @@ absl::Status LiveJob::Complete() {
   if (stored_) context_.results->Settle(key_, digest.bytes);
   DeleteAfterUse(context_, key_, spec_);
   const absl::Time now = context_.now();
-  if (!resumed_) context_.pace->Learn(size_, now - started_);
+  if (!resumed_ && wait_.sites.empty())
+    context_.pace->Learn(size_, now - started_);
   EndWith([now](JobRecord& job) { return SucceedJob(job, now); }, true);
   return absl::OkStatus();
 }

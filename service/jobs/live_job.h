@@ -37,6 +37,8 @@ class LiveJob final : public CheckpointRunObserver,
     // Once, last: nothing runs any more. The job is terminal or queued, unless
     // its records could not be written.
     std::function<void(LiveJob&, const JobRecord&)> ended;
+    // parked or waits is another.
+    std::function<void()> waiting_changed = [] {};
   };
 
   // `job` was just started (StartJob). `context` outlives it.
@@ -49,8 +51,15 @@ class LiveJob final : public CheckpointRunObserver,
   // time; the job is then taken for crashed by the next process.
   void RetryEnd(bool give_up);
 
+  // Of the project and calibration of the job, with more sites sealed.
+  void SitesSealed(const std::shared_ptr<const CalibrationSource>& moments);
+
   const JobKey& key() const { return key_; }
+  const std::string& calibration() const { return calibration_; }
   int crashes() const { return crashes_; }
+  // Sites that it needs are open; and nothing else is left to do.
+  bool waits() const { return waits_; }
+  bool parked() const { return parked_; }
   absl::Time started() const { return started_; }
   absl::Duration execution_timeout() const { return execution_timeout_; }
   quant::v1::JobProgress progress() const;
@@ -60,6 +69,7 @@ class LiveJob final : public CheckpointRunObserver,
                         const QuantizedTensor& result) override;
   absl::Status OnShard(int shard, const std::string& file,
                        int64_t bytes) override;
+  void OnWaiting(int64_t tensors, bool parked) override;
 
  private:
   void Prepare();
@@ -68,6 +78,8 @@ class LiveJob final : public CheckpointRunObserver,
   absl::StatusOr<std::set<int>> Adopt(const std::string& fingerprint);
   absl::Status CountAdopted(size_t shards);
   void StartRun(const std::set<int>& committed);
+  void LookAgain();
+  void ForgetCrashes();
 
   void Finish(const absl::Status& status);
   absl::Status Complete();
@@ -84,17 +96,19 @@ class LiveJob final : public CheckpointRunObserver,
   const JobsContext& context_;
   const JobKey key_;
   const int attempt_;
-  const int crashes_;
+  std::atomic<int> crashes_;
   const absl::Time started_;
   const std::string destination_;
   const std::string staging_;
   const bool stored_;
+  const std::string calibration_;  // id of the project's; empty: none
   // Files that this attempt wrote, digested while the next one is made. One
   // shard is told at a time, and none after the run's end.
   std::map<std::string, FileDigest> digests_;
   const quant::v1::Job spec_;
   // Set before the run starts.
   RunSize size_;
+  JobWait wait_;
   bool resumed_ = false;  // shards of an earlier attempt count
   const absl::Duration execution_timeout_;
   const Listener listener_;
@@ -103,6 +117,9 @@ class LiveJob final : public CheckpointRunObserver,
   std::atomic<int64_t> tensors_ = 0;
   std::atomic<int64_t> bytes_ = 0;
   std::atomic<int64_t> shards_ = 0;
+  std::atomic<int64_t> tensors_waiting_ = 0;
+  std::atomic<bool> waits_;
+  std::atomic<bool> parked_ = false;
   std::atomic<int64_t> tensors_total_ = 0;
   std::atomic<int64_t> bytes_total_ = 0;
   std::atomic<int64_t> shards_total_ = 0;

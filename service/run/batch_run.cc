@@ -17,7 +17,7 @@ int64_t TileBegin(const TensorQuantizer& quantizer, int64_t tile) {
 
 }  // namespace
 
-void BatchRun::Start(const Host& host, const WorkBatch& batch,
+void BatchRun::Start(const Host& host, const BatchQueue::Batch& batch,
                      Reservation reservation,
                      std::function<void(absl::Status)> done) {
   const std::shared_ptr<BatchRun> run(
@@ -25,12 +25,13 @@ void BatchRun::Start(const Host& host, const WorkBatch& batch,
   run->Submit([self = run.get()](Backend&) { return self->Open(); });
 }
 
-BatchRun::BatchRun(const Host& host, const WorkBatch& batch,
+BatchRun::BatchRun(const Host& host, const BatchQueue::Batch& batch,
                    Reservation reservation,
                    std::function<void(absl::Status)> done)
     : reservation_(std::move(reservation)),
       host_(host),
-      batch_(batch),
+      work_(batch.work),
+      batch_(work_->batches[batch.place]),
       done_(std::move(done)) {}
 
 // The task holds the batch, so steps may use a plain `this`.
@@ -128,7 +129,7 @@ absl::Status BatchRun::OpenGroup() {
 absl::Status BatchRun::LoadSite(const BatchSite& declared, Site& site,
                                 const Site* pool) const {
   absl::StatusOr<SiteMoments> moments =
-      host_.plan.calibration->index.Load(declared.match);
+      work_->calibration->index.Load(declared.match);
   if (moments.ok()) return site.FillBlended(*std::move(moments), pool);
   site.Fail(moments.status());
   return MomentsFault(moments.status());

@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "quant/solve_group.h"
 #include "quant/tensor_quantizer.h"
+#include "service/run/batch_queue.h"
 #include "service/run/run_plan.h"
 #include "service/stream/byte_budget.h"
 #include "service/stream/worker_pool.h"
@@ -39,7 +40,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   // `done` is called once, from a worker: OK — on_tensor was told of every
   // tensor; CANCELLED; what went wrong first. The reservation is given back
   // before.
-  static void Start(const Host& host, const WorkBatch& batch,
+  static void Start(const Host& host, const BatchQueue::Batch& batch,
                     Reservation reservation,
                     std::function<void(absl::Status)> done);
 
@@ -53,8 +54,8 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
     bool second_round = false;
   };
 
-  BatchRun(const Host& host, const WorkBatch& batch, Reservation reservation,
-           std::function<void(absl::Status)> done);
+  BatchRun(const Host& host, const BatchQueue::Batch& batch,
+           Reservation reservation, std::function<void(absl::Status)> done);
 
   // Queues a step; the batch ends when no step is queued or runs.
   void Submit(Step step);
@@ -78,6 +79,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   // First member: given back when the memory is free.
   Reservation reservation_;
   const Host host_;
+  const std::shared_ptr<const RunWork> work_;
   const WorkBatch& batch_;
   const std::function<void(absl::Status)> done_;
   std::atomic<int64_t> steps_ = 0;

@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "service/checkpoint/checkpoint_writer.h"
 #include "service/checkpoint/fault.h"
+#include "service/run/batch_queue.h"
 #include "service/run/batch_run.h"
 #include "service/run/run_plan.h"
 #include "service/server/error.h"
@@ -26,10 +27,20 @@ namespace v1 = quant::v1;
 // last step.
 constexpr int kBatchesAhead = 2;
 
+size_t OpenCount(const CalibrationSource& moments) {
+  return static_cast<size_t>(
+      std::count_if(moments.sites().begin(), moments.sites().end(),
+                    [](const CalibrationSite& site) { return site.open; }));
+}
+
 class Run final : public CheckpointRun,
                   public std::enable_shared_from_this<Run> {
  public:
-  explicit Run(std::unique_ptr<const RunPlan> plan) : plan_(std::move(plan)) {}
+  explicit Run(std::unique_ptr<const RunPlan> plan)
+      : plan_(std::move(plan)),
+        least_open_(plan_->spec.moments == nullptr
+                        ? 0
+                        : OpenCount(*plan_->spec.moments)) {}
 
   const CheckpointRunSpec& spec() const override { return plan_->spec; }
   const v1::PlanSummary& plan() const override { return plan_->answer.summary; }
@@ -37,12 +48,18 @@ class Run final : public CheckpointRun,
   std::vector<v1::Finding> findings() const override {
     return plan_->answer.findings;
   }
-  std::vector<size_t> open_sites() const override { return plan_->OpenSites(); }
+  std::vector<size_t> open_sites() const override {
+    return plan_->work->OpenSites();
+  }
+  std::vector<std::vector<size_t>> first_sites() const override {
+    return plan_->work->FirstSites();
+  }
   const std::string& fingerprint() const override { return plan_->fingerprint; }
 
   void Start(const RunPlace& place, const std::set<int>& committed,
              CheckpointRunObserver& observer,
              std::function<void(absl::Status)> done) override;
+  void SitesSealed(std::shared_ptr<const CalibrationSource> moments) override;
   void Stop() override { Fail(absl::CancelledError("stopped")); }
 
  private:
@@ -54,22 +71,31 @@ class Run final : public CheckpointRun,
   absl::Status Prepare(const std::set<int>& committed);
   void WriteShard(int shard);
   absl::Status WriteShardNow(int shard);
+  void Wait();
+  void Look();
+  absl::Status Renew(std::shared_ptr<const CalibrationSource> moments);
+  void Park();
+  void TellWaiting();
   void End();
 
   // From workers, and from whoever gives memory back.
   void StartBatches();
-  std::optional<size_t> NextBatch() ABSL_LOCKS_EXCLUDED(mutex_);
-  void RunBatch(size_t batch, Reservation reservation);
+  std::optional<BatchQueue::Batch> NextBatch() ABSL_LOCKS_EXCLUDED(mutex_);
+  void RunBatch(const BatchQueue::Batch& batch, Reservation reservation);
   void BatchDone(const absl::Status& status);
   absl::Status TakeTensor(size_t tensor, QuantizedTensor result);
   absl::Status Keep(size_t tensor, QuantizedTensor result);
   std::optional<Reservation> RoomToHold(int64_t bytes);
   absl::Status Spill(size_t shard, SpilledTensor* output);
   absl::Status SpillHeld();
+  bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return waits_ && !queue_.has_next() && !starting_ && in_flight_ == 0;
+  }
+  void ParkIfIdle();
 
   void Fail(const absl::Status& status);
   // The run ends when nothing holds it: batches, a place in the line for
-  // memory, shards that are to be written, the beginning.
+  // memory, shards that are to be written, the beginning, open sites.
   void Hold(int count = 1) { holds_ += count; }
   void LetGo();
 
@@ -81,14 +107,13 @@ class Run final : public CheckpointRun,
   std::optional<IoStrand> strand_;
   std::optional<BatchRun::Host> host_;
   std::optional<CheckpointWriter> writer_;  // the strand's
-  std::vector<size_t> todo_;                // batches; constant after Begin
 
   std::atomic<bool> cancelled_ = false;
   std::atomic<int> holds_ = 0;
 
   absl::Mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // in todo_
+  BatchQueue queue_ ABSL_GUARDED_BY(mutex_);
   int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   bool starting_ ABSL_GUARDED_BY(mutex_) = false;  // somebody starts a batch
   std::optional<ByteBudget::Ticket> ticket_ ABSL_GUARDED_BY(mutex_);
@@ -98,6 +123,16 @@ class Run final : public CheckpointRun,
   // Of what arrived and is held in memory.
   std::vector<std::vector<Reservation>> rooms_ ABSL_GUARDED_BY(mutex_);
   int64_t held_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes
+
+  // Begin has made the queue; batches of it wait, and hold the run; nothing
+  // else is left to do.
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false;
+  bool waits_ ABSL_GUARDED_BY(mutex_) = false;
+  bool parked_ ABSL_GUARDED_BY(mutex_) = false;
+  // What was sealed and is yet to be looked at; Look is on the strand.
+  std::shared_ptr<const CalibrationSource> newest_ ABSL_GUARDED_BY(mutex_);
+  bool looking_ ABSL_GUARDED_BY(mutex_) = false;
+  size_t least_open_ ABSL_GUARDED_BY(mutex_);  // sites of the newest
 };
 
 void Run::Start(const RunPlace& place, const std::set<int>& committed,
@@ -122,7 +157,9 @@ void Run::Start(const RunPlace& place, const std::set<int>& committed,
 void Run::Begin(const std::set<int>& committed) {
   const absl::Status status = Prepare(committed);
   if (!status.ok()) Fail(status);
+  Wait();
   StartBatches();
+  ParkIfIdle();
   LetGo();
 }
 
@@ -147,16 +184,15 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
     }
   }
   std::vector<int64_t> missing(shards());
-  for (size_t b = 0; b < plan_->batches.size(); ++b) {
-    bool needed = false;
-    for (const BatchTensor& tensor : plan_->batches[b].tensors) {
+  std::vector<bool> left(plan_->input->tensors().size());
+  for (const WorkBatch& batch : plan_->work->batches) {
+    for (const BatchTensor& tensor : batch.tensors) {
       const auto shard =
           static_cast<size_t>(plan_->input->tensors()[tensor.tensor].shard);
       if (is_committed[shard]) continue;
       ++missing[shard];
-      needed = true;
+      left[tensor.tensor] = true;
     }
-    if (needed) todo_.push_back(b);
   }
   std::vector<int> complete;
   for (size_t s = 0; s < shards(); ++s) {
@@ -166,6 +202,7 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
   }
   {
     absl::MutexLock lock(&mutex_);
+    queue_ = BatchQueue(plan_->work, std::move(left));
     committed_ = std::move(is_committed);
     missing_ = std::move(missing);
     arrived_ = std::vector<ArrivedShard>(shards());
@@ -177,15 +214,15 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
 
 // One at a time: who finds somebody starting leaves it to that one.
 void Run::StartBatches() {
-  while (const std::optional<size_t> batch = NextBatch()) {
+  while (const std::optional<BatchQueue::Batch> batch = NextBatch()) {
     absl::StatusOr<int64_t> bytes =
-        plan_->BytesOf(plan_->batches[*batch], place_->pool.workers());
+        plan_->BytesOf(**batch, place_->pool.workers());
     if (bytes.ok() && *bytes > place_->budget.capacity()) {
       bytes = RpcError(
           absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
-          absl::StrCat("tensors of \"", plan_->batches[*batch].name,
-                       "\": got a need of ", *bytes, " bytes, allowed ",
-                       place_->budget.capacity(), " (--memory-limit)"),
+          absl::StrCat("tensors of \"", (**batch).name, "\": got a need of ",
+                       *bytes, " bytes, allowed ", place_->budget.capacity(),
+                       " (--memory-limit)"),
           {{"needed", absl::StrCat(*bytes)},
            {"allowed", absl::StrCat(place_->budget.capacity())}});
     }
@@ -223,23 +260,23 @@ void Run::StartBatches() {
   }
 }
 
-std::optional<size_t> Run::NextBatch() {
+std::optional<BatchQueue::Batch> Run::NextBatch() {
   absl::MutexLock lock(&mutex_);
-  if (starting_ || cancelled_ || next_ == todo_.size() ||
+  if (starting_ || cancelled_ || !queue_.has_next() ||
       in_flight_ >= place_->pool.workers() + kBatchesAhead) {
     return std::nullopt;
   }
   starting_ = true;
-  return todo_[next_++];
+  return queue_.Next();
 }
 
-void Run::RunBatch(size_t batch, Reservation reservation) {
+void Run::RunBatch(const BatchQueue::Batch& batch, Reservation reservation) {
   {
     absl::MutexLock lock(&mutex_);
     starting_ = false;
     ++in_flight_;
   }
-  BatchRun::Start(*host_, plan_->batches[batch], std::move(reservation),
+  BatchRun::Start(*host_, batch, std::move(reservation),
                   [self = shared_from_this()](const absl::Status& status) {
                     self->BatchDone(status);
                   });
@@ -252,7 +289,112 @@ void Run::BatchDone(const absl::Status& status) {
   }
   if (!status.ok()) Fail(status);
   StartBatches();
+  ParkIfIdle();
   LetGo();
+}
+
+void Run::SitesSealed(std::shared_ptr<const CalibrationSource> moments) {
+  const size_t open = OpenCount(*moments);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (open >= least_open_) return;
+    least_open_ = open;
+    newest_ = std::move(moments);
+    // Begin and a Look that is to come take it; who does not wait needs none.
+    if (!begun_ || looking_ || !waits_) return;
+    looking_ = true;
+    Hold();
+  }
+  strand_->Run([self = shared_from_this()] {
+    self->Look();
+    self->LetGo();
+  });
+}
+
+// What waits now, with what was sealed since the plan was made.
+void Run::Wait() {
+  bool waits = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    begun_ = true;
+    waits = waits_ = !cancelled_ && queue_.waiting_batches() > 0;
+    if (waits) Hold();
+  }
+  if (waits) return Look();
+  if (!open_sites().empty()) TellWaiting();
+}
+
+void Run::Look() {
+  std::shared_ptr<const CalibrationSource> moments;
+  {
+    absl::MutexLock lock(&mutex_);
+    looking_ = false;
+    if (!waits_) return;
+    moments = std::exchange(newest_, nullptr);
+  }
+  if (moments != nullptr) {
+    const absl::Status status = Renew(std::move(moments));
+    if (!status.ok()) return Fail(status);
+  }
+  TellWaiting();
+  bool all_there = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    all_there = waits_ && queue_.waiting_batches() == 0;
+    if (all_there) waits_ = false;
+  }
+  StartBatches();
+  ParkIfIdle();
+  if (all_there) LetGo();
+}
+
+// Only here is the queue's work replaced.
+absl::Status Run::Renew(std::shared_ptr<const CalibrationSource> moments) {
+  std::shared_ptr<const RunWork> work;
+  {
+    absl::MutexLock lock(&mutex_);
+    work = queue_.work();
+  }
+  QS_ASSIGN_OR_RETURN(work, plan_->Renewed(*work, std::move(moments)));
+  absl::MutexLock lock(&mutex_);
+  queue_.Renew(std::move(work));
+  if (queue_.has_next()) parked_ = false;
+  return absl::OkStatus();
+}
+
+// Behind the shards that are written.
+void Run::ParkIfIdle() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!IsIdle() || parked_) return;
+    Hold();
+  }
+  strand_->Run([self = shared_from_this()] {
+    self->Park();
+    self->LetGo();
+  });
+}
+
+void Run::Park() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!IsIdle() || parked_) return;
+    parked_ = true;
+  }
+  const absl::Status spilled = SpillHeld();
+  if (!spilled.ok()) return Fail(spilled);
+  TellWaiting();
+}
+
+void Run::TellWaiting() {
+  int64_t tensors = 0;
+  bool parked = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    tensors = queue_.waiting_tensors();
+    parked = parked_;
+  }
+  observer_->OnWaiting(tensors, parked);
 }
 
 absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
@@ -386,13 +528,16 @@ absl::Status Run::WriteShardNow(int shard) {
 
 void Run::Fail(const absl::Status& status) {
   std::optional<ByteBudget::Ticket> ticket;
+  bool waited = false;
   {
     absl::MutexLock lock(&mutex_);
     if (status_.ok()) status_ = status;
     cancelled_ = true;
     ticket = std::exchange(ticket_, std::nullopt);
+    waited = std::exchange(waits_, false);
   }
   if (ticket && place_->budget.Abandon(*ticket)) LetGo();
+  if (waited) LetGo();
 }
 
 void Run::LetGo() {

@@ -5,6 +5,9 @@
 //   prepare: headers, config.json, calibration -> plan, batches, fingerprint
 //   start:   batches -> memory from the budget -> tiles on the workers ->
 //            outputs -> shard files, one renamed into place after the other
+//   wait:    a batch that reads an open site waits until it is sealed, the
+//            others go on. When none is left of these the run is parked: it
+//            has no task on a worker and none of the budget's memory
 //
 // Files are read where they are, tile by tile, by the workers themselves.
 #ifndef QS_SERVICE_RUN_CHECKPOINT_RUN_H_
@@ -66,6 +69,7 @@ struct RunSize {
   int64_t bytes = 0;    // of their input
   int64_t bytes_out = 0;
   int64_t file_bytes = 0;  // of all that is written, at most
+  int64_t tensors_waiting = 0;  // of them, that read open sites
   int64_t batches = 0;
   int64_t shards = 0;
   int64_t largest_batch_bytes = 0;  // memory that one batch reserves, at most
@@ -97,6 +101,13 @@ class CheckpointRunObserver {
   // The shard is in place and synced: a later run may be told to leave it out.
   virtual absl::Status OnShard(int shard, const std::string& file,
                                int64_t bytes) = 0;
+  // Tensors that wait for open sites, and whether nothing else is left to do
+  // before one is sealed. From a run whose plan has open sites: when it begins,
+  // when sites were sealed, and when it is parked; one call at a time.
+  virtual void OnWaiting(int64_t tensors, bool parked) {
+    static_cast<void>(tensors);
+    static_cast<void>(parked);
+  }
 };
 
 class CheckpointRun {
@@ -115,12 +126,15 @@ class CheckpointRun {
   virtual const quant::v1::PlanSummary& plan() const = 0;
   virtual const RunSize& size() const = 0;
   virtual std::vector<quant::v1::Finding> findings() const = 0;
-  // Sites of `moments` that the work needs and that are open: it must not start
-  // before they are there, by a new Prepare. Ascending.
+  // Sites of `moments` that the work needs and that are open. Ascending.
   virtual std::vector<size_t> open_sites() const { return {}; }
+  // Sets of these: something can be done when all of one set are sealed. Empty:
+  // now.
+  virtual std::vector<std::vector<size_t>> first_sites() const { return {}; }
   // "sha256:<hex>" of the plan, the configuration, and the identity (name,
-  // size, time of change; of a store, digest) of all that is read. Shards of a
-  // run with another fingerprint must not be mixed in.
+  // size, time of change; of a store, digest or name) of all that is read;
+  // whether a site is open does not count. Shards of a run with another
+  // fingerprint must not be mixed in.
   virtual const std::string& fingerprint() const = 0;
 
   // Starts the work and returns. `committed`: shards that an earlier run of the
@@ -133,6 +147,12 @@ class CheckpointRun {
   virtual void Start(const RunPlace& place, const std::set<int>& committed,
                      CheckpointRunObserver& observer,
                      std::function<void(absl::Status)> done) = 0;
+  // `moments`: those of spec() with more of the sites sealed; older ones than
+  // what came before are left aside. Thread: any, at any time. Reads nothing by
+  // itself; what it finds wrong in the numbers ends the run.
+  virtual void SitesSealed(std::shared_ptr<const CalibrationSource> moments) {
+    static_cast<void>(moments);
+  }
   // What runs ends at its next tile; `done` follows. Shards that are in place
   // stay. Thread: any; may be called at any time after Start, also twice.
   virtual void Stop() = 0;

@@ -166,35 +166,33 @@ absl::Status RunPlan::Plan(PlanRequest request) {
   return answer.summary.refused() ? RefusedError(answer) : absl::OkStatus();
 }
 
-absl::Status RunPlan::OpenMoments() {
+absl::StatusOr<std::optional<Calibration>> RunPlan::OpenMoments() const {
   if (spec.moments != nullptr) {
-    QS_ASSIGN_OR_RETURN(
-        calibration, MatchCalibration(CalibrationIndex(spec.moments), answer));
-    return absl::OkStatus();
+    return MatchCalibration(CalibrationIndex(spec.moments), answer);
   }
   if (!spec.calibration.empty()) {
-    QS_ASSIGN_OR_RETURN(calibration, OpenCalibration(spec.calibration, answer));
-    return absl::OkStatus();
+    return OpenCalibration(spec.calibration, answer);
   }
-  if (!NeedsCalibration(answer.summary.resolved())) return absl::OkStatus();
+  if (!NeedsCalibration(answer.summary.resolved())) return std::nullopt;
   return RpcError(absl::StatusCode::kInvalidArgument, "CALIBRATION_MISSING",
                   "calibration: got none, allowed one with the second moments "
                   "of the inputs");
 }
 
-std::vector<size_t> RunPlan::OpenSites() const {
-  std::vector<size_t> open;
-  if (spec.moments == nullptr) return open;
-  for (const size_t site : calibration->match.used) {
-    if (spec.moments->sites()[site].open) open.push_back(site);
-  }
-  return open;
+absl::StatusOr<std::shared_ptr<const RunWork>> RunPlan::Renewed(
+    const RunWork& before,
+    std::shared_ptr<const CalibrationSource> moments) const {
+  QS_ASSIGN_OR_RETURN(
+      Calibration calibration,
+      MatchCalibration(before.calibration->index.Renewed(std::move(moments)),
+                       answer));
+  return MakeRunWork(answer, std::move(calibration));
 }
 
 absl::Status RunPlan::MakeWork() {
-  QS_RETURN_IF_ERROR(OpenMoments());
-  QS_ASSIGN_OR_RETURN(
-      batches, MakeBatches(answer, calibration ? &*calibration : nullptr));
+  QS_ASSIGN_OR_RETURN(std::optional<Calibration> calibration, OpenMoments());
+  QS_ASSIGN_OR_RETURN(work, MakeRunWork(answer, std::move(calibration)));
+  const std::vector<WorkBatch>& batches = work->batches;
   totals = TotalsOf(batches, input->tensors());
   size.tensors = totals.tensors;
   size.bytes = totals.bytes;
@@ -206,6 +204,10 @@ absl::Status RunPlan::MakeWork() {
     QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
     size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
     size.core_seconds += SecondsOf(batch);
+  }
+  for (size_t b = 0; b < batches.size(); ++b) {
+    if (work->open[b].empty()) continue;
+    size.tensors_waiting += static_cast<int64_t>(batches[b].tensors.size());
   }
   size.algorithm = SpecAlgorithm(quant);
   return absl::OkStatus();
@@ -233,11 +235,13 @@ int64_t RunPlan::FileBytes() const {
          kHeaderPadding * (shards->shards() + 1);
 }
 
+// The same before and after a site is sealed.
 absl::StatusOr<std::string> RunPlan::CalibrationIdentity() const {
   if (!spec.calibration.empty()) return FileIdentity(spec.calibration);
-  std::string text;
-  if (spec.moments == nullptr) return text;
-  for (const size_t i : calibration->match.used) {
+  if (spec.moments == nullptr) return "";
+  std::string text = spec.moments->Identity();
+  if (!text.empty()) return text;
+  for (const size_t i : work->calibration->match.used) {
     const CalibrationSite& site = spec.moments->sites()[i];
     absl::StrAppend(&text, site.name, " ", site.tokens, " ", site.digest, "\n");
   }

@@ -21,6 +21,7 @@
 #include "service/checkpoint/work_batch.h"
 #include "service/run/checkpoint_run.h"
 #include "service/run/run_input.h"
+#include "service/run/run_work.h"
 
 namespace qs {
 
@@ -38,14 +39,17 @@ struct RunPlan {
   std::optional<PlannedCheckpoint> planned;
   std::unique_ptr<RunInput> input;
   std::unique_ptr<ShardSource> shards;
-  std::optional<Calibration> calibration;
-  std::vector<WorkBatch> batches;
+  // As of spec.moments.
+  std::shared_ptr<const RunWork> work;
   BatchTotals totals;
   RunSize size;
   std::string fingerprint;
 
-  // CheckpointRun::open_sites.
-  std::vector<size_t> OpenSites() const;
+  // The work as of `moments`: spec.moments with more of its sites sealed.
+  // Blocks. Errors: as Make, for what only the numbers tell.
+  absl::StatusOr<std::shared_ptr<const RunWork>> Renewed(
+      const RunWork& before,
+      std::shared_ptr<const CalibrationSource> moments) const;
   TensorInfo InfoOf(size_t tensor) const;
   // REQUIRES: the batch has sites. Errors: ValidateGroup's.
   absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
@@ -64,7 +68,7 @@ struct RunPlan {
   bool has_calibration() const {
     return spec.moments != nullptr || !spec.calibration.empty();
   }
-  absl::Status OpenMoments();
+  absl::StatusOr<std::optional<Calibration>> OpenMoments() const;
   absl::Status MakeWork();
   int64_t FileBytes() const;
   absl::StatusOr<std::string> CalibrationIdentity() const;

@@ -43,11 +43,14 @@ struct JobKey {
   auto operator<=>(const JobKey&) const = default;
 };
 
-// What a queued job waits for beside its turn.
+// What parts of a queued or running job wait for.
 struct JobWait {
-  // Places of sites in the calibration, ascending. Empty: it may start.
+  // Places of sites in the calibration, ascending. Empty: it waits for nothing.
   std::vector<int64_t> sites;
   std::string text;  // the same for people, a message of the .proto
+  // Of these, sets of which one must be there before a queued job can begin.
+  // Empty: it can.
+  std::vector<std::vector<int64_t>> first = {};
   bool operator==(const JobWait&) const = default;
 };
 
@@ -96,7 +99,7 @@ struct JobRecord {
   absl::Time queue_deadline = absl::InfiniteFuture();  // while it is queued
   absl::Time started = absl::InfinitePast();           // last attempt; or never
   absl::Time ended = absl::InfinitePast();             // or not yet
-  JobWait waiting;                                     // while it is queued
+  JobWait waiting;                                     // until it is done
   std::string fingerprint;  // of the run whose shards are kept
   std::string progress;
   std::string error;
@@ -210,16 +213,18 @@ class JobRecords {
 
   // --- for the scheduler
   // The queued job of the highest priority, of those the oldest, of a project
-  // that is not in `full`, that waits for nothing.
+  // that is not in `full`, that can begin; not `with_waiting`: that waits for
+  // nothing.
   virtual absl::StatusOr<std::optional<JobRecord>> NextQueued(
-      const std::set<std::string>& full) = 0;
+      const std::set<std::string>& full, bool with_waiting = true) = 0;
   virtual absl::StatusOr<std::vector<JobKey>> Running() = 0;
   // Queued jobs whose deadline is not after `now`, 100 at most.
   virtual absl::StatusOr<std::vector<JobKey>> QueueTimedOut(absl::Time now) = 0;
   // Calibrations for which a job waits.
   virtual absl::StatusOr<std::vector<CalibrationKey>> Awaited() = 0;
-  // Lets `change` change the `waiting` of all jobs that wait for the
-  // calibration, as one; it may run again. Returns whether one may start now.
+  // Lets `change` change the `waiting` of all jobs, queued and running ones,
+  // that wait for the calibration, as one; it may run again. Returns whether
+  // one may begin now, or waits for nothing any more.
   virtual absl::StatusOr<bool> UpdateWaiting(
       const CalibrationKey& calibration,
       const std::function<void(JobWait&)>& change) = 0;

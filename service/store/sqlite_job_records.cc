@@ -38,13 +38,23 @@ absl::Status InsertEvent(SqliteConnection& c, int64_t sequence,
       .Run();
 }
 
+// Of jobs that can begin, or of those of them that wait for nothing.
+const char* QueueOf(bool with_waiting) {
+  return with_waiting
+             ? " FROM jobs INDEXED BY jobs_queued WHERE state = 1 AND "
+               "awaited_first IS NULL AND "
+             : " FROM jobs INDEXED BY jobs_queued_whole WHERE state = 1 AND "
+               "awaited IS NULL AND ";
+}
+
 // The first job of one project in the queue.
 absl::StatusOr<std::optional<JobRecord>> HeadOf(SqliteConnection& c,
-                                                const std::string& project) {
-  SqliteStatement row = c.Prepare(
-      "SELECT " QS_JOB_COLUMNS
-      ", plan FROM jobs INDEXED BY jobs_queued WHERE project = ? AND state = 1 "
-      "AND waiting IS NULL ORDER BY priority DESC, sequence LIMIT 1");
+                                                const std::string& project,
+                                                bool with_waiting) {
+  const std::string sql =
+      absl::StrCat("SELECT " QS_JOB_COLUMNS ", plan", QueueOf(with_waiting),
+                   "project = ? ORDER BY priority DESC, sequence LIMIT 1");
+  SqliteStatement row = c.Prepare(sql.c_str());
   row.Bind(1, project);
   if (row.Step()) return JobFromRow(row, true);
   QS_RETURN_IF_ERROR(row.status());
@@ -53,10 +63,11 @@ absl::StatusOr<std::optional<JobRecord>> HeadOf(SqliteConnection& c,
 
 // The next project, by name, that has a queued job; empty: there is none.
 absl::StatusOr<std::string> NextProject(SqliteConnection& c,
-                                        const std::string& after) {
-  SqliteStatement row = c.Prepare(
-      "SELECT project FROM jobs INDEXED BY jobs_queued WHERE state = 1 AND "
-      "waiting IS NULL AND project > ? ORDER BY project LIMIT 1");
+                                        const std::string& after,
+                                        bool with_waiting) {
+  const std::string sql = absl::StrCat("SELECT project", QueueOf(with_waiting),
+                                       "project > ? ORDER BY project LIMIT 1");
+  SqliteStatement row = c.Prepare(sql.c_str());
   row.Bind(1, after);
   const std::string project = row.Step() ? row.Text(0) : "";
   QS_RETURN_IF_ERROR(row.status());
@@ -68,15 +79,17 @@ bool Before(const JobRecord& a, const JobRecord& b) {
   return a.sequence < b.sequence;
 }
 
-absl::StatusOr<std::optional<JobRecord>> Head(
-    SqliteConnection& c, const std::set<std::string>& full) {
+absl::StatusOr<std::optional<JobRecord>> Head(SqliteConnection& c,
+                                              const std::set<std::string>& full,
+                                              bool with_waiting) {
   std::optional<JobRecord> best;
   std::string project;
   while (true) {
-    QS_ASSIGN_OR_RETURN(project, NextProject(c, project));
+    QS_ASSIGN_OR_RETURN(project, NextProject(c, project, with_waiting));
     if (project.empty()) return best;
     if (full.count(project) > 0) continue;
-    QS_ASSIGN_OR_RETURN(std::optional<JobRecord> head, HeadOf(c, project));
+    QS_ASSIGN_OR_RETURN(std::optional<JobRecord> head,
+                        HeadOf(c, project, with_waiting));
     if (head && (!best || Before(*head, *best))) best = std::move(head);
   }
 }
@@ -128,12 +141,13 @@ absl::StatusOr<bool> UpdateWaitingIn(
   std::map<int64_t, JobWait> waits;  // by sequence
   {
     SqliteStatement rows = c.Prepare(
-        "SELECT sequence, waiting, waiting_text FROM jobs INDEXED BY "
-        "jobs_by_calibration WHERE project = ? AND calibration = ? AND state "
-        "<= 2 AND calibration <> '' AND waiting IS NOT NULL");
+        "SELECT sequence, " QS_WAIT_COLUMNS
+        " FROM jobs INDEXED BY jobs_by_calibration WHERE project = ? AND "
+        "calibration = ? AND state <= 2 AND calibration <> '' AND awaited IS "
+        "NOT NULL");
     rows.Bind(1, calibration.project).Bind(2, calibration.id);
     while (rows.Step()) {
-      waits[rows.Int(0)] = {NumbersFromText(rows.Text(1)), rows.Text(2)};
+      waits[rows.Int(0)] = WaitFromRow(rows, 1);
     }
     QS_RETURN_IF_ERROR(rows.status());
   }
@@ -143,10 +157,12 @@ absl::StatusOr<bool> UpdateWaitingIn(
     change(wait);
     if (wait == before) continue;
     SqliteStatement row = c.Prepare(
-        "UPDATE jobs SET waiting = ?, waiting_text = ? WHERE sequence = ?");
+        "UPDATE jobs SET awaited = ?, awaited_text = ?, awaited_first = ? "
+        "WHERE sequence = ?");
     BindWait(row, 1, wait);
-    QS_RETURN_IF_ERROR(row.Bind(3, sequence).Run());
-    starts |= wait.sites.empty();
+    QS_RETURN_IF_ERROR(row.Bind(4, sequence).Run());
+    starts |=
+        wait.sites.empty() || (wait.first.empty() && !before.first.empty());
   }
   return starts;
 }
@@ -290,9 +306,9 @@ class SqliteJobRecords final : public JobRecords {
   }
 
   absl::StatusOr<std::optional<JobRecord>> NextQueued(
-      const std::set<std::string>& full) override {
+      const std::set<std::string>& full, bool with_waiting) override {
     return Read<std::optional<JobRecord>>(
-        [&](SqliteConnection& c) { return Head(c, full); });
+        [&](SqliteConnection& c) { return Head(c, full, with_waiting); });
   }
 
   absl::StatusOr<std::vector<JobKey>> Running() override {
@@ -320,7 +336,7 @@ class SqliteJobRecords final : public JobRecords {
           SqliteStatement rows = c.Prepare(
               "SELECT DISTINCT project, calibration FROM jobs INDEXED BY "
               "jobs_by_calibration WHERE state <= 2 AND calibration <> '' AND "
-              "waiting IS NOT NULL");
+              "awaited IS NOT NULL");
           std::vector<CalibrationKey> keys;
           while (rows.Step()) keys.push_back({rows.Text(0), rows.Text(1)});
           QS_RETURN_IF_ERROR(rows.status());

@@ -51,7 +51,7 @@ int BindChanging(SqliteStatement& row, int first, const JobRecord& job) {
   BindBytesOrNull(row, i++, job.summary);
   row.Bind(i++, job.revision);
   BindWait(row, i, job.waiting);
-  return i + 2;
+  return i + 3;
 }
 
 absl::Status InsertLabels(SqliteConnection& c, const JobRecord& job) {
@@ -70,24 +70,43 @@ absl::Status InsertLabels(SqliteConnection& c, const JobRecord& job) {
 
 }  // namespace
 
+std::vector<int64_t> NumbersFromText(const std::string& text) {
+  std::vector<int64_t> numbers;
+  const std::vector<std::string> parts =
+      absl::StrSplit(text, ',', absl::SkipEmpty());
+  for (const std::string& part : parts) {
+    int64_t number = 0;
+    if (absl::SimpleAtoi(part, &number)) numbers.push_back(number);
+  }
+  return numbers;
+}
+
 void BindWait(SqliteStatement& row, int position, const JobWait& wait) {
   if (wait.sites.empty()) {
-    row.BindNull(position).BindNull(position + 1);
+    row.BindNull(position).BindNull(position + 1).BindNull(position + 2);
     return;
   }
   row.Bind(position, absl::StrJoin(wait.sites, ","));
   row.BindBlob(position + 1, wait.text);
+  if (wait.first.empty()) {
+    row.BindNull(position + 2);
+    return;
+  }
+  std::vector<std::string> sets;
+  for (const std::vector<int64_t>& set : wait.first) {
+    sets.push_back(absl::StrJoin(set, ","));
+  }
+  row.Bind(position + 2, absl::StrJoin(sets, ";"));
 }
 
-std::vector<int64_t> NumbersFromText(const std::string& text) {
-  std::vector<int64_t> sites;
-  const std::vector<std::string> parts =
-      absl::StrSplit(text, ',', absl::SkipEmpty());
-  for (const std::string& part : parts) {
-    int64_t site = 0;
-    if (absl::SimpleAtoi(part, &site)) sites.push_back(site);
+JobWait WaitFromRow(const SqliteStatement& row, int column) {
+  JobWait wait = {NumbersFromText(row.Text(column)), row.Text(column + 1)};
+  const std::vector<std::string> sets =
+      absl::StrSplit(row.Text(column + 2), ';', absl::SkipEmpty());
+  for (const std::string& set : sets) {
+    wait.first.push_back(NumbersFromText(set));
   }
-  return sites;
+  return wait;
 }
 
 JobRecord JobFromRow(const SqliteStatement& row, bool with_plan) {
@@ -117,8 +136,8 @@ JobRecord JobFromRow(const SqliteStatement& row, bool with_plan) {
   job.error = row.Text(i++);
   job.summary = row.Text(i++);
   job.revision = row.Int(i++);
-  job.waiting.sites = NumbersFromText(row.Text(i++));
-  job.waiting.text = row.Text(i++);
+  job.waiting = WaitFromRow(row, i);
+  i += 3;
   job.calibration = row.Text(i++);
   if (with_plan) job.plan = row.Text(i);
   return job;
@@ -130,9 +149,9 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
         "INSERT INTO jobs(project, id, request_id, request_hash, spec, plan, "
         "destination, priority, created, state, attempt, crashes, "
         "cancel_requested, publishing, queue_deadline, started, ended, "
-        "fingerprint, progress, error, summary, revision, waiting, "
-        "waiting_text, trace, stored, calibration) VALUES(?, ?, ?, ?, ?, ?, ?, "
-        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        "fingerprint, progress, error, summary, revision, " QS_WAIT_COLUMNS
+        ", trace, stored, calibration) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
     row.Bind(1, job->key.project).Bind(2, job->key.id);
     if (job->request_id.empty()) {
       row.BindNull(3);
@@ -157,7 +176,8 @@ absl::Status WriteJob(SqliteConnection& c, const JobRecord& job) {
       "UPDATE jobs SET state = ?, attempt = ?, crashes = ?, "
       "cancel_requested = ?, publishing = ?, queue_deadline = ?, started = ?, "
       "ended = ?, fingerprint = ?, progress = ?, error = ?, summary = ?, "
-      "revision = ?, waiting = ?, waiting_text = ? WHERE sequence = ?");
+      "revision = ?, awaited = ?, awaited_text = ?, awaited_first = ? WHERE "
+      "sequence = ?");
   const int next = BindChanging(row, 1, job);
   return row.Bind(next, job.sequence).Run();
 }

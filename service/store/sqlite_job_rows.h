@@ -13,13 +13,18 @@ namespace qs {
   "stored, trace, "                                                            \
   "priority, created, state, attempt, crashes, cancel_requested, publishing, " \
   "queue_deadline, started, ended, fingerprint, progress, error, summary, "    \
-  "revision, waiting, waiting_text, calibration"
+  "revision, awaited, awaited_text, awaited_first, calibration"
 
 // `with_plan`: the column after QS_JOB_COLUMNS is `plan`.
 JobRecord JobFromRow(const SqliteStatement& row, bool with_plan);
 
-// To two columns, `waiting` and `waiting_text`; NULL: it waits for nothing.
+// To three columns, QS_WAIT_COLUMNS; NULL: it waits for nothing; can begin.
+#define QS_WAIT_COLUMNS "awaited, awaited_text, awaited_first"
 void BindWait(SqliteStatement& row, int position, const JobWait& wait);
+// The columns from `column` on.
+JobWait WaitFromRow(const SqliteStatement& row, int column);
+
+// "1,2,3".
 std::vector<int64_t> NumbersFromText(const std::string& text);
 
 // Inserts `job` and its labels; sets job->sequence.

@@ -109,10 +109,29 @@ CREATE TABLE job_inputs(
 ) STRICT, WITHOUT ROWID;
 )";
 
+// Running jobs wait, too. Before, a job began when all of its sites were there.
+constexpr char kVersion5[] = R"(
+ALTER TABLE jobs ADD COLUMN awaited TEXT
+  CHECK(awaited IS NULL OR (state <= 2 AND calibration <> ''));
+ALTER TABLE jobs ADD COLUMN awaited_text BLOB
+  CHECK((awaited_text IS NULL) = (awaited IS NULL));
+ALTER TABLE jobs ADD COLUMN awaited_first TEXT
+  CHECK(awaited_first IS NULL OR (state = 1 AND awaited IS NOT NULL));
+UPDATE jobs SET awaited = waiting, awaited_text = waiting_text,
+  awaited_first = waiting WHERE waiting IS NOT NULL;
+DROP INDEX jobs_queued;
+ALTER TABLE jobs DROP COLUMN waiting_text;
+ALTER TABLE jobs DROP COLUMN waiting;
+CREATE INDEX jobs_queued ON jobs(project, priority DESC, sequence)
+  WHERE state = 1 AND awaited_first IS NULL;
+CREATE INDEX jobs_queued_whole ON jobs(project, priority DESC, sequence)
+  WHERE state = 1 AND awaited IS NULL;
+)";
+
 }  // namespace
 
 SqliteSchema JobRecordsSchema() {
-  return {"jobs", {kVersion1, kVersion2, kVersion3, kVersion4}};
+  return {"jobs", {kVersion1, kVersion2, kVersion3, kVersion4, kVersion5}};
 }
 
 }  // namespace qs

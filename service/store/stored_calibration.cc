@@ -36,6 +36,11 @@ absl::StatusOr<SiteMoments> StoredCalibration::Read(size_t site) const {
       "calibration ", name_, ": site \"", record.name, "\" is not sealed"));
 }
 
+// Keys are never used again; the time tells databases apart.
+std::string StoredCalibration::Identity() const {
+  return absl::StrCat("calibration ", record_.key, " ", record_.created_ms);
+}
+
 absl::Status StoredCalibration::Error(const std::string& text) const {
   return absl::InvalidArgumentError(
       absl::StrCat("calibration ", name_, ": ", text));

@@ -23,6 +23,7 @@ class StoredCalibration final : public CalibrationSource {
   const std::vector<CalibrationSite>& sites() const override { return sites_; }
   // Blocks. Errors: also DATA_LOSS — damaged, or deleted.
   absl::StatusOr<SiteMoments> Read(size_t site) const override;
+  std::string Identity() const override;
   absl::Status Error(const std::string& text) const override;
 
  private:

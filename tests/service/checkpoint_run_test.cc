@@ -3,17 +3,15 @@
 #include "service/run/checkpoint_run.h"
 
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <optional>
-#include <sstream>
 
 #include "absl/synchronization/mutex.h"
 #include "quant/formats/checkpoint.h"
 #include "service/server/error.h"
 #include "service/store/dir_blob_store.h"
+#include "tests/service/run_harness.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/temporary_folder.h"
 
@@ -27,52 +25,6 @@ const std::string kModel = std::string(QS_TEST_DATA) + "/tiny-llama";
 const std::string kCalibration =
     std::string(QS_TEST_DATA) + "/tiny-llama-calibration.safetensors";
 
-class Recorder : public CheckpointRunObserver {
- public:
-  void OnBytes(int64_t count) override { bytes += count; }
-  absl::Status OnTensor(int shard, const v1::TensorReport& report,
-                        const QuantizedTensor& result) override {
-    absl::MutexLock lock(&mutex_);
-    CHECK(result.report.name == report.name());
-    CHECK(shard >= 0);
-    CHECK(reports_.emplace(report.name(), report).second);
-    return fail_tensor;
-  }
-  absl::Status OnShard(int shard, const std::string&, int64_t count) override {
-    absl::MutexLock lock(&mutex_);
-    CHECK(count > 0);
-    CHECK(shards_.insert(shard).second);
-    if (on_shard) on_shard();
-    return absl::OkStatus();
-  }
-  std::set<int> shards() {
-    absl::MutexLock lock(&mutex_);
-    return shards_;
-  }
-  std::map<std::string, v1::TensorReport> reports() {
-    absl::MutexLock lock(&mutex_);
-    return reports_;
-  }
-
-  std::atomic<int64_t> bytes = 0;
-  absl::Status fail_tensor;
-  std::function<void()> on_shard;
-
- private:
-  absl::Mutex mutex_;
-  std::set<int> shards_;
-  std::map<std::string, v1::TensorReport> reports_;
-};
-
-// What a run works with, of a size of its own.
-struct Machine {
-  explicit Machine(int workers, int64_t memory = int64_t{1} << 30)
-      : budget(memory), pool(NewCpuBackends(workers, 1)), io(2, 64) {}
-  ByteBudget budget;
-  WorkerPool pool;
-  IoPool io;
-};
-
 CheckpointRunSpec SpecOf(const std::string& preset, const std::string& output) {
   CheckpointRunSpec spec;
   spec.input = kModel;
@@ -80,29 +32,6 @@ CheckpointRunSpec SpecOf(const std::string& preset, const std::string& output) {
   spec.quantization.set_preset(preset);
   return spec;
 }
-
-// How a run ended. absl::Notification would do, but ThreadSanitizer does not
-// see into it.
-class End {
- public:
-  std::function<void(absl::Status)> Taker() {
-    return [this](absl::Status status) {
-      absl::MutexLock lock(&mutex_);
-      status_ = std::move(status);
-    };
-  }
-  absl::Status Wait() {
-    absl::MutexLock lock(&mutex_);
-    const auto ended = [this] { return status_.has_value(); };
-    REQUIRE(
-        mutex_.AwaitWithTimeout(absl::Condition(&ended), absl::Seconds(120)));
-    return *status_;
-  }
-
- private:
-  absl::Mutex mutex_;
-  std::optional<absl::Status> status_;
-};
 
 // GPTQ takes the sanitizers minutes.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -116,36 +45,6 @@ constexpr int kStops = 12;
 
 bool IsCalibrated(const std::string& preset) {
   return preset == "W4A16-gptq" || preset == "W4A16-awq";
-}
-
-std::shared_ptr<CheckpointRun> Prepare(const CheckpointRunSpec& spec) {
-  auto run = CheckpointRun::Prepare(spec);
-  INFO(run.status().ToString());
-  REQUIRE(run.ok());
-  return *std::move(run);
-}
-
-absl::Status Finish(CheckpointRun& run, Machine& machine, Recorder& recorder,
-                    const std::set<int>& committed = {}) {
-  End end;
-  run.Start({machine.pool, machine.budget, machine.io}, committed, recorder,
-            end.Taker());
-  absl::Status result = end.Wait();
-  CHECK(machine.budget.reserved() == 0);
-  CHECK(machine.budget.waiting() == 0);
-  return result;
-}
-
-std::map<std::string, std::string> FilesOf(const std::string& folder) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
-    std::ifstream in(entry.path(), std::ios::binary);
-    std::stringstream text;
-    text << in.rdbuf();
-    files[fs::relative(entry.path(), folder).string()] = text.str();
-  }
-  return files;
 }
 
 TEST_CASE("a directory is filled, the same whatever the workers", "[run]") {

@@ -77,6 +77,10 @@ class FakeRun final : public CheckpointRun {
     const absl::Status status = observer_->OnTensor(shard, report, {});
     return status.ok() ? observer_->OnShard(shard, file, 25) : status;
   }
+  // Tensors wait for sites; parked: all of those that are left.
+  void Wait(int64_t tensors, bool parked) {
+    observer_->OnWaiting(tensors, parked);
+  }
   void Succeed() {
     std::ofstream(spec_.output + "/config.json") << "{}";
     End(absl::OkStatus());

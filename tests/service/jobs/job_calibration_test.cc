@@ -1,9 +1,10 @@
-// Jobs with a calibration of the server's own, over real connections: they wait
-// for its sites, and give what a file of it gives.
+// Jobs with a calibration of the server's own, over real connections: what they
+// do while it is sealed site by site, and that they give what a file of it
+// gives.
 #include <algorithm>
+#include <random>
+#include <thread>
 
-#include "quant/calibration/calibration_file.h"
-#include "quant/v1/calibrations.grpc.pb.h"
 #include "service/jobs/job_calibrations.h"
 #include "service/store/calibration_sealing.h"
 #include "service/store/dir_blob_store.h"
@@ -11,128 +12,11 @@
 #include "service/store/sqlite_calibration_records.h"
 #include "service/store/sqlite_job_records.h"
 #include "service/store/sqlite_tensor_records.h"
-#include "tests/service/jobs/job_client.h"
+#include "tests/service/jobs/calibration_client.h"
+#include "tests/service/jobs/result_client.h"
 
 namespace qs::testing {
 namespace {
-
-constexpr char kFile[] = "tiny-llama-calibration.safetensors";
-constexpr char kName[] = "projects/default/calibrations/c";
-// A site that no tensor of the checkpoint reads.
-constexpr char kOtherSite[] = "zz-other";
-
-const CalibrationFile& File() {
-  static const absl::StatusOr<CalibrationFile> file =
-      CalibrationFile::Open(std::string(QS_TEST_DATA) + "/" + kFile);
-  INFO(file.status().ToString());
-  REQUIRE(file.ok());
-  return *file;
-}
-
-std::vector<std::string> SiteNames() {
-  std::vector<std::string> names;
-  for (const CalibrationSite& site : File().sites()) names.push_back(site.name);
-  return names;
-}
-
-void RequireError(const absl::Status& status, absl::StatusCode code,
-                  const std::string& reason) {
-  INFO(status.ToString());
-  REQUIRE(status.code() == code);
-  REQUIRE(ErrorReason(status) == reason);
-}
-
-class CalibrationClient {
- public:
-  explicit CalibrationClient(const std::shared_ptr<grpc::Channel>& channel)
-      : stub_(v1::CalibrationService::NewStub(channel)) {}
-
-  // With the file's sites and one more.
-  void Create() {
-    v1::CreateCalibrationRequest request;
-    request.set_calibration_id("c");
-    for (const CalibrationSite& site : File().sites()) {
-      v1::CalibrationSite* const out = request.add_sites();
-      out->set_name(site.name);
-      out->set_inputs(site.inputs);
-      out->mutable_modules()->Add(site.modules.begin(), site.modules.end());
-    }
-    v1::CalibrationSite* const other = request.add_sites();
-    other->set_name(kOtherSite);
-    other->set_inputs(4);
-    other->add_modules("nowhere");
-    grpc::ClientContext context;
-    v1::Calibration made;
-    Check(stub_->CreateCalibration(&context, request, &made));
-  }
-
-  void SendAll() {
-    grpc::ClientContext context;
-    context.set_deadline(In(absl::Seconds(30)));
-    const auto stream = stub_->WriteSecondMoments(&context);
-    for (size_t i = 0; i < File().sites().size(); ++i) Send(*stream, i);
-    stream->WritesDone();
-    v1::WriteSecondMomentsResponse response;
-    while (stream->Read(&response)) continue;
-    Check(stream->Finish());
-  }
-
-  void Seal(const std::vector<std::string>& sites) {
-    v1::SealSitesRequest request;
-    request.set_name(kName);
-    request.mutable_sites()->Add(sites.begin(), sites.end());
-    grpc::ClientContext context;
-    v1::Calibration response;
-    Check(stub_->SealSites(&context, request, &response));
-  }
-
-  absl::Status Delete() {
-    v1::DeleteCalibrationRequest request;
-    request.set_name(kName);
-    grpc::ClientContext context;
-    google::protobuf::Empty response;
-    return FromGrpcStatus(
-        stub_->DeleteCalibration(&context, request, &response));
-  }
-  bool Exists() {
-    v1::GetCalibrationRequest request;
-    request.set_name(kName);
-    grpc::ClientContext context;
-    v1::Calibration response;
-    return stub_->GetCalibration(&context, request, &response).ok();
-  }
-
- private:
-  using Stream = grpc::ClientReaderWriter<v1::WriteSecondMomentsRequest,
-                                          v1::WriteSecondMomentsResponse>;
-
-  static void Check(const grpc::Status& status) {
-    INFO(status.error_message());
-    REQUIRE(status.ok());
-  }
-
-  static void Send(Stream& stream, size_t site) {
-    const auto moments = File().Load(site);
-    REQUIRE(moments.ok());
-    v1::WriteSecondMomentsRequest begin;
-    begin.mutable_begin()->set_calibration(kName);
-    begin.mutable_begin()->set_site(File().sites()[site].name);
-    begin.mutable_begin()->set_token_count(moments->tokens());
-    begin.mutable_begin()->set_request_id("r" + std::to_string(site));
-    REQUIRE(stream.Write(begin));
-    const int64_t n = moments->inputs();
-    const auto packed = static_cast<size_t>(SiteMoments::PackedElements(n));
-    std::vector<float> values(packed + static_cast<size_t>(n));
-    moments->CopyToPacked(values.data());
-    std::copy_n(moments->abs_sum(), n, values.data() + packed);
-    v1::WriteSecondMomentsRequest chunk;
-    chunk.mutable_chunk()->set_data(values.data(), 4 * values.size());
-    chunk.mutable_chunk()->set_last(true);
-    REQUIRE(stream.Write(chunk));
-  }
-
-  std::unique_ptr<v1::CalibrationService::Stub> stub_;
-};
 
 // Seals a site in the data directory of a server that does not run.
 void SealOffline(const std::string& data, const std::string& site) {
@@ -161,26 +45,12 @@ void SealOffline(const std::string& data, const std::string& site) {
   REQUIRE((*sealing)->Store().ok());
 }
 
-v1::CreateJobRequest NamedRequest(const JobFolders& folders,
-                                  const std::string& out,
-                                  const std::string& preset = "W4A16-gptq") {
-  v1::CreateJobRequest request = JobRequest(folders, out, preset);
-  request.mutable_job()->mutable_calibration()->set_name(
-      "projects/-/calibrations/c");
-  return request;
-}
-
-v1::Job RequireMade(JobClient& client, const v1::CreateJobRequest& request) {
-  const auto made = client.Create(request);
-  INFO(made.status().ToString());
-  REQUIRE(made.ok());
-  return *made;
-}
-
 TEST_CASE("a job waits for the sites that it needs, and others go on",
           "[job_calibration]") {
   JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
+  ServerOptions options = JobServerTestOptions(folders);
+  options.max_running_jobs = 1;
+  InProcessServer server(options);
   JobClient jobs(server.NewChannel());
   CalibrationClient calibration(server.NewChannel());
   calibration.Create();
@@ -195,31 +65,42 @@ TEST_CASE("a job waits for the sites that it needs, and others go on",
   REQUIRE(made.waiting_for().open_sites() == count);
   REQUIRE(made.waiting_for().first_sites(0) == sites[0]);
   REQUIRE(made.waiting_for().first_sites_size() == 5);
-  REQUIRE(made.plan().tensors() > 0);
-  v1::CreateJobRequest urgent = JobRequest(folders, "other");
-  urgent.mutable_job()->set_priority(v1::Job::BATCH);
-  const v1::Job other = RequireMade(jobs, urgent);
+  REQUIRE(made.plan().tensors() == 2 * count);
+  v1::CreateJobRequest batch = JobRequest(folders, "other");
+  batch.mutable_job()->set_priority(v1::Job::BATCH);
+  const v1::Job other = RequireMade(jobs, batch);
   REQUIRE(WaitDone(jobs, other.name()).state() == v1::Job::SUCCEEDED);
+  REQUIRE(jobs.Get(made.name())->state() == v1::Job::QUEUED);
 
-  // All but one: it is in use, and waits on.
+  // All but one: what can be done is done, and the rest waits, without the
+  // place of one that runs.
+  calibration.Seal({sites.begin() + 1, sites.end()});
+  REQUIRE(WaitsForSites(jobs, made.name()));
   RequireError(calibration.Delete(), absl::StatusCode::kFailedPrecondition,
                "CALIBRATION_IN_USE");
-  calibration.Seal({sites.begin() + 1, sites.end()});
   const auto waits = jobs.Get(made.name());
   REQUIRE(waits.ok());
-  REQUIRE(waits->state() == v1::Job::QUEUED);
+  REQUIRE(waits->state() == v1::Job::RUNNING);
   REQUIRE(waits->waiting_for().open_sites() == 1);
   REQUIRE(waits->waiting_for().first_sites(0) == sites[0]);
+  const v1::JobProgress& progress = waits->progress();
+  REQUIRE(progress.tensors_waiting() > 0);
+  REQUIRE(progress.tensors_done() + progress.tensors_waiting() ==
+          progress.tensors_total());
+  REQUIRE(server.context().budget().reserved() == 0);
+  const v1::Job second = RequireMade(jobs, JobRequest(folders, "second"));
+  REQUIRE(WaitDone(jobs, second.name()).state() == v1::Job::SUCCEEDED);
+  REQUIRE(jobs.Get(made.name())->state() == v1::Job::RUNNING);
   calibration.Seal({sites[0]});
   const v1::Job named = WaitDone(jobs, made.name());
   INFO(named.ShortDebugString());
   REQUIRE(named.state() == v1::Job::SUCCEEDED);
+  REQUIRE(named.attempt() == 1);
   REQUIRE_FALSE(named.has_waiting_for());
 
   // As with the file.
-  v1::CreateJobRequest request = JobRequest(folders, "filed", "W4A16-gptq");
-  request.mutable_job()->mutable_calibration()->set_uri(DataUri(kFile));
-  const v1::Job filed = WaitDone(jobs, RequireMade(jobs, request).name());
+  const v1::Job filed =
+      WaitDone(jobs, RequireMade(jobs, FiledRequest(folders, "filed")).name());
   REQUIRE(filed.state() == v1::Job::SUCCEEDED);
   REQUIRE(filed.summary().digest() == named.summary().digest());
   REQUIRE(ReadTree(folders.Out("named")) == ReadTree(folders.Out("filed")));
@@ -227,6 +108,152 @@ TEST_CASE("a job waits for the sites that it needs, and others go on",
 
   REQUIRE(calibration.Delete().ok());
   REQUIRE_FALSE(calibration.Exists());
+}
+
+// The first shard has layers 0 and 1, but for v_proj of the latter.
+TEST_CASE("layer by layer: what is done can be read while other sites are open",
+          "[job_calibration]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient jobs(server.NewChannel());
+  CalibrationClient calibration(server.NewChannel());
+  calibration.Create();
+  calibration.SendAll();
+  v1::CreateJobRequest request = NamedRequest(folders, "");
+  request.mutable_job()->clear_destination();
+  const std::string name = RequireMade(jobs, request).name();
+  JobWatch watch(jobs, name);
+  calibration.Seal(SiteNames("0"));
+  REQUIRE(WaitsForSites(jobs, name));
+  REQUIRE(jobs.Get(name)->progress().shards_done() == 0);
+  REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 6);
+  v1::JobEvent event;
+  do {
+    REQUIRE(watch.Read(&event));
+  } while (event.progress().phase() != v1::JobProgress::WAITING);
+  calibration.Seal(SiteNames("1"));
+  REQUIRE(Eventually(
+      [&] { return jobs.Get(name)->progress().shards_done() == 1; }));
+  REQUIRE(WaitsForSites(jobs, name));
+  REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 4);
+
+  ResultCall early(jobs, ResultRequest(name));
+  REQUIRE(early.Finish().ok());
+  REQUIRE(early.files.size() == 1);
+  REQUIRE_FALSE(early.end->complete());
+  REQUIRE(early.end->state() == v1::Job::RUNNING);
+  v1::ReadResultRequest packed = ResultRequest(name);
+  packed.set_view(v1::ReadResultRequest::PACKED);
+  packed.add_include("*.layers.0.*");
+  ResultCall tensors(jobs, packed);
+  REQUIRE(tensors.Finish().ok());
+  REQUIRE(tensors.reports.size() == 4);
+
+  ResultCall waits(jobs, ResultRequest(name, true));
+  calibration.Seal(SiteNames("3"));
+  calibration.Seal(SiteNames("2"));
+  REQUIRE(waits.Finish().ok());
+  REQUIRE(waits.end->complete());
+  const auto& [file, bytes] = *early.files.begin();
+  REQUIRE(waits.files.at(file) == bytes);
+  // Whoever watches sees fewer and fewer tensors wait.
+  int64_t least = INT64_MAX;
+  for (const v1::JobEvent& next : watch.ReadAll()) {
+    if (!next.has_progress()) continue;
+    REQUIRE(next.progress().tensors_waiting() <= least);
+    least = next.progress().tensors_waiting();
+  }
+  const v1::Job filed =
+      WaitDone(jobs, RequireMade(jobs, FiledRequest(folders, "filed")).name());
+  REQUIRE(waits.files == ReadTree(folders.Out("filed")));
+}
+
+TEST_CASE("sites are sealed while jobs are made and started",
+          "[job_calibration]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient jobs(server.NewChannel());
+  CalibrationClient calibration(server.NewChannel());
+  calibration.Create();
+  calibration.SendAll();
+  const auto seed = std::random_device()();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  std::vector<std::string> sites = SiteNames();
+  std::shuffle(sites.begin(), sites.end(), random);
+  // Two at once, each with half of the sites.
+  std::vector<std::thread> sealers;
+  for (size_t first : {0, 1}) {
+    sealers.emplace_back([&, first, channel = server.NewChannel()] {
+      for (size_t i = first; i < sites.size(); i += 2) {
+        CalibrationClient(channel).Seal({sites[i]});
+      }
+    });
+  }
+  std::vector<std::string> names;
+  for (int i = 0; i < 4; ++i) {
+    names.push_back(
+        RequireMade(jobs, NamedRequest(folders, "out" + std::to_string(i)))
+            .name());
+    absl::SleepFor(absl::Milliseconds(random() % 20));
+  }
+  for (std::thread& sealer : sealers) sealer.join();
+  std::set<std::string> digests;
+  for (const std::string& name : names) {
+    const v1::Job job = WaitDone(jobs, name);
+    INFO(job.ShortDebugString());
+    REQUIRE(job.state() == v1::Job::SUCCEEDED);
+    REQUIRE_FALSE(job.has_waiting_for());
+    digests.insert(job.summary().digest());
+  }
+  REQUIRE(digests.size() == 1);
+}
+
+TEST_CASE("a job that waits for sites is cancelled, or runs out of time",
+          "[job_calibration]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient jobs(server.NewChannel());
+  CalibrationClient calibration(server.NewChannel());
+  calibration.Create();
+  calibration.SendAll();
+  calibration.Seal(SiteNames("0"));
+  v1::CreateJobRequest request = NamedRequest(folders, "a");
+  SECTION("cancelled") {
+    const std::string name = RequireMade(jobs, request).name();
+    REQUIRE(WaitsForSites(jobs, name));
+    REQUIRE(jobs.Cancel(name).ok());
+    const v1::Job job = WaitDone(jobs, name);
+    REQUIRE(job.state() == v1::Job::CANCELLED);
+    REQUIRE_FALSE(job.has_waiting_for());
+    REQUIRE(jobs.Delete(name).ok());
+  }
+  SECTION("its time is over") {
+    request.mutable_job()->mutable_execution_timeout()->set_seconds(1);
+    const v1::Job job = WaitDone(jobs, RequireMade(jobs, request).name());
+    REQUIRE(job.state() == v1::Job::FAILED);
+    REQUIRE(job.error().message().find("execution_timeout") !=
+            std::string::npos);
+  }
+  REQUIRE(folders.OutFiles().empty());
+  REQUIRE(calibration.Delete().ok());
+}
+
+TEST_CASE("sites that are sealed without numbers fail their job",
+          "[job_calibration]") {
+  JobFolders folders;
+  InProcessServer server(JobServerTestOptions(folders));
+  JobClient jobs(server.NewChannel());
+  CalibrationClient calibration(server.NewChannel());
+  calibration.Create();
+  const std::string name = RequireMade(jobs, NamedRequest(folders, "a")).name();
+  calibration.Seal({SiteNames()[0]});
+  const v1::Job job = WaitDone(jobs, name);
+  INFO(job.ShortDebugString());
+  REQUIRE(job.state() == v1::Job::FAILED);
+  REQUIRE(job.error().code() ==
+          static_cast<int>(absl::StatusCode::kInvalidArgument));
+  REQUIRE(job.error().message().find("no moments") != std::string::npos);
 }
 
 TEST_CASE("AWQ with a sealed calibration is the same as with its file",
@@ -238,7 +265,14 @@ TEST_CASE("AWQ with a sealed calibration is the same as with its file",
   calibration.Create();
   calibration.SendAll();
   calibration.Seal(SiteNames());
-  v1::CreateJobRequest request = NamedRequest(folders, "named", "W4A16-awq");
+  const auto use_awq = [](v1::CreateJobRequest request) {
+    v1::Job* const job = request.mutable_job();
+    job->mutable_quantization()->Clear();
+    job->mutable_quantization()->set_preset("W4A16-awq");
+    job->mutable_source()->set_include(0, "*.layers.0.self_attn.*");
+    return request;
+  };
+  v1::CreateJobRequest request = use_awq(NamedRequest(folders, "named"));
   request.mutable_job()->mutable_calibration()->set_delete_after_use(true);
   const v1::Job made = RequireMade(jobs, request);
   REQUIRE_FALSE(made.has_waiting_for());
@@ -247,9 +281,8 @@ TEST_CASE("AWQ with a sealed calibration is the same as with its file",
   REQUIRE(named.state() == v1::Job::SUCCEEDED);
   // Gone when the job is done.
   REQUIRE_FALSE(calibration.Exists());
-  request = JobRequest(folders, "filed", "W4A16-awq");
-  request.mutable_job()->mutable_calibration()->set_uri(DataUri(kFile));
-  const v1::Job filed = WaitDone(jobs, RequireMade(jobs, request).name());
+  const v1::Job filed = WaitDone(
+      jobs, RequireMade(jobs, use_awq(FiledRequest(folders, "filed"))).name());
   REQUIRE(filed.summary().digest() == named.summary().digest());
 }
 
@@ -293,6 +326,7 @@ TEST_CASE("a job that waits for sites can time out", "[job_calibration]") {
   REQUIRE(calibration.Delete().ok());
 }
 
+// After a drain; job_kill_test does the same with a kill.
 TEST_CASE("a job waits on after a restart, and sees what was sealed before it",
           "[job_calibration]") {
   JobFolders folders;
@@ -304,19 +338,35 @@ TEST_CASE("a job waits on after a restart, and sees what was sealed before it",
     CalibrationClient calibration(server.NewChannel());
     calibration.Create();
     calibration.SendAll();
-    const std::vector<std::string> sites = SiteNames();
-    calibration.Seal({sites.begin() + 1, sites.end()});
+    calibration.Seal(SiteNames("01"));
     name = RequireMade(jobs, NamedRequest(folders, "a")).name();
+    REQUIRE(WaitsForSites(jobs, name));
+    calibration.Seal(SiteNames("2"));
+    REQUIRE(WaitsForSites(jobs, name));
+    REQUIRE(jobs.Get(name)->progress().shards_done() == 1);
   }
   SECTION("sealed afterwards") {
     InProcessServer server(options);
     JobClient jobs(server.NewChannel());
-    REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 1);
-    CalibrationClient(server.NewChannel()).Seal({SiteNames()[0]});
-    REQUIRE(WaitDone(jobs, name).state() == v1::Job::SUCCEEDED);
+    REQUIRE(WaitsForSites(jobs, name));
+    REQUIRE(jobs.Get(name)->attempt() == 1);
+    REQUIRE(jobs.Get(name)->progress().shards_done() == 1);
+    REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 2);
+    CalibrationClient(server.NewChannel()).Seal(SiteNames("3"));
+    const v1::Job job = WaitDone(jobs, name);
+    REQUIRE(job.state() == v1::Job::SUCCEEDED);
+    const v1::Job filed = WaitDone(
+        jobs, RequireMade(jobs, FiledRequest(folders, "filed")).name());
+    REQUIRE(filed.summary().digest() == job.summary().digest());
+    // As if nobody had disturbed it.
+    REQUIRE(filed.summary().error().mean_squared_error() ==
+            job.summary().error().mean_squared_error());
+    REQUIRE(filed.summary().tensors() == job.summary().tensors());
   }
   SECTION("sealed by a process that ended before it told the jobs") {
-    SealOffline(options.data_dir, SiteNames()[0]);
+    for (const std::string& site : SiteNames("3")) {
+      SealOffline(options.data_dir, site);
+    }
     InProcessServer server(options);
     JobClient jobs(server.NewChannel());
     const v1::Job job = WaitDone(jobs, name);

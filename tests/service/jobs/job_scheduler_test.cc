@@ -75,7 +75,8 @@ class Jobs {
 
   JobKey Add(const std::string& name, int priority = 2,
              const std::string& project = "default",
-             const std::function<void(v1::Job*)>& more = nullptr) {
+             const std::function<void(v1::Job*)>& more = nullptr,
+             const JobWait& waiting = {}) {
     v1::Job spec;
     spec.mutable_source()->set_uri(name);
     spec.mutable_destination()->set_uri(Out(name));
@@ -88,9 +89,16 @@ class Jobs {
     job.priority = priority;
     job.created = now();
     job.queue_deadline = QueueDeadline(job, now());
+    job.waiting = waiting;
+    if (!waiting.sites.empty()) job.calibration = "c";
     REQUIRE(records_->Create(job, 1000)->outcome == JobRecords::Created::kMade);
     if (scheduler_) scheduler_->Wake();
     return job.key;
+  }
+
+  // With open sites; it can begin.
+  JobKey AddWaiting(const std::string& name) {
+    return Add(name, 2, "default", nullptr, {{1}, ""});
   }
 
   JobRecord Get(const JobKey& key) {
@@ -425,6 +433,130 @@ TEST_CASE("a process ends while a job is cancelled or gets its name",
     REQUIRE(jobs.Files() == Names{"a"});
     REQUIRE(jobs.runs.Started("a") == nullptr);
   }
+}
+
+TEST_CASE("a job that is parked takes no place", "[jobs]") {
+  Jobs jobs;
+  jobs.options.max_running = 1;
+  jobs.Start();
+  const JobKey parked = jobs.AddWaiting("parked");
+  const auto run = jobs.runs.WaitStarted("parked");
+  REQUIRE(run->CommitShard(0).ok());
+  const JobKey whole = jobs.Add("whole");
+  run->Wait(1, false);  // something of it is still done
+  absl::SleepFor(absl::Milliseconds(30));
+  REQUIRE(jobs.Get(whole).state == JobState::kQueued);
+  run->Wait(1, true);
+  const auto other = jobs.runs.WaitStarted("whole");
+  REQUIRE(other != nullptr);
+  REQUIRE(jobs.Get(parked).state == JobState::kRunning);
+  const auto progress = jobs.scheduler().ProgressOf(parked);
+  REQUIRE(progress->phase() == v1::JobProgress::WAITING);
+  REQUIRE(progress->tensors_waiting() == 1);
+  REQUIRE(progress->shards_done() == 1);
+
+  SECTION("others run to their end meanwhile") {
+    other->Succeed();
+    REQUIRE(jobs.Becomes(whole, JobState::kSucceeded));
+    run->Wait(0, false);
+    REQUIRE(jobs.scheduler().ProgressOf(parked)->phase() ==
+            v1::JobProgress::QUANTIZING);
+    REQUIRE(run->CommitShard(1).ok());
+    run->Succeed();
+    REQUIRE(jobs.Becomes(parked, JobState::kSucceeded));
+  }
+  SECTION("it goes on at once, and is one too many") {
+    run->Wait(0, false);
+    const JobKey third = jobs.Add("third");
+    run->Succeed();
+    REQUIRE(jobs.Becomes(parked, JobState::kSucceeded));
+    absl::SleepFor(absl::Milliseconds(30));
+    REQUIRE(jobs.Get(third).state == JobState::kQueued);
+    other->Succeed();
+    REQUIRE(jobs.runs.WaitStarted("third") != nullptr);
+  }
+  SECTION("the next with open sites waits for its place") {
+    other->Succeed();
+    REQUIRE(jobs.Becomes(whole, JobState::kSucceeded));
+    const JobKey next = jobs.AddWaiting("next");
+    const JobKey later = jobs.Add("later");
+    REQUIRE(jobs.runs.WaitStarted("later") != nullptr);
+    REQUIRE(jobs.Get(next).state == JobState::kQueued);
+    jobs.runs.Started("later")->Succeed();
+    REQUIRE(jobs.Becomes(later, JobState::kSucceeded));
+    run->Wait(0, false);
+    absl::SleepFor(absl::Milliseconds(30));
+    REQUIRE(jobs.Get(next).state == JobState::kQueued);
+    run->Succeed();
+    REQUIRE(jobs.runs.WaitStarted("next") != nullptr);
+  }
+  SECTION("the next starts when all of its sites are sealed") {
+    other->Succeed();
+    const JobKey next = jobs.AddWaiting("next");
+    absl::SleepFor(absl::Milliseconds(30));
+    REQUIRE(jobs.Get(next).state == JobState::kQueued);
+    REQUIRE(*jobs.records().UpdateWaiting({"default", "c"},
+                                          [](JobWait& wait) { wait = {}; }));
+    jobs.scheduler().Wake();
+    REQUIRE(jobs.runs.WaitStarted("next") != nullptr);
+  }
+}
+
+TEST_CASE("every end of a job that is parked", "[jobs]") {
+  Jobs jobs;
+  jobs.Start();
+  const JobKey key = jobs.Add(
+      "a", 2, "default",
+      [](v1::Job* job) { job->mutable_execution_timeout()->set_seconds(60); },
+      {{1}, ""});
+  const auto run = jobs.runs.WaitStarted("a");
+  REQUIRE(run->CommitShard(0).ok());
+  run->Wait(1, true);
+  SECTION("cancelled") {
+    REQUIRE(jobs.scheduler().Cancel(key)->cancel_requested);
+    REQUIRE(jobs.Becomes(key, JobState::kCancelled));
+    REQUIRE(jobs.Files().empty());
+  }
+  SECTION("its time is over") {
+    jobs.Advance(absl::Seconds(61));
+    REQUIRE(jobs.Becomes(key, JobState::kFailed));
+    REQUIRE(jobs.Reason(key) == "EXECUTION_TIMEOUT");
+  }
+  SECTION("drained: it goes on where it was") {
+    jobs.scheduler().StartDraining();
+    REQUIRE(jobs.scheduler().WaitIdle(absl::Seconds(10)));
+    REQUIRE(jobs.Get(key).state == JobState::kQueued);
+    REQUIRE(jobs.Get(key).attempt == 1);
+    jobs.runs.Forget();
+    jobs.Start();
+    REQUIRE(jobs.runs.WaitStarted("a")->committed() == std::set<int>{0});
+  }
+}
+
+TEST_CASE("a job is not blamed for processes that end while it is parked",
+          "[jobs]") {
+  Jobs jobs;
+  const JobKey key = jobs.AddWaiting("a");
+  for (int i = 0; i < 5; ++i) {
+    jobs.Start();
+    const auto run = jobs.runs.WaitStarted("a");
+    REQUIRE(run != nullptr);
+    run->Wait(1, true);
+    REQUIRE(jobs.Get(key).crashes == 0);
+    jobs.Crash();
+  }
+  // Once more while it worked: alone, until it is parked.
+  jobs.Start();
+  REQUIRE(jobs.runs.WaitStarted("a") != nullptr);
+  jobs.Crash();
+  jobs.Start();
+  const auto run = jobs.runs.WaitStarted("a");
+  REQUIRE(jobs.Get(key).crashes == 2);
+  const JobKey other = jobs.Add("other");
+  absl::SleepFor(absl::Milliseconds(30));
+  REQUIRE(jobs.Get(other).state == JobState::kQueued);
+  run->Wait(1, true);
+  REQUIRE(jobs.runs.WaitStarted("other") != nullptr);
 }
 
 TEST_CASE("only so many jobs that are done are kept", "[jobs]") {

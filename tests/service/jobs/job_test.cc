@@ -80,13 +80,24 @@ Outcomes AllAfter(const JobRecord& job) {
   return out;
 }
 
-TEST_CASE("a job that waits does not start, and waits no more when it ends",
+TEST_CASE("a job waits until it ends, also when it runs and goes back",
           "[job]") {
+  const absl::Time now = absl::UnixEpoch();
   JobRecord job;
-  job.waiting = {{1}, "text"};
-  CHECK(ErrorReason(StartJob(job, absl::UnixEpoch())) == "BAD_STATE");
+  job.waiting = {{1}, "text", {{1}}};
+  CHECK(ErrorReason(StartJob(job, now)) == "BAD_STATE");
   CHECK(job.state == JobState::kQueued);
-  REQUIRE(CancelJob(job, absl::UnixEpoch()).ok());
+  // A part of it can begin.
+  const JobWait some = {{1}, "text"};
+  job.waiting = some;
+  REQUIRE(StartJob(job, now).ok());
+  CHECK(job.waiting == some);
+  REQUIRE(ReleaseJob(job, now).ok());
+  CHECK(job.waiting == some);
+  REQUIRE(StartJob(job, now).ok());
+  REQUIRE(CrashJob(job, now).ok());
+  CHECK(job.waiting == some);
+  REQUIRE(CancelJob(job, now).ok());
   CHECK(job.state == JobState::kCancelled);
   CHECK(job.waiting == JobWait{});
 }

@@ -346,8 +346,49 @@ inline JobRecord NewWaiting(const std::string& id, std::vector<int64_t> sites,
                             const std::string& project = "default") {
   JobRecord job = NewJob(id, project);
   job.calibration = "c";
-  if (!sites.empty()) job.waiting = {std::move(sites), "waits"};
+  // It needs all of them to begin.
+  if (!sites.empty()) job.waiting = {sites, "waits", {sites}};
   return job;
+}
+
+// A job of two tensors with a site each.
+inline void CheckPartsThatWait(const RecordsOpener& open) {
+  const CalibrationKey c = {"default", "c"};
+  const JobKey key = {"default", "a"};
+  {
+    const auto opened = open();
+    JobRecords& records = opened->records();
+    JobRecord job = NewWaiting("a", {1, 2, 3});
+    job.waiting.first = {{1, 3}, {2}};
+    Put(records, job);
+    REQUIRE_FALSE(records.NextQueued({})->has_value());
+  }
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  REQUIRE(records.Get(key)->waiting ==
+          JobWait{{1, 2, 3}, "waits", {{1, 3}, {2}}});
+  const auto set = [&](const JobWait& to) {
+    const auto starts =
+        records.UpdateWaiting(c, [&](JobWait& wait) { wait = to; });
+    REQUIRE(starts.ok());
+    REQUIRE(records.Get(key)->waiting == to);
+    return *starts;
+  };
+  REQUIRE_FALSE(set({{1, 2}, "waits", {{1}, {2}}}));
+  // One can begin, and the job with it where jobs with open sites may.
+  REQUIRE(set({{2}, "waits"}));
+  REQUIRE((*records.NextQueued({}))->key.id == "a");
+  REQUIRE_FALSE(records.NextQueued({}, false)->has_value());
+  Put(records, NewWaiting("b", {}));
+  REQUIRE((*records.NextQueued({}))->key.id == "a");
+  REQUIRE((*records.NextQueued({}, false))->key.id == "b");
+  REQUIRE_FALSE(records.NextQueued({"default"}, false)->has_value());
+  // It waits on while it runs.
+  Change(records, key, ToRunning);
+  REQUIRE(*records.Awaited() == std::vector<CalibrationKey>{c});
+  REQUIRE(records.Get(key)->waiting == JobWait{{2}, "waits"});
+  REQUIRE(set({}));
+  REQUIRE(records.Awaited()->empty());
 }
 
 inline void CheckWaiting(const RecordsOpener& open) {
@@ -371,25 +412,29 @@ inline void CheckWaiting(const RecordsOpener& open) {
   JobRecords& records = opened->records();
   REQUIRE(*records.Awaited() == std::vector<CalibrationKey>{c, {"other", "c"}});
   const JobWait kept = records.Get({"default", "a"})->waiting;
-  REQUIRE(kept == JobWait{{0, 2, 9999}, "waits"});
+  REQUIRE(kept == JobWait{{0, 2, 9999}, "waits", {{0, 2, 9999}}});
   // Nothing of it changes, then one of two sites, then the last.
   REQUIRE_FALSE(*records.UpdateWaiting(c, [](JobWait&) {}));
   const auto drop = [&](int64_t site) {
     const auto starts = records.UpdateWaiting(c, [site](JobWait& wait) {
       std::erase(wait.sites, site);
+      for (auto& first : wait.first) std::erase(first, site);
       wait.text = "less";
     });
     REQUIRE(starts.ok());
     return *starts;
   };
   REQUIRE_FALSE(drop(9999));
-  REQUIRE(records.Get({"default", "a"})->waiting == JobWait{{0, 2}, "less"});
+  REQUIRE(records.Get({"default", "a"})->waiting ==
+          JobWait{{0, 2}, "less", {{0, 2}}});
   REQUIRE(drop(2));
   REQUIRE((*records.NextQueued({}))->key.id == "b");
   REQUIRE(records.Get({"default", "b"})->waiting == JobWait{});
-  REQUIRE(records.Get({"default", "a"})->waiting == JobWait{{0}, "less"});
-  REQUIRE(records.Get({"other", "other"})->waiting == JobWait{{2}, "waits"});
-  // A job that waits does not run.
+  REQUIRE(records.Get({"default", "a"})->waiting ==
+          JobWait{{0}, "less", {{0}}});
+  REQUIRE(records.Get({"other", "other"})->waiting ==
+          JobWait{{2}, "waits", {{2}}});
+  // A job that cannot begin does not run.
   REQUIRE_FALSE(records.Update({"default", "a"}, At(1), ToRunning).ok());
 }
 

@@ -56,6 +56,39 @@ TEST_CASE("sqlite job records: inputs", "[job_records]") {
        freed});
 }
 
+TEST_CASE("sqlite job records: what waited before parts of jobs did",
+          "[job_records]") {
+  TemporaryFolder folder;
+  {
+    SqliteSchema before = JobRecordsSchema();
+    before.steps.resize(4);
+    auto db = SqliteDatabase::Open(folder / "db", {BlobRefsSchema(), before});
+    REQUIRE(db.ok());
+    REQUIRE(
+        (*db)
+            ->Write([](SqliteConnection& c) {
+              return c
+                  .Prepare(
+                      "INSERT INTO jobs(project, id, request_hash, spec, "
+                      "plan, destination, trace, priority, created, state, "
+                      "attempt, crashes, cancel_requested, publishing, "
+                      "fingerprint, progress, revision, calibration, "
+                      "waiting, waiting_text) VALUES('default', 'a', 'h', "
+                      "x'00', x'00', '/out/a', '', 2, 1, 1, 1, 0, 0, 0, '', "
+                      "x'', 1, 'c', '1,2', x'41')")
+                  .Run();
+            })
+            .ok());
+  }
+  SqliteRecords opened(folder / "db");
+  REQUIRE(opened.records().Get({"default", "a"})->waiting ==
+          JobWait{{1, 2}, "A", {{1, 2}}});
+  REQUIRE_FALSE(opened.records().NextQueued({})->has_value());
+  REQUIRE(*opened.records().UpdateWaiting({"default", "c"},
+                                          [](JobWait& wait) { wait = {}; }));
+  REQUIRE((*opened.records().NextQueued({}))->key.id == "a");
+}
+
 TEST_CASE("sqlite job records conform", "[job_records]") {
   TemporaryFolder folder;
   const RecordsOpener open = [&] {
@@ -71,6 +104,7 @@ TEST_CASE("sqlite job records conform", "[job_records]") {
   SECTION("long specs") { CheckLongSpecs(open); }
   SECTION("queue order") { CheckQueueOrder(open); }
   SECTION("waiting") { CheckWaiting(open); }
+  SECTION("parts that wait") { CheckPartsThatWait(open); }
   SECTION("users of calibrations") { CheckCalibrationUsers(open); }
   SECTION("queue deadlines") { CheckQueueDeadlines(open); }
   SECTION("commits") { CheckCommits(open); }
