@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "service/base/io_pool.h"
@@ -51,6 +52,9 @@ struct JobsContext {
   TensorRecords* tensors = nullptr;          // null: nothing is uploaded
   BlobStore* blobs = nullptr;                // of `tensors`
   std::function<absl::Time()> now = [] { return absl::Now(); };
+  // Held from DeleteAfterUse to the record of the job's end: of two jobs that
+  // end at once the second sees that the first is done.
+  std::shared_ptr<absl::Mutex> last_use = std::make_shared<absl::Mutex>();
   // Null: every job needs a destination.
   JobResults* results = nullptr;
 };

@@ -339,6 +339,9 @@ absl::Status LiveJob::Complete() {
   SetPhase(v1::JobProgress::PUBLISHING);
   QS_RETURN_IF_ERROR(PublishOutput(staging_, destination_));
   if (stored_) context_.results->Settle(key_, digest.bytes);
+  absl::MutexLockMaybe lock(spec_.calibration().delete_after_use()
+                                ? context_.last_use.get()
+                                : nullptr);
   DeleteAfterUse(context_, key_, spec_);
   const absl::Time now = context_.now();
   if (!resumed_ && wait_.sites.empty())
