@@ -165,6 +165,58 @@ TEST_CASE("A site recorded once a reader must be the same input") {
   }
 }
 
+// Sites of which some are open, as a store's; counts what is read.
+class OpenSource final : public CalibrationSource {
+ public:
+  OpenSource(std::vector<RandomSite> sites, const std::string& open, int* reads)
+      : random_(std::move(sites)), reads_(*reads) {
+    for (const RandomSite& site : random_) {
+      sites_.push_back(
+          {site.name, site.inputs, site.tokens, true, site.modules});
+      sites_.back().open = site.name == open;
+    }
+  }
+  const std::vector<CalibrationSite>& sites() const override { return sites_; }
+  absl::StatusOr<SiteMoments> Read(size_t site) const override {
+    ++reads_;
+    return MomentsOf(random_[site]);
+  }
+  absl::Status Error(const std::string& text) const override {
+    return absl::InvalidArgumentError(text);
+  }
+
+ private:
+  const std::vector<RandomSite> random_;
+  int& reads_;
+  std::vector<CalibrationSite> sites_;
+};
+
+TEST_CASE("What was found equal is not read again when more is sealed") {
+  const std::string b = kBlock;
+  std::vector<RandomSite> sites = LlamaSites();
+  sites[0].modules = {b + "self_attn.q_proj"};
+  sites.insert(sites.begin() + 1, sites[0]);
+  sites[1].name = "first again";
+  sites[1].modules = {b + "self_attn.k_proj", b + "self_attn.v_proj"};
+  int reads = 0;
+  const auto source = [&](const std::string& open) {
+    return std::make_shared<const OpenSource>(sites, open, &reads);
+  };
+  // Not all is known of the one input.
+  const CalibrationIndex first(source("first again"));
+  const auto sources = [](const CalibrationMatch& match) {
+    return Named(match, "model.layers.0/self_attn.qkv").sources;
+  };
+  CHECK(sources(MatchOf(first, LlamaPlan())) == std::vector<size_t>{0, 1});
+  CHECK(reads == 0);
+  const CalibrationIndex second = first.Renewed(source("fourth"));
+  CHECK(sources(MatchOf(second, LlamaPlan())) == std::vector<size_t>{0});
+  CHECK(reads == 2);
+  const CalibrationIndex third = second.Renewed(source(""));
+  CHECK(sources(MatchOf(third, LlamaPlan())) == std::vector<size_t>{0});
+  CHECK(reads == 2);
+}
+
 TEST_CASE("Another number of inputs is refused by tensor") {
   const CalibrationFolder folder;
   std::vector<RandomSite> sites = LlamaSites();

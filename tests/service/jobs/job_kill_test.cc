@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "google/rpc/error_details.pb.h"
+#include "tests/service/jobs/calibration_client.h"
 #include "tests/service/jobs/result_client.h"
 #include "tests/service/quantd_process.h"
 
@@ -148,6 +149,48 @@ TEST_CASE("a result is read over kills, byte by byte as it is made",
     }
   }
   REQUIRE(files == ReadTree(folders.Out("undisturbed")));
+}
+
+TEST_CASE("killed after every seal, a job that waits goes on and waits again",
+          "[job_kill]") {
+  JobFolders folders;
+  Quantd quantd(folders);
+  CalibrationClient(quantd.process().NewChannel()).Create();
+  CalibrationClient(quantd.process().NewChannel()).SendAll();
+  const std::string name =
+      RequireMade(quantd.client(), NamedRequest(folders, "named")).name();
+  const auto seed = std::random_device()();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  std::vector<std::string> sites = SiteNames();
+  std::shuffle(sites.begin(), sites.end(), random);
+  int64_t shards = 0;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    CalibrationClient(quantd.process().NewChannel()).Seal({sites[i]});
+    if (i + 1 == sites.size()) break;
+    // At once, or when it waits again.
+    if (random() % 2 == 0) {
+      REQUIRE(WaitsForSites(quantd.client(), name));
+      const int64_t done = quantd.client().Get(name)->progress().shards_done();
+      REQUIRE(done >= shards);
+      shards = done;
+    }
+    quantd.Kill();
+    quantd.Start();
+    const auto job = quantd.client().Get(name);
+    REQUIRE(job.ok());
+    REQUIRE(job->waiting_for().open_sites() ==
+            static_cast<int64_t>(sites.size() - i - 1));
+    // Its crashes do not add up when it has been parked.
+    REQUIRE(WaitsForSites(quantd.client(), name));
+  }
+  const v1::Job job = WaitDone(quantd.client(), name);
+  INFO(job.ShortDebugString());
+  REQUIRE(job.state() == v1::Job::SUCCEEDED);
+  const std::string filed =
+      RequireMade(quantd.client(), FiledRequest(folders, "filed")).name();
+  REQUIRE(WaitDone(quantd.client(), filed).state() == v1::Job::SUCCEEDED);
+  REQUIRE(ReadTree(folders.Out("named")) == ReadTree(folders.Out("filed")));
 }
 
 TEST_CASE("a watch is resumed over a kill; no change is lost", "[job_kill]") {
