@@ -193,10 +193,12 @@ absl::Status CalibrationFile::ReadSites() {
   return CheckModules();
 }
 
-absl::StatusOr<CalibrationFile> CalibrationFile::Open(const std::string& path) {
-  QS_ASSIGN_OR_RETURN(SafetensorsFile mapped, SafetensorsFile::Open(path));
+absl::StatusOr<CalibrationFile> CalibrationFile::Open(
+    const std::string& path, std::shared_ptr<const FileOpener> opener) {
+  QS_ASSIGN_OR_RETURN(SafetensorsFile mapped,
+                      SafetensorsFile::Open(path, opener));
   CalibrationFile file(std::move(mapped));
-  QS_ASSIGN_OR_RETURN(file.fd_, OpenRegularFile(path));
+  QS_ASSIGN_OR_RETURN(file.fd_, OpenRegularFile(path, opener.get()));
   QS_RETURN_IF_ERROR(file.ReadSites());
   QS_RETURN_IF_ERROR(file.file_.CheckUnchanged());
   return file;

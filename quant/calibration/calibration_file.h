@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,7 +40,9 @@ class CalibrationFile final : public CalibrationSource {
   // INVALID_ARGUMENT naming file, tensor, got and allowed — no `inputs`; a
   // tensor that is missing, of no site, or of another dtype or shape; a module
   // that reads two sites; a negative token count.
-  static absl::StatusOr<CalibrationFile> Open(const std::string& path);
+  static absl::StatusOr<CalibrationFile> Open(
+      const std::string& path,
+      std::shared_ptr<const FileOpener> opener = nullptr);
 
   const std::string& path() const { return file_.path(); }
   const std::vector<CalibrationSite>& sites() const override { return sites_; }

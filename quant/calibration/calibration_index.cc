@@ -71,8 +71,9 @@ CalibrationIndex CalibrationIndex::Renewed(
 }
 
 absl::StatusOr<CalibrationIndex> CalibrationIndex::Open(
-    const std::string& path) {
-  QS_ASSIGN_OR_RETURN(CalibrationFile file, CalibrationFile::Open(path));
+    const std::string& path, std::shared_ptr<const FileOpener> opener) {
+  QS_ASSIGN_OR_RETURN(CalibrationFile file,
+                      CalibrationFile::Open(path, std::move(opener)));
   return CalibrationIndex(
       std::make_shared<const CalibrationFile>(std::move(file)));
 }

@@ -25,6 +25,7 @@
 #include "absl/synchronization/mutex.h"
 #include "quant/calibration/calibration_source.h"
 #include "quant/calibration/site_moments.h"
+#include "quant/formats/file_opener.h"
 #include "quant/plan/plan.h"
 
 namespace qs {
@@ -53,7 +54,9 @@ struct CalibrationMatch {
 class CalibrationIndex {
  public:
   // Of a file. Errors: as CalibrationFile::Open.
-  static absl::StatusOr<CalibrationIndex> Open(const std::string& path);
+  static absl::StatusOr<CalibrationIndex> Open(
+      const std::string& path,
+      std::shared_ptr<const FileOpener> opener = nullptr);
   explicit CalibrationIndex(std::shared_ptr<const CalibrationSource> source);
 
   // As of `source`, which has the same sites, of which more are sealed: what

@@ -3,7 +3,6 @@
 
 #include <sys/stat.h>
 
-#include <cerrno>
 #include <set>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint_files.h"
 #include "quant/formats/checkpoint_index.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/json.h"
 #include "quant/formats/posix_file.h"
 
@@ -45,13 +45,14 @@ absl::StatusOr<ShardList> ListFromIndex(std::string_view text) {
   return list;
 }
 
-absl::StatusOr<ShardList> ListShards(const std::string& directory) {
-  absl::StatusOr<std::string> index =
-      ReadSmallFile(directory + "/" + kIndexName, JsonLimits().max_bytes);
+absl::StatusOr<ShardList> ListShards(const std::string& directory,
+                                     const FileOpener* opener) {
+  absl::StatusOr<std::string> index = ReadSmallFile(
+      directory + "/" + kIndexName, JsonLimits().max_bytes, opener);
   if (index.ok()) return ListFromIndex(*index);
   if (!absl::IsNotFound(index.status())) return index.status();
   ShardList list;
-  QS_ASSIGN_OR_RETURN(list.names, ListSafetensors(directory));
+  QS_ASSIGN_OR_RETURN(list.names, ListSafetensors(directory, opener));
   for (const std::string& name : list.names) {
     if (name == kSingleName) {
       list.names = {kSingleName};
@@ -73,11 +74,12 @@ absl::StatusOr<ShardList> ListShards(const std::string& directory) {
 }
 
 absl::StatusOr<std::vector<SafetensorsFile>> OpenShards(
-    const std::string& directory, const ShardList& list) {
+    const std::string& directory, const ShardList& list,
+    const std::shared_ptr<const FileOpener>& opener) {
   std::vector<SafetensorsFile> shards;
   for (const std::string& name : list.names) {
     absl::StatusOr<SafetensorsFile> file =
-        SafetensorsFile::Open(directory + "/" + name);
+        SafetensorsFile::Open(directory + "/" + name, opener);
     if (list.has_index && absl::IsNotFound(file.status())) {
       return absl::InvalidArgumentError(
           absl::StrCat(kIndexName, ": got ", QuoteForError(name),
@@ -104,9 +106,10 @@ std::vector<CheckpointTensor> TensorsOf(
 }
 
 // Empty when there is none.
-absl::StatusOr<std::string> ReadConfig(const std::string& directory) {
-  absl::StatusOr<std::string> text =
-      ReadSmallFile(directory + "/" + kConfigName, kConfigLimits.max_bytes);
+absl::StatusOr<std::string> ReadConfig(const std::string& directory,
+                                       const FileOpener* opener) {
+  absl::StatusOr<std::string> text = ReadSmallFile(
+      directory + "/" + kConfigName, kConfigLimits.max_bytes, opener);
   if (absl::IsNotFound(text.status())) return std::string();
   QS_RETURN_IF_ERROR(text.status());
   QS_RETURN_IF_ERROR(
@@ -116,24 +119,24 @@ absl::StatusOr<std::string> ReadConfig(const std::string& directory) {
 
 }  // namespace
 
-absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
-  struct stat info;
-  if (stat(path.c_str(), &info) != 0) {
-    return PosixError(errno, "open checkpoint", path);
-  }
+absl::StatusOr<Checkpoint> Checkpoint::Open(
+    const std::string& path, std::shared_ptr<const FileOpener> opener) {
+  QS_ASSIGN_OR_RETURN(const struct stat info, StatFile(path, opener.get()));
   Checkpoint checkpoint;
   checkpoint.path_ = path;
+  checkpoint.opener_ = opener;
   checkpoint.is_directory_ = S_ISDIR(info.st_mode);
   if (!checkpoint.is_directory_) {
-    QS_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
+    QS_ASSIGN_OR_RETURN(SafetensorsFile file,
+                        SafetensorsFile::Open(path, opener));
     checkpoint.shards_.push_back(std::move(file));
     checkpoint.shard_names_ = {path.substr(path.rfind('/') + 1)};
     checkpoint.tensors_ = TensorsOf(checkpoint.shards_);
     return checkpoint;
   }
-  QS_ASSIGN_OR_RETURN(ShardList list, ListShards(path));
-  QS_ASSIGN_OR_RETURN(checkpoint.shards_, OpenShards(path, list));
-  QS_ASSIGN_OR_RETURN(checkpoint.config_json_, ReadConfig(path));
+  QS_ASSIGN_OR_RETURN(ShardList list, ListShards(path, opener.get()));
+  QS_ASSIGN_OR_RETURN(checkpoint.shards_, OpenShards(path, list, opener));
+  QS_ASSIGN_OR_RETURN(checkpoint.config_json_, ReadConfig(path, opener.get()));
   checkpoint.tensors_ = TensorsOf(checkpoint.shards_);
   checkpoint.has_index_ = list.has_index;
   checkpoint.shard_names_ = std::move(list.names);
@@ -141,8 +144,9 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
                               checkpoint.shard_names_.end());
   taken.insert(kConfigName);
   if (checkpoint.has_index_) taken.insert(kIndexName);
-  QS_ASSIGN_OR_RETURN(checkpoint.side_files_,
-                      ListSideFiles(path, taken, &checkpoint.left_out_));
+  QS_ASSIGN_OR_RETURN(
+      checkpoint.side_files_,
+      ListSideFiles(path, taken, opener.get(), &checkpoint.left_out_));
   return checkpoint;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,10 +41,15 @@ class Checkpoint {
   // *.safetensors there. A single .safetensors file is a checkpoint without
   // config. Files reached through symbolic links are read like files.
   // Errors: NOT_FOUND — no weights; INVALID_ARGUMENT — malformed file or index,
-  // a tensor in two shards, config.json that is no JSON object.
-  static absl::StatusOr<Checkpoint> Open(const std::string& path);
+  // a tensor in two shards, config.json that is no JSON object; `opener`'s,
+  // which opens all files. Null: any.
+  static absl::StatusOr<Checkpoint> Open(
+      const std::string& path,
+      std::shared_ptr<const FileOpener> opener = nullptr);
 
   const std::string& path() const { return path_; }
+  // For who opens files of it again; may be null.
+  const std::shared_ptr<const FileOpener>& opener() const { return opener_; }
   bool is_directory() const { return is_directory_; }
   const std::vector<SafetensorsFile>& shards() const { return shards_; }
   // Relative path of a shard ("model-00001-of-00002.safetensors").
@@ -63,6 +69,7 @@ class Checkpoint {
 
  private:
   std::string path_;
+  std::shared_ptr<const FileOpener> opener_;
   bool is_directory_ = false;
   bool has_index_ = false;
   std::vector<SafetensorsFile> shards_;

@@ -12,17 +12,17 @@
 namespace qs {
 
 // Names of the regular files that end in ".safetensors", in `directory` itself,
-// sorted. Errors: as PosixError.
+// sorted. Errors: as VisitFolder, also of links.
 absl::StatusOr<std::vector<std::string>> ListSafetensors(
-    const std::string& directory);
+    const std::string& directory, const FileOpener* opener = nullptr);
 
 // Every regular file below `directory` that `taken` does not name, as
 // Checkpoint::side_files. Symbolic links to files count as files, those to
 // directories are not followed. `left_out`: as Checkpoint::left_out. Errors: as
-// PosixError; INVALID_ARGUMENT — more than 10000 of both.
+// VisitFolder, also of links; INVALID_ARGUMENT — more than 10000 of both.
 absl::StatusOr<std::vector<CheckpointSideFile>> ListSideFiles(
     const std::string& directory, const std::set<std::string>& taken,
-    std::vector<CheckpointLeftOut>* left_out);
+    const FileOpener* opener, std::vector<CheckpointLeftOut>* left_out);
 
 }  // namespace qs
 

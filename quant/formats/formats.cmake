@@ -9,6 +9,7 @@ target_sources(qs_quant PRIVATE
   formats/compressed_tensors.cc
   formats/dequantize.cc
   formats/compressed_tensors_writer.cc
+  formats/file_opener.cc
   formats/gptq_format.cc
   formats/gptq_writer.cc
   formats/grid_pieces.cc

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/json.h"
 #include "quant/formats/safetensors.h"
 
@@ -84,11 +85,11 @@ int UniqueFd::Close() {
   return result == 0 || errno == EINTR ? 0 : errno;
 }
 
-absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path) {
+absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path,
+                                         const FileOpener* opener) {
   // O_NONBLOCK: opening a FIFO must not wait for its writer.
-  UniqueFd fd(RetryInterrupted(
-      [&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
-  if (fd.get() < 0) return PosixError(errno, "open", path);
+  QS_ASSIGN_OR_RETURN(UniqueFd fd,
+                      OpenFile(path, O_RDONLY | O_NONBLOCK, opener));
   struct stat info;
   if (fstat(fd.get(), &info) != 0) return PosixError(errno, "stat", path);
   if (!S_ISREG(info.st_mode)) {
@@ -100,8 +101,9 @@ absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path) {
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
-                                          int64_t max_bytes) {
-  QS_ASSIGN_OR_RETURN(UniqueFd fd, OpenRegularFile(path));
+                                          int64_t max_bytes,
+                                          const FileOpener* opener) {
+  QS_ASSIGN_OR_RETURN(UniqueFd fd, OpenRegularFile(path, opener));
   std::string text;
   char piece[16384];
   while (true) {

@@ -35,14 +35,18 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// Opens a regular file for reading. Errors: as PosixError; INVALID_ARGUMENT —
+class FileOpener;  // quant/formats/file_opener.h; null: any path
+
+// Opens a regular file for reading. Errors: as OpenFile; INVALID_ARGUMENT —
 // a directory, FIFO or device.
-absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path);
+absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path,
+                                         const FileOpener* opener = nullptr);
 
 // The whole file. Errors: as OpenRegularFile; INVALID_ARGUMENT — longer than
 // `max_bytes`.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
-                                          int64_t max_bytes);
+                                          int64_t max_bytes,
+                                          const FileOpener* opener = nullptr);
 
 // Fills `data` from `offset` on; `path` is for errors. Errors: as PosixError;
 // ABORTED — the file ends before.

@@ -25,6 +25,8 @@
 
 namespace qs {
 
+class FileOpener;  // quant/formats/file_opener.h; null: any path
+
 constexpr int64_t kMaxHeaderBytes = int64_t{16} << 20;
 
 struct SafetensorsEntry {
@@ -56,7 +58,9 @@ class SafetensorsFile {
  public:
   // Errors: NOT_FOUND, PERMISSION_DENIED; INVALID_ARGUMENT — malformed;
   // ABORTED — it shrinks just now.
-  static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
+  static absl::StatusOr<SafetensorsFile> Open(
+      const std::string& path,
+      std::shared_ptr<const FileOpener> opener = nullptr);
   ~SafetensorsFile();
   SafetensorsFile(SafetensorsFile&&) noexcept;
   SafetensorsFile& operator=(SafetensorsFile&&) noexcept;

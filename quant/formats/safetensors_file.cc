@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/json.h"
 #include "quant/formats/posix_file.h"
 #include "quant/formats/safetensors.h"
@@ -20,6 +21,7 @@ namespace qs {
 
 struct SafetensorsFile::Rep {
   std::string path;
+  std::shared_ptr<const FileOpener> opener;
   struct stat info = {};
   void* mapping = MAP_FAILED;
   SafetensorsHeader header;
@@ -68,10 +70,12 @@ SafetensorsFile::SafetensorsFile(SafetensorsFile&&) noexcept = default;
 SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&&) noexcept =
     default;
 
-absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  QS_ASSIGN_OR_RETURN(const UniqueFd fd, OpenRegularFile(path));
+absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(
+    const std::string& path, std::shared_ptr<const FileOpener> opener) {
+  QS_ASSIGN_OR_RETURN(const UniqueFd fd, OpenRegularFile(path, opener.get()));
   auto rep = std::make_unique<Rep>();
   rep->path = path;
+  rep->opener = std::move(opener);
   if (fstat(fd.get(), &rep->info) != 0) return PosixError(errno, "stat", path);
   QS_ASSIGN_OR_RETURN(const std::vector<uint8_t> head,
                       ReadHead(fd, path, rep->info.st_size));
@@ -112,11 +116,10 @@ std::span<const uint8_t> SafetensorsFile::Data(
 }
 
 absl::Status SafetensorsFile::CheckUnchanged() const {
-  struct stat now;
-  if (stat(rep_->path.c_str(), &now) != 0) {
-    return absl::AbortedError(
-        std::string(PosixError(errno, "stat", rep_->path).message()));
-  }
+  const absl::StatusOr<struct stat> found =
+      StatFile(rep_->path, rep_->opener.get());
+  if (!found.ok()) return absl::AbortedError(found.status().message());
+  const struct stat& now = *found;
   const struct stat& then = rep_->info;
   const char* what = nullptr;
   if (now.st_dev != then.st_dev || now.st_ino != then.st_ino) {

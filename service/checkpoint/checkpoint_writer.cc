@@ -2,6 +2,7 @@
 #include "service/checkpoint/checkpoint_writer.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <span>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -27,18 +29,49 @@ constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kConfigName[] = "config.json";
 constexpr char kQuantizeConfigName[] = "quantize_config.json";
 
-// One that a run before this one left, whole or not, is replaced.
-absl::Status CopySynced(const std::string& from, const std::string& to) {
+// A new file that may be used as `from` may. One that a run before this one
+// left, whole or not, is replaced.
+absl::StatusOr<UniqueFd> CreateLike(const UniqueFd& from,
+                                    const std::string& to) {
   std::error_code error;
   fs::create_directories(fs::path(to).parent_path(), error);
   if (!error) fs::remove(to, error);
-  if (!error) fs::copy_file(from, to, error);
   if (error) return OutputFault(PosixError(error.value(), "copy to", to));
-  UniqueFd fd(open(to.c_str(), O_RDONLY | O_CLOEXEC));
-  if (fd.get() < 0 || fsync(fd.get()) != 0) {
-    return OutputFault(PosixError(errno, "sync", to));
+  struct stat info;
+  UniqueFd fd(open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (fd.get() < 0 || fstat(from.get(), &info) != 0 ||
+      fchmod(fd.get(), info.st_mode & 0777) != 0) {
+    return OutputFault(PosixError(errno, "copy to", to));
+  }
+  return fd;
+}
+
+absl::Status WriteAll(const UniqueFd& fd, const std::string& path,
+                      std::span<const char> data) {
+  while (!data.empty()) {
+    const ssize_t put = write(fd.get(), data.data(), data.size());
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return OutputFault(PosixError(errno, "copy to", path));
+    data = data.subspan(static_cast<size_t>(put));
   }
   return absl::OkStatus();
+}
+
+// `name` is what was opened as `from`. A file, whatever led to it.
+absl::Status CopySynced(const UniqueFd& from, const std::string& name,
+                        const std::string& to) {
+  QS_ASSIGN_OR_RETURN(const UniqueFd fd, CreateLike(from, to));
+  std::vector<char> piece(size_t{1} << 20);
+  while (true) {
+    const ssize_t got = read(from.get(), piece.data(), piece.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return InputFault(PosixError(errno, "read", name));
+    if (got == 0) break;
+    QS_RETURN_IF_ERROR(
+        WriteAll(fd, to, {piece.data(), static_cast<size_t>(got)}));
+  }
+  return fsync(fd.get()) == 0 ? absl::OkStatus()
+                              : OutputFault(PosixError(errno, "sync", to));
 }
 
 }  // namespace
@@ -174,8 +207,9 @@ absl::Status CheckpointWriter::WriteSideFiles() const {
       return UnexpectedError(absl::StrCat("plan: got no action for file ",
                                           file.path, ", allowed COPY or SKIP"));
     }
-    QS_RETURN_IF_ERROR(CopySynced(source_.path() + "/" + file.path,
-                                  directory_ + "/" + file.path));
+    QS_ASSIGN_OR_RETURN(const UniqueFd from, source_.OpenSideFile(file));
+    QS_RETURN_IF_ERROR(
+        CopySynced(from, file.path, directory_ + "/" + file.path));
   }
   return absl::OkStatus();
 }

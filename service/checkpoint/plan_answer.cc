@@ -1,20 +1,19 @@
 // Tested by tests/e2e/quantctl_test.py.
 #include "service/checkpoint/plan_answer.h"
 
-#include <filesystem>
 #include <string>
-#include <system_error>
 #include <utility>
+
+#include "quant/formats/file_opener.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
 
-int64_t SizeOf(const std::string& path) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  return error ? 0 : static_cast<int64_t>(size);
+int64_t SizeOf(const std::string& path, const Checkpoint& checkpoint) {
+  const auto info = StatFile(path, checkpoint.opener().get());
+  return info.ok() ? int64_t{info->st_size} : 0;
 }
 
 template <typename Item>
@@ -61,11 +60,11 @@ std::vector<CheckpointSideFile> AllFiles(const Checkpoint& checkpoint) {
   std::vector<CheckpointSideFile> files;
   for (size_t i = 0; i < checkpoint.shards().size(); ++i) {
     files.push_back({checkpoint.shard_name(static_cast<int>(i)),
-                     SizeOf(checkpoint.shards()[i].path())});
+                     SizeOf(checkpoint.shards()[i].path(), checkpoint)});
   }
   if (checkpoint.has_index()) {
     const std::string name = "model.safetensors.index.json";
-    files.push_back({name, SizeOf(checkpoint.path() + "/" + name)});
+    files.push_back({name, SizeOf(checkpoint.path() + "/" + name, checkpoint)});
   }
   if (!checkpoint.config_json().empty()) {
     files.push_back(

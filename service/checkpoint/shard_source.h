@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "quant/formats/checkpoint.h"
+#include "quant/formats/posix_file.h"
 #include "quant/formats/safetensors.h"
 #include "service/checkpoint/planned_checkpoint.h"
 
@@ -39,9 +41,11 @@ class ShardSource {
   // Whether a directory without config.json gets one with the quantization
   // alone.
   virtual bool makes_config() const = 0;
-  // Other files, below `path`.
-  virtual const std::string& path() const = 0;
+  // Other files.
   virtual const std::vector<CheckpointSideFile>& side_files() const = 0;
+  // For reading. Errors: kInput.
+  virtual absl::StatusOr<UniqueFd> OpenSideFile(
+      const CheckpointSideFile& file) const = 0;
 };
 
 // The shards of a checkpoint.
@@ -75,10 +79,11 @@ class CheckpointShards final : public ShardSource {
     return planned_.files().config_json();
   }
   bool makes_config() const override { return false; }
-  const std::string& path() const override { return planned_.files().path(); }
   const std::vector<CheckpointSideFile>& side_files() const override {
     return planned_.files().side_files();
   }
+  absl::StatusOr<UniqueFd> OpenSideFile(
+      const CheckpointSideFile& file) const override;
 
  private:
   const SafetensorsFile& FileOf(int shard) const {

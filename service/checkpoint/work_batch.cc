@@ -248,9 +248,11 @@ absl::Status MomentsFault(const absl::Status& status) {
   return absl::IsDataLoss(status) ? status : InputFault(status);
 }
 
-absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
-                                            const PlanAnswer& plan) {
-  absl::StatusOr<CalibrationIndex> index = CalibrationIndex::Open(path);
+absl::StatusOr<Calibration> OpenCalibration(
+    const std::string& path, const PlanAnswer& plan,
+    std::shared_ptr<const FileOpener> opener) {
+  absl::StatusOr<CalibrationIndex> index =
+      CalibrationIndex::Open(path, std::move(opener));
   if (!index.ok()) return InputFault(index.status());
   return MatchCalibration(*std::move(index), plan);
 }

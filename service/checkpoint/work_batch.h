@@ -64,8 +64,9 @@ absl::Status CheckCalibrationGiven(const std::string& path,
                                    const PlanAnswer& plan);
 // Errors: kInput — the file is malformed, or lacks sites that the method
 // needs, or serves none at all.
-absl::StatusOr<Calibration> OpenCalibration(const std::string& path,
-                                            const PlanAnswer& plan);
+absl::StatusOr<Calibration> OpenCalibration(
+    const std::string& path, const PlanAnswer& plan,
+    std::shared_ptr<const FileOpener> opener = nullptr);
 // The same for one that is open already. Errors: also DATA_LOSS, as it comes.
 absl::StatusOr<Calibration> MatchCalibration(CalibrationIndex index,
                                              const PlanAnswer& plan);

@@ -99,4 +99,10 @@ absl::Status BlobShards::Copy(size_t tensor, const AppendBytes& append) const {
   return absl::OkStatus();
 }
 
+absl::StatusOr<UniqueFd> BlobShards::OpenSideFile(
+    const CheckpointSideFile& file) const {
+  return UnexpectedError(
+      absl::StrCat("file ", file.path, ": got it beside blobs, allowed none"));
+}
+
 }  // namespace qs

@@ -70,15 +70,15 @@ class BlobShards final : public ShardSource {
   bool has_index() const override { return true; }
   const std::string& config_json() const override { return config_json_; }
   bool makes_config() const override { return true; }
-  const std::string& path() const override { return no_path_; }
   const std::vector<CheckpointSideFile>& side_files() const override {
     return no_files_;
   }
+  absl::StatusOr<UniqueFd> OpenSideFile(
+      const CheckpointSideFile& file) const override;
 
  private:
   BlobInput& input_;
   const std::string& config_json_;
-  const std::string no_path_;
   const std::vector<CheckpointSideFile> no_files_;
 };
 

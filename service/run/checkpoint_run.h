@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
 #include "quant/calibration/calibration_source.h"
+#include "quant/formats/file_opener.h"
 #include "quant/quantized_tensor.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/base/io_pool.h"
@@ -43,6 +44,8 @@ struct RunTensor {
 
 struct CheckpointRunSpec {
   std::string input;  // absolute: a directory, or one .safetensors file
+  // Opens what is read of it; null: any path.
+  std::shared_ptr<const FileOpener> input_opener;
   // In place of `input`, which is empty then; in any order, no name twice. They
   // stay in `blobs`, which outlives the run. A shard of the output has at most
   // `shard_bytes` of their input, or one tensor.
@@ -53,6 +56,7 @@ struct CheckpointRunSpec {
   // Absolute: the directory that is filled. Empty: none.
   std::string output;
   std::string calibration;  // absolute, or empty
+  std::shared_ptr<const FileOpener> calibration_opener;
   // In place of `calibration`; may be null. Its blobs stay while the run does.
   std::shared_ptr<const CalibrationSource> moments;
   quant::v1::QuantizationConfig quantization;

@@ -4,11 +4,11 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/posix_file.h"
 #include "service/checkpoint/fault.h"
 #include "service/checkpoint/slice_reader.h"
@@ -47,15 +47,17 @@ class CheckpointInput final : public RunInput {
   }
 
   absl::StatusOr<std::string> Identity() const override {
+    const FileOpener* const opener = planned_.files().opener().get();
     std::string text;
     for (const SafetensorsFile& shard : planned_.shards()) {
-      QS_ASSIGN_OR_RETURN(const std::string file, FileIdentity(shard.path()));
+      QS_ASSIGN_OR_RETURN(const std::string file,
+                          FileIdentity(shard.path(), opener));
       text += file;
     }
     for (const CheckpointSideFile& file : planned_.files().side_files()) {
       QS_ASSIGN_OR_RETURN(
           const std::string identity,
-          FileIdentity(planned_.files().path() + "/" + file.path));
+          FileIdentity(planned_.files().path() + "/" + file.path, opener));
       text += identity;
     }
     return text + planned_.files().config_json();
@@ -68,20 +70,20 @@ class CheckpointInput final : public RunInput {
 
 }  // namespace
 
-absl::StatusOr<std::string> FileIdentity(const std::string& path) {
-  struct stat info;
-  if (::stat(path.c_str(), &info) != 0) {
-    return InputFault(PosixError(errno, "stat", path));
-  }
-  return absl::StrCat(path, " ", info.st_size, " ", info.st_ino, " ",
-                      info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, "\n");
+absl::StatusOr<std::string> FileIdentity(const std::string& path,
+                                         const FileOpener* opener) {
+  const absl::StatusOr<struct stat> info = StatFile(path, opener);
+  if (!info.ok()) return InputFault(info.status());
+  return absl::StrCat(path, " ", info->st_size, " ", info->st_ino, " ",
+                      info->st_mtim.tv_sec, ".", info->st_mtim.tv_nsec, "\n");
 }
 
 absl::StatusOr<std::unique_ptr<RunInput>> NewCheckpointInput(
     const PlannedCheckpoint& planned) {
   std::vector<UniqueFd> files;
   for (const SafetensorsFile& shard : planned.shards()) {
-    absl::StatusOr<UniqueFd> fd = OpenRegularFile(shard.path());
+    absl::StatusOr<UniqueFd> fd =
+        OpenRegularFile(shard.path(), planned.files().opener().get());
     if (!fd.ok()) return InputFault(fd.status());
     files.push_back(*std::move(fd));
   }

@@ -32,8 +32,10 @@ class RunInput {
   virtual absl::StatusOr<std::string> Identity() const = 0;
 };
 
-// A file as far as it can be told without reading it. Errors: kInput.
-absl::StatusOr<std::string> FileIdentity(const std::string& path);
+// A file, which links may lead to, as far as it can be told without reading it.
+// Errors: kInput.
+absl::StatusOr<std::string> FileIdentity(const std::string& path,
+                                         const FileOpener* opener);
 
 // `planned` outlives it. Errors: kInput.
 absl::StatusOr<std::unique_ptr<RunInput>> NewCheckpointInput(

@@ -104,7 +104,8 @@ absl::Status RunPlan::OpenInput() {
     input = std::move(blobs);
     return absl::OkStatus();
   }
-  absl::StatusOr<Checkpoint> opened = Checkpoint::Open(spec.input);
+  absl::StatusOr<Checkpoint> opened =
+      Checkpoint::Open(spec.input, spec.input_opener);
   if (!opened.ok()) return InputFault(opened.status());
   checkpoint = *std::move(opened);
   QS_RETURN_IF_ERROR(PlanCheckpoint());
@@ -171,7 +172,7 @@ absl::StatusOr<std::optional<Calibration>> RunPlan::OpenMoments() const {
     return MatchCalibration(CalibrationIndex(spec.moments), answer);
   }
   if (!spec.calibration.empty()) {
-    return OpenCalibration(spec.calibration, answer);
+    return OpenCalibration(spec.calibration, answer, spec.calibration_opener);
   }
   if (!NeedsCalibration(answer.summary.resolved())) return std::nullopt;
   return RpcError(absl::StatusCode::kInvalidArgument, "CALIBRATION_MISSING",
@@ -237,7 +238,9 @@ int64_t RunPlan::FileBytes() const {
 
 // The same before and after a site is sealed.
 absl::StatusOr<std::string> RunPlan::CalibrationIdentity() const {
-  if (!spec.calibration.empty()) return FileIdentity(spec.calibration);
+  if (!spec.calibration.empty()) {
+    return FileIdentity(spec.calibration, spec.calibration_opener.get());
+  }
   if (spec.moments == nullptr) return "";
   std::string text = spec.moments->Identity();
   if (!text.empty()) return text;
