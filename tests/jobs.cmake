@@ -36,3 +36,8 @@ qs_test(job_tensors_test
   SOURCES service/jobs/job_tensors_test.cc
   LIBS qs_service
   LABELS service)
+# Checkpoints of links, as in a download cache.
+qs_test(job_links_test
+  SOURCES service/jobs/job_links_test.cc
+  LIBS qs_service
+  LABELS service)

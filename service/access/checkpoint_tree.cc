@@ -1,17 +1,11 @@
 // Tested by tests/service/uri_roots_test.cc.
-#include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
-
-#include <cerrno>
-#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/json.h"
-#include "quant/formats/safetensors.h"
 #include "service/access/file_uri.h"
-#include "service/access/open_beneath.h"
 #include "service/access/uri_roots.h"
 #include "service/server/error.h"
 
@@ -22,85 +16,56 @@ namespace {
 constexpr int kMaxDepth = 4;
 // Checkpoint's own limit of side files, and as many shards.
 constexpr int kMaxEntries = 20'000;
-constexpr char kField[] = "source";
-
-struct CloseFolder {
-  void operator()(DIR* folder) const { closedir(folder); }
-};
-
-absl::Status NotFound() {
-  return RpcError(absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND",
-                  absl::StrCat(kField, ": got a path at which nothing is"));
-}
-
-absl::Status CheckEntry(mode_t mode, const std::string& name) {
-  if (S_ISREG(mode) || S_ISDIR(mode)) return absl::OkStatus();
-  return UriNotAllowed(
-      kField,
-      absl::StrCat(QuoteForError(name), ", which is ",
-                   S_ISLNK(mode) ? "a link" : "a device, a pipe or a socket",
-                   "; allowed: regular files and directories"));
-}
 
 class TreeCheck {
  public:
-  // `below` is "" or ends in "/". Takes `fd`, an open directory.
-  absl::Status Visit(UniqueFd fd, const std::string& below, int depth) {
-    // fdopendir owns what it is given.
-    const int own = fcntl(fd.get(), F_DUPFD_CLOEXEC, 0);
-    const std::unique_ptr<DIR, CloseFolder> folder(own < 0 ? nullptr
-                                                           : fdopendir(own));
-    if (folder == nullptr) return PosixError(errno, "list", below);
-    errno = 0;
-    while (const dirent* entry = readdir(folder.get())) {
-      const std::string name = entry->d_name;
-      if (name == "." || name == "..") continue;
-      QS_RETURN_IF_ERROR(VisitEntry(fd.get(), name, below + name, depth));
-      errno = 0;
-    }
-    return errno == 0 ? absl::OkStatus() : PosixError(errno, "list", below);
+  TreeCheck(const InputPath& source, const std::string& field)
+      : source_(source), field_(field) {}
+
+  // `below` is "" or begins with "/".
+  absl::Status Visit(const std::string& below, int depth) {
+    return VisitFolder(source_.path + below, source_.opener.get(),
+                       [&](const FolderEntry& entry) {
+                         return VisitEntry(entry, below + "/" + entry.name,
+                                           depth);
+                       });
   }
 
  private:
-  absl::Status VisitEntry(int folder, const std::string& name,
-                          const std::string& path, int depth) {
+  absl::Status VisitEntry(const FolderEntry& entry, const std::string& path,
+                          int depth) {
     if (++entries_ > kMaxEntries) {
       return RpcError(absl::StatusCode::kInvalidArgument, "BAD_CHECKPOINT",
-                      absl::StrCat(kField, ": got more entries than allowed: ",
+                      absl::StrCat(field_, ": got more entries than allowed: ",
                                    kMaxEntries));
     }
-    struct stat info;
-    if (fstatat(folder, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
-      return errno == ENOENT ? NotFound() : PosixError(errno, "stat", path);
+    QS_RETURN_IF_ERROR(entry.info.status());
+    if (entry.is_file()) return absl::OkStatus();
+    if (!entry.is_folder()) {
+      return UriNotAllowed(
+          field_, absl::StrCat(QuoteForError(path.substr(1)),
+                               ", which is a device, a pipe or a socket; "
+                               "allowed: regular files and directories"));
     }
-    QS_RETURN_IF_ERROR(CheckEntry(info.st_mode, path));
-    if (!S_ISDIR(info.st_mode) || depth >= kMaxDepth) return absl::OkStatus();
-    UniqueFd below = OpenBeneath(folder, name, O_RDONLY | O_DIRECTORY);
-    if (below.get() < 0) return PosixError(errno, "open", path);
-    return Visit(std::move(below), path + "/", depth + 1);
+    // Behind a link Checkpoint does not look.
+    if (entry.is_link || depth >= kMaxDepth) return absl::OkStatus();
+    return Visit(path, depth + 1);
   }
 
+  const InputPath& source_;
+  const std::string& field_;
   int entries_ = 0;
 };
 
 }  // namespace
 
-absl::Status CheckCheckpointTree(const std::string& path) {
-  UniqueFd at = OpenWithoutLinks(path, O_PATH);
-  if (at.get() < 0 && errno == ELOOP) {
-    return UriNotAllowed(kField, "a path that leads over a link");
-  }
-  struct stat info;
-  if (at.get() < 0 || fstat(at.get(), &info) != 0) {
-    return errno == ENOENT || errno == ENOTDIR
-               ? NotFound()
-               : PosixError(errno, "open", "the checkpoint");
-  }
-  QS_RETURN_IF_ERROR(CheckEntry(info.st_mode, "it"));
+absl::Status CheckCheckpointTree(const InputPath& source,
+                                 const std::string& field) {
+  QS_ASSIGN_OR_RETURN(const struct stat info,
+                      StatFile(source.path, source.opener.get()));
   if (S_ISREG(info.st_mode)) return absl::OkStatus();
-  UniqueFd fd = OpenBeneath(at.get(), ".", O_RDONLY | O_DIRECTORY);
-  if (fd.get() < 0) return PosixError(errno, "open", "the checkpoint");
-  return TreeCheck().Visit(std::move(fd), "", 1);
+  if (S_ISDIR(info.st_mode)) return TreeCheck(source, field).Visit("", 1);
+  return UriNotAllowed(field, "a device, a pipe or a socket");
 }
 
 }  // namespace qs

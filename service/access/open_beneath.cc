@@ -21,7 +21,7 @@ UniqueFd OpenAt2(int folder, const std::string& path, int flags,
   how.resolve = resolve;
   long fd = 0;
   // EAGAIN: something was renamed meanwhile, so that the kernel cannot tell.
-  for (int tries = 0; tries < 32; ++tries) {
+  for (int tries = 0; tries < 1000; ++tries) {
     fd = syscall(SYS_openat2, folder, path.c_str(), &how, sizeof(how));
     if (fd >= 0 || (errno != EINTR && errno != EAGAIN)) break;
   }
@@ -30,9 +30,11 @@ UniqueFd OpenAt2(int folder, const std::string& path, int flags,
 
 }  // namespace
 
-UniqueFd OpenBeneath(int root, const std::string& path, int flags) {
+UniqueFd OpenBeneath(int root, const std::string& path, int flags,
+                     Links links) {
   return OpenAt2(root, path, flags,
-                 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+                 RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS |
+                     (links == Links::kRefused ? RESOLVE_NO_SYMLINKS : 0));
 }
 
 UniqueFd OpenWithoutLinks(const std::string& path, int flags) {

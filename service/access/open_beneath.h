@@ -1,4 +1,5 @@
-// openat2: the kernel resolves a path beneath a directory, or without links.
+// openat2: the kernel resolves a path beneath a directory, links included, or
+// without links.
 #ifndef QS_SERVICE_ACCESS_OPEN_BENEATH_H_
 #define QS_SERVICE_ACCESS_OPEN_BENEATH_H_
 
@@ -9,11 +10,18 @@
 
 namespace qs {
 
-// Opens `path` ("." or relative) from the directory `root`, never leaving it
-// and following no link of any kind. On failure the result holds -1 and errno
-// says why: EXDEV or ELOOP where it would have left it or followed one.
-UniqueFd OpenBeneath(int root, const std::string& path, int flags);
-// The same for an absolute path from "/".
+enum class Links {
+  kRefused,
+  kBeneath,  // symbolic ones that never leave the root on their way
+};
+
+// Opens `path` ("." or relative) from the directory `root`, never leaving it,
+// also not by a link or for a moment. The links of /proc ("magic" ones) are
+// never followed. On failure the result holds -1 and errno says why: EXDEV — it
+// would have left the root, or an absolute link; ELOOP — a link that is
+// refused, or too many; EAGAIN — renames everywhere left no time to tell.
+UniqueFd OpenBeneath(int root, const std::string& path, int flags, Links links);
+// An absolute path from "/", following no link of any kind; as OpenBeneath.
 UniqueFd OpenWithoutLinks(const std::string& path, int flags);
 
 // UNIMPLEMENTED when the kernel has no openat2, or forbids it.

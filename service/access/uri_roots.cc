@@ -15,6 +15,7 @@
 #include "quant/formats/safetensors.h"
 #include "service/access/file_uri.h"
 #include "service/access/open_beneath.h"
+#include "service/access/rooted_opener.h"
 #include "service/server/error.h"
 
 namespace qs {
@@ -22,6 +23,7 @@ namespace {
 
 constexpr char kRead[] = "read-root";
 constexpr char kWrite[] = "write-root";
+constexpr char kOverLink[] = "a path that leads over a link";
 
 struct RootText {
   std::string project;
@@ -86,15 +88,14 @@ absl::Status CheckApart(const std::string& read, const std::string& write) {
 
 // What the kernel's answer means for a client, who learns nothing of what lies
 // elsewhere.
-absl::Status ResolveError(int error, const std::string& field,
-                          const char* not_found) {
+absl::Status NewPathError(int error, const std::string& field) {
   if (error == ENOENT || error == ENOTDIR) {
-    return RpcError(absl::StatusCode::kNotFound, not_found,
+    return RpcError(absl::StatusCode::kNotFound, "DESTINATION_NOT_FOUND",
                     absl::StrCat(field, ": got a path at which nothing is"),
                     {{"field", field}});
   }
   if (error == ELOOP || error == EXDEV) {
-    return UriNotAllowed(field, "a path that leads over a link");
+    return UriNotAllowed(field, kOverLink);
   }
   if (error == EACCES || error == EPERM) {
     return UriNotAllowed(field, "a path that the server may not look at");
@@ -104,14 +105,8 @@ absl::Status ResolveError(int error, const std::string& field,
 
 absl::Status CheckKind(mode_t mode, const std::string& field) {
   if (S_ISREG(mode) || S_ISDIR(mode)) return absl::OkStatus();
-  if (S_ISLNK(mode)) {
-    return UriNotAllowed(field, "a path that leads over a link");
-  }
+  if (S_ISLNK(mode)) return UriNotAllowed(field, kOverLink);
   return UriNotAllowed(field, "a device, a pipe or a socket");
-}
-
-std::string Below(const std::string& path, const std::string& root) {
-  return path == root ? "." : path.substr(root.size() + 1);
 }
 
 }  // namespace
@@ -141,7 +136,7 @@ absl::StatusOr<std::vector<UriRoots::Root>> UriRoots::OpenRoots(
     UniqueFd fd = OpenWithoutLinks(real.get(), O_PATH | O_DIRECTORY);
     if (fd.get() < 0) return PosixError(errno, option, text.path);
     roots.push_back({std::move(text.project), std::move(text.path), real.get(),
-                     std::move(fd)});
+                     std::make_shared<const UniqueFd>(std::move(fd))});
   }
   return roots;
 }
@@ -163,7 +158,7 @@ absl::StatusOr<UriRoots> UriRoots::Open(
   return out;
 }
 
-absl::StatusOr<std::string> UriRoots::ResolveExisting(
+absl::StatusOr<InputPath> UriRoots::ResolveExisting(
     const std::string& project, const std::string& uri,
     const std::string& field) const {
   QS_ASSIGN_OR_RETURN(const std::string path, PathOfFileUri(field, uri));
@@ -171,16 +166,18 @@ absl::StatusOr<std::string> UriRoots::ResolveExisting(
   for (const Root& root : read_) {
     if (!root.project.empty() && root.project != project) continue;
     if (!IsBeneath(path, root.path)) continue;
-    const std::string below = Below(path, root.path);
-    const UniqueFd fd = OpenBeneath(root.fd.get(), below, O_PATH);
-    struct stat info;
-    if (fd.get() < 0 || fstat(fd.get(), &info) != 0) {
+    InputPath found{root.real + path.substr(root.path.size()), nullptr};
+    found.opener = std::make_shared<const RootedOpener>(root.fd, root.real,
+                                                        found.path, field);
+    const absl::StatusOr<struct stat> info =
+        StatFile(found.path, found.opener.get());
+    if (!info.ok()) {
       // Another root may lie within this one and lead on.
-      refused = ResolveError(errno, field, "SOURCE_NOT_FOUND");
+      refused = info.status();
       continue;
     }
-    QS_RETURN_IF_ERROR(CheckKind(info.st_mode, field));
-    return below == "." ? root.real : absl::StrCat(root.real, "/", below);
+    QS_RETURN_IF_ERROR(CheckKind(info->st_mode, field));
+    return found;
   }
   return refused;
 }
@@ -193,22 +190,22 @@ absl::StatusOr<std::string> UriRoots::ResolveNew(
   for (const Root& root : write_) {
     if (!root.project.empty() && root.project != project) continue;
     if (path == root.path || !IsBeneath(path, root.path)) continue;
-    const std::string below = Below(path, root.path);
+    const std::string below = path.substr(root.path.size() + 1);
     const size_t slash = below.rfind('/');
     const bool direct = slash == std::string::npos;
     const std::string name = direct ? below : below.substr(slash + 1);
     const UniqueFd parent =
-        OpenBeneath(root.fd.get(), direct ? "." : below.substr(0, slash),
-                    O_PATH | O_DIRECTORY);
+        OpenBeneath(root.fd->get(), direct ? "." : below.substr(0, slash),
+                    O_PATH | O_DIRECTORY, Links::kRefused);
     if (parent.get() < 0) {
-      refused = ResolveError(errno, field, "DESTINATION_NOT_FOUND");
+      refused = NewPathError(errno, field);
       continue;
     }
     struct stat info;
     if (fstatat(parent.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
       QS_RETURN_IF_ERROR(CheckKind(info.st_mode, field));
     } else if (errno != ENOENT) {
-      return ResolveError(errno, field, "DESTINATION_NOT_FOUND");
+      return NewPathError(errno, field);
     }
     if (faccessat(parent.get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
       return RpcError(

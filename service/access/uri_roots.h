@@ -10,21 +10,24 @@
 // never what a job reads; only the very same path may be given as both.
 //
 // URIs are "file:///absolute/path". The part below the root is resolved by the
-// kernel, from the root's own descriptor, beneath it and without symbolic
-// links. A path that came out of here is free of links when it is returned; who
-// reads a directory asks CheckCheckpointTree as well, and looks at the end
-// whether the files are still the ones that it began with.
+// kernel, from the root's own descriptor. What is read may be reached over
+// symbolic links that stay beneath the root, as those of a download cache do;
+// its files are opened by the opener that comes with its path, which resolves
+// them anew beneath the same root each time, so that nothing else is read,
+// whatever is swapped meanwhile. What is made is reached without links.
 //
 // Thread: thread-safe. Everything but CheckUriRoots makes file calls: not in a
 // reaction.
 #ifndef QS_SERVICE_ACCESS_URI_ROOTS_H_
 #define QS_SERVICE_ACCESS_URI_ROOTS_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/posix_file.h"
 
 namespace qs {
@@ -48,12 +51,13 @@ class UriRoots {
       const std::vector<std::string>& write_roots);
 
   // The absolute path of a regular file or a directory at or below a read root
-  // of the project. `field` is the URI's place in the request.
+  // of the project, and what opens it and all below it (RootedOpener; it holds
+  // the root, and may outlive this). `field` is the URI's place in the request.
   // Errors: INVALID_ARGUMENT BAD_FIELD — no such URI, in itself;
-  // PERMISSION_DENIED URI_NOT_ALLOWED — outside the roots, by a link, or a
+  // PERMISSION_DENIED URI_NOT_ALLOWED — outside the roots, also by a link; or a
   // device, pipe or socket, or not the server's to look at; the place is not
   // repeated; NOT_FOUND SOURCE_NOT_FOUND.
-  absl::StatusOr<std::string> ResolveExisting(
+  absl::StatusOr<InputPath> ResolveExisting(
       const std::string& project, const std::string& uri,
       const std::string& field = "uri") const;
 
@@ -74,7 +78,7 @@ class UriRoots {
     std::string project;  // empty: every project
     std::string path;     // as the operator wrote it, which URIs name
     std::string real;     // where it leads to
-    UniqueFd fd;          // O_PATH
+    std::shared_ptr<const UniqueFd> fd;  // O_PATH
   };
 
   static absl::StatusOr<std::vector<Root>> OpenRoots(
@@ -84,13 +88,15 @@ class UriRoots {
   std::vector<Root> write_;
 };
 
-// Whether everything that is read of a checkpoint — `path` itself, a file or a
-// directory, and what lies in it down to the depth that Checkpoint looks at —
-// is a regular file or a directory reached without links. `path` is what
-// ResolveExisting returned. Errors: PERMISSION_DENIED URI_NOT_ALLOWED — a link,
-// device, pipe or socket, named by its path below `path`; NOT_FOUND
-// SOURCE_NOT_FOUND; INVALID_ARGUMENT BAD_CHECKPOINT — too many entries.
-absl::Status CheckCheckpointTree(const std::string& path);
+// Whether everything that is read of a checkpoint — `source` itself, a file or
+// a directory, and what lies in it down to the depth that Checkpoint looks at —
+// is a regular file or a directory that `source` may open. It is what
+// ResolveExisting returned for `field`. Says early and by name what the opener
+// would refuse later. Errors: RootedOpener's; PERMISSION_DENIED
+// URI_NOT_ALLOWED — a device, pipe or socket; INVALID_ARGUMENT BAD_CHECKPOINT —
+// too many entries.
+absl::Status CheckCheckpointTree(const InputPath& source,
+                                 const std::string& field = "uri");
 
 }  // namespace qs
 

@@ -160,8 +160,10 @@ absl::Status ResolveCalibration(const JobsContext& context,
     return absl::OkStatus();
   }
   QS_ASSIGN_OR_RETURN(
-      out->calibration,
+      InputPath file,
       context.paths.existing(project, from.uri(), "job.calibration.uri"));
+  out->calibration = std::move(file.path);
+  out->calibration_opener = std::move(file.opener);
   return absl::OkStatus();
 }
 
@@ -213,8 +215,10 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
     out.config_json = spec.source().tensors().config_json();
   } else {
     QS_ASSIGN_OR_RETURN(
-        out.input,
+        InputPath source,
         context.paths.existing(project, spec.source().uri(), "job.source.uri"));
+    out.input = std::move(source.path);
+    out.input_opener = std::move(source.opener);
   }
   QS_RETURN_IF_ERROR(ResolveCalibration(context, project, spec, &out));
   if (spec.has_destination()) {

@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "quant/formats/file_opener.h"
 #include "service/base/io_pool.h"
 #include "service/jobs/job_pace.h"
 #include "service/jobs/job_results.h"
@@ -29,13 +30,14 @@ using RunFactory = std::function<absl::StatusOr<std::shared_ptr<CheckpointRun>>(
 
 // URIs of a project to absolute paths. May make file calls. Errors: as
 // UriRoots; `field` is where the URI stands in the request.
-using UriResolver = std::function<absl::StatusOr<std::string>(
+template <typename Path>
+using UriResolver = std::function<absl::StatusOr<Path>(
     const std::string& project, const std::string& uri,
     const std::string& field)>;
 
 struct JobPaths {
-  UriResolver existing;  // something that is read, links excluded
-  UriResolver fresh;     // something that is made
+  UriResolver<InputPath> existing;  // something that is read
+  UriResolver<std::string> fresh;   // something that is made
 };
 
 // Everything outlives the jobs.

@@ -84,12 +84,12 @@ absl::Status WritePortFile(const std::string& path, int port) {
 
 JobPaths PathsOf(const UriRoots& roots) {
   JobPaths paths;
-  paths.existing =
-      [&roots](const std::string& project, const std::string& uri,
-               const std::string& field) -> absl::StatusOr<std::string> {
-    QS_ASSIGN_OR_RETURN(const std::string path,
+  paths.existing = [&roots](
+                       const std::string& project, const std::string& uri,
+                       const std::string& field) -> absl::StatusOr<InputPath> {
+    QS_ASSIGN_OR_RETURN(InputPath path,
                         roots.ResolveExisting(project, uri, field));
-    QS_RETURN_IF_ERROR(CheckCheckpointTree(path));
+    QS_RETURN_IF_ERROR(CheckCheckpointTree(path, field));
     return path;
   };
   paths.fresh = [&roots](const std::string& project, const std::string& uri,

@@ -19,6 +19,7 @@ add_library(qs_service STATIC
   access/checkpoint_tree.cc
   access/file_uri.cc
   access/open_beneath.cc
+  access/rooted_opener.cc
   access/uri_roots.cc
   access/access_file.cc
   access/file_access.cc

@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "quant/formats/checkpoint.h"
+#include "service/access/uri_roots.h"
 #include "service/server/error.h"
 #include "service/store/dir_blob_store.h"
 #include "tests/service/run_harness.h"
@@ -398,6 +399,34 @@ TEST_CASE("a run fails for what happens while it runs", "[run]") {
     Recorder recorder;
     CHECK(ErrorReason(Finish(*run, machine, recorder)) == "SOURCE_CHANGED");
     CHECK(Prepare(spec)->fingerprint() != run->fingerprint());
+  }
+  SECTION("a file behind a link changes") {
+    const fs::path shard = folder / "model/model-00001-of-00002.safetensors";
+    fs::rename(shard, folder / "blob");
+    fs::create_symlink("../blob", shard);
+    const auto run = Prepare(spec);
+    fs::last_write_time(folder / "blob", fs::last_write_time(folder / "blob") +
+                                             std::chrono::seconds(5));
+    Recorder recorder;
+    CHECK(ErrorReason(Finish(*run, machine, recorder)) == "SOURCE_CHANGED");
+    CHECK(Prepare(spec)->fingerprint() != run->fingerprint());
+  }
+  SECTION("a carried file becomes a link out of the read root") {
+    const auto roots = UriRoots::Open({folder / "model"}, {});
+    REQUIRE(roots.ok());
+    const auto input =
+        roots->ResolveExisting("p", "file://" + (folder / "model"));
+    REQUIRE(input.ok());
+    spec.input_opener = input->opener;
+    const auto run = Prepare(spec);
+    fs::rename(folder / "model/tokenizer.json", folder / "secret");
+    fs::create_symlink("../secret", folder / "model/tokenizer.json");
+    Recorder recorder;
+    CHECK(ErrorReason(Finish(*run, machine, recorder)) == "URI_NOT_ALLOWED");
+    CHECK_FALSE(fs::exists(folder / "out/tokenizer.json"));
+    CHECK(ErrorReason(CheckpointRun::Prepare(spec).status()) ==
+          "URI_NOT_ALLOWED");
+    return;
   }
   SECTION("a file ends early") {
     const auto run = Prepare(spec);

@@ -227,15 +227,20 @@ TEST_CASE("a watch without news gets bookmarks", "[kept_data]") {
   IoPool io(2, 64);
   FakeRuns runs;
   const OpenAccess access;
-  const UriResolver path = [](const std::string&, const std::string& uri,
-                              const std::string&) { return uri; };
+  const UriResolver<std::string> made = [](const std::string&,
+                                           const std::string& uri,
+                                           const std::string&) { return uri; };
+  const UriResolver<InputPath> read =
+      [](const std::string&, const std::string& uri, const std::string&) {
+        return InputPath{uri, nullptr};
+      };
   JobServerOptions options;
   options.scheduler.max_running = 0;  // nothing starts
   options.bookmark_interval = absl::Milliseconds(1);
   {
     JobServer jobs(
         JobsContext{
-            *records, io, workers, budget, runs.Factory(), {path, path}},
+            *records, io, workers, budget, runs.Factory(), {read, made}},
         access, options);
     grpc::ServerBuilder builder;
     int port = 0;

@@ -1,8 +1,8 @@
 // UriRoots: what URIs may name, and every trick to name something else.
 #include "service/access/uri_roots.h"
 
-#include <sys/stat.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "quant/formats/checkpoint.h"
+#include "quant/formats/file_opener.h"
 #include "service/access/file_uri.h"
 #include "service/server/error.h"
 #include "tests/testing/catch_compat.h"
@@ -48,8 +50,17 @@ struct Tree {
     roots = *std::move(opened);
   }
 
-  absl::StatusOr<std::string> Existing(const std::string& path) const {
+  absl::StatusOr<InputPath> Input(const std::string& path) const {
     return roots.ResolveExisting("p", "file://" + path);
+  }
+  absl::StatusOr<std::string> Existing(const std::string& path) const {
+    const auto input = Input(path);
+    if (!input.ok()) return input.status();
+    return input->path;
+  }
+  absl::Status CheckTree(const std::string& path) const {
+    const auto input = Input(path);
+    return input.ok() ? CheckCheckpointTree(*input) : input.status();
   }
   absl::StatusOr<std::string> New(const std::string& path) const {
     return roots.ResolveNew("p", "file://" + path);
@@ -107,16 +118,108 @@ TEST_CASE("what lies outside is refused, there or not, unnamed",
   }
 }
 
-TEST_CASE("links are not followed, wherever they are", "[uri_roots]") {
+TEST_CASE("links that leave their root are not followed", "[uri_roots]") {
   const Tree tree;
   fs::create_symlink(tree.secret + "/key", tree.in + "/file_link");
+  fs::create_symlink("../secret/key", tree.in + "/dots");
+  // There and back again.
+  fs::create_symlink("../in/model/a.safetensors", tree.in + "/detour");
   fs::create_directory_symlink(tree.secret, tree.in + "/folder_link");
-  fs::create_symlink("model/a.safetensors", tree.in + "/inner_link");
+  fs::create_symlink("folder_link/key", tree.in + "/by_folder");
+  fs::create_directory_symlink("../..", tree.in + "/model/up");
+  fs::create_symlink("up/secret/key", tree.in + "/model/by_up");
+  fs::create_symlink("dots", tree.in + "/chain");
+  // Absolute, though it stays below.
+  fs::create_symlink(tree.in + "/model/a.safetensors", tree.in + "/absolute");
   fs::create_directory_symlink("/proc/self/root", tree.in + "/magic");
-  for (const char* below : {"/file_link", "/folder_link", "/folder_link/key",
-                            "/inner_link", "/magic", "/magic/etc/passwd"}) {
+  fs::create_symlink("/proc/self/fd/0", tree.in + "/magic_file");
+  for (const char* below :
+       {"/file_link", "/dots", "/detour", "/folder_link", "/folder_link/key",
+        "/by_folder", "/model/up", "/model/by_up", "/model/up/secret/key",
+        "/chain", "/absolute", "/magic", "/magic/etc/passwd", "/magic_file"}) {
     INFO(below);
-    RequireNotAllowed(tree.Existing(tree.in + below).status());
+    const absl::Status status = tree.Existing(tree.in + below).status();
+    RequireNotAllowed(status);
+    REQUIRE(std::string(status.message()).find("out of its read root") !=
+            std::string::npos);
+    REQUIRE(status.ToString().find("secret") == std::string::npos);
+  }
+}
+
+TEST_CASE("links that stay below their root are followed", "[uri_roots]") {
+  const Tree tree;
+  fs::create_directory_symlink("model", tree.in + "/folder_link");
+  fs::create_symlink("../model/a.safetensors", tree.in + "/model/around");
+  fs::create_symlink("folder_link/sub/b.txt", tree.in + "/by_folder");
+  fs::create_symlink("by_folder", tree.in + "/chain");
+  for (const char* below :
+       {"/folder_link", "/folder_link/sub/b.txt", "/model/around", "/by_folder",
+        "/chain", "/folder_link/around"}) {
+    INFO(below);
+    const auto input = tree.Input(tree.in + below);
+    INFO(input.status().ToString());
+    REQUIRE(input.ok());
+    REQUIRE(input->path == tree.Real(tree.in) + below);
+    const auto info = StatFile(input->path, input->opener.get());
+    struct stat expected;
+    REQUIRE(stat((tree.in + below).c_str(), &expected) == 0);
+    REQUIRE(info.ok());
+    REQUIRE(info->st_ino == expected.st_ino);
+  }
+  REQUIRE(tree.CheckTree(tree.in + "/folder_link").ok());
+}
+
+TEST_CASE("links to nothing and in a circle say so", "[uri_roots]") {
+  const Tree tree;
+  fs::create_symlink("nothing", tree.in + "/dangling");
+  fs::create_symlink("circle", tree.in + "/circle");
+  fs::create_symlink("right", tree.in + "/left");
+  fs::create_symlink("left", tree.in + "/right");
+  const absl::Status dangling = tree.Existing(tree.in + "/dangling").status();
+  RequireRefused(dangling, absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND");
+  REQUIRE(std::string(dangling.message()).find("a link to nothing") !=
+          std::string::npos);
+  for (const char* below : {"/circle", "/left", "/right/x"}) {
+    const absl::Status status = tree.Existing(tree.in + below).status();
+    RequireNotAllowed(status);
+    REQUIRE(std::string(status.message()).find("in a circle") !=
+            std::string::npos);
+  }
+}
+
+// What is opened is resolved at that moment, not when it was checked.
+TEST_CASE("a link that is put there after the check", "[uri_roots]") {
+  const Tree tree;
+  const auto input = tree.Input(tree.in + "/model");
+  REQUIRE(input.ok());
+  REQUIRE(CheckCheckpointTree(*input).ok());
+  const std::string file = input->path + "/a.safetensors";
+  REQUIRE(OpenRegularFile(file, input->opener.get()).ok());
+  SECTION("in place of a file") {
+    fs::remove(file);
+    fs::create_symlink(tree.secret + "/key", file);
+    RequireNotAllowed(OpenRegularFile(file, input->opener.get()).status());
+    RequireNotAllowed(StatFile(file, input->opener.get()).status());
+    RequireNotAllowed(Checkpoint::Open(input->path, input->opener).status());
+  }
+  SECTION("in place of the directory") {
+    fs::rename(tree.in + "/model", tree.in + "/aside");
+    fs::create_directory_symlink(tree.secret, tree.in + "/model");
+    RequireNotAllowed(
+        OpenRegularFile(input->path + "/key", input->opener.get()).status());
+    RequireNotAllowed(Checkpoint::Open(input->path, input->opener).status());
+    RequireNotAllowed(VisitFolder(input->path, input->opener.get(),
+                                  [](const FolderEntry&) -> absl::Status {
+                                    FAIL("it was listed");
+                                    return absl::OkStatus();
+                                  }));
+  }
+  SECTION("a path that is none of it") {
+    RequireNotAllowed(
+        OpenRegularFile(tree.secret + "/key", input->opener.get()).status());
+    RequireNotAllowed(
+        OpenRegularFile(input->path + "/../../secret/key", input->opener.get())
+            .status());
   }
 }
 
@@ -244,7 +347,7 @@ TEST_CASE("the operator's own links are followed once", "[uri_roots]") {
   const auto path = roots->ResolveExisting(
       "p", "file://" + (tree.folder / "alias") + "/model");
   REQUIRE(path.ok());
-  REQUIRE(*path == tree.Real(tree.in + "/model"));
+  REQUIRE(path->path == tree.Real(tree.in + "/model"));
   REQUIRE(CheckCheckpointTree(*path).ok());
   // It may not hide that one root lies in the other.
   fs::create_directory_symlink(tree.in + "/model", tree.folder / "hidden");
@@ -290,31 +393,54 @@ TEST_CASE("roots are plain absolute paths, apart or the same", "[uri_roots]") {
 TEST_CASE("a checkpoint's tree holds files and directories only",
           "[uri_roots]") {
   const Tree tree;
-  const std::string model = tree.Real(tree.in + "/model");
-  REQUIRE(CheckCheckpointTree(model).ok());
-  REQUIRE(CheckCheckpointTree(model + "/a.safetensors").ok());
-  RequireRefused(CheckCheckpointTree(model + "/none"),
-                 absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND");
+  const std::string model = tree.in + "/model";
+  REQUIRE(tree.CheckTree(model).ok());
+  REQUIRE(tree.CheckTree(model + "/a.safetensors").ok());
+  RequireRefused(tree.CheckTree(model + "/none"), absl::StatusCode::kNotFound,
+                 "SOURCE_NOT_FOUND");
   SECTION("a link to a file") {
     fs::create_symlink(tree.secret + "/key", model + "/config.json");
-    const absl::Status status = CheckCheckpointTree(model);
+    const absl::Status status = tree.CheckTree(model);
     RequireNotAllowed(status);
     REQUIRE(status.ToString().find("config.json") != std::string::npos);
     REQUIRE(status.ToString().find("secret") == std::string::npos);
-    RequireNotAllowed(CheckCheckpointTree(model + "/config.json"));
+    RequireNotAllowed(tree.CheckTree(model + "/config.json"));
   }
   SECTION("a link deep in it") {
     fs::create_directory_symlink(tree.secret, model + "/sub/link");
-    RequireNotAllowed(CheckCheckpointTree(model));
+    RequireNotAllowed(tree.CheckTree(model));
+  }
+  SECTION("links as in a download cache") {
+    fs::create_directories(tree.in + "/blobs");
+    WriteFile(tree.in + "/blobs/1");
+    fs::create_symlink("../blobs/1", model + "/config.json");
+    fs::create_directory_symlink("../../blobs", model + "/sub/blobs");
+    fs::create_directory_symlink("..", model + "/sub/up");
+    REQUIRE(tree.CheckTree(model).ok());
   }
   SECTION("a link to nothing") {
-    fs::create_symlink("nothing", model + "/dangling");
-    RequireNotAllowed(CheckCheckpointTree(model));
+    fs::create_symlink("nothing", model + "/sub/dangling");
+    const absl::Status status = tree.CheckTree(model);
+    RequireRefused(status, absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND");
+    REQUIRE(std::string(status.message()) ==
+            "uri: got \"sub/dangling\", which is a link to nothing");
+  }
+  SECTION("a link to itself") {
+    fs::create_symlink("circle", model + "/circle");
+    const absl::Status status = tree.CheckTree(model);
+    RequireNotAllowed(status);
+    REQUIRE(std::string(status.message()).find("\"circle\"") !=
+            std::string::npos);
+  }
+  SECTION("a link to a pipe") {
+    REQUIRE(mkfifo((tree.in + "/pipe").c_str(), 0600) == 0);
+    fs::create_symlink("../pipe", model + "/config.json");
+    RequireNotAllowed(tree.CheckTree(model));
   }
   SECTION("a pipe, which nobody waits for") {
     REQUIRE(mkfifo((model + "/sub/pipe").c_str(), 0600) == 0);
-    RequireNotAllowed(CheckCheckpointTree(model));
-    RequireNotAllowed(CheckCheckpointTree(model + "/sub/pipe"));
+    RequireNotAllowed(tree.CheckTree(model));
+    RequireNotAllowed(tree.CheckTree(model + "/sub/pipe"));
   }
   SECTION("a socket") {
     const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -324,46 +450,44 @@ TEST_CASE("a checkpoint's tree holds files and directories only",
     REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) ==
             0);
     close(fd);
-    RequireNotAllowed(CheckCheckpointTree(model));
+    RequireNotAllowed(tree.CheckTree(model));
   }
   SECTION("below what a checkpoint looks at anything may be") {
     fs::create_directories(model + "/1/2/3/4");
     fs::create_symlink("x", model + "/1/2/3/4/link");
-    REQUIRE(CheckCheckpointTree(model).ok());
+    REQUIRE(tree.CheckTree(model).ok());
     fs::create_symlink("x", model + "/1/2/3/link");
-    RequireNotAllowed(CheckCheckpointTree(model));
-  }
-  SECTION("a link on the way") {
-    fs::create_directory_symlink(model, tree.in + "/way");
-    RequireNotAllowed(CheckCheckpointTree(tree.in + "/way"));
-    RequireNotAllowed(CheckCheckpointTree(tree.in + "/way/a.safetensors"));
+    RequireRefused(tree.CheckTree(model), absl::StatusCode::kNotFound,
+                   "SOURCE_NOT_FOUND");
   }
 }
 
-// Somebody swaps a directory for a link and back while it is resolved: the
-// answer is a path, "not there" or "not allowed", never what the link leads to.
+// Somebody swaps a directory for a link and back while it is read: what is
+// opened is a file of the directory, "not there" or "not allowed", never what
+// the link leads to.
 TEST_CASE("a directory that is swapped for a link", "[uri_roots]") {
   const Tree tree;
   const std::string place = tree.in + "/swap";
   fs::create_directory(place);
+  const auto input = tree.Input(place);
+  REQUIRE(input.ok());
   std::atomic<bool> stop = false;
   std::jthread swapper([&] {
     while (!stop) {
       fs::rename(place, tree.in + "/aside");
-      fs::create_directory_symlink(tree.secret, place);
+      fs::create_directory_symlink("../secret", place);
       fs::remove(place);
       fs::rename(tree.in + "/aside", place);
     }
   });
   // Only the directory behind the link has a "key".
-  for (int i = 0; i < 2000; ++i) {
-    const auto path = tree.Existing(place + "/key");
-    if (path.ok()) {
-      stop = true;
-      FAIL("the link was followed");
-    }
+  bool followed = false;
+  for (int i = 0; i < 2000 && !followed; ++i) {
+    followed = tree.Existing(place + "/key").ok() ||
+               OpenRegularFile(input->path + "/key", input->opener.get()).ok();
   }
   stop = true;
+  REQUIRE_FALSE(followed);
 }
 
 }  // namespace

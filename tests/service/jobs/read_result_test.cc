@@ -599,10 +599,16 @@ class FakeJobs {
     runs.Forget();
   }
   void Start() {
-    const UriResolver path = [](const std::string&, const std::string& uri,
-                                const std::string&) { return uri; };
+    const UriResolver<std::string> made =
+        [](const std::string&, const std::string& uri, const std::string&) {
+          return uri;
+        };
+    const UriResolver<InputPath> read =
+        [](const std::string&, const std::string& uri, const std::string&) {
+          return InputPath{uri, nullptr};
+        };
     JobsContext context{*records_,      io_,         *pool_, budget_,
-                        runs.Factory(), {path, path}};
+                        runs.Factory(), {read, made}};
     context.results = results_.get();
     jobs.emplace(std::move(context), access_, options);
     grpc::ServerBuilder builder;
