@@ -7,3 +7,11 @@ qs_test(service_grpc_test
 target_compile_definitions(service_grpc_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd>")
 add_dependencies(service_grpc_test quantd)
+# Thousands of streams that are opened and reset.
+qs_test(flood_test
+  SOURCES service/flood_test.cc
+  LIBS qs_service
+  LABELS service)
+target_compile_definitions(flood_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd>")
+add_dependencies(flood_test quantd)

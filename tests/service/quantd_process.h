@@ -70,6 +70,12 @@ class QuantdProcess {
     }
     return kib * 1024;
   }
+  // Entries of /proc/PID/`what`: "fd", "task".
+  int64_t Count(const std::string& what) const {
+    const std::filesystem::directory_iterator entries(
+        "/proc/" + std::to_string(pid_) + "/" + what);
+    return std::distance(begin(entries), end(entries));
+  }
   std::string Log() const {
     std::ifstream in(folder_ + "/log");
     return {std::istreambuf_iterator<char>(in), {}};
