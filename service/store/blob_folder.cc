@@ -213,7 +213,7 @@ void BlobFolder::DropBlob(int64_t bytes) {
 }
 
 void BlobFolder::Quarantine(const std::string& hex, int64_t bytes) {
-  absl::MutexLock lock(&blobs_);
+  absl::MutexLock lock(&MutexOf(hex));
   std::string aside;
   for (int n = 0; aside.empty() || fs::exists(aside); ++n) {
     aside = absl::StrCat(path_, "/quarantine/", hex, ".", n);

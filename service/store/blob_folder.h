@@ -4,6 +4,7 @@
 #ifndef QS_SERVICE_STORE_BLOB_FOLDER_H_
 #define QS_SERVICE_STORE_BLOB_FOLDER_H_
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -53,6 +54,7 @@ class BlobFolder {
     return FolderOf(hex) + "/" + hex;
   }
   std::string Sums(const std::string& hex) const { return Blob(hex) + ".crc"; }
+  // REQUIRES: the caller holds MutexOf(hex).
   absl::Status MakeFolderOf(const std::string& hex);
 
   int64_t allowed() const { return allowed_; }
@@ -74,13 +76,15 @@ class BlobFolder {
   absl::Status ReserveRoom(int64_t bytes);
   void AddRoom(int64_t bytes);
 
-  // Held while a blob comes or goes.
-  absl::Mutex& blobs() ABSL_LOCK_RETURNED(blobs_) { return blobs_; }
+  // Held while a blob comes or goes: one for all below the same folder of
+  // Blobs(), so that blobs of others are synced at the same time.
+  absl::Mutex& MutexOf(const std::string& hex) {
+    return blob_mutexes_[std::stoul(hex.substr(0, 2), nullptr, 16)];
+  }
   // A blob of so many bytes is gone.
   void DropBlob(int64_t bytes);
   // Puts a damaged blob aside.
-  void Quarantine(const std::string& hex, int64_t bytes)
-      ABSL_LOCKS_EXCLUDED(blobs_);
+  void Quarantine(const std::string& hex, int64_t bytes);
 
  private:
   struct Staged {
@@ -97,7 +101,7 @@ class BlobFolder {
   const std::string path_;
   const int64_t allowed_;
   UniqueFd lock_;
-  absl::Mutex blobs_;
+  std::array<absl::Mutex, 256> blob_mutexes_;
   mutable absl::Mutex mutex_;
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Staged> staged_ ABSL_GUARDED_BY(mutex_);

@@ -101,7 +101,7 @@ absl::StatusOr<BlobSums> LoadSums(BlobFolder& folder, const std::string& hex,
     return absl::DataLossError(
         absl::StrCat("blob ", DigestOfHex(hex), " is damaged"));
   }
-  absl::MutexLock lock(&folder.blobs());
+  absl::MutexLock lock(&folder.MutexOf(hex));
   QS_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(folder.Sums(hex)));
   QS_RETURN_IF_ERROR(file.Append(std::string_view(sums.ToFile())));
   QS_RETURN_IF_ERROR(file.Commit());

@@ -134,7 +134,7 @@ absl::StatusOr<bool> DirBlobStore::HasDurable(const std::string& digest) {
 
 absl::Status DirBlobStore::Delete(const std::string& digest) {
   QS_ASSIGN_OR_RETURN(const std::string hex, HexOfDigest(digest));
-  absl::MutexLock lock(&folder_->blobs());
+  absl::MutexLock lock(&folder_->MutexOf(hex));
   const std::string path = folder_->Blob(hex);
   const int64_t bytes = FileSize(path);
   if (::unlink(path.c_str()) != 0) {

@@ -128,7 +128,7 @@ absl::StatusOr<std::string> DirWriter::Commit(const std::string& expected) {
 }
 
 absl::Status DirWriter::Publish(const std::string& hex) {
-  absl::MutexLock lock(&folder_->blobs());
+  absl::MutexLock lock(&folder_->MutexOf(hex));
   if (std::filesystem::exists(folder_->Blob(hex))) {
     // The same bytes came before; who brought them may have failed to sync.
     const absl::Status synced = SyncFolder(folder_->FolderOf(hex));
