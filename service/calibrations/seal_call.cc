@@ -3,8 +3,10 @@
 
 #include <grpcpp/server_context.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,8 +23,82 @@ namespace {
 
 namespace v1 = quant::v1;
 
-// Holds itself while it runs. Steps run one after the other: on the strand, but
-// Merge and Check on a worker.
+// Syncing files takes most of the time that a small site needs, and the syncs
+// of several go together. Not as many as the server has IO threads, and of
+// large sites one: they need the memory of others.
+constexpr int kSitesAtOnce = 6;
+constexpr int64_t kBytesAtOnce = int64_t{64} << 20;
+
+absl::Status SealError(const absl::Status& status) {
+  if (!absl::IsAborted(status)) return CalibrationError(status);
+  return RetryableError(status.code(), "SITE_CHANGED",
+                        std::string(status.message()));
+}
+
+// One site on its way. Holds itself while it runs: on its strand, but Merge and
+// Check on a worker.
+class SiteSeal final : public std::enable_shared_from_this<SiteSeal> {
+ public:
+  // `done` is called once, on the strand, with the memory given back.
+  SiteSeal(CalibrationContext& context, std::shared_ptr<WorkerPool::Lane> lane,
+           std::unique_ptr<CalibrationSealing> sealing, Reservation room,
+           std::function<void(const absl::Status&)> done)
+      : workers_(context.workers),
+        lane_(std::move(lane)),
+        strand_(std::make_shared<IoStrand>(context.pool)),
+        sealing_(std::move(sealing)),
+        room_(std::move(room)),
+        done_(std::move(done)) {}
+
+  void Start() {
+    OnStrand([](SiteSeal& site) { site.NextPart(); });
+  }
+
+ private:
+  template <typename Step>
+  void OnStrand(Step step) {
+    strand_->Run(
+        [self = shared_from_this(), strand = strand_, step] { step(*self); });
+  }
+
+  void NextPart() {
+    const bool more = sealing_->has_next();
+    const absl::Status loaded = more ? sealing_->Load() : absl::OkStatus();
+    if (!loaded.ok()) return End(SealError(loaded));
+    workers_.Submit(lane_, [self = shared_from_this(), more](Backend& backend) {
+      const absl::Status status =
+          more ? self->sealing_->Merge(backend) : self->sealing_->Check();
+      self->OnStrand([more, status](SiteSeal& site) {
+        more&& status.ok() ? site.NextPart() : site.Store(status);
+      });
+    });
+  }
+
+  void Store(const absl::Status& checked) {
+    if (!checked.ok()) {
+      return End(absl::IsInvalidArgument(checked)
+                     ? WithReason(checked, "BAD_CALIBRATION")
+                     : CalibrationError(checked));
+    }
+    const absl::Status stored = sealing_->Store();
+    End(stored.ok() ? stored : SealError(stored));
+  }
+
+  void End(const absl::Status& status) {
+    sealing_ = nullptr;
+    room_.Reset();
+    done_(status);
+  }
+
+  WorkerPool& workers_;
+  const std::shared_ptr<WorkerPool::Lane> lane_;
+  const std::shared_ptr<IoStrand> strand_;
+  std::unique_ptr<CalibrationSealing> sealing_;
+  Reservation room_;
+  const std::function<void(const absl::Status&)> done_;
+};
+
+// Holds itself while it runs. Steps run one after the other, on the strand.
 class SealCall final : public LiveCall,
                        public std::enable_shared_from_this<SealCall> {
  public:
@@ -48,7 +124,7 @@ class SealCall final : public LiveCall,
     return reactor;
   }
 
-  // LiveCall. It stops behind a site.
+  // LiveCall. It stops behind the sites under way.
   void End(const absl::Status& status) override {
     absl::MutexLock lock(&mutex_);
     if (stop_.ok()) stop_ = status;
@@ -78,7 +154,7 @@ class SealCall final : public LiveCall,
   void Open() {
     const absl::Status status = Find();
     if (!status.ok()) return Finish(status);
-    NextSite();
+    StartSites();
   }
 
   absl::Status Find() {
@@ -87,6 +163,7 @@ class SealCall final : public LiveCall,
     auto found = context_.store.records().Get(caller_.project, id_);
     if (!found.ok()) return CalibrationError(found.status());
     key_ = found->key;
+    std::set<std::string> names;
     for (const std::string& name : request_.sites()) {
       const CalibrationSiteRecord* site = FindSite(*found, name);
       if (site == nullptr) {
@@ -94,64 +171,62 @@ class SealCall final : public LiveCall,
                                           "\", allowed the sites that the "
                                           "calibration declares");
       }
-      sites_.push_back(*site);
+      if (names.insert(name).second) sites_.push_back(*site);
     }
     if (request_.sites().empty()) sites_ = std::move(found->sites);
     return absl::OkStatus();
   }
 
-  void NextSite() {
-    sealing_ = nullptr;
-    room_.reset();
-    while (next_ < sites_.size() && sites_[next_].sealed) ++next_;
-    const bool last = next_ == sites_.size();
-    const absl::Status status = last ? Respond() : OpenSite(sites_[next_]);
-    if (last || !status.ok()) return Finish(status);
-    ++next_;
-    NextPart();
-  }
-
-  absl::Status OpenSite(const CalibrationSiteRecord& site) {
-    QS_RETURN_IF_ERROR(Stopped());
-    auto sealing = CalibrationSealing::Open(context_.store, key_, site);
-    if (!sealing.ok()) return CalibrationError(sealing.status());
-    sealing_ = *std::move(sealing);
-    const int64_t bytes = sealing_->MemoryBytes();
-    room_ = context_.budget.TryReserve(bytes);
-    if (room_) return absl::OkStatus();
-    return MemoryBudgetError(bytes, context_.budget.capacity());
-  }
-
-  void NextPart() {
-    const bool more = sealing_->has_next();
-    const absl::Status loaded = more ? sealing_->Load() : absl::OkStatus();
-    if (!loaded.ok()) return Finish(SealError(loaded));
-    context_.workers.Submit(
-        lane_, [self = shared_from_this(), more](Backend& backend) {
-          const absl::Status status =
-              more ? self->sealing_->Merge(backend) : self->sealing_->Check();
-          self->OnStrand([more, status](SealCall& call) {
-            more&& status.ok() ? call.NextPart() : call.Store(status);
-          });
-        });
-  }
-
-  void Store(const absl::Status& checked) {
-    if (!checked.ok()) {
-      return Finish(absl::IsInvalidArgument(checked)
-                        ? WithReason(checked, "BAD_CALIBRATION")
-                        : CalibrationError(checked));
+  // As many as there is room for. Ends the call when there is nothing more.
+  void StartSites() {
+    while (failed_.ok() && running_ < kSitesAtOnce) {
+      while (next_ < sites_.size() && sites_[next_].sealed) ++next_;
+      if (next_ == sites_.size()) break;
+      const absl::StatusOr<bool> started = StartSite(next_);
+      if (!started.ok()) Fail(next_, started.status());
+      if (!started.ok() || !*started) break;
+      ++next_;
     }
-    const absl::Status stored = sealing_->Store();
-    if (!stored.ok()) return Finish(SealError(stored));
-    sealed_ = true;
-    NextSite();
+    if (running_ == 0) Finish(failed_.ok() ? Respond() : failed_);
   }
 
-  static absl::Status SealError(const absl::Status& status) {
-    if (!absl::IsAborted(status)) return CalibrationError(status);
-    return RetryableError(status.code(), "SITE_CHANGED",
-                          std::string(status.message()));
+  // False: when another one has given its memory back.
+  absl::StatusOr<bool> StartSite(size_t at) {
+    QS_RETURN_IF_ERROR(Stopped());
+    auto sealing = CalibrationSealing::Open(context_.store, key_, sites_[at]);
+    if (!sealing.ok()) return CalibrationError(sealing.status());
+    const int64_t bytes = (*sealing)->MemoryBytes();
+    if (running_ > 0 && running_bytes_ + bytes > kBytesAtOnce) return false;
+    std::optional<Reservation> room = context_.budget.TryReserve(bytes);
+    if (!room && running_ > 0) return false;
+    if (!room) return MemoryBudgetError(bytes, context_.budget.capacity());
+    ++running_;
+    running_bytes_ += bytes;
+    const auto done = [self = shared_from_this(), at,
+                       bytes](const absl::Status& status) {
+      self->OnStrand([at, bytes, status](SealCall& call) {
+        call.Ended(at, bytes, status);
+      });
+    };
+    std::make_shared<SiteSeal>(context_, lane_, *std::move(sealing),
+                               *std::move(room), done)
+        ->Start();
+    return true;
+  }
+
+  void Ended(size_t at, int64_t bytes, const absl::Status& status) {
+    --running_;
+    running_bytes_ -= bytes;
+    if (status.ok()) sealed_ = true;
+    if (!status.ok()) Fail(at, status);
+    StartSites();
+  }
+
+  // The first site's error is the call's: those before it are sealed.
+  void Fail(size_t at, const absl::Status& status) {
+    if (!failed_.ok() && failed_at_ < at) return;
+    failed_ = status;
+    failed_at_ = at;
   }
 
   absl::Status Respond() {
@@ -162,8 +237,6 @@ class SealCall final : public LiveCall,
   }
 
   void Finish(const absl::Status& status) {
-    sealing_ = nullptr;
-    room_.reset();
     if (sealed_ && context_.users != nullptr) {
       context_.users->Sealed(caller_.project, id_);
     }
@@ -184,10 +257,12 @@ class SealCall final : public LiveCall,
   std::string id_;
   int64_t key_ = 0;
   std::vector<CalibrationSiteRecord> sites_;
-  size_t next_ = 0;
+  size_t next_ = 0;  // of sites_, to be started
+  int running_ = 0;
+  int64_t running_bytes_ = 0;
   bool sealed_ = false;  // at least one site
-  std::optional<Reservation> room_;
-  std::unique_ptr<CalibrationSealing> sealing_;
+  absl::Status failed_;
+  size_t failed_at_ = 0;
 
   absl::Mutex mutex_;
   absl::Status stop_ ABSL_GUARDED_BY(mutex_);

@@ -535,6 +535,55 @@ TEST_CASE("second moments that are refused", "[calibrations]") {
               "BAD_FIELD");
 }
 
+TEST_CASE("many sites by one call, and one that is none", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  constexpr size_t kSites = 40;
+  constexpr size_t kWrong = 17;
+  v1::CreateCalibrationRequest request;
+  request.set_calibration_id("c");
+  std::vector<std::string> names;
+  for (size_t i = 0; i < kSites; ++i) {
+    names.push_back(absl::StrCat("site", 100 + i));
+    v1::CalibrationSite* const site = request.add_sites();
+    site->set_name(names.back());
+    site->set_inputs(4);
+    site->add_modules(names.back());
+  }
+  v1::Calibration sealed;
+  REQUIRE(Create(server, request, &sealed).ok());
+  const std::string good = ReferenceBytes("b", 3);
+  std::string wrong = good;
+  wrong.replace(0, 4, BytesOf({-1.0f}));
+  MomentsStream call(server);
+  for (size_t i = 0; i < kSites; ++i) {
+    call.Write(BeginRequest(names[i], 5, "r" + names[i]));
+    call.Write(ChunkRequest(0, i == kWrong ? wrong : good, true));
+  }
+  REQUIRE(call.Finish().ok());
+  CheckReason(Seal(server, kName, {}, &sealed),
+              absl::StatusCode::kInvalidArgument, "BAD_CALIBRATION");
+  REQUIRE(Get(server, kName, &sealed).ok());
+  for (size_t i = 0; i < kWrong; ++i)
+    CHECK(sealed.sites(static_cast<int>(i)).sealed());
+  CHECK_FALSE(sealed.sites(int{kWrong}).sealed());
+  // The others, each named twice.
+  names.erase(names.begin() + kWrong);
+  const std::vector<std::string> again = names;
+  names.insert(names.end(), again.begin(), again.end());
+  const absl::Status status = Seal(server, kName, names, &sealed);
+  INFO(status.ToString());
+  REQUIRE(status.ok());
+  CHECK(sealed.sealed_count() == kSites - 1);
+  for (size_t i = 0; i < kSites; ++i) {
+    if (i == kWrong) continue;
+    CHECK(sealed.sites(static_cast<int>(i)).digest() ==
+          sealed.sites(0).digest());
+    CHECK(MustRead(server, sealed.sites(static_cast<int>(i)).name()) == good);
+  }
+  CHECK(server.blobs().List()->size() == kSites);
+}
+
 TEST_CASE("too many streams, and a drain", "[calibrations]") {
   TemporaryFolder folder;
   CalibrationFixture server(folder / "d");
