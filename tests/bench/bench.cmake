@@ -41,3 +41,6 @@ target_link_libraries(many_tensors_bench PRIVATE qs_options qs_service)
 target_include_directories(many_tensors_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(many_tensors_bench PRIVATE
   QS_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data")
+
+add_executable(seal_bench bench/seal_bench.cc)
+target_link_libraries(seal_bench PRIVATE qs_options qs_service)
