@@ -32,6 +32,7 @@ absl::StatusOr<std::unique_ptr<CalibrationSealing>> CalibrationSealing::Open(
 }
 
 int64_t CalibrationSealing::MemoryBytes() const {
+  if (parts_.empty()) return 0;
   const int64_t n = site_.inputs;
   const int64_t moments = 4 * n * (n + 1);
   int64_t part = 0;

@@ -3,6 +3,7 @@
 
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "quant/calibration/calibration_inspect.h"
 #include "tests/quant/calibration_data.h"
 #include "tests/testing/catch_compat.h"
@@ -159,6 +160,43 @@ TEST_CASE("A file that is no calibration is refused by what is wrong") {
     file.SetTokens(-1);
     CHECK_THAT(file.Error(), Contains("a.token_count\": got -1"));
   }
+}
+
+// A file of one site whose numbers are a hole on the disk.
+std::string WriteHole(const std::string& path, int64_t inputs) {
+  const int64_t packed = 4 * SiteMoments::PackedElements(inputs);
+  const int64_t sums = packed + 4 * inputs;
+  const std::string header = absl::StrCat(
+      R"({"__metadata__":{"inputs":"{\"a\": [\"m\"]}"},)",
+      R"("a.second_moment":{"dtype":"F32","shape":[)", packed / 4,
+      R"(],"data_offsets":[0,)", packed,
+      R"(]},"a.abs_sum":{"dtype":"F32","shape":[)", inputs,
+      R"(],"data_offsets":[)", packed, ",", sums,
+      R"(]},"a.token_count":{"dtype":"I64","shape":[1],"data_offsets":[)", sums,
+      ",", sums + 8, "]}}");
+  const uint64_t length = header.size();
+  const int64_t tokens = 3;
+  std::ofstream out(path, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(&length), 8);
+  out.write(header.data(), static_cast<std::streamsize>(length));
+  out.seekp(static_cast<std::streamoff>(8 + header.size()) + sums);
+  out.write(reinterpret_cast<const char*>(&tokens), 8);
+  REQUIRE(out.good());
+  return path;
+}
+
+TEST_CASE("The widest inputs lie at 64-bit offsets of a file") {
+  const CalibrationFolder folder;
+  for (const int64_t n : {int64_t{53248}, kMaxSiteInputs}) {
+    const CalibrationFile file = Opened(WriteHole(folder / "wide", n));
+    REQUIRE(file.sites().size() == 1);
+    CHECK(file.sites()[0].inputs == n);
+    CHECK(file.sites()[0].packed);
+    CHECK(file.sites()[0].tokens == 3);  // behind 8 GiB of moments
+  }
+  const std::string wider = WriteHole(folder / "wider", kMaxSiteInputs + 1);
+  CHECK_THAT(Refused(CalibrationFile::Open(wider).status()),
+             Contains("got F32 [65537], allowed F32 [1 to 65536]"));
 }
 
 TEST_CASE("Bad numbers are refused when a site is loaded") {

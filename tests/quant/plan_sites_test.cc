@@ -116,6 +116,18 @@ TEST_CASE("Sites are listed when asked for or needed") {
   CHECK(PlanOf(request).sites.size() == 4);
 }
 
+TEST_CASE("The widest linears have sites like all others") {
+  const PlanRequest request =
+      SmallLlama("W4A16-gptq", Engine::kVllm, 16384, 53248);
+  const Plan plan = PlanOf(request);
+  const auto down =
+      std::find_if(plan.sites.begin(), plan.sites.end(),
+                   [](const PlanSite& site) { return site.inputs == 53248; });
+  REQUIRE(down != plan.sites.end());
+  CHECK(down->consumers ==
+        std::vector<std::string>{"model.layers.0.mlp.down_proj.weight"});
+}
+
 TEST_CASE("A Llama block has four sites in two groups") {
   const Plan plan = CasePlan("llama3_8b");
   CHECK(plan.sites.size() == 32 * 4);

@@ -63,8 +63,13 @@ TEST_CASE("Sizes beyond the limit are refused before memory is asked for") {
     CHECK(status.code() == absl::StatusCode::kInvalidArgument);
     CHECK_THAT(std::string(status.message()), Contains("\"deep/site\"") &&
                                                   Contains(std::to_string(n)) &&
-                                                  Contains("1 to 32768"));
+                                                  Contains("1 to 65536"));
   }
+}
+
+TEST_CASE("The triangles of the widest inputs are counted in 64 bits") {
+  CHECK(SiteMoments::PackedElements(53248) == int64_t{1'417'701'376});
+  CHECK(SiteMoments::PackedElements(kMaxSiteInputs) == int64_t{2'147'516'416});
 }
 
 TEST_CASE("Check accepts real sums") {

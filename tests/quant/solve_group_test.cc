@@ -113,5 +113,37 @@ TEST_CASE("the estimate counts moments, factor and transport") {
   CHECK(*EstimateGroupBytes(spec, info, {}, 4) < one + (32 << 20));
 }
 
+// Nothing of it is allocated.
+TEST_CASE("the widest inputs are planned for in 64 bits") {
+  const int64_t n = GENERATE(int64_t{53248}, kMaxSiteInputs);
+  const std::string preset = GENERATE("W4A16-gptq", "W4A16-awq", "W4A16");
+  INFO(n << " " << preset);
+  const QuantSpec spec = PresetSpec(preset, Profile::kBest);
+  GroupInfo info = Valid();
+  info.sites.pop_back();
+  info.tensors.pop_back();
+  info.sites[0].inputs = n;
+  info.tensors[0].info.shape = {16384, n};
+  CHECK(ValidateGroup(spec, info).ok());
+  const auto bytes = EstimateGroupBytes(spec, info, {}, 4);
+  INFO(bytes.status());
+  REQUIRE(bytes.ok());
+  // Moments, factor and its F64, AWQ's scaled moments, or moments and what
+  // they come in; and the weights.
+  const bool solves = NeedsCalibration(spec);
+  const int64_t pairs = (spec.awq() ? 20 : solves ? 16 : 6) * n * n;
+  CHECK(*bytes > pairs);
+  CHECK(*bytes < pairs + 12 * 16384 * n + (int64_t{1} << 30));
+}
+
+TEST_CASE("an input beyond the limit is refused with the limit") {
+  GroupInfo info = Valid();
+  info.sites[0].inputs = kMaxSiteInputs + 1;
+  info.tensors[0].info.shape = {16, kMaxSiteInputs + 1};
+  const absl::Status status = ValidateGroup(GptqReference(), info);
+  CHECK(status.message() ==
+        "group \"block\": site \"in\": inputs: got 65537, allowed 1 to 65536");
+}
+
 }  // namespace
 }  // namespace qs::testing

@@ -7,8 +7,11 @@
 #include <fstream>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "quant/calibration/site_moments.h"
 #include "quant/formats/checkpoint.h"
+#include "quant/formats/safetensors.h"
 #include "service/access/uri_roots.h"
 #include "service/server/error.h"
 #include "service/store/dir_blob_store.h"
@@ -363,6 +366,51 @@ TEST_CASE("memory: one batch after the other, or never", "[run]") {
   Recorder recorder;
   const absl::Status status = Finish(*Prepare(spec), machine, recorder);
   CHECK(ErrorReason(status) == "NO_WORKER_FITS");
+}
+
+// One linear with the inputs of the widest models, and their moments as a hole
+// on the disk.
+TEST_CASE("the need of the widest inputs is named", "[run]") {
+  constexpr int64_t kInputs = 53248;
+  constexpr char kName[] = "model.layers.0.mlp.down_proj.weight";
+  TemporaryFolder folder;
+  fs::create_directories(folder / "in");
+  const std::vector<uint8_t> weight(2 * 16 * kInputs);
+  REQUIRE(WriteSafetensors(folder / "in/model.safetensors",
+                           {{kName, DType::kBF16, {16, kInputs}, weight}}, {})
+              .ok());
+  std::ofstream(folder / "in/config.json") << R"({"model_type": "other"})";
+  const int64_t packed = 4 * SiteMoments::PackedElements(kInputs);
+  const int64_t sums = packed + 4 * kInputs;
+  const std::string header = absl::StrCat(
+      R"({"__metadata__":{"inputs":"{\"a\":[\"model.layers.0.mlp.down_proj\"]}"},)",
+      R"("a.second_moment":{"dtype":"F32","shape":[)", packed / 4,
+      R"(],"data_offsets":[0,)", packed,
+      R"(]},"a.abs_sum":{"dtype":"F32","shape":[)", kInputs,
+      R"(],"data_offsets":[)", packed, ",", sums,
+      R"(]},"a.token_count":{"dtype":"I64","shape":[1],"data_offsets":[)", sums,
+      ",", sums + 8, "]}}");
+  const uint64_t length = header.size();
+  {
+    std::ofstream out(folder / "moments.safetensors", std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&length), 8) << header;
+    out.seekp(static_cast<std::streamoff>(8 + length) + sums);
+    out.write("\3\0\0\0\0\0\0", 8);
+  }
+  CheckpointRunSpec spec = SpecOf("W4A16-gptq", folder / "out");
+  spec.input = folder / "in";
+  spec.calibration = folder / "moments.safetensors";
+  const auto run = Prepare(spec);
+  // Moments and a factor, which may be found in F64.
+  const int64_t need = run->size().largest_batch_bytes;
+  CHECK(need > 16 * kInputs * kInputs);
+  CHECK(need < 16 * kInputs * kInputs + (int64_t{1} << 30));
+  Machine machine(1);
+  Recorder recorder;
+  const absl::Status status = Finish(*run, machine, recorder);
+  CHECK(ErrorReason(status) == "NO_WORKER_FITS");
+  CHECK(ErrorMetadataValue(status, "needed") == absl::StrCat(need));
+  CHECK_FALSE(fs::exists(folder / "out/model.safetensors"));
 }
 
 TEST_CASE("what cannot run is refused before it begins", "[run]") {

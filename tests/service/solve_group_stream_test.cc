@@ -288,10 +288,15 @@ TEST_CASE("a group waits for memory, and is refused when it can have none",
   v1::QuantizeRequest group = Group(1, site, TwoReaders());
   v1::GroupSite* large = group.mutable_group()->add_sites();
   large->set_name("large");
-  large->set_inputs(4096);
-  SessionDriver stream(context);
-  const Answers& answers = stream.Run({Config("W4A16"), group});
-  CHECK(ErrorReason(answers.status) == "TENSOR_TOO_LARGE");
+  for (const int64_t inputs : {int64_t{4096}, int64_t{53248}, int64_t{65536}}) {
+    large->set_inputs(inputs);
+    SessionDriver stream(context);
+    const Answers& answers = stream.Run({Config("W4A16"), group});
+    INFO(answers.status);
+    CHECK(ErrorReason(answers.status) == "TENSOR_TOO_LARGE");
+    CHECK(std::stoll(ErrorMetadataValue(answers.status, "got")) >
+          4 * inputs * inputs);
+  }
 }
 
 TEST_CASE("a stream that ends inside a group leaves nothing", "[group]") {

@@ -181,7 +181,7 @@ TEST_CASE("declarations that are refused", "[calibrations]") {
           {"sites[0].inputs",
            [](auto* r) { r->mutable_sites(0)->set_inputs(0); }},
           {"sites[1].inputs",
-           [](auto* r) { r->mutable_sites(1)->set_inputs(32769); }},
+           [](auto* r) { r->mutable_sites(1)->set_inputs(65537); }},
           {"sites[0].modules",
            [](auto* r) { r->mutable_sites(0)->clear_modules(); }},
           {"sites[1].modules",
@@ -280,6 +280,54 @@ TEST_CASE("a budget for no site", "[calibrations]") {
   REQUIRE(call.Write(BatchRequest(1)));
   CheckReason(call.End(), absl::StatusCode::kResourceExhausted,
               "MEMORY_BUDGET");
+}
+
+TEST_CASE("the widest inputs are counted in 64 bits", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  v1::CreateCalibrationRequest request = CreateRequest("c");
+  request.mutable_sites(0)->set_inputs(65536);
+  v1::Calibration made;
+  REQUIRE(Create(server, request, &made).ok());
+  const std::string site = request.sites(0).name();
+  {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    v1::WriteActivationsRequest batch = BatchRequest(1);
+    batch.set_site(site);
+    batch.set_data(std::string(4 * 65536, '\0'));
+    batch.set_crc32c(CrcOf(batch.data()));
+    REQUIRE(call.Write(batch));
+    const absl::Status status = call.End();
+    CheckReason(status, absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET");
+    CHECK(status.message() ==
+          absl::StrCat("memory: got a need of ",
+                       SiteAccumulator::MemoryBytes(65536, DType::kF32),
+                       " bytes, allowed 1073741824"));
+  }
+  {
+    // The store has room for 4 GiB.
+    MomentsStream call(server);
+    v1::WriteSecondMomentsRequest begin;
+    begin.mutable_begin()->set_calibration(kName);
+    begin.mutable_begin()->set_site(site);
+    begin.mutable_begin()->set_request_id("r");
+    call.Write(begin);
+    CheckReason(call.Finish(), absl::StatusCode::kResourceExhausted,
+                "DISK_FULL");
+  }
+  // Without a token it is sealed as zeros, which take no memory.
+  REQUIRE(Seal(server, kName, {site}, &made).ok());
+  constexpr int64_t kBytes = 4 * (int64_t{2'147'516'416} + 65536);
+  std::string data;
+  v1::CalibrationSite info;
+  REQUIRE(ReadSite(server, kName, site, kBytes - 4, &data, &info).ok());
+  CHECK(data == std::string(4, '\0'));
+  const absl::Status status =
+      ReadSite(server, kName, site, kBytes, &data, &info);
+  CheckReason(status, absl::StatusCode::kOutOfRange, "OFFSET_TOO_LARGE");
+  CHECK(status.message() ==
+        absl::StrCat("offset: got ", kBytes, ", allowed below ", kBytes));
 }
 
 TEST_CASE("batches that are refused leave the shard as it was",
