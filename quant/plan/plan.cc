@@ -40,6 +40,11 @@ absl::Status ReadInput(Draft* draft) {
                                                    request.tensor_parallel,
                                                    ", allowed at least 1"));
   }
+  const auto tensors = static_cast<int64_t>(request.tensors.size());
+  if (tensors > request.max_entries) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "tensors: got ", tensors, ", allowed ", request.max_entries));
+  }
   QS_ASSIGN_OR_RETURN(draft->config, ReadConfigFacts(request.config_json));
   draft->architecture = &FindArchitecture(draft->config);
   draft->plan.architecture = draft->architecture->name;

@@ -259,6 +259,16 @@ TEST_CASE("A plan without a target says which engines load split stacks") {
         std::vector<std::string>{"vLLM 0.33.0", "transformers 5.23.0"});
 }
 
+TEST_CASE("Too many tensors are an error with and without stacks") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
+  request.max_entries = static_cast<int64_t>(request.tensors.size());
+  CHECK(PlanOf(request).entries.size() == 8);
+  request.max_entries = 7;
+  const absl::Status status = MakePlan(request).status();
+  CHECK(status.code() == absl::StatusCode::kResourceExhausted);
+  CHECK(status.message() == "tensors: got 8, allowed 7");
+}
+
 TEST_CASE("A stack of too many experts is an error, not a long answer") {
   PlanRequest request = Stacked("qwen3_5_moe", false);
   request.max_entries = 17;

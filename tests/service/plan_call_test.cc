@@ -174,6 +174,38 @@ TEST_CASE("errors of the requests", "[plan_call]") {
                    "PLAN_TOO_LARGE", "10000");
 }
 
+TEST_CASE("the tensors of stacks count singly", "[plan_call]") {
+  // Two stacks of eight experts: 2 entries of their own, 16 and 8 slices.
+  for (const int allowed : {26, 25}) {
+    ServerOptions options = TestServerOptions();
+    options.max_plan_tensors = allowed;
+    InProcessServer server(options);
+    v1::PlanCheckpointRequest config = PlanConfigRequest("W4A16");
+    config.mutable_config()->set_config_json(
+        R"({"model_type": "qwen3_moe", "torch_dtype": "bfloat16"})");
+    v1::PlanCheckpointRequest stacks;
+    const std::string block = "model.layers.0.mlp.experts.";
+    v1::TensorHeader* up =
+        AddTensor(&stacks, block + "gate_up_proj", 8 * 2 * 128, 128);
+    v1::TensorHeader* down =
+        AddTensor(&stacks, block + "down_proj", 8 * 128, 128);
+    up->mutable_shape()->Clear();
+    down->mutable_shape()->Clear();
+    for (const int64_t size : {8, 256, 128}) up->add_shape(size);
+    for (const int64_t size : {8, 128, 128}) down->add_shape(size);
+    if (allowed == 26) {
+      const PlanAnswers answers = Plan(server, {config, stacks});
+      INFO(answers.status);
+      REQUIRE(answers.status.ok());
+      REQUIRE(answers.entries.size() == 26);
+    } else {
+      RequirePlanError(server, {config, stacks},
+                       absl::StatusCode::kResourceExhausted, "PLAN_TOO_LARGE",
+                       "got more than 25");
+    }
+  }
+}
+
 TEST_CASE("a quantized source is refused", "[plan_call]") {
   InProcessServer server;
   v1::PlanCheckpointRequest config = PlanConfigRequest("NF4");

@@ -163,6 +163,24 @@ TEST_CASE("what cannot start is the call's error", "[job_service]") {
   REQUIRE(client.List()->jobs().empty());
 }
 
+TEST_CASE("a source of too many tensors is refused", "[job_service]") {
+  JobFolders folders;
+  ServerOptions options = JobServerTestOptions(folders);
+  options.max_plan_tensors = 20;
+  InProcessServer server(options);
+  JobClient client(server.NewChannel());
+  v1::CreateJobRequest request = JobRequest(folders, "a");
+  for (const bool validate_only : {true, false}) {
+    request.set_validate_only(validate_only);
+    const absl::Status status = client.Create(request).status();
+    RequireError(status, absl::StatusCode::kResourceExhausted,
+                 "PLAN_TOO_LARGE");
+    REQUIRE(ErrorMetadataValue(status, "allowed") == "20");
+  }
+  REQUIRE(client.List()->jobs().empty());
+  REQUIRE(folders.OutFiles().empty());
+}
+
 TEST_CASE("validate_only plans and makes nothing", "[job_service]") {
   JobFolders folders;
   InProcessServer server(JobServerTestOptions(folders));

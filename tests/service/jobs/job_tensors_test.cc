@@ -227,6 +227,36 @@ TEST_CASE("a job that is cancelled lets its tensors go", "[job_tensors]") {
       [&] { return FilesBelow(folders.folder / "data/blobs/blobs") == 0; }));
 }
 
+TEST_CASE("more tensors than a plan may have are refused", "[job_tensors]") {
+  JobFolders folders;
+  ServerOptions options = JobServerTestOptions(folders);
+  options.max_plan_tensors = 2;
+  InProcessServer server(options);
+  JobClient jobs(server.NewChannel());
+  const auto stub = v1::TensorService::NewStub(server.NewChannel());
+  const std::vector<uint8_t> data(32 * 64 * 4, 1);
+  std::vector<std::string> names;
+  for (const char* name : {"a.weight", "b.weight", "c.weight"}) {
+    names.push_back(
+        UploadOne(*stub, {name, DType::kF32, {32, 64}, 0, 0}, data));
+  }
+  constexpr auto kExhausted = absl::StatusCode::kResourceExhausted;
+  v1::CreateJobRequest request = TensorsRequest(folders, "a");
+  v1::JobTensors* const tensors =
+      request.mutable_job()->mutable_source()->mutable_tensors();
+  RequireError(jobs.Create(request).status(), kExhausted, "PLAN_TOO_LARGE",
+               "more tensors than the 2");
+  tensors->clear_glob();
+  for (const std::string& name : names) tensors->add_names(name);
+  RequireError(jobs.Create(request).status(), kExhausted, "PLAN_TOO_LARGE",
+               "got 3, allowed 2");
+  tensors->clear_names();
+  tensors->set_glob("[ab].weight");
+  tensors->set_config_json("{}");
+  REQUIRE(WaitDone(jobs, RequireMade(jobs, request).name()).state() ==
+          v1::Job::SUCCEEDED);
+}
+
 TEST_CASE("what a source of tensors may be", "[job_tensors]") {
   JobFolders folders;
   InProcessServer server(JobServerTestOptions(folders));
