@@ -18,6 +18,10 @@ namespace {
 
 constexpr size_t kNamesInError = 5;
 
+// As transformers and checkpoints call the stacks of a layer's experts.
+constexpr char kUpStack[] = ".gate_up_proj";
+constexpr char kDownStack[] = ".down_proj";
+
 const Architecture& ArchitectureNamed(const std::string& name) {
   const std::vector<Architecture>& all = TheCatalogue().architectures;
   const auto found = std::find_if(
@@ -78,25 +82,46 @@ absl::StatusOr<CalibrationIndex> CalibrationIndex::Open(
       std::make_shared<const CalibrationFile>(std::move(file)));
 }
 
+std::optional<size_t> CalibrationIndex::Find(
+    const std::string& module, const std::string& architecture) const {
+  auto found = by_module_->find(module);
+  if (found == by_module_->end()) {
+    found = by_module_->find(
+        TransformersName(ArchitectureNamed(architecture), module));
+  }
+  return found == by_module_->end() ? std::nullopt
+                                    : std::optional(found->second);
+}
+
+std::optional<size_t> CalibrationIndex::FindStack(
+    const PlanSite& site, const std::string& consumer,
+    const std::string& architecture) const {
+  const std::string module = ModuleOf(consumer);
+  const std::string experts(ExpertsModule(module));
+  if (experts.empty()) return std::nullopt;
+  if (!site.pooled) return Find(experts + kDownStack, architecture);
+  const std::optional<size_t> routed = Find(experts + kUpStack, architecture);
+  return routed ? routed : Find(experts, architecture);
+}
+
 // In the order of the consumers. One that is not in the file reads what the
 // others read, unless they read more than one: then it is `missing`.
 std::vector<size_t> CalibrationIndex::SourcesOf(
     const PlanSite& site, const std::string& architecture,
     std::vector<std::string>* missing) const {
-  const Architecture& known = ArchitectureNamed(architecture);
   std::vector<size_t> sources;
   std::set<size_t> seen;
   std::vector<std::string> absent;
   for (const std::string& consumer : site.consumers) {
-    const std::string module = ModuleOf(consumer);
-    auto found = by_module_->find(module);
-    if (found == by_module_->end()) {
-      found = by_module_->find(TransformersName(known, module));
+    std::optional<size_t> found = Find(ModuleOf(consumer), architecture);
+    // Another stack's sum is a pool's.
+    if (!found && site.pool.empty()) {
+      found = FindStack(site, consumer, architecture);
     }
-    if (found == by_module_->end()) {
+    if (!found) {
       absent.push_back(consumer);
-    } else if (seen.insert(found->second).second) {
-      sources.push_back(found->second);
+    } else if (seen.insert(*found).second) {
+      sources.push_back(*found);
     }
   }
   if (sources.size() != 1) {
@@ -178,29 +203,60 @@ absl::StatusOr<SiteMatch> CalibrationIndex::MatchSite(
   return match;
 }
 
+// An expert without moments of its own is `missing`, unless its layer's pool is
+// there as the sum of all.
+absl::StatusOr<SiteMatch> CalibrationIndex::MatchExpert(
+    const PlanSite& site, const std::string& architecture, SiteMatch* pool,
+    std::vector<std::string>* missing) const {
+  std::vector<std::string> absent;
+  QS_ASSIGN_OR_RETURN(SiteMatch one, MatchSite(site, architecture, &absent));
+  const std::optional<size_t> stack =
+      FindStack(site, site.consumers.front(), architecture);
+  if (!stack) {
+    missing->insert(missing->end(), absent.begin(), absent.end());
+    AddToPool(site, one, pool);
+    return one;
+  }
+  if (pool->sources.empty()) {
+    pool->name = site.pool;
+    pool->inputs = site.inputs;
+    pool->sources = {*stack};
+    QS_RETURN_IF_ERROR(Count(site, pool));
+  }
+  return one;
+}
+
 absl::StatusOr<CalibrationMatch> CalibrationIndex::Match(
     const std::vector<PlanSite>& sites, const std::string& architecture) const {
   CalibrationMatch match;
-  std::vector<SiteMatch> all;  // as `sites`; without sources: missing
+  std::vector<SiteMatch>
+      all;  // as `sites`; without sources: missing, or pooled
   std::map<std::string, SiteMatch> pools;
   for (const PlanSite& site : sites) {
-    QS_ASSIGN_OR_RETURN(SiteMatch one,
-                        MatchSite(site, architecture, &match.missing));
-    if (!site.pool.empty()) AddToPool(site, one, &pools[site.pool]);
-    all.push_back(std::move(one));
+    QS_ASSIGN_OR_RETURN(all.emplace_back(),
+                        site.pool.empty()
+                            ? MatchSite(site, architecture, &match.missing)
+                            : MatchExpert(site, architecture, &pools[site.pool],
+                                          &match.missing));
   }
+  const std::set<std::string> missing(match.missing.begin(),
+                                      match.missing.end());
   std::set<size_t> used;
   for (size_t i = 0; i < sites.size(); ++i) {
     SiteMatch& one = all[i];
+    const std::vector<std::string>& readers = sites[i].consumers;
     used.insert(one.sources.begin(), one.sources.end());
-    if (one.sources.empty()) continue;
+    if (one.sources.empty() && missing.contains(readers.front())) continue;
     if (!sites[i].pool.empty()) UsePool(pools.at(sites[i].pool), &one);
     if (one.tokens == 0 && one.pool_weight == 0) {
-      const std::vector<std::string>& readers = sites[i].consumers;
       match.missing.insert(match.missing.end(), readers.begin(), readers.end());
       continue;
     }
-    if (!one.pool.empty()) match.pools.emplace(one.pool, pools.at(one.pool));
+    if (!one.pool.empty()) {
+      const SiteMatch& pool = pools.at(one.pool);
+      used.insert(pool.sources.begin(), pool.sources.end());
+      match.pools.emplace(one.pool, pool);
+    }
     match.sites.push_back(std::move(one));
   }
   match.used.assign(used.begin(), used.end());
@@ -228,6 +284,9 @@ absl::Status CalibrationIndex::RequireComplete(
 
 absl::StatusOr<SiteMoments> CalibrationIndex::Load(
     const SiteMatch& match) const {
+  if (match.sources.empty()) {
+    return SiteMoments::Create(match.name, match.inputs);
+  }
   QS_ASSIGN_OR_RETURN(SiteMoments sum,
                       source_->Load(match.sources.front(), match.name));
   for (size_t i = 1; i < match.sources.size(); ++i) {

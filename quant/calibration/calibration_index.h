@@ -5,6 +5,13 @@
 // file's site serves a plan's when a module of the one is a consumer of the
 // other, under the checkpoint's name or the one that transformers gives it.
 //
+// Experts that a model has as stacks are read as one module: what gate and up
+// of all of them read is found under the stack's name,
+// "...experts.gate_up_proj" (what was routed to them) or "...experts" (every
+// token); what their downs read only as the sum over all,
+// "...experts.down_proj": the pool of the layer, from which each expert then
+// lives.
+//
 // Who sends a plan's sites: Open, Match, look at `missing`, then Load each site
 // when its tensors are about to be sent; where a site's pool_weight is not 0,
 // its pool as well (once for all sites that name it).
@@ -14,6 +21,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -36,8 +44,9 @@ struct SiteMatch {
   int64_t inputs = 0;
   int64_t tokens = 0;  // seen; for an expert's site those routed to it
   std::vector<size_t> sources;
-  // Of a site that saw few tokens: the pool to blend in and how much of it
-  // (PoolWeight). Empty and 0: it has enough, or there is no pool.
+  // Of a site that saw few tokens, or none that is known to be its own: the
+  // pool to blend in and how much of it (PoolWeight). Empty and 0: it has
+  // enough, or there is no pool.
   std::string pool;
   double pool_weight = 0;
 };
@@ -80,13 +89,23 @@ class CalibrationIndex {
   absl::Status RequireComplete(const CalibrationMatch& match) const;
 
   // The moments of `match` under its name, summed over its sources, two in
-  // memory at most; nothing blended in. Errors: as CalibrationSource::Load.
+  // memory at most; nothing blended in. Without a source: zeros of no token.
+  // Errors: as CalibrationSource::Load.
   absl::StatusOr<SiteMoments> Load(const SiteMatch& match) const;
 
  private:
   std::vector<size_t> SourcesOf(const PlanSite& site,
                                 const std::string& architecture,
                                 std::vector<std::string>* missing) const;
+  std::optional<size_t> Find(const std::string& module,
+                             const std::string& architecture) const;
+  // Of a linear of one expert: what its stack reads.
+  std::optional<size_t> FindStack(const PlanSite& site,
+                                  const std::string& consumer,
+                                  const std::string& architecture) const;
+  absl::StatusOr<SiteMatch> MatchExpert(
+      const PlanSite& site, const std::string& architecture, SiteMatch* pool,
+      std::vector<std::string>* missing) const;
   absl::Status KeepOneInput(const PlanSite& site,
                             std::vector<size_t>* sources) const;
   absl::Status Count(const PlanSite& site, SiteMatch* match) const;

@@ -233,6 +233,18 @@ std::string_view KindOfModule(std::string_view module) {
   return "";
 }
 
+std::string_view ExpertsModule(std::string_view module) {
+  const size_t part = module.rfind('.');
+  if (part == module.npos || part == 0) return "";
+  const size_t number = module.rfind('.', part - 1);
+  if (number == module.npos ||
+      !IsNumber(module.substr(number + 1, part - number - 1))) {
+    return "";
+  }
+  const std::string_view experts = module.substr(0, number);
+  return LastComponent(experts) == "experts" ? experts : "";
+}
+
 std::string TransformersName(const Architecture& architecture,
                              std::string_view module) {
   std::string name(module);

@@ -344,5 +344,105 @@ TEST_CASE("Module names as transformers has them are found, too") {
   CHECK(MatchOf(IndexOf(folder, sites), MixtralPlan()).missing.empty());
 }
 
+// Three experts with 32 inputs each way, as single linears or of a stack.
+Plan QwenPlan() {
+  PlanRequest request = RequestWith("W4A16", Engine::kNone);
+  request.config_json = R"({"model_type": "qwen3_moe"})";
+  request.spec.method = RtnSpec{.group_size = 32};
+  request.list_sites = true;
+  const std::string experts = absl::StrCat(kBlock, "mlp.experts.");
+  if (GENERATE(false, true)) {
+    AddTensor(&request, experts + "gate_up_proj", {3, 64, 32});
+    AddTensor(&request, experts + "down_proj", {3, 32, 32});
+    return PlanOf(request);
+  }
+  for (int e = 0; e < 3; ++e) {
+    for (const char* part : {"gate_proj", "up_proj", "down_proj"}) {
+      AddTensor(&request, absl::StrCat(experts, e, ".", part, ".weight"),
+                {32, 32});
+    }
+  }
+  return PlanOf(request);
+}
+
+TEST_CASE("A stack's moments serve its experts") {
+  const CalibrationFolder folder;
+  const std::string experts = absl::StrCat(kBlock, "mlp.experts");
+  const std::string up = experts + GENERATE("", ".gate_up_proj");
+  const std::vector<RandomSite> sites = {
+      {"a", 32, 80, {up}, 1}, {"b", 32, 100, {experts + ".down_proj"}, 2}};
+  const CalibrationIndex index = IndexOf(folder, sites);
+  const CalibrationMatch match = MatchOf(index, QwenPlan());
+  CHECK(match.missing.empty());
+  CHECK(match.unused.empty());
+  CHECK(match.used == std::vector<size_t>{0, 1});
+  const SiteMatch& pooled = Named(match, "model.layers.0/mlp.experts.gate_up");
+  CHECK(pooled.tokens == 80);
+  CHECK(SquareOf(Loaded(index, pooled)) == SquareOf(MomentsOf(sites[0])));
+  // Nothing is known of one expert's down, the sum of all serves each.
+  REQUIRE(match.pools.size() == 1);
+  const SiteMatch& pool =
+      match.pools.at("model.layers.0/mlp.experts.down_proj");
+  CHECK(pool.tokens == 100);
+  CHECK(SquareOf(Loaded(index, pool)) == SquareOf(MomentsOf(sites[1])));
+  for (int e = 0; e < 3; ++e) {
+    const SiteMatch& own = Named(
+        match, absl::StrCat("model.layers.0/mlp.experts.", e, ".down_proj"));
+    CHECK(own.tokens == 0);
+    CHECK(own.pool == pool.name);
+    CHECK(own.pool_weight == PoolWeight(0, 100, 32));
+    SiteMoments moments = Loaded(index, own);
+    CHECK(moments.tokens() == 0);
+    REQUIRE(moments.BlendIn(Loaded(index, pool), own.pool_weight).ok());
+    CHECK(moments.Check().ok());
+  }
+}
+
+TEST_CASE("An expert with moments of its own keeps them beside a stack's") {
+  const CalibrationFolder folder;
+  const std::string experts = absl::StrCat(kBlock, "mlp.experts");
+  const std::vector<RandomSite> sites = {
+      {"a", 32, 80, {experts}, 1},
+      {"b", 32, 100, {experts + ".down_proj"}, 2},
+      {"c", 32, 40, {experts + ".1.down_proj"}, 3}};
+  const CalibrationIndex index = IndexOf(folder, sites);
+  const CalibrationMatch match = MatchOf(index, QwenPlan());
+  CHECK(match.missing.empty());
+  const SiteMatch& own = Named(match, "model.layers.0/mlp.experts.1.down_proj");
+  CHECK(own.tokens == 40);
+  CHECK(SquareOf(Loaded(index, own)) == SquareOf(MomentsOf(sites[2])));
+  CHECK(Named(match, "model.layers.0/mlp.experts.2.down_proj").tokens == 0);
+  REQUIRE(match.pools.size() == 1);
+  CHECK(match.pools.begin()->second.tokens == 100);
+}
+
+TEST_CASE("A stack of another size, or that saw no token, is no help") {
+  const CalibrationFolder folder;
+  const std::string experts = absl::StrCat(kBlock, "mlp.experts");
+  std::vector<RandomSite> sites = {{"a", 32, 80, {experts}, 1},
+                                   {"b", 64, 100, {experts + ".down_proj"}, 2}};
+  const auto wide = IndexOf(folder, sites).Match(QwenPlan());
+  CHECK_THAT(std::string(wide.status().message()),
+             Contains("\"b\": got 64 inputs, allowed 32"));
+  sites[1].inputs = 32;
+  sites[1].tokens = 0;
+  CHECK(MatchOf(IndexOf(folder, sites), QwenPlan()).missing.size() == 3);
+  sites.pop_back();
+  const auto missing = MatchOf(IndexOf(folder, sites), QwenPlan()).missing;
+  REQUIRE(missing.size() == 3);
+  CHECK(missing[0] == experts + ".0.down_proj.weight");
+}
+
+TEST_CASE("Mixtral's experts are found as the stacks of transformers") {
+  const CalibrationFolder folder;
+  const std::string experts = absl::StrCat(kBlock, "mlp.experts");
+  const CalibrationMatch match =
+      MatchOf(IndexOf(folder, {{"a", 32, 80, {experts + ".gate_up_proj"}, 1},
+                               {"b", 32, 90, {experts + ".down_proj"}, 2}}),
+              MixtralPlan());
+  CHECK(match.missing.empty());
+  CHECK(match.sites.size() == 4);
+}
+
 }  // namespace
 }  // namespace qs
