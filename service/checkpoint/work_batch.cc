@@ -69,13 +69,19 @@ class BatchMaker {
 
   absl::Status AddSites();
   absl::Status AddSolveGroups();
-  bool WorthScaling(const Sites& sites) const;
+  bool FitsWhole(const Sites& sites) const;
+  absl::Status AddWhole(const std::string& name, const Sites& sites);
+  absl::Status AddPairs(const Sites& sites);
+  // A batch with the sites of `pairs` and their producers', which is `shared`.
+  absl::Status AddPairBatch(const v1::PlanSite& shared, const Sites& pairs);
   void AddSingles();
   // The site after its pool, if it needs one; false: no moments serve it.
   bool AddSite(const v1::PlanSite& site, bool with_fold, WorkBatch* batch);
   absl::Status AddTensor(const std::string& name, const std::string& site,
                          bool fold_only, WorkBatch* batch);
   absl::Status AddFolds(const v1::PlanSite& site, WorkBatch* batch);
+  // A batch that is complete, its tensors in order.
+  void Keep(WorkBatch batch);
 
   const PlanAnswer& plan_;
   const Calibration* const calibration_;
@@ -133,18 +139,22 @@ absl::Status BatchMaker::AddTensor(const std::string& name,
 // The tensors of each site, few at a time.
 absl::Status BatchMaker::AddSites() {
   for (const v1::PlanSite& site : plan_.sites) {
-    for (int begin = 0; begin < site.consumers_size();
-         begin += static_cast<int>(kMaxGroupTensors)) {
+    std::vector<std::string> left;
+    for (const std::string& consumer : site.consumers()) {
+      const auto found = index_of_.find(consumer);
+      if (found == index_of_.end() || !batched_[found->second]) {
+        left.push_back(consumer);
+      }
+    }
+    for (size_t begin = 0; begin < left.size(); begin += kMaxGroupTensors) {
       WorkBatch batch;
       batch.name = site.name();
       if (!AddSite(site, /*with_fold=*/false, &batch)) break;
-      const int end = std::min(begin + static_cast<int>(kMaxGroupTensors),
-                               site.consumers_size());
-      for (int i = begin; i < end; ++i) {
-        QS_RETURN_IF_ERROR(
-            AddTensor(site.consumers(i), site.name(), false, &batch));
+      const size_t end = std::min(begin + kMaxGroupTensors, left.size());
+      for (size_t i = begin; i < end; ++i) {
+        QS_RETURN_IF_ERROR(AddTensor(left[i], site.name(), false, &batch));
       }
-      if (!batch.tensors.empty()) batches_.push_back(std::move(batch));
+      batches_.push_back(std::move(batch));
     }
   }
   return absl::OkStatus();
@@ -162,17 +172,99 @@ absl::Status BatchMaker::AddFolds(const v1::PlanSite& site, WorkBatch* batch) {
   return AddTensor(fold.producer_bias(), "", true, batch);
 }
 
-// GPTQ also does without scales: where nothing can be folded, and for groups
-// that would keep too much in memory, such as all experts of a layer, each site
-// goes by itself.
-bool BatchMaker::WorthScaling(const Sites& sites) const {
+// GPTQ also does without scales: where nothing can be folded each site goes by
+// itself. A group that would keep too much in memory, such as all experts of a
+// layer, is none to it.
+bool BatchMaker::FitsWhole(const Sites& sites) const {
   size_t tensors = 0;
-  bool folds = false;
   for (const v1::PlanSite* site : sites) {
     tensors += static_cast<size_t>(site->consumers_size());
-    folds |= site->fold().kind() != v1::Fold::KIND_UNSPECIFIED;
   }
-  return folds && tensors <= kMaxGroupTensors;
+  return tensors <= kMaxGroupTensors;
+}
+
+absl::Status BatchMaker::AddWhole(const std::string& name, const Sites& sites) {
+  WorkBatch batch;
+  batch.name = name;
+  for (const v1::PlanSite* site : sites) {
+    if (!AddSite(*site, /*with_fold=*/true, &batch)) continue;
+    for (const std::string& consumer : site->consumers()) {
+      QS_RETURN_IF_ERROR(AddTensor(consumer, site->name(), false, &batch));
+    }
+  }
+  // Only now: a producer may be another site's consumer.
+  for (const v1::PlanSite* site : sites) {
+    if (!match_of_.contains(site->name())) continue;
+    QS_RETURN_IF_ERROR(AddFolds(*site, &batch));
+  }
+  if (!batch.tensors.empty()) Keep(std::move(batch));
+  return absl::OkStatus();
+}
+
+// Of a group that is too large: what an expert's linear makes for its next one
+// is scaled with those two tensors alone. The input that all experts share is
+// not, since that takes all of them.
+absl::Status BatchMaker::AddPairs(const Sites& sites) {
+  std::unordered_map<std::string, const v1::PlanSite*> reads;
+  for (const v1::PlanSite* site : sites) {
+    for (const std::string& consumer : site->consumers()) {
+      reads.emplace(consumer, site);
+    }
+  }
+  std::map<std::string, Sites> pairs;  // by the producers' site
+  for (const v1::PlanSite* site : sites) {
+    const v1::Fold& fold = site->fold();
+    const auto read = reads.find(fold.producer());
+    if (fold.kind() != v1::Fold::LINEAR || read == reads.end() ||
+        !match_of_.contains(site->name()) ||
+        !match_of_.contains(read->second->name())) {
+      continue;
+    }
+    Sites& open = pairs[read->second->name()];
+    const auto squares = [&] {
+      int64_t sum = site->inputs() * site->inputs();
+      for (const auto* one : open) sum += one->inputs() * one->inputs();
+      return sum;
+    };
+    const int64_t shared = read->second->inputs() * read->second->inputs();
+    if (!open.empty() &&
+        (2 * (open.size() + 1) > kMaxGroupTensors || squares() > shared)) {
+      QS_RETURN_IF_ERROR(AddPairBatch(*read->second, open));
+      open.clear();
+    }
+    open.push_back(site);
+  }
+  for (const auto& [shared, open] : pairs) {
+    QS_RETURN_IF_ERROR(
+        AddPairBatch(*reads.at(open.front()->fold().producer()), open));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BatchMaker::AddPairBatch(const v1::PlanSite& shared,
+                                      const Sites& pairs) {
+  WorkBatch batch;
+  batch.name = pairs.front()->name();
+  AddSite(shared, /*with_fold=*/false, &batch);
+  for (const v1::PlanSite* site : pairs) {
+    AddSite(*site, /*with_fold=*/true, &batch);
+    QS_RETURN_IF_ERROR(
+        AddTensor(site->fold().producer(), shared.name(), false, &batch));
+    for (const std::string& consumer : site->consumers()) {
+      QS_RETURN_IF_ERROR(AddTensor(consumer, site->name(), false, &batch));
+    }
+    QS_RETURN_IF_ERROR(AddFolds(*site, &batch));
+  }
+  Keep(std::move(batch));
+  return absl::OkStatus();
+}
+
+void BatchMaker::Keep(WorkBatch batch) {
+  std::sort(batch.tensors.begin(), batch.tensors.end(),
+            [](const BatchTensor& a, const BatchTensor& b) {
+              return a.tensor < b.tensor;
+            });
+  batches_.push_back(std::move(batch));
 }
 
 absl::Status BatchMaker::AddSolveGroups() {
@@ -181,26 +273,15 @@ absl::Status BatchMaker::AddSolveGroups() {
     groups[site.group()].push_back(&site);
   }
   for (const auto& [name, sites] : groups) {
-    if (!plan_.summary.resolved().has_awq() && !WorthScaling(sites)) continue;
-    WorkBatch batch;
-    batch.name = name;
-    for (const v1::PlanSite* site : sites) {
-      if (!AddSite(*site, /*with_fold=*/true, &batch)) continue;
-      for (const std::string& consumer : site->consumers()) {
-        QS_RETURN_IF_ERROR(AddTensor(consumer, site->name(), false, &batch));
-      }
+    const bool folds =
+        std::any_of(sites.begin(), sites.end(), [](const v1::PlanSite* site) {
+          return site->fold().kind() != v1::Fold::KIND_UNSPECIFIED;
+        });
+    if (plan_.summary.resolved().has_awq() || (folds && FitsWhole(sites))) {
+      QS_RETURN_IF_ERROR(AddWhole(name, sites));
+    } else if (folds) {
+      QS_RETURN_IF_ERROR(AddPairs(sites));
     }
-    // Only now: a producer may be another site's consumer.
-    for (const v1::PlanSite* site : sites) {
-      if (!match_of_.contains(site->name())) continue;
-      QS_RETURN_IF_ERROR(AddFolds(*site, &batch));
-    }
-    if (batch.tensors.empty()) continue;
-    std::sort(batch.tensors.begin(), batch.tensors.end(),
-              [](const BatchTensor& a, const BatchTensor& b) {
-                return a.tensor < b.tensor;
-              });
-    batches_.push_back(std::move(batch));
   }
   return absl::OkStatus();
 }

@@ -52,8 +52,8 @@ struct BatchTotals {
 BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
                      const std::vector<PlannedTensor>& tensors);
 
-// Tensors in one group, at most, where a method solves each by itself: more
-// only hold memory.
+// Tensors in one group, at most, where a method solves each by itself, or could:
+// more only hold memory.
 constexpr size_t kMaxGroupTensors = 16;
 
 // Whether the method cannot do without second moments.

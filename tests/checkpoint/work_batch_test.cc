@@ -1,5 +1,6 @@
 #include "service/checkpoint/work_batch.h"
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -157,6 +158,79 @@ TEST_CASE("gptq with scaling: a group of many tensors goes site by site") {
     CHECK_FALSE(batch.sites[0].declared.has_fold());
     CHECK(batch.tensors.size() <= kMaxGroupTensors);
   }
+}
+
+// gate, up -> down for each of many experts behind one norm.
+PlanAnswer ExpertsPlan(int experts, int64_t inputs, int64_t inner) {
+  PlanAnswer plan;
+  AddEntry("norm", v1::PlanEntry::CARRY, "", &plan);
+  Names readers;
+  for (int e = 0; e < experts; ++e) {
+    const std::string name = std::to_string(e);
+    for (const char* part : {"gate", "up"}) {
+      readers.push_back(part + name);
+      AddEntry(readers.back(), v1::PlanEntry::QUANTIZE, "in", &plan);
+    }
+    AddEntry("down" + name, v1::PlanEntry::QUANTIZE, "mid" + name, &plan);
+  }
+  v1::PlanSite& in = AddPlanSite("in", readers, "g", &plan);
+  in.set_inputs(inputs);
+  in.set_pooled(true);
+  in.mutable_fold()->set_kind(v1::Fold::NORM);
+  in.mutable_fold()->set_producer("norm");
+  for (int e = 0; e < experts; ++e) {
+    const std::string name = std::to_string(e);
+    v1::PlanSite& mid = AddPlanSite("mid" + name, {"down" + name}, "g", &plan);
+    mid.set_inputs(inner);
+    mid.mutable_fold()->set_kind(v1::Fold::LINEAR);
+    mid.mutable_fold()->set_producer("up" + name);
+  }
+  plan.summary.mutable_resolved()->mutable_gptq()->set_awq_scaling(true);
+  return plan;
+}
+
+TEST_CASE("gptq with scaling: each of many experts' downs is scaled") {
+  // Down's moments: small beside those of the shared input, or not.
+  const int64_t inner = GENERATE(8, 256);
+  const PlanAnswer plan = ExpertsPlan(24, 64, inner);
+  const Calibration calibration = Serving(plan);
+  std::set<std::string> scaled;
+  size_t tensors = 0;
+  size_t most = 0;
+  for (const WorkBatch& batch : BatchesOf(plan, &calibration)) {
+    most = std::max(most, batch.tensors.size());
+    tensors += batch.tensors.size();
+    REQUIRE(batch.sites[0].declared.name() == "in");
+    CHECK_FALSE(batch.sites[0].declared.has_fold());
+    if (batch.sites.size() == 1) {
+      for (const std::string& name : TensorsOf(plan, batch)) {
+        CHECK(name.substr(0, 4) == "gate");
+      }
+      continue;
+    }
+    CHECK(batch.tensors.size() == 2 * (batch.sites.size() - 1));
+    for (size_t i = 1; i < batch.sites.size(); ++i) {
+      const v1::GroupSite& site = batch.sites[i].declared;
+      CHECK(site.fold().kind() == v1::Fold::LINEAR);
+      CHECK(scaled.insert(site.name()).second);
+      const Names names = TensorsOf(plan, batch);
+      const std::string up = site.fold().producer() + "@in";
+      CHECK(std::count(names.begin(), names.end(), up) == 1);
+    }
+  }
+  CHECK(scaled.size() == 24);
+  CHECK(tensors == 3 * 24);
+  CHECK(most == kMaxGroupTensors);  // eight pairs, or sixteen gates
+}
+
+TEST_CASE("gptq with scaling: few experts are one group, awq's always") {
+  PlanAnswer plan = ExpertsPlan(5, 64, 8);
+  Calibration calibration = Serving(plan);
+  CHECK(BatchesOf(plan, &calibration).size() == 1);
+  plan = ExpertsPlan(24, 64, 8);
+  plan.summary.mutable_resolved()->mutable_awq();
+  calibration = Serving(plan);
+  CHECK(BatchesOf(plan, &calibration).size() == 1);
 }
 
 TEST_CASE("many readers of a site: it is sent more than once") {

@@ -10,7 +10,10 @@ byte, shard for shard.
 import array
 import json
 import math
+import pathlib
 import random
+import shutil
+import tempfile
 
 import programs
 from checkpoints import (INDEX, SEED, random_bf16, read_checkpoint,
@@ -48,17 +51,17 @@ def stack(linears, rows, cols, transposed):
 
 
 class Mixture:
-    """Two layers, of which the second one's experts lie in a second shard."""
+    """Layers of which the last one's experts lie in a second shard."""
 
-    def __init__(self, family):
-        self.family = family
+    def __init__(self, family, count=EXPERTS, layers=2):
+        self.family, self.count = family, count
         start, self.mixture, router, self.transposed = FAMILIES[family]
         rng = random.Random(SEED)
-        self.blocks = [f"{start}{layer}." for layer in range(2)]
+        self.blocks = [f"{start}{layer}." for layer in range(layers)]
         self.plain, self.experts = {}, {}
         for block in self.blocks:
             self.add_plain(block, router, rng)
-            for expert in range(EXPERTS):
+            for expert in range(self.count):
                 for part in PARTS:
                     shape = ([HIDDEN, INNER] if part == "down_proj"
                              else [INNER, HIDDEN])
@@ -70,7 +73,7 @@ class Mixture:
         shapes = {f"self_attn.{p}_proj": [HIDDEN, HIDDEN] for p in "qkvo"}
         shapes |= {name: [HIDDEN] for name in
                    ("input_layernorm", "post_attention_layernorm")}
-        shapes[f"{self.mixture}.{router}"] = [EXPERTS, HIDDEN]
+        shapes[f"{self.mixture}.{router}"] = [self.count, HIDDEN]
         for name, shape in shapes.items():
             self.plain[f"{block}{name}.weight"] = (
                 "BF16", shape, random_bf16(math.prod(shape), rng))
@@ -82,7 +85,7 @@ class Mixture:
             for name, parts in (("gate_up_proj", PARTS[:2]),
                                 ("down_proj", PARTS[2:])):
                 linears = [[self.experts[f"{base}{e}.{p}.weight"][2]
-                            for p in parts] for e in range(EXPERTS)]
+                            for p in parts] for e in range(self.count)]
                 rows, cols = self.experts[f"{base}0.{parts[0]}.weight"][1]
                 out[base + name] = stack(linears, rows, cols, self.transposed)
         return out
@@ -90,7 +93,7 @@ class Mixture:
     def write(self, folder, experts):
         folder.mkdir()
         second = {k: v for k, v in experts.items()
-                  if k.startswith(self.blocks[1])}
+                  if k.startswith(self.blocks[-1])}
         first = self.plain | {k: v for k, v in experts.items()
                               if k not in second}
         weight_map = {}
@@ -104,8 +107,9 @@ class Mixture:
                 "num_attention_heads": 4, "hidden_size": HIDDEN}}))
         return folder
 
-    def write_calibration(self, path):
-        """Inputs of single experts; the last one's down saw few tokens."""
+    def write_calibration(self, path, of_stacks=False):
+        """Inputs of single experts, the last one's down saw few tokens; or what
+        modules of stacked experts see."""
         rng = random.Random(SEED + 1)
         tensors, inputs = {}, {}
 
@@ -119,18 +123,22 @@ class Mixture:
             attention, base = block + "self_attn.", block + self.mixture
             add(f"qkv{i}", [f"{attention}{p}_proj" for p in "qkv"], HIDDEN)
             add(f"o{i}", [attention + "o_proj"], HIDDEN)
-            for e in range(EXPERTS):
+            if of_stacks:
+                add(f"in{i}", [base + ".experts"], HIDDEN)
+                add(f"down{i}", [base + ".experts.down_proj"], INNER)
+                continue
+            for e in range(self.count):
                 expert = f"{base}.experts.{e}."
                 add(f"in{i}.{e}", [expert + p for p in PARTS[:2]], HIDDEN)
                 add(f"down{i}.{e}", [expert + PARTS[2]], INNER,
-                    3 if e == EXPERTS - 1 else TOKENS)
+                    3 if e == self.count - 1 else TOKENS)
         write_safetensors(path, tensors, {"inputs": json.dumps(inputs)})
         return path
 
 
-class StacksTest(programs.QuantctlCase):
-    def make(self, family):
-        mixture = Mixture(family)
+class StacksCase(programs.QuantctlCase):
+    def make(self, family, *size):
+        mixture = Mixture(family, *size)
         self.singles = mixture.write(self.work / "singles", mixture.experts)
         self.stacked = mixture.write(self.work / "stacked", mixture.stacks())
         self.calibration = mixture.write_calibration(
@@ -156,6 +164,8 @@ class StacksTest(programs.QuantctlCase):
                                  (stacked / name).read_bytes(), name)
         return stacked
 
+
+class StacksTest(StacksCase):
     def test_every_method_and_family(self):
         calibration = ("--calibration", self.work / "calibration.safetensors")
         runs = (("--preset", "W4A16"), ("--preset", "W4A16-hqq"),
@@ -218,6 +228,74 @@ class StacksTest(programs.QuantctlCase):
         self.assertEqual(done.returncode, 3)
         self.assertIn("error GROUP_SPLIT", done.stdout)
         self.assertNotIn("loads in", done.stdout)
+
+
+class ManyExpertsTest(StacksCase):
+    """More experts than are solved in one group, through a job, too."""
+
+    SIZE = 24, 1  # experts, layers
+
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="quantctl-e2e-"))
+        cls.server = programs.Server(
+            cls.shared, "--data-dir", cls.shared / "data", "--read-root",
+            cls.shared, "--write-root", cls.shared, "--workers", "2")
+
+    def setUp(self):
+        self.work = pathlib.Path(tempfile.mkdtemp(dir=self.shared))
+
+    def check_job(self, source, by_stream, *flags):
+        """A job gives what the stream has given."""
+        out = self.work / "job-out"
+        shutil.rmtree(out, ignore_errors=True)
+        self.run_ok("jobs", "create", source, "-o", out, "--group-size", "32",
+                    "--wait", "--server", self.server.address, *flags)
+        self.assertEqual(sorted(p.name for p in out.iterdir()),
+                         sorted(p.name for p in by_stream.iterdir()))
+        for path in out.iterdir():
+            self.assertEqual(path.read_bytes(),
+                             (by_stream / path.name).read_bytes(), path.name)
+
+    def scaled(self, report):
+        """Whose inputs were scaled, of the linears of experts."""
+        tensors = json.loads(report.read_text())["tensors"]
+        return {t["name"].rsplit(".", 2)[1] for t in tensors
+                if ".experts." in t["name"] and
+                t["solver"]["scale_min"] < t["solver"]["scale_max"]}
+
+    def test_a_job_is_the_stream(self):
+        self.make("qwen3_5_moe", *self.SIZE)
+        report = self.work / "report.json"
+        for preset in ("W4A16", "W4A16-gptq", "W4A16-awq"):
+            with self.subTest(preset):
+                flags = ["--preset", preset, "--target", "vllm"]
+                if preset != "W4A16":
+                    flags += ["--calibration", self.calibration]
+                out = self.check_same(*flags, "--json", report)
+                self.check_job(self.stacked, out, *flags)
+                if preset == "W4A16-gptq":
+                    # Not what all experts share.
+                    self.assertEqual(self.scaled(report), {"down_proj"})
+                if preset == "W4A16-awq":
+                    self.assertIn("down_proj", self.scaled(report))
+
+    def test_calibration_of_stacks(self):
+        mixture = self.make("llama4", *self.SIZE)
+        calibration = mixture.write_calibration(
+            self.work / "stacks.safetensors", of_stacks=True)
+        report = self.work / "report.json"
+        for preset in ("W4A16-gptq", "W4A16-awq"):
+            with self.subTest(preset):
+                flags = ("--preset", preset, "--calibration", calibration)
+                out = self.check_same(*flags, "--json", report)
+                self.check_job(self.stacked, out, *flags)
+                for tensor in json.loads(report.read_text())["tensors"]:
+                    tokens = 0 if ".down_proj." in tensor["name"] else TOKENS
+                    self.assertEqual(int(tensor["tokens"]), tokens)
+                    self.assertLess(tensor["output_error"],
+                                    tensor["rtn_output_error"])
+        self.assertIn("0 tokens each", self.done.stdout)
 
 
 if __name__ == "__main__":
