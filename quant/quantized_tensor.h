@@ -68,6 +68,7 @@ struct TensorReport {
   std::vector<std::string> warnings;  // "RULE: text"
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
+  int64_t memory_bytes = 0;  // reserved for it; whoever reserved says so
   double quantize_seconds = 0;  // worker time
   std::string device;
   std::string algorithm;

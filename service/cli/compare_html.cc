@@ -190,7 +190,7 @@ std::string MethodTable(const Entries& entries) {
       "<div class=\"scroll\"><table>" +
       Head({"method", "options"},
            {"tensors", "bits/weight", "bytes out", "MSE", "SQNR dB",
-            "output error", "Mweights/s", "worker s", "in all s"});
+            "output error", "memory", "Mweights/s", "worker s", "in all s"});
   for (const Entry& e : entries) {
     const RunTotals& t = e.totals;
     const bool has = t.error.count() > 0;
@@ -203,6 +203,7 @@ std::string MethodTable(const Entries& entries) {
         Cell(has ? FormatError(t.error.mean_squared_error()) : "-", "n"),
         Cell(has ? FormatFixed(t.error.sqnr_db(), 2) : "-", "n"),
         Cell(t.with_output_error > 0 ? FormatError(t.output_error) : "-", "n"),
+        Cell(FormatBytes(t.memory_bytes), "n"),
         Cell(FormatFixed(WeightsPerSecond(*e.run) / 1e6, 1), "n"),
         Cell(FormatFixed(t.worker_seconds, 2), "n"),
         Cell(FormatFixed(e.run->seconds, 2), "n"), "</tr>\n");
@@ -232,6 +233,9 @@ std::string Charts(const Entries& entries) {
   };
   const auto output = [](const Entry& e) { return e.totals.output_error; };
   const auto bits = [](const Entry& e) { return e.totals.bits_per_weight; };
+  const auto memory = [](const Entry& e) {
+    return static_cast<double>(e.totals.memory_bytes);
+  };
   const auto speed = [](const Entry& e) { return WeightsPerSecond(*e.run); };
   return absl::StrCat(
       Card("Bits against error", "Lower and further left is better", "",
@@ -249,6 +253,12 @@ std::string Charts(const Entries& entries) {
       Card("Speed", "Weights a second of one worker, error report included", "",
            BarChart(entries, "Speed", speed,
                     [](double v) { return FormatFixed(v / 1e6, 1) + " M/s"; })),
+      Card("Memory",
+           "Of the server, the most for one tensor, or for a group that is "
+           "solved together, with the second moments of its inputs",
+           "",
+           BarChart(entries, "Memory", memory,
+                    [](double v) { return FormatBytes(std::llround(v)); })),
       "</div>\n");
 }
 

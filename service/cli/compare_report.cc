@@ -26,6 +26,7 @@ std::vector<std::string> RowOf(const MethodRun& run) {
           has_error ? FormatError(totals.error.mean_squared_error()) : "-",
           has_error ? FormatFixed(totals.error.sqnr_db(), 2) : "-",
           has_output ? FormatError(totals.output_error) : "-",
+          FormatBytes(totals.memory_bytes),
           FormatFixed(WeightsPerSecond(run) / 1e6, 1),
           FormatFixed(totals.worker_seconds, 2)};
 }
@@ -58,6 +59,7 @@ std::string CompareTable(const CompareReport& report) {
                    {"MSE"},
                    {"SQNR dB"},
                    {"output error"},
+                   {"memory"},
                    {"Mweights/s"},
                    {"worker s"}});
   std::string refused;

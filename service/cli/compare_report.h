@@ -5,7 +5,8 @@
 // calibration (a path, or empty), bits, group_size; `methods`: name, refused
 // (why it did not run, or empty), resolved (QuantizationConfig), seconds,
 // weights_per_second (of one worker), summary and tensors as in
-// quantd.report/1. Thread: pure functions.
+// quantd.report/1. Memory is the most that the server reserved for a tensor, or
+// for a group of them, at once. Thread: pure functions.
 #ifndef QS_SERVICE_CLI_COMPARE_REPORT_H_
 #define QS_SERVICE_CLI_COMPARE_REPORT_H_
 

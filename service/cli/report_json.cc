@@ -143,6 +143,7 @@ Json TotalsToJson(const RunTotals& totals) {
           {"output_error", totals.output_error},
           {"rtn_output_error", totals.rtn_output_error},
           {"worker_seconds", totals.worker_seconds},
+          {"memory_bytes", totals.memory_bytes},
           {"warnings", totals.warnings}};
 }
 

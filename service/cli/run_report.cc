@@ -107,6 +107,7 @@ RunTotals TotalsOf(const std::vector<v1::TensorReport>& tensors) {
     totals.bytes_in += tensor.bytes_in();
     totals.bytes_out += tensor.bytes_out();
     totals.worker_seconds += tensor.quantize_seconds();
+    totals.memory_bytes = std::max(totals.memory_bytes, tensor.memory_bytes());
     totals.warnings += tensor.warnings_size();
     AddOutputError(tensor, &totals);
     if (!tensor.has_error()) continue;

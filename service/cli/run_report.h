@@ -61,6 +61,7 @@ struct RunTotals {
   double output_error = 0;
   double rtn_output_error = 0;
   double worker_seconds = 0;
+  int64_t memory_bytes = 0;  // the most that one of them took of the server's
   int64_t warnings = 0;
 };
 RunTotals TotalsOf(const std::vector<quant::v1::TensorReport>& tensors);

@@ -29,6 +29,7 @@ BatchRun::BatchRun(const Host& host, const BatchQueue::Batch& batch,
                    Reservation reservation,
                    std::function<void(absl::Status)> done)
     : reservation_(std::move(reservation)),
+      memory_bytes_(reservation_.bytes()),
       host_(host),
       work_(batch.work),
       batch_(work_->batches[batch.place]),
@@ -182,6 +183,7 @@ absl::Status BatchRun::EndRound(Member& member, Backend& backend) {
   }
   QS_ASSIGN_OR_RETURN(QuantizedTensor result,
                       member.quantizer->Finish(backend));
+  result.report.memory_bytes = memory_bytes_;
   member.quantizer = nullptr;
   return host_.on_tensor(member.tensor, std::move(result));
 }

@@ -78,6 +78,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
 
   // First member: given back when the memory is free.
   Reservation reservation_;
+  const int64_t memory_bytes_;  // of it
   const Host host_;
   const std::shared_ptr<const RunWork> work_;
   const WorkBatch& batch_;

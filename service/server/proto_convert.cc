@@ -116,6 +116,7 @@ v1::TensorReport ReportToProto(const TensorReport& report) {
     out.set_bits_per_weight(static_cast<double>(report.bytes_out) * 8 /
                             weights);
   }
+  out.set_memory_bytes(report.memory_bytes);
   out.set_quantize_seconds(report.quantize_seconds);
   out.set_device(report.device);
   out.set_algorithm(report.algorithm);

@@ -36,6 +36,8 @@ TensorJob::TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
                      bool needs_all)
     : reservation_(std::move(reservation)),
       shared_memory_(std::move(shared_memory)),
+      memory_bytes_(reservation_.bytes() +
+                    (shared_memory_ == nullptr ? 0 : shared_memory_->bytes())),
       handle_(handle),
       quantizer_(std::move(quantizer)),
       streamed_(quantizer_->streamed_output()),
@@ -178,6 +180,7 @@ std::shared_ptr<const Buffer> TensorJob::NextPiece() {
 absl::Status TensorJob::Finish(Backend& backend,
                                const QuantSpec* dequantized_as) {
   QS_ASSIGN_OR_RETURN(result_, quantizer_->Finish(backend));
+  result_.report.memory_bytes = memory_bytes_;
   if (dequantized_as != nullptr) {
     QS_RETURN_IF_ERROR(Dequantize(*dequantized_as));
   }

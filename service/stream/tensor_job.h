@@ -137,6 +137,7 @@ class TensorJob {
   // First members: destroyed, and so given back, after the memory is free.
   Reservation reservation_;
   const std::shared_ptr<const Reservation> shared_memory_;
+  const int64_t memory_bytes_;  // of both at first
   const int64_t handle_;
   const std::unique_ptr<TensorQuantizer> quantizer_;
   const StreamedOutput streamed_;

@@ -24,6 +24,7 @@ MethodRun MakeRun(const std::string& name, double error, bool with_output) {
     tensor.set_bytes_in(2000000);
     tensor.set_bytes_out(500000);
     tensor.set_quantize_seconds(0.25);
+    tensor.set_memory_bytes(i == 0 ? 34'500'000 : 12'000'000);
     for (v1::ErrorStats* stats :
          {tensor.mutable_error(), tensor.mutable_rtn()}) {
       stats->set_count(1000000);
@@ -67,6 +68,8 @@ TEST_CASE("the comparison's table") {
   CHECK(Has(table, "4.000"));      // bits a weight
   CHECK(Has(table, "1.00 MB"));    // bytes out
   CHECK(Has(table, "2.500e-03"));  // gptq's MSE
+  CHECK(Has(table, "memory"));
+  CHECK(Has(table, "34.5 MB"));    // of its largest tensor
   CHECK(Has(table, "5.000e-02"));  // its mean output error
   CHECK(Has(table, "awq did not run: got 7 & allowed 4\n"));
 }
@@ -79,6 +82,7 @@ TEST_CASE("the comparison's JSON") {
   CHECK(gptq["resolved"]["gptq"]["bits"] == 4);
   CHECK(gptq["summary"]["with_output_error"] == 2);
   CHECK(gptq["summary"]["output_error"].get<double>() == Approx(0.05));
+  CHECK(gptq["summary"]["memory_bytes"] == 34'500'000);
   CHECK(gptq["weights_per_second"].get<double>() == Approx(4e6));
   CHECK(gptq["tensors"].size() == 2);
   CHECK(json["methods"][2]["refused"] == "got 7 & allowed 4");
@@ -92,6 +96,8 @@ TEST_CASE("the comparison's page") {
     CHECK(Has(html, "got 7 &amp; allowed 4"));
     CHECK(Has(html, "aria-label=\"Output error\"") == with_output);
     CHECK(Has(html, "aria-label=\"Speed\""));
+    CHECK(Has(html, "aria-label=\"Memory\""));
+    CHECK(Has(html, "34.5 MB"));
     CHECK_FALSE(Has(html, "<script"));
     CHECK_FALSE(Has(html, "\"nan"));
     CHECK_FALSE(Has(html, "\"inf"));

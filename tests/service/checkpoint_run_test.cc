@@ -66,12 +66,15 @@ TEST_CASE("a directory is filled, the same whatever the workers", "[run]") {
       CHECK(static_cast<int64_t>(recorder.reports().size()) ==
             run->size().tensors);
       CHECK(recorder.shards().size() == 2);
-      CHECK(run->size().largest_batch_bytes > 0);
     }
+    int64_t memory = 0;
     for (const auto& [name, report] : recorder.reports()) {
+      memory = std::max(memory, report.memory_bytes());
       // One that only folds comes back under its own name.
       CHECK((report.error().count() > 0) == (report.output_tensors_size() > 1));
     }
+    CHECK(memory > 0);
+    CHECK(memory == Prepare(spec)->size().largest_batch_bytes);
     const auto checkpoint = Checkpoint::Open(folder / "one");
     REQUIRE(checkpoint.ok());
     CHECK(checkpoint->config_json().find("quantization_config") !=

@@ -1,6 +1,5 @@
 // The .proto's vocabulary to ours and back.
 #include "service/server/proto_convert.h"
-#include "service/server/spec_convert.h"
 
 #include <cmath>
 #include <functional>
@@ -12,6 +11,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "service/server/error.h"
 #include "service/server/error_details.h"
+#include "service/server/spec_convert.h"
 #include "tests/testing/catch_compat.h"
 
 namespace qs {
@@ -142,6 +142,7 @@ TEST_CASE("a report has all its figures", "[proto_convert]") {
   report.quantize_seconds = 0.5;
   report.device = std::string("d");
   report.algorithm = "nf4-best/1";
+  report.memory_bytes = int64_t{1} << 40;
   v1::TensorReport out = ReportToProto(report);
   REQUIRE(out.name() == "w");
   REQUIRE(out.shape(1) == 8);
@@ -150,6 +151,7 @@ TEST_CASE("a report has all its figures", "[proto_convert]") {
   REQUIRE(out.quantize_seconds() == 0.5);
   REQUIRE(out.device() == "d");
   REQUIRE(out.algorithm() == "nf4-best/1");
+  REQUIRE(out.memory_bytes() == int64_t{1} << 40);
   REQUIRE_FALSE(out.has_error());
   REQUIRE_FALSE(out.has_rtn());
 
