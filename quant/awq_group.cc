@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "quant/awq_checks.h"
 #include "quant/awq_fold.h"
 #include "quant/awq_judge.h"
 #include "quant/awq_quantizer.h"
@@ -16,6 +17,7 @@
 #include "quant/gptq_factor.h"
 #include "quant/gptq_quantizer.h"
 #include "quant/group_base.h"
+#include "quant/group_parts.h"
 
 namespace qs {
 namespace {
@@ -25,47 +27,15 @@ constexpr double kSearchDamping = 1e-7;
 // A factor damped more than this is not H's; the search then takes H itself.
 constexpr double kMostSearchDamping = 1e-5;
 
+// About what of a site's time is the search for its scales where codes are
+// solved, too, and what of that is the factor that it begins with.
+constexpr double kSearchPart = 0.8;
+constexpr double kSearchFactorPart = 0.15;
+
 using Solution = std::shared_ptr<AwqSiteSolution>;
 
 int64_t NumElements(const TensorInfo& info) {
   return CheckedNumElements(info.shape).value_or(0);
-}
-
-// INVALID_ARGUMENT naming the first element that is not finite, or OK.
-absl::Status CheckFinite(const TensorInfo& info,
-                         std::span<const TensorView> pieces) {
-  int64_t first = 0;
-  for (const TensorView& piece : pieces) {
-    for (int64_t i = 0; i < piece.num_elements(); ++i) {
-      const float value = LoadAsFloat(piece.data, piece.dtype, i);
-      if (std::isfinite(value)) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "tensor \"", info.name, "\": ", std::isnan(value) ? "NaN" : "Inf",
-          " at index ", first + i));
-    }
-    first += piece.num_elements();
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckTensors(const QuantSpec& spec, const GroupInfo& info) {
-  for (const GroupTensor& tensor : info.tensors) {
-    if (tensor.role == GroupRole::kQuantize) {
-      QS_RETURN_IF_ERROR(OutputBytes(spec, tensor.info).status());
-      continue;
-    }
-    if (!IsFloatWeight(tensor.info.dtype)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "tensor \"", tensor.info.name, "\": got dtype ",
-          DTypeName(tensor.info.dtype), ", allowed F32, F16, BF16"));
-    }
-    if (NumElements(tensor.info) < 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor \"", tensor.info.name,
-                       "\": got no elements, allowed 1 or more"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 // How scales are searched: AWQ's own spec, or what it would be for GPTQ.
@@ -117,24 +87,30 @@ class AwqGroup final : public GroupBase {
     return awq().group_size == -1 ? inputs : std::min(awq().group_size, inputs);
   }
   absl::Status CheckCancelled() const;
+  // Tells how far Solve is, and whether it is to end.
+  absl::Status Check(double done);
 
-  absl::StatusOr<Solution> SolveSite(size_t site, Backend& backend,
+  // `checkpoint`: of all that is done for the site.
+  absl::StatusOr<Solution> SolveSite(size_t site, const PanelCheck& checkpoint,
+                                     Backend& backend,
                                      std::vector<AwqTransform>* transforms);
   absl::Status SearchScales(size_t site, const SiteMoments& moments,
-                            const AwqFold& fold, Backend& backend,
-                            AwqScales* scales) const;
+                            const AwqFold& fold, const PanelCheck& checkpoint,
+                            Backend& backend, AwqScales* scales) const;
   absl::StatusOr<std::vector<float>> MeanWeights(
       size_t site, std::span<const TensorView> pieces, Backend& backend) const;
   absl::StatusOr<Buffer> SearchFactor(const SiteMoments& moments,
+                                      const PanelCheck& checkpoint,
                                       Backend& backend) const;
   absl::Status UseMoment(const SiteMoments& moments, size_t site,
                          AwqSiteSolution* solution) const;
-  absl::Status FactorMoment(int64_t size, Backend& backend,
-                            AwqSiteSolution* solution) const;
+  absl::Status FactorMoment(int64_t size, const PanelCheck& checkpoint,
+                            Backend& backend, AwqSiteSolution* solution) const;
 
   const QuantSpec search_;
   std::vector<AwqMember*> members_;         // owned by who took them
   std::vector<std::vector<float>> scales_;  // of each site, once solved
+  double told_ = 0;                         // of Solve
 };
 
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> AwqGroup::TakeTensor(
@@ -164,6 +140,12 @@ absl::Status AwqGroup::CheckCancelled() const {
   return absl::OkStatus();
 }
 
+absl::Status AwqGroup::Check(double done) {
+  told_ = std::max(told_, done);  // a factor may be tried again
+  if (options().on_shared != nullptr) options().on_shared(told_);
+  return CheckCancelled();
+}
+
 absl::Status AwqGroup::CheckMembers() const {
   for (size_t t = 0; t < members_.size(); ++t) {
     if (members_[t] == nullptr) {
@@ -183,17 +165,24 @@ absl::Status AwqGroup::Solve(Backend& backend) {
   QS_RETURN_IF_ERROR(CheckMembers());
   std::vector<AwqTransform> transforms(members_.size());
   std::vector<Solution> solutions(info().sites.size());
+  const PanelCheck all = [this](double done) { return Check(done); };
+  const std::vector<double> ends = SiteEnds(info());
+  const double searched = awq().solve_codes ? kSearchPart : 1;
   for (size_t s = 0; s < solutions.size(); ++s) {
-    QS_RETURN_IF_ERROR(CheckCancelled());
-    QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, backend, &transforms));
+    const PanelCheck part = PartOf(all, s == 0 ? 0 : ends[s - 1], ends[s]);
+    QS_RETURN_IF_ERROR(part(0));
+    QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, PartOf(part, 0, searched),
+                                                backend, &transforms));
     scales_.push_back(solutions[s]->scales.values);
     // Its moments go with it, unless someone else holds it.
     ReleaseSite(s);
     if (awq().solve_codes && !ReaderPieces(s).empty()) {
-      QS_RETURN_IF_ERROR(
-          FactorMoment(info().sites[s].inputs, backend, solutions[s].get()));
+      QS_RETURN_IF_ERROR(FactorMoment(info().sites[s].inputs,
+                                      PartOf(part, searched, 1), backend,
+                                      solutions[s].get()));
     }
   }
+  QS_RETURN_IF_ERROR(Check(1));
   for (size_t t = 0; t < members_.size(); ++t) {
     const int site = info().tensors[t].site;
     members_[t]->SetSolution(
@@ -228,15 +217,16 @@ std::vector<TensorView> AwqGroup::ReaderPieces(size_t site) const {
 }
 
 absl::StatusOr<Solution> AwqGroup::SolveSite(
-    size_t site, Backend& backend, std::vector<AwqTransform>* transforms) {
+    size_t site, const PanelCheck& checkpoint, Backend& backend,
+    std::vector<AwqTransform>* transforms) {
   QS_ASSIGN_OR_RETURN(const SiteMoments* moments, this->site(site)->Moments());
   QS_RETURN_IF_ERROR(moments->Check());
   auto solution = std::make_shared<AwqSiteSolution>();
   solution->tokens = moments->tokens();
   const AwqFold fold(info(), site, spec().profile,
                      [this](size_t t) { return ValuesOf(t); });
-  QS_RETURN_IF_ERROR(
-      SearchScales(site, *moments, fold, backend, &solution->scales));
+  QS_RETURN_IF_ERROR(SearchScales(site, *moments, fold, checkpoint, backend,
+                                  &solution->scales));
   fold.Apply(solution->scales.values, transforms);
   QS_RETURN_IF_ERROR(UseMoment(*moments, site, solution.get()));
   return solution;
@@ -267,6 +257,7 @@ absl::Status AwqGroup::CheckReaders(size_t site) const {
 }
 
 absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
+                                              const PanelCheck& checkpoint,
                                               Backend& backend) const {
   QS_ASSIGN_OR_RETURN(Buffer factor, AllocateSquare(moments.inputs()));
   GptqFactorFacts facts;
@@ -274,7 +265,7 @@ absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
   args.hessian = moments.second_moment();
   args.size = moments.inputs();
   args.damping = kSearchDamping;
-  args.checkpoint = [this](double) { return CheckCancelled(); };
+  args.checkpoint = checkpoint;
   args.factor = factor.As<float>();
   args.facts = &facts;
   QS_RETURN_IF_ERROR(backend.gptq().Factor(args, backend.stream()));
@@ -285,8 +276,9 @@ absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
 }
 
 absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
-                                    const AwqFold& fold, Backend& backend,
-                                    AwqScales* scales) const {
+                                    const AwqFold& fold,
+                                    const PanelCheck& checkpoint,
+                                    Backend& backend, AwqScales* scales) const {
   const int64_t inputs = info().sites[site].inputs;
   scales->values.assign(static_cast<size_t>(inputs), 1.0f);
   const std::vector<TensorView> pieces = ReaderPieces(site);
@@ -319,15 +311,18 @@ absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
   args.x_mean = x_mean;
   args.w_mean = w_mean;
   args.by_rounding = spec().gptq() == nullptr;
+  const double factored = args.by_rounding ? kSearchFactorPart : 0;
   if (args.by_rounding) {
-    QS_ASSIGN_OR_RETURN(args.factor, SearchFactor(moments, backend));
+    QS_ASSIGN_OR_RETURN(
+        args.factor,
+        SearchFactor(moments, PartOf(checkpoint, 0, factored), backend));
   }
   args.second_moment = moments.second_moment();
   args.adjust = [&fold](std::vector<float>& s) {
     fold.Tie(s);
     fold.Adjust(s);
   };
-  args.checkpoint = [this](double) { return CheckCancelled(); };
+  args.checkpoint = PartOf(checkpoint, factored, 1);
   QS_ASSIGN_OR_RETURN(*scales, SearchAwqScales(std::move(args), backend));
   return absl::OkStatus();
 }
@@ -347,14 +342,14 @@ absl::Status AwqGroup::UseMoment(const SiteMoments& moments, size_t site,
   return absl::OkStatus();
 }
 
-absl::Status AwqGroup::FactorMoment(int64_t size, Backend& backend,
+absl::Status AwqGroup::FactorMoment(int64_t size, const PanelCheck& checkpoint,
+                                    Backend& backend,
                                     AwqSiteSolution* solution) const {
   QS_ASSIGN_OR_RETURN(
       solution->factor,
-      MakeGptqFactor(
-          SolveSpec(spec()), Profile::kBest, GroupSize(size),
-          {solution->moment, size, solution->tokens},
-          [this](double) { return CheckCancelled(); }, backend));
+      MakeGptqFactor(SolveSpec(spec()), Profile::kBest, GroupSize(size),
+                     {solution->moment, size, solution->tokens}, checkpoint,
+                     backend));
   return absl::OkStatus();
 }
 
@@ -362,7 +357,7 @@ absl::Status AwqGroup::FactorMoment(int64_t size, Backend& backend,
 
 absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
     const QuantSpec& spec, GroupInfo info, const QuantizeOptions& options) {
-  QS_RETURN_IF_ERROR(CheckTensors(spec, info));
+  QS_RETURN_IF_ERROR(CheckAwqTensors(spec, info));
   QS_RETURN_IF_ERROR(CheckAwqFolds(info));
   return std::unique_ptr<SolveGroup>(
       std::make_unique<AwqGroup>(spec, std::move(info), options));
@@ -370,7 +365,7 @@ absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
 
 absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
                                               const GroupInfo& info) {
-  QS_RETURN_IF_ERROR(CheckTensors(spec, info));
+  QS_RETURN_IF_ERROR(CheckAwqTensors(spec, info));
   int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/true);
   for (const GroupTensor& tensor : info.tensors) {
     if (tensor.role == GroupRole::kFoldOnly) {

@@ -8,6 +8,7 @@
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/gptq_factor.h"
+#include "quant/group_parts.h"
 
 namespace qs {
 namespace {
@@ -46,7 +47,8 @@ class Judge {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<double> Loss(std::span<const float> scales) {
+  absl::StatusOr<double> Loss(std::span<const float> scales,
+                              const PanelCheck& checkpoint) {
     ScaleMoment(args_.second_moment, scales, moment_.As<float>());
     const std::vector<int32_t> order =
         GptqOrder(ColumnOrder::kActOrderStatic, args_.grid.group_size,
@@ -57,16 +59,18 @@ class Judge {
     factor.size = n_;
     factor.order = order.data();
     factor.damping = args_.spec.damping;
-    factor.checkpoint = args_.checkpoint;
+    factor.checkpoint = PartOf(checkpoint, 0, 0.5);
     factor.factor = factor_.As<float>();
     factor.facts = &facts;
     QS_RETURN_IF_ERROR(backend_.gptq().Factor(factor, backend_.stream()));
-    return SolvedLoss(JudgedRows(args_, scales), order);
+    return SolvedLoss(JudgedRows(args_, scales), order,
+                      PartOf(checkpoint, 0.5, 1));
   }
 
  private:
   absl::StatusOr<double> SolvedLoss(const std::vector<float>& weight,
-                                    const std::vector<int32_t>& order) {
+                                    const std::vector<int32_t>& order,
+                                    const PanelCheck& checkpoint) {
     const int64_t rows = static_cast<int64_t>(weight.size()) / n_;
     const int64_t groups = n_ / args_.grid.group_size;
     std::vector<uint8_t> codes(weight.size());
@@ -84,7 +88,7 @@ class Judge {
                   .scale_dtype = args_.grid.scale_dtype,
                   .min_scale = args_.grid.min_scale};
     solve.range = args_.spec.clip ? GptqRange::kCurvature : GptqRange::kMinMax;
-    solve.checkpoint = args_.checkpoint;
+    solve.checkpoint = checkpoint;
     solve.codes = codes.data();
     solve.scales = scales.data();
     solve.zero_points = args_.spec.symmetric ? nullptr : zero_points.data();
@@ -169,9 +173,13 @@ absl::StatusOr<std::vector<double>> SolvedLosses(
   Judge judge(args, backend);
   QS_RETURN_IF_ERROR(judge.AllocateAll());
   std::vector<double> losses;
-  for (const AwqScales& candidate : candidates) {
-    QS_ASSIGN_OR_RETURN(const double loss, judge.Loss(candidate.values));
-    losses.push_back(loss);
+  const auto count = static_cast<double>(candidates.size());
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const auto at = static_cast<double>(i);
+    QS_ASSIGN_OR_RETURN(
+        losses.emplace_back(),
+        judge.Loss(candidates[i].values,
+                   PartOf(args.checkpoint, at / count, (at + 1) / count)));
   }
   return losses;
 }

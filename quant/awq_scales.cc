@@ -9,6 +9,7 @@
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/awq_judge.h"
+#include "quant/group_parts.h"
 
 namespace qs {
 namespace {
@@ -95,7 +96,10 @@ class Sample {
 class Search {
  public:
   Search(AwqSearchArgs args, Backend& backend)
-      : args_(std::move(args)), backend_(backend), sample_(args_.weights) {}
+      : args_(std::move(args)),
+        backend_(backend),
+        sample_(args_.weights),
+        checkpoint_(args_.checkpoint) {}
 
   absl::StatusOr<AwqScales> Reference() {
     std::vector<AwqScales> candidates;
@@ -109,24 +113,33 @@ class Search {
   absl::StatusOr<AwqScales> Best() {
     std::vector<AwqScales> finalists = {Identity()};
     if (args_.by_rounding) {
+      Begin(0, args_.spec.solve_codes ? 0.3 : 1);
       QS_ASSIGN_OR_RETURN(finalists.emplace_back(), BestOfGrid());
       if (!args_.spec.solve_codes) return NotWorse(std::move(finalists[1]));
       args_.factor = Buffer();
     }
-    const AwqJudgeArgs judge = JudgeArgs();
-    QS_ASSIGN_OR_RETURN(curvature_, Curvature(judge, backend_));
+    Begin(0.3, 0.5);
+    QS_ASSIGN_OR_RETURN(curvature_, Curvature(JudgeArgs(), backend_));
+    Begin(0.5, 0.6);
     QS_ASSIGN_OR_RETURN(finalists.emplace_back(), BestOfGrid());
     // Most of a loud input may follow from the others, and then costs little.
     std::vector<float> unexplained;
     for (float c : curvature_) unexplained.push_back(std::sqrt(c));
     args_.x_mean = unexplained;
+    Begin(0.6, 0.7);
     QS_ASSIGN_OR_RETURN(finalists.emplace_back(), BestOfGrid());
+    Begin(0.7, 1);
     QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
-                        SolvedLosses(judge, finalists, backend_));
+                        SolvedLosses(JudgeArgs(), finalists, backend_));
     return std::move(finalists[Least(losses)]);
   }
 
  private:
+  // What comes is about this part of the search.
+  void Begin(double begin, double end) {
+    checkpoint_ = PartOf(args_.checkpoint, begin, end);
+  }
+
   DType Arithmetic() const {
     return args_.profile == Profile::kReference ? args_.weights.front().dtype
                                                 : DType::kF32;
@@ -138,6 +151,8 @@ class Search {
   // come first.
   absl::StatusOr<AwqScales> LeastOfAllRows(
       std::span<const AwqScales> candidates) {
+    constexpr double kSampled = 0.3;  // of the time, about
+    Begin(0, kSampled);
     QS_ASSIGN_OR_RETURN(const std::vector<double> sampled,
                         SampledLosses(candidates));
     std::vector<size_t> order(candidates.size());
@@ -147,7 +162,11 @@ class Search {
     });
     size_t best = order.front();
     double least = INFINITY;
+    const double each = (1 - kSampled) / static_cast<double>(order.size());
+    double begin = kSampled;
     for (size_t at : order) {
+      Begin(begin, begin + each);
+      begin += each;
       QS_ASSIGN_OR_RETURN(const double loss, LossUpTo(candidates[at], least));
       if (loss < least || (loss == least && at < best)) {
         best = at;
@@ -181,7 +200,7 @@ class Search {
     judge.weights = args_.weights;
     judge.second_moment = args_.second_moment;
     judge.inputs = static_cast<int64_t>(args_.x_mean.size());
-    judge.checkpoint = args_.checkpoint;
+    judge.checkpoint = checkpoint_;
     return judge;
   }
 
@@ -245,7 +264,7 @@ class Search {
     } else {
       args.second_moment = args_.second_moment;
     }
-    args.checkpoint = args_.checkpoint;
+    args.checkpoint = checkpoint_;
     args.losses = losses.data();
     QS_RETURN_IF_ERROR(backend_.awq().ScaleLosses(args, backend_.stream()));
     return losses;
@@ -295,6 +314,7 @@ class Search {
   AwqSearchArgs args_;
   Backend& backend_;
   const Sample sample_;
+  PanelCheck checkpoint_;  // of what is done now
   std::vector<float> curvature_;
 };
 

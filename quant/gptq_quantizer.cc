@@ -140,10 +140,14 @@ absl::StatusOr<GptqInput> GptqQuantizer::FindInput(Backend& backend) {
     }
     Site& site = *options().site;
     QS_ASSIGN_OR_RETURN(const SiteMoments* moments, site.Moments());
-    QS_ASSIGN_OR_RETURN(
-        factor_,
-        SharedGptqFactor(context_.gptq, spec().profile, layout().group_size,
-                         site, context_.checkpoint, backend));
+    const PanelCheck checkpoint = [this](double done) {
+      if (options().on_shared != nullptr) options().on_shared(done);
+      return CheckCancelled();
+    };
+    QS_ASSIGN_OR_RETURN(factor_, SharedGptqFactor(context_.gptq, spec().profile,
+                                                  layout().group_size, site,
+                                                  checkpoint, backend));
+    if (options().on_shared != nullptr) options().on_shared(1);
     hessian_ = moments->second_moment();
     tokens_ = moments->tokens();
   }

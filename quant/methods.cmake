@@ -1,5 +1,6 @@
 target_sources(qs_quant PRIVATE
   error_collector.cc
+  group_parts.cc
   measured_quantizer.cc
   nf4_quantizer.cc
   quant_spec.cc

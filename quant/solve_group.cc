@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/awq_group.h"
 #include "quant/group_base.h"
+#include "quant/group_parts.h"
 #include "quant/measured_quantizer.h"
 
 namespace qs {
@@ -129,13 +130,22 @@ class IndependentTensors final : public GroupBase {
   IndependentTensors(const QuantSpec& spec, GroupInfo info,
                      const QuantizeOptions& options)
       : GroupBase(spec, std::move(info), options),
-        left_(this->info().tensors.size()) {}
+        left_(this->info().tensors.size()) {
+    if (options.on_shared == nullptr) return;
+    parts_ = std::make_shared<SiteParts>(this->info(), options.on_shared);
+  }
 
   absl::StatusOr<std::unique_ptr<TensorQuantizer>> TakeTensor(
       size_t index) override {
     const GroupTensor& tensor = info().tensors[index];
     QuantizeOptions options = this->options();
-    options.site = site(static_cast<size_t>(tensor.site));
+    const auto read = static_cast<size_t>(tensor.site);
+    options.site = site(read);
+    if (parts_ != nullptr) {
+      options.on_shared = [parts = parts_, read](double done) {
+        parts->Set(read, done);
+      };
+    }
     if (--left_ == 0) ReleaseSites();
     return TensorQuantizer::Create(spec(), tensor.info, options);
   }
@@ -144,6 +154,7 @@ class IndependentTensors final : public GroupBase {
 
  private:
   size_t left_;
+  std::shared_ptr<SiteParts> parts_;  // null: nobody is told
 };
 
 }  // namespace

@@ -35,6 +35,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -71,6 +72,10 @@ struct QuantizeOptions {
   // The first output tensor leaves in pieces, one a tile, and is empty in
   // Finish's result; see streamed_output.
   bool streamed_output = false;
+  // Told how far that is what the tensors of a group share, scales and factors
+  // of their inputs: 0 to 1 and never less than before, by whoever works at it,
+  // one call at a time. Null: nobody is told.
+  std::function<void(double done)> on_shared;
   // Set by the owner to stop: whatever runs then returns CANCELLED.
   const std::atomic<bool>* cancelled = nullptr;
 };

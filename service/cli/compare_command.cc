@@ -145,6 +145,7 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
   v1::QuantizeConfig config;
   *config.mutable_quantization() = run->resolved;
   config.set_skip_digest(true);
+  config.set_send_progress(true);
   const StreamContext context = {arguments_.server,
                                  config,
                                  planned,

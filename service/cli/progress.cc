@@ -29,6 +29,13 @@ std::string ProgressLine(const ProgressState& state) {
       "%3d%%  %d/%d tensors  %s of %s", static_cast<int>(fraction * 100),
       state.tensors, state.total_tensors, FormatBytes(state.bytes),
       FormatBytes(state.total_bytes));
+  if (state.solving.groups > 0) {
+    absl::StrAppendFormat(&line, "  solving %d group%s: %d%%",
+                          state.solving.groups,
+                          state.solving.groups == 1 ? "" : "s",
+                          static_cast<int>(state.solving.done * 100));
+    return line;  // when they are through is not to be told from the bytes
+  }
   if (state.seconds < 0.5 || state.bytes <= 0) return line;
   const double rate = static_cast<double>(state.bytes) / state.seconds;
   const int left = static_cast<int>(
@@ -72,6 +79,32 @@ void Progress::AddTensor() {
   absl::MutexLock lock(&mutex_);
   ++state_.tensors;
   Draw();
+}
+
+void Progress::SetSolving(const void* stream, int64_t group, double done) {
+  absl::MutexLock lock(&mutex_);
+  if (done < 1) {
+    solving_[{stream, group}] = done;
+  } else {
+    solving_.erase({stream, group});
+  }
+  CountSolving();
+  Draw();
+}
+
+void Progress::ForgetSolving(const void* stream) {
+  absl::MutexLock lock(&mutex_);
+  std::erase_if(solving_,
+                [&](const auto& one) { return one.first.first == stream; });
+  CountSolving();
+}
+
+void Progress::CountSolving() {
+  Solving& solving = state_.solving;
+  solving = {static_cast<int64_t>(solving_.size()), 0};
+  for (const auto& [group, done] : solving_) {
+    solving.done += done / static_cast<double>(solving_.size());
+  }
 }
 
 void Progress::Finish() {

@@ -57,14 +57,18 @@ absl::Status StreamReceiver::Take(const v1::QuantizeResponse& response) {
     }
     case v1::QuantizeResponse::kReport:
       return TakeReport(response.report());
+    case v1::QuantizeResponse::kProgress:
+      progress_.SetSolving(this, response.progress().handle(),
+                           response.progress().done());
+      return absl::OkStatus();
     case v1::QuantizeResponse::kSummary:
       summary_seen_ = true;
       expected_digest_ = response.summary().digest();
       return absl::OkStatus();
     default:
       return UnexpectedError(
-          "stream: got an answer of an unknown kind, allowed frame, report "
-          "and summary");
+          "stream: got an answer of an unknown kind, allowed frame, report, "
+          "progress and summary");
   }
 }
 

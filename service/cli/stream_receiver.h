@@ -33,11 +33,14 @@ class StreamReceiver {
         board_(board),
         progress_(progress),
         with_digest_(with_digest) {}
+  ~StreamReceiver() { progress_.ForgetSolving(this); }
+  StreamReceiver(const StreamReceiver&) = delete;
+  StreamReceiver& operator=(const StreamReceiver&) = delete;
 
   // Before the batch is sent. Errors: kOutput.
   absl::Status Begin(size_t batch);
-  // A frame, a report or the summary. Errors: kUnexpected — a broken promise;
-  // kOutput.
+  // A frame, a report, a group's progress or the summary. Errors: kUnexpected —
+  // a broken promise; kOutput.
   absl::Status Take(const quant::v1::QuantizeResponse& response);
   // At the end of a call that went well. Errors: kUnexpected.
   absl::Status CheckComplete();

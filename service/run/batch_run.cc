@@ -1,6 +1,7 @@
 // Tested by tests/service/checkpoint_run_test.cc.
 #include "service/run/batch_run.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
@@ -14,6 +15,11 @@ namespace {
 int64_t TileBegin(const TensorQuantizer& quantizer, int64_t tile) {
   return tile == 0 ? 0 : quantizer.tile_input_end(tile - 1);
 }
+
+// What the search for scales is of a group's work, and what the factor of an
+// input is of its readers', about: one in so many.
+constexpr int64_t kSearchShare = 2;
+constexpr int64_t kFactorShare = 8;
 
 }  // namespace
 
@@ -94,6 +100,7 @@ absl::Status BatchRun::OpenGroup() {
   options.error_report = host_.plan.spec.error_report;
   options.tiled_input = true;
   options.cancelled = &host_.cancelled;
+  options.on_shared = [this](double done) { OnShared(done); };
   QS_ASSIGN_OR_RETURN(GroupInfo info, host_.plan.GroupOf(batch_));
   QS_ASSIGN_OR_RETURN(
       group_, SolveGroup::Create(host_.plan.quant, std::move(info), options));
@@ -104,6 +111,7 @@ absl::Status BatchRun::OpenGroup() {
   for (size_t i = 0; i < members_.size(); ++i) {
     QS_ASSIGN_OR_RETURN(members_[i]->quantizer, group_->TakeTensor(i));
   }
+  CountShared();
   for (const BatchSite& declared : batch_.sites) {
     const std::string& pool = declared.declared.pool();
     Submit([this, &declared, site = sites[declared.declared.name()],
@@ -159,8 +167,10 @@ absl::Status BatchRun::RunTile(Member& member, int64_t tile, bool read,
                                Backend& backend) {
   if (read) QS_RETURN_IF_ERROR(ReadTile(member, tile));
   QS_RETURN_IF_ERROR(member.quantizer->RunTile(tile, backend));
-  host_.on_bytes(member.quantizer->tile_input_end(tile) -
-                 TileBegin(*member.quantizer, tile));
+  // A tile that has run had what it shares.
+  OnShared(1);
+  const int64_t bytes = TileBytes(member, tile);
+  host_.on_bytes(bytes - SharedPart(bytes));
   return --member.tiles_left > 0 ? absl::OkStatus() : EndRound(member, backend);
 }
 
@@ -186,6 +196,37 @@ absl::Status BatchRun::EndRound(Member& member, Backend& backend) {
   result.report.memory_bytes = memory_bytes_;
   member.quantizer = nullptr;
   return host_.on_tensor(member.tensor, std::move(result));
+}
+
+int64_t BatchRun::SharedPart(int64_t bytes) const {
+  if (batch_.sites.empty() || !NeedsCalibration(host_.plan.quant)) return 0;
+  return bytes / (solves_whole_ ? kSearchShare : kFactorShare);
+}
+
+int64_t BatchRun::TileBytes(const Member& member, int64_t tile) const {
+  return member.quantizer->tile_input_end(tile) -
+         TileBegin(*member.quantizer, tile);
+}
+
+void BatchRun::CountShared() {
+  solves_whole_ = group_->solves_whole();
+  for (const auto& member : members_) {
+    for (int64_t t = 0; t < member->quantizer->num_tiles(); ++t) {
+      shared_bytes_ += SharedPart(TileBytes(*member, t));
+    }
+  }
+}
+
+void BatchRun::OnShared(double done) {
+  const auto reached = static_cast<int64_t>(static_cast<double>(shared_bytes_) *
+                                            std::clamp(done, 0.0, 1.0));
+  int64_t more = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    more = std::max<int64_t>(0, reached - shared_told_);
+    shared_told_ += more;
+  }
+  if (more > 0) host_.on_bytes(more);
 }
 
 absl::Status BatchRun::LoadTile(const Member& member, int64_t tile) {

@@ -75,6 +75,13 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   absl::Status EndRound(Member& member, Backend& backend);
   absl::Status LoadTile(const Member& member, int64_t tile);
   absl::Status Solve(Backend& backend);
+  // Of a tile's input: what counts as done with what its group shares, and what
+  // with its codes.
+  int64_t SharedPart(int64_t bytes) const;
+  int64_t TileBytes(const Member& member, int64_t tile) const;
+  void CountShared();
+  // What the group shares is done to this part.
+  void OnShared(double done);
 
   // First member: given back when the memory is free.
   Reservation reservation_;
@@ -88,8 +95,12 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   std::unique_ptr<SolveGroup> group_;  // that is solved whole
   std::vector<std::unique_ptr<Member>> members_;
   std::atomic<int64_t> loads_left_ = 0;  // before Solve
+  // Set before a tile runs: how the group is solved, and all tiles' SharedPart.
+  bool solves_whole_ = false;
+  int64_t shared_bytes_ = 0;
 
   absl::Mutex mutex_;
+  int64_t shared_told_ ABSL_GUARDED_BY(mutex_) = 0;  // to the host
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -52,7 +52,9 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
 
 absl::Status StreamInput::OpenGroup(int64_t handle, GroupInfo info,
                                     Reservation reservation) {
-  auto group = GroupJob::Create(handle, *spec_, std::move(info), JobOptions(),
+  QuantizeOptions options = JobOptions();
+  if (send_progress_) options.on_shared = host_.GroupProgress(handle);
+  auto group = GroupJob::Create(handle, *spec_, std::move(info), options,
                                 std::move(reservation));
   if (!group.ok()) return OpenError(group.status());
   groups_[handle] = *std::move(group);

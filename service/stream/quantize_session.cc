@@ -7,9 +7,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "service/server/error.h"
 #include "service/server/spec_convert.h"
+#include "service/stream/group_progress.h"
 #include "service/stream/input_errors.h"
 
 namespace qs {
@@ -189,6 +191,15 @@ void QuantizeSession::GroupDue(std::shared_ptr<GroupJob> group) {
                  Backend& backend) { self->SolveGroup(*group, backend); });
 }
 
+// Called by work of this session only, which holds it.
+std::function<void(double)> QuantizeSession::GroupProgress(int64_t handle) {
+  const auto progress = std::make_shared<qs::GroupProgress>(handle);
+  return [this, progress](double done) {
+    const auto response = progress->Next(done, absl::Now());
+    if (response) SendProgress(*response);
+  };
+}
+
 void QuantizeSession::SolveGroup(GroupJob& group, Backend& backend) {
   if (cancelled_) return;
   const absl::Status status = group.Solve(backend);
@@ -312,6 +323,15 @@ void QuantizeSession::Send(Outgoing outgoing) {
     to_write_.push_back(std::move(outgoing));
   }
   Pump();
+}
+
+void QuantizeSession::SendProgress(
+    const quant::v1::QuantizeResponse& response) {
+  if (response.progress().done() < 1) {
+    absl::MutexLock lock(&mutex_);
+    if (writing_ || !to_write_.empty()) return;
+  }
+  Send({EncodeResponse(response), nullptr});
 }
 
 void QuantizeSession::Pump() {

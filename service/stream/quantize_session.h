@@ -18,6 +18,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -97,6 +98,7 @@ class QuantizeSession final
   void TileDue(std::shared_ptr<TensorJob> job, TensorJob::Due due) override;
   void SiteWorkDue(std::shared_ptr<SiteJob> site) override;
   void GroupDue(std::shared_ptr<GroupJob> group) override;
+  std::function<void(double done)> GroupProgress(int64_t handle) override;
   ByteBudget::Granted WhenRoom() override;
 
   bool TakesNoInput() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(input_mutex_) {
@@ -125,6 +127,9 @@ class QuantizeSession final
   void TileLeft();
 
   void Send(Outgoing outgoing);
+  // Unless others wait to be written: news that is late is none. The end of it
+  // always.
+  void SendProgress(const quant::v1::QuantizeResponse& response);
   // Writes the next message unless one is being written; finishes the call
   // when there is nothing left to do.
   void Pump();

@@ -2,6 +2,7 @@ target_sources(qs_service PRIVATE
   stream/byte_budget.cc
   stream/group_input.cc
   stream/group_job.cc
+  stream/group_progress.cc
   stream/input_errors.cc
   stream/quantize_context.cc
   stream/quantize_reactor.cc

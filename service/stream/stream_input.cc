@@ -87,6 +87,7 @@ absl::Status StreamInput::OnConfig(const QuantizeConfig& config) {
                      ", allowed 0 to 2"));
   }
   dequantized_ = config.view() == QuantizeConfig::DEQUANTIZED;
+  send_progress_ = config.send_progress();
   host_.Accepted(config, *spec_);
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,6 +56,8 @@ class StreamInput {
                          TensorJob::Due tile) = 0;
     // One call of site->Work. Tiles that wait for the site come later.
     virtual void SiteWorkDue(std::shared_ptr<SiteJob> site) = 0;
+    // How far what the group shares is, once its work has begun; on a worker.
+    virtual std::function<void(double done)> GroupProgress(int64_t handle) = 0;
     // All of a group is there: Solve it, then its waiting tensors' tiles.
     virtual void GroupDue(std::shared_ptr<GroupJob> group) = 0;
     // What to call when memory is free for a parked tensor: it leads to
@@ -132,6 +135,7 @@ class StreamInput {
   std::optional<QuantSpec> spec_;
   bool error_report_ = true;
   bool dequantized_ = false;
+  bool send_progress_ = false;
   // By handle: begun and not completely received.
   std::map<int64_t, OpenTensor> open_;
   std::map<int64_t, std::shared_ptr<GroupJob>> groups_;

@@ -442,6 +442,27 @@ TEST_CASE("progress") {
   CHECK(ProgressBar(state, 20) == " 50%  2/4 tensors  ");
   state.bytes = state.total_bytes;
   CHECK(Has(ProgressBar(state, 120), "========================] 100%"));
+  state.solving = {1, 0.429};
+  CHECK(ProgressLine(state) ==
+        "100%  2/4 tensors  2.00 MB of 2.00 MB  solving 1 group: 42%");
+  state.solving = {2, 0};
+  CHECK(Has(ProgressBar(state, 120), "solving 2 groups: 0%"));
+}
+
+TEST_CASE("groups are solved until they are through or their stream ends") {
+  std::ostringstream out;
+  Progress progress(out, 0, 10, 1);
+  const int streams[2] = {};
+  progress.SetSolving(&streams[0], 5, 0.25);
+  progress.SetSolving(&streams[1], 5, 0.5);
+  progress.SetSolving(&streams[1], 6, 0.75);
+  CHECK(progress.solving().groups == 3);
+  CHECK(progress.solving().done == Approx(0.5));
+  progress.SetSolving(&streams[1], 5, 1);
+  CHECK(progress.solving().groups == 2);
+  progress.ForgetSolving(&streams[1]);
+  CHECK(progress.solving().groups == 1);
+  CHECK(progress.solving().done == Approx(0.25));
 }
 
 TEST_CASE("a note does not end up in the bar's line") {

@@ -88,6 +88,18 @@ TEST_CASE("a group is complete with its last report, and not before") {
   CHECK(f.receiver.completed_bytes() == bytes);
 }
 
+TEST_CASE("a group that is solved is shown until its end") {
+  Fixture f;
+  v1::QuantizeResponse response;
+  response.mutable_progress()->set_handle(9);
+  response.mutable_progress()->set_done(0.5);
+  REQUIRE(f.receiver.Take(response).ok());
+  CHECK(f.progress.solving().groups == 1);
+  response.mutable_progress()->set_done(1);
+  REQUIRE(f.receiver.Take(response).ok());
+  CHECK(f.progress.solving().groups == 0);
+}
+
 TEST_CASE("answers for what is not out are broken promises") {
   Fixture f;
   REQUIRE(f.receiver.Begin(1).ok());

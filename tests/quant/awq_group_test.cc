@@ -269,6 +269,32 @@ TEST_CASE("a group is the same on any number of threads and way of filling") {
   }
 }
 
+TEST_CASE("how far Solve is moves on in small steps") {
+  const Block block(DType::kBF16);
+  const GroupInfo info = BlockGroup(DType::kBF16, FoldKind::kNorm);
+  GptqSpec gptq = DefaultGptqSpec(Profile::kBest);
+  gptq.group_size = 32;
+  for (const QuantSpec& spec :
+       {Awq(SmallSpec(Profile::kBest), Profile::kBest),
+        Awq(SmallSpec(Profile::kReference), Profile::kReference),
+        QuantSpec{gptq, Profile::kBest, OutputFormat::kCompressedTensors}}) {
+    INFO(SpecAlgorithm(spec));
+    std::vector<double> told;
+    QuantizeOptions options;
+    options.on_shared = [&](double done) { told.push_back(done); };
+    Solve(spec, info, block.weights, BlockMoments(block), *NewCpuBackend(1),
+          options);
+    REQUIRE(told.size() > 50);
+    CHECK(told.front() == 0);
+    CHECK(told.back() == 1);
+    for (size_t i = 1; i < told.size(); ++i) {
+      CHECK(told[i] >= told[i - 1]);
+      // A site that is not scaled is one step.
+      CHECK(told[i] - told[i - 1] < 0.2);
+    }
+  }
+}
+
 TEST_CASE("output errors are those of the decoded weights, and below RTN's") {
   const Block block(DType::kBF16);
   const GroupInfo info = BlockGroup(DType::kBF16, FoldKind::kNorm);

@@ -1,9 +1,12 @@
 // What a solve group may be, and that its tensors share its sites.
 #include "quant/solve_group.h"
 
+#include <algorithm>
 #include <functional>
 #include <string>
+#include <vector>
 
+#include "quant/group_parts.h"
 #include "tests/quant/tensor_data.h"
 #include "tests/testing/catch_compat.h"
 
@@ -78,7 +81,10 @@ TEST_CASE("a group that cannot be solved is refused by name") {
 }
 
 TEST_CASE("tensors read their group's sites, which go with the last") {
-  auto group = SolveGroup::Create(GptqReference(), Valid(), {});
+  std::vector<double> told;
+  QuantizeOptions options;
+  options.on_shared = [&](double done) { told.push_back(done); };
+  auto group = SolveGroup::Create(GptqReference(), Valid(), options);
   REQUIRE(group.ok());
   CHECK_FALSE((*group)->solves_whole());
   (*group)->site(0)->Fill(Identity("in", 64));
@@ -95,7 +101,29 @@ TEST_CASE("tensors read their group's sites, which go with the last") {
     CHECK(result.report.has_output_error);
     CHECK(result.report.tokens == 8);
     CHECK(site.expired() == (i == 1));
+    // Of both factors.
+    REQUIRE_FALSE(told.empty());
+    CHECK((told.back() == 1) == (i == 1));
   }
+  CHECK(std::is_sorted(told.begin(), told.end()));
+}
+
+TEST_CASE("sites that are solved side by side make one figure") {
+  GroupInfo info = Valid();
+  info.sites.push_back({"pool", 4096, {}, ""});  // nothing reads it
+  std::vector<double> told;
+  SiteParts parts(info, [&](double done) { told.push_back(done); });
+  // In proportion to inputs^2 (inputs + rows): 64^2 * 80 and 32^2 * 48.
+  parts.Set(1, 0.5);
+  parts.Set(0, 1);
+  parts.Set(1, 0.25);  // tried again
+  parts.Set(1, 1);
+  REQUIRE(told.size() == 3);
+  const double first = 64.0 * 64 * 80 / (64.0 * 64 * 80 + 32.0 * 32 * 48);
+  CHECK(told[0] == Approx((1 - first) / 2));
+  CHECK(told[1] == Approx((1 + first) / 2));
+  CHECK(told[2] == 1);
+  CHECK(SiteEnds(info).back() == 1);
 }
 
 TEST_CASE("the estimate counts moments, factor and transport") {

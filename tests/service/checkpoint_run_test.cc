@@ -90,6 +90,41 @@ TEST_CASE("a directory is filled, the same whatever the workers", "[run]") {
   }
 }
 
+// Counts what is told before the first tensor is done.
+class EarlyRecorder : public Recorder {
+ public:
+  void OnBytes(int64_t count) override {
+    CHECK(count > 0);
+    Recorder::OnBytes(count);
+    if (!any_) ++early;
+  }
+  absl::Status OnTensor(int shard, const v1::TensorReport& report,
+                        const QuantizedTensor& result) override {
+    any_ = true;
+    return Recorder::OnTensor(shard, report, result);
+  }
+  int early = 0;
+
+ private:
+  bool any_ = false;
+};
+
+// The codes of the first tensor alone would be one step.
+TEST_CASE("bytes move while a group's scales are searched", "[run]") {
+  if (!IsCalibrated(kPresets.back())) return;
+  for (const std::string preset : {"W4A16-awq", "W4A16-gptq"}) {
+    INFO(preset);
+    CheckpointRunSpec spec = SpecOf(preset, "");
+    spec.calibration = kCalibration;
+    Machine machine(1);
+    EarlyRecorder recorder;
+    const auto run = Prepare(spec);
+    REQUIRE(Finish(*run, machine, recorder).ok());
+    CHECK(recorder.early >= 20);
+    CHECK(recorder.bytes == run->size().bytes);
+  }
+}
+
 TEST_CASE("without an output directory results go to the observer", "[run]") {
   Machine machine(2);
   Recorder recorder;

@@ -98,6 +98,7 @@ struct Answers {
   std::optional<v1::Accepted> accepted;
   std::map<int64_t, std::map<std::string, Part>> parts;  // by handle
   std::vector<v1::TensorReport> reports;                 // as they came
+  std::vector<v1::Progress> progress;                    // as they came
   std::optional<v1::Summary> summary;
   std::string all_data;  // of frames, as they came
   int messages = 0;
@@ -111,6 +112,7 @@ struct Answers {
     if (response.has_accepted()) accepted = response.accepted();
     if (response.has_frame()) AddFrame(response.frame());
     if (response.has_report()) AddReport(response.report());
+    if (response.has_progress()) progress.push_back(response.progress());
     if (response.has_summary()) summary = response.summary();
   }
 

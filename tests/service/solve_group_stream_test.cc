@@ -7,6 +7,7 @@
 #include "quant/site.h"
 #include "quant/site_accumulator.h"
 #include "service/server/error.h"
+#include "service/stream/group_progress.h"
 #include "tests/service/group_messages.h"
 #include "tests/service/session_driver.h"
 #include "tests/testing/catch_compat.h"
@@ -78,19 +79,50 @@ void RequireRefused(const Requests& requests, const std::string& reason,
   RequireClean(context);
 }
 
+void CheckProgress(const Answers& answers, bool wanted) {
+  REQUIRE(answers.progress.empty() != wanted);
+  if (!wanted) return;
+  double before = -1;
+  for (const v1::Progress& told : answers.progress) {
+    CHECK(told.handle() == 1);
+    CHECK(told.done() > before);
+    before = told.done();
+  }
+  CHECK(before == 1);
+}
+
+TEST_CASE("progress is told once a second, and its end once", "[group]") {
+  GroupProgress progress(7);
+  const absl::Time start = absl::UnixEpoch();
+  const auto first = progress.Next(0, start);
+  REQUIRE(first);
+  CHECK(first->progress().handle() == 7);
+  CHECK_FALSE(progress.Next(0.25, start + absl::Milliseconds(999)));
+  const auto later = progress.Next(0.5, start + absl::Seconds(1));
+  REQUIRE(later);
+  CHECK(later->progress().done() == 0.5);
+  CHECK_FALSE(progress.Next(0.4, start + absl::Seconds(9)));
+  CHECK_FALSE(progress.Next(0.5, start + absl::Seconds(9)));
+  CHECK(progress.Next(1, start + absl::Seconds(1)));
+  CHECK_FALSE(progress.Next(1, start + absl::Seconds(9)));
+}
+
 TEST_CASE("a group's tensors equal the quantizer's with the same site",
           "[group]") {
   const Form::Form form = GENERATE(Form::SECOND_MOMENT, Form::ACTIVATIONS);
   const std::string preset = GENERATE("W4A16-gptq", "W4A16");
   const size_t chunk = GENERATE(size_t{100000}, size_t{7777});
   const int workers = GENERATE(1, 3);
+  const bool gptq = preset == "W4A16-gptq";
   QuantizeContext context(TestContextOptions(workers));
   const auto backend = NewCpuBackend(1);
   QuantizeOptions options;
   options.site = Direct(SmallSite(), form, *backend);
   {
     SessionDriver stream(context);
-    const Answers& answers = stream.Run(WholeGroup(preset, form, chunk));
+    Requests requests = WholeGroup(preset, form, chunk);
+    requests[0].mutable_config()->set_send_progress(true);
+    const Answers& answers = stream.Run(requests);
     INFO(answers.status << " " << answers.problem);
     REQUIRE(answers.status.ok());
     REQUIRE(answers.problem.empty());
@@ -114,12 +146,14 @@ TEST_CASE("a group's tensors equal the quantizer's with the same site",
             RelativeOutputError(direct.report.output_error));
     }
     CHECK(answers.summary->has_output_error());
+    CheckProgress(answers, gptq);  // of the factor
   }
   RequireClean(context);
 }
 
 TEST_CASE("AWQ's group is solved when all of it is there", "[group]") {
   const int workers = GENERATE(1, 3);
+  const bool progress = GENERATE(false, true);
   QuantizeContext context(TestContextOptions(workers));
   const TestSite site = SmallSite();
   std::vector<TestWeight> weights = TwoReaders();
@@ -134,6 +168,7 @@ TEST_CASE("AWQ's group is solved when all of it is there", "[group]") {
   fold->set_kind(v1::Fold::NORM);
   fold->set_producer(norm.info.name);
   Requests requests = {Config("W4A16-awq"), group};
+  requests[0].mutable_config()->set_send_progress(progress);
   AppendTensor(&requests, 1, norm);
   AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
   for (const TestWeight& weight : weights) AppendTensor(&requests, 1, weight);
@@ -150,6 +185,13 @@ TEST_CASE("AWQ's group is solved when all of it is there", "[group]") {
     CHECK(folded.shape == std::vector<int64_t>{128});
     CHECK(folded.bytes.size() == norm.bytes.size());
     CHECK(answers.parts.at(11).count("q.weight_packed") == 1);
+    CheckProgress(answers, progress);
+    // One reservation serves all.
+    const int64_t memory = answers.reports[0].memory_bytes();
+    CHECK(memory > 2 * static_cast<int64_t>(weights[1].bytes.size()));
+    for (const v1::TensorReport& report : answers.reports) {
+      CHECK(report.memory_bytes() == memory);
+    }
   }
   RequireClean(context);
 }
