@@ -56,11 +56,6 @@ struct RpcCaller {
 // INTERNAL, UNKNOWN and DATA_LOSS are errors, everything else is info.
 void LogRpc(const RpcCaller& caller, const absl::Status& status, int64_t bytes,
             double seconds);
-// Of a call without a ServedCall (service/server/served_call.h).
-inline void LogRpc(const std::string& rpc, const std::string& peer,
-                   const absl::Status& status, int64_t bytes, double seconds) {
-  LogRpc({rpc, peer, "", "", ""}, status, bytes, seconds);
-}
 
 // `text` as a JSON string with its quotes. Bytes that are no valid UTF-8 become
 // U+FFFD, so that a line is always valid JSON.

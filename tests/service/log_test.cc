@@ -88,9 +88,11 @@ TEST_CASE("lines below the level are not written", "[log]") {
 
 TEST_CASE("a call's line has its code, and the level follows", "[log]") {
   const auto lines = Captured([] {
-    LogRpc("Quantize", "ipv4:127.0.0.1:1", absl::OkStatus(), 12, 0.25);
-    LogRpc("Quantize", "p", absl::InvalidArgumentError("bad"), 0, 0);
-    LogRpc("Quantize", "p", absl::InternalError("bug"), 0, 0);
+    LogRpc({"Quantize", "ipv4:127.0.0.1:1", "", "", ""}, absl::OkStatus(), 12,
+           0.25);
+    LogRpc({"Quantize", "p", "", "", ""}, absl::InvalidArgumentError("bad"), 0,
+           0);
+    LogRpc({"Quantize", "p", "", "", ""}, absl::InternalError("bug"), 0, 0);
   });
   REQUIRE(lines.size() == 3);
   const auto ok = nlohmann::json::parse(lines[0]);
