@@ -227,10 +227,10 @@ TEST_CASE("a watch without news gets bookmarks", "[kept_data]") {
   IoPool io(2, 64);
   FakeRuns runs;
   const OpenAccess access;
-  const UriResolver<std::string> made = [](const std::string&,
-                                           const std::string& uri,
-                                           const std::string&) { return uri; };
-  const UriResolver<InputPath> read =
+  const UriResolver<std::string> fresh = [](const std::string&,
+                                            const std::string& uri,
+                                            const std::string&) { return uri; };
+  const UriResolver<InputPath> existing =
       [](const std::string&, const std::string& uri, const std::string&) {
         return InputPath{uri, nullptr};
       };
@@ -240,7 +240,7 @@ TEST_CASE("a watch without news gets bookmarks", "[kept_data]") {
   {
     JobServer jobs(
         JobsContext{
-            *records, io, workers, budget, runs.Factory(), {read, made}},
+            *records, io, workers, budget, runs.Factory(), {existing, fresh}},
         access, options);
     grpc::ServerBuilder builder;
     int port = 0;

@@ -35,16 +35,16 @@ class Jobs {
     db_ = *std::move(db);
     records_ = NewSqliteJobRecords(*db_);
     pool_ = std::make_unique<WorkerPool>(NewCpuBackends(1, 1));
-    const UriResolver<std::string> made =
+    const UriResolver<std::string> fresh =
         [](const std::string&, const std::string& uri, const std::string&) {
           return uri;
         };
-    const UriResolver<InputPath> read =
+    const UriResolver<InputPath> existing =
         [](const std::string&, const std::string& uri, const std::string&) {
           return InputPath{uri, nullptr};
         };
     context_ = std::make_unique<JobsContext>(JobsContext{
-        *records_, io_, *pool_, budget_, runs.Factory(), {read, made}});
+        *records_, io_, *pool_, budget_, runs.Factory(), {existing, fresh}});
     context_->now = [this] { return now(); };
     options.tick = absl::Milliseconds(5);
   }

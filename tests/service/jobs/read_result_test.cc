@@ -599,16 +599,16 @@ class FakeJobs {
     runs.Forget();
   }
   void Start() {
-    const UriResolver<std::string> made =
+    const UriResolver<std::string> fresh =
         [](const std::string&, const std::string& uri, const std::string&) {
           return uri;
         };
-    const UriResolver<InputPath> read =
+    const UriResolver<InputPath> existing =
         [](const std::string&, const std::string& uri, const std::string&) {
           return InputPath{uri, nullptr};
         };
-    JobsContext context{*records_,      io_,         *pool_, budget_,
-                        runs.Factory(), {read, made}};
+    JobsContext context{*records_,        io_, *pool_, budget_, runs.Factory(),
+                        {existing, fresh}};
     context.results = results_.get();
     jobs.emplace(std::move(context), access_, options);
     grpc::ServerBuilder builder;
