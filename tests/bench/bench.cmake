@@ -44,3 +44,7 @@ target_compile_definitions(many_tensors_bench PRIVATE
 
 add_executable(seal_bench bench/seal_bench.cc)
 target_link_libraries(seal_bench PRIVATE qs_options qs_service)
+
+add_executable(read_bench bench/read_bench.cc bench/stream_load.cc)
+target_link_libraries(read_bench PRIVATE qs_options qs_service)
+add_dependencies(read_bench quantd)
