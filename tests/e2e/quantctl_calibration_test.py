@@ -352,11 +352,13 @@ class CalibrationTest(programs.QuantctlCase):
             self.assertEqual(method["summary"]["tensors"], 7)
             self.assertEqual(method["summary"]["with_output_error"], 7)
             self.assertGreater(method["weights_per_second"], 0)
+            self.assertGreater(method["summary"]["memory_bytes"], 1 << 20)
             self.assertIn(name, done.stdout)
         self.assertLess(methods["gptq"]["summary"]["output_error"],
                         methods["rtn"]["summary"]["output_error"])
+        self.assertIn("memory", done.stdout)
         text = page.read_text()
-        self.assertEqual(text.count("<svg"), 5)
+        self.assertEqual(text.count("<svg"), 6)
         self.assertNotIn("<script", text)
         self.assert_names("page.html", "compare.json")
         # Five bits: some methods have them and others say why not.
