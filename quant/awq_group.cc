@@ -364,9 +364,12 @@ absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
 }
 
 absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
-                                              const GroupInfo& info) {
+                                              const GroupInfo& info,
+                                              int64_t max_tiles) {
   QS_RETURN_IF_ERROR(CheckAwqTensors(spec, info));
   int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/true);
+  int64_t running = 0;
+  int64_t largest = 0;
   for (const GroupTensor& tensor : info.tensors) {
     if (tensor.role == GroupRole::kFoldOnly) {
       bytes += 2 * NumElements(tensor.info) * DTypeBytes(tensor.info.dtype);
@@ -375,9 +378,14 @@ absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
     // All input at once: a tile's is there when another one runs.
     QS_ASSIGN_OR_RETURN(const int64_t held,
                         EstimateMemoryBytes(spec, tensor.info));
-    bytes += held;
+    const TileScratch scratch = TileScratchOf(spec, tensor.info);
+    bytes += held - scratch.bytes * scratch.tiles;
+    running += scratch.tiles;
+    largest = std::max(largest, scratch.bytes);
   }
-  return bytes;
+  // Of many experts not all run at once.
+  return bytes + largest * std::min(running, std::max(kEstimatedTilesRunning,
+                                                      max_tiles));
 }
 
 }  // namespace qs

@@ -39,10 +39,12 @@ namespace qs {
 absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
     const QuantSpec& spec, GroupInfo info, const QuantizeOptions& options);
 
-// Upper bound of the bytes that the group holds at once, sites included.
-// REQUIRES: as above. Errors: INVALID_ARGUMENT as above.
+// Upper bound of the bytes that the group holds at once, sites included, with
+// `max_tiles` of all its tensors running. REQUIRES: as above. Errors:
+// INVALID_ARGUMENT as above.
 absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
-                                              const GroupInfo& info);
+                                              const GroupInfo& info,
+                                              int64_t max_tiles);
 
 }  // namespace qs
 

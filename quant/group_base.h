@@ -49,6 +49,17 @@ class GroupBase : public SolveGroup {
 int64_t GroupSiteBytes(const QuantSpec& spec, const GroupInfo& info,
                        bool scaled);
 
+// Tiles that run at once, as estimates have it.
+constexpr int64_t kEstimatedTilesRunning = 8;
+
+// What the running tiles of a tensor take of EstimateMemoryBytes: one of them,
+// and how many it counts. REQUIRES: EstimateMemoryBytes is OK.
+struct TileScratch {
+  int64_t bytes = 0;
+  int64_t tiles = 0;
+};
+TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info);
+
 }  // namespace qs
 
 #endif  // QS_QUANT_GROUP_BASE_H_

@@ -196,7 +196,9 @@ absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
                                            const GroupInfo& info,
                                            const QuantizeOptions& options,
                                            int64_t max_tiles) {
-  if (SolvesWhole(spec, info)) return EstimateAwqGroupBytes(spec, info);
+  if (SolvesWhole(spec, info)) {
+    return EstimateAwqGroupBytes(spec, info, max_tiles);
+  }
   int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/false);
   for (const GroupTensor& tensor : info.tensors) {
     QS_ASSIGN_OR_RETURN(

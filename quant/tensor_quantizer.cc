@@ -15,6 +15,7 @@
 #include "quant/formats/grid_writer.h"
 #include "quant/formats/hqq_format.h"
 #include "quant/gptq_quantizer.h"
+#include "quant/group_base.h"
 #include "quant/hqq_quantizer.h"
 #include "quant/measured_quantizer.h"
 #include "quant/nf4_quantizer.h"
@@ -26,8 +27,6 @@ namespace {
 constexpr size_t kMaxDimensions = 8;
 // Keeps every product of sizes far from overflow; no machine holds more.
 constexpr int64_t kMaxTensorBytes = int64_t{1} << 42;
-// Tiles of one tensor that the memory estimate lets run at once.
-constexpr int64_t kEstimatedTilesRunning = 8;
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
 absl::Status BadTensor(const TensorInfo& info, const std::string& text) {
@@ -148,6 +147,13 @@ absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
   return held + sizes.output + sizes.extra + rounding +
          tiles * ErrorCollector::BytesPerTile() +
          std::min(tiles, kEstimatedTilesRunning) * sizes.tile_scratch;
+}
+
+TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info) {
+  const TensorSizes sizes = SizesOf(spec, info);
+  const int64_t input = NumElements(info) * DTypeBytes(info.dtype);
+  return {sizes.tile_scratch,
+          std::min(CeilDiv(input, sizes.tile_input), kEstimatedTilesRunning)};
 }
 
 absl::StatusOr<int64_t> OutputBytes(const QuantSpec& spec,

@@ -512,5 +512,35 @@ TEST_CASE("the estimate covers sites and all input") {
   CHECK(bytes <= 12 * 2048 * 2048 + (64 << 20));
 }
 
+TEST_CASE("the estimate of many experts counts the tiles that run at once") {
+  // A layer of 128 experts, 2048 by 768.
+  GroupInfo info;
+  info.name = "experts";
+  info.sites = {{"in", 2048, {}, ""}};
+  for (int e = 0; e < 128; ++e) {
+    const std::string name = std::to_string(e);
+    info.sites.push_back({"mid" + name, 768, {}, ""});
+    for (const char* part : {"gate", "up"}) {
+      info.tensors.push_back(
+          {{part + name + ".weight", DType::kBF16, {768, 2048}},
+           0,
+           GroupRole::kQuantize});
+    }
+    info.tensors.push_back(
+        {{"down" + name + ".weight", DType::kBF16, {2048, 768}},
+         e + 1,
+         GroupRole::kQuantize});
+  }
+  const QuantSpec spec = Awq(SmallSpec(Profile::kBest), Profile::kBest);
+  const int64_t weights = int64_t{2} * 3 * 128 * 768 * 2048;
+  const int64_t moments = 8 * (int64_t{2048} * 2048 + 128 * 768 * 768);
+  const int64_t few = *EstimateGroupBytes(spec, info, {}, 2);
+  const int64_t many = *EstimateGroupBytes(spec, info, {}, 40);
+  CHECK(few > weights + moments);
+  CHECK(few < 3 * (weights + moments));
+  CHECK(many > few);
+  CHECK(many < 4 * (weights + moments));
+}
+
 }  // namespace
 }  // namespace qs::testing
