@@ -25,8 +25,8 @@ std::string Below(const std::string& path, const std::string& root) {
 absl::StatusOr<UniqueFd> RootedOpener::Open(const std::string& path,
                                             int flags) const {
   if (!IsBeneath(path, root_path_)) return ErrorOf(EXDEV, path);
-  UniqueFd fd = OpenBeneath(root_->get(), Below(path, root_path_), flags,
-                            Links::kBeneath);
+  UniqueFd fd =
+      OpenBeneath(root_->get(), Below(path, root_path_), flags, links_);
   if (fd.get() < 0) return ErrorOf(errno, path);
   return fd;
 }
@@ -51,6 +51,13 @@ absl::Status RootedOpener::ErrorOf(int error, const std::string& path) const {
                       " leads over a link out of its read root, allowed: "
                       "relative links that stay below it");
     case ELOOP:
+      if (links_ == Links::kRefused) {
+        return UriNotAllowed(field_,
+                             what +
+                                 " leads over a link, allowed: paths without "
+                                 "links (the server runs without "
+                                 "--follow-links)");
+      }
       return UriNotAllowed(field_,
                            what +
                                " leads over links in a circle or a link of the "

@@ -143,9 +143,10 @@ absl::StatusOr<std::vector<UriRoots::Root>> UriRoots::OpenRoots(
 
 absl::StatusOr<UriRoots> UriRoots::Open(
     const std::vector<std::string>& read_roots,
-    const std::vector<std::string>& write_roots) {
+    const std::vector<std::string>& write_roots, Links read_links) {
   QS_RETURN_IF_ERROR(CheckUriRoots(read_roots, write_roots));
   UriRoots out;
+  out.read_links_ = read_links;
   if (read_roots.empty() && write_roots.empty()) return out;
   QS_RETURN_IF_ERROR(RequireOpenBeneath());
   QS_ASSIGN_OR_RETURN(out.read_, OpenRoots(kRead, read_roots));
@@ -167,8 +168,8 @@ absl::StatusOr<InputPath> UriRoots::ResolveExisting(
     if (!root.project.empty() && root.project != project) continue;
     if (!IsBeneath(path, root.path)) continue;
     InputPath found{root.real + path.substr(root.path.size()), nullptr};
-    found.opener = std::make_shared<const RootedOpener>(root.fd, root.real,
-                                                        found.path, field);
+    found.opener = std::make_shared<const RootedOpener>(
+        root.fd, read_links_, root.real, found.path, field);
     const absl::StatusOr<struct stat> info =
         StatFile(found.path, found.opener.get());
     if (!info.ok()) {

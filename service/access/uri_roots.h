@@ -10,11 +10,11 @@
 // never what a job reads; only the very same path may be given as both.
 //
 // URIs are "file:///absolute/path". The part below the root is resolved by the
-// kernel, from the root's own descriptor. What is read may be reached over
-// symbolic links that stay beneath the root, as those of a download cache do;
-// its files are opened by the opener that comes with its path, which resolves
-// them anew beneath the same root each time, so that nothing else is read,
-// whatever is swapped meanwhile. What is made is reached without links.
+// kernel, from the root's own descriptor, over no link; what is read, if the
+// operator wishes so, over symbolic links that stay beneath the root, as those
+// of a download cache do. Its files are opened by the opener that comes with
+// its path, which resolves them anew beneath the same root each time, so that
+// nothing else is read, whatever is swapped meanwhile.
 //
 // Thread: thread-safe. Everything but CheckUriRoots makes file calls: not in a
 // reaction.
@@ -29,6 +29,7 @@
 #include "absl/status/statusor.h"
 #include "quant/formats/file_opener.h"
 #include "quant/formats/posix_file.h"
+#include "service/access/open_beneath.h"
 
 namespace qs {
 
@@ -48,7 +49,8 @@ class UriRoots {
   // 5.6 has).
   static absl::StatusOr<UriRoots> Open(
       const std::vector<std::string>& read_roots,
-      const std::vector<std::string>& write_roots);
+      const std::vector<std::string>& write_roots,
+      Links read_links = Links::kRefused);
 
   // The absolute path of a regular file or a directory at or below a read root
   // of the project, and what opens it and all below it (RootedOpener; it holds
@@ -86,6 +88,7 @@ class UriRoots {
 
   std::vector<Root> read_;
   std::vector<Root> write_;
+  Links read_links_ = Links::kRefused;
 };
 
 // Whether everything that is read of a checkpoint — `source` itself, a file or

@@ -208,16 +208,18 @@ void AddRoots(CLI::App* app, ServerOptions* o) {
   const std::string group = "Files that clients may name";
   app->add_option("--read-root", o->read_roots,
                   "Directory below which file:// URIs may name what is read: "
-                  "PATH, or PROJECT=PATH for one project; symbolic links are "
-                  "followed while they are relative and stay below it; may be "
-                  "repeated")
+                  "PATH, or PROJECT=PATH for one project; may be repeated")
       ->default_str("")  // what is printed for none is read as none
       ->group(group);
   app->add_option("--write-root", o->write_roots,
-                  "The same for what is written, where no symbolic link is "
-                  "followed; the same path as a read root, or apart from all "
-                  "of them")
+                  "The same for what is written; the same path as a read root, "
+                  "or apart from all of them")
       ->default_str("")
+      ->group(group);
+  app->add_flag("--follow-links", o->follow_links,
+                "Read over symbolic links that are relative and stay below "
+                "their read root, as in a Hugging Face cache; without it every "
+                "link is refused")
       ->group(group);
 }
 

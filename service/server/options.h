@@ -79,6 +79,7 @@ struct ServerOptions {
   // --- files that clients may name (service/access/uri_roots.h)
   std::vector<std::string> read_roots;   // PATH or PROJECT=PATH
   std::vector<std::string> write_roots;  // the same, and apart from those
+  bool follow_links = false;             // of what is read, below its root
 
   // --- jobs (none without a data directory)
   int64_t max_running_jobs = 2;              // at once

@@ -243,7 +243,9 @@ class Server::Impl {
                                            context_.budget(), options_));
     QS_RETURN_IF_ERROR(stores_->CollectGarbage());
     QS_ASSIGN_OR_RETURN(
-        roots_, UriRoots::Open(options_.read_roots, options_.write_roots));
+        roots_, UriRoots::Open(
+                    options_.read_roots, options_.write_roots,
+                    options_.follow_links ? Links::kBeneath : Links::kRefused));
     job_records_ = NewSqliteJobRecords(
         stores_->records(),
         [stores = stores_.get()](std::vector<std::string> freed) {

@@ -37,14 +37,14 @@ struct Tree {
   const std::string secret = folder / "secret";
   UriRoots roots;
 
-  Tree() {
+  explicit Tree(Links links = Links::kRefused) {
     fs::create_directories(in + "/model/sub");
     fs::create_directories(out + "/made");
     fs::create_directories(secret);
     WriteFile(in + "/model/a.safetensors");
     WriteFile(in + "/model/sub/b.txt");
     WriteFile(secret + "/key");
-    absl::StatusOr<UriRoots> opened = UriRoots::Open({in}, {out});
+    absl::StatusOr<UriRoots> opened = UriRoots::Open({in}, {out}, links);
     INFO(opened.status().ToString());
     REQUIRE(opened.ok());
     roots = *std::move(opened);
@@ -118,8 +118,23 @@ TEST_CASE("what lies outside is refused, there or not, unnamed",
   }
 }
 
-TEST_CASE("links that leave their root are not followed", "[uri_roots]") {
+TEST_CASE("links are not followed, wherever they are", "[uri_roots]") {
   const Tree tree;
+  fs::create_symlink(tree.secret + "/key", tree.in + "/file_link");
+  fs::create_directory_symlink(tree.secret, tree.in + "/folder_link");
+  fs::create_symlink("model/a.safetensors", tree.in + "/inner_link");
+  fs::create_symlink("nothing", tree.in + "/dangling");
+  fs::create_directory_symlink("/proc/self/root", tree.in + "/magic");
+  for (const char* below :
+       {"/file_link", "/folder_link", "/folder_link/key", "/inner_link",
+        "/dangling", "/magic", "/magic/etc/passwd"}) {
+    INFO(below);
+    RequireNotAllowed(tree.Existing(tree.in + below).status());
+  }
+}
+
+TEST_CASE("links that leave their root are never followed", "[uri_roots]") {
+  const Tree tree(Links::kBeneath);
   fs::create_symlink(tree.secret + "/key", tree.in + "/file_link");
   fs::create_symlink("../secret/key", tree.in + "/dots");
   // There and back again.
@@ -146,8 +161,9 @@ TEST_CASE("links that leave their root are not followed", "[uri_roots]") {
   }
 }
 
-TEST_CASE("links that stay below their root are followed", "[uri_roots]") {
-  const Tree tree;
+TEST_CASE("links that stay below their root are followed if that is wished",
+          "[uri_roots]") {
+  const Tree tree(Links::kBeneath);
   fs::create_directory_symlink("model", tree.in + "/folder_link");
   fs::create_symlink("../model/a.safetensors", tree.in + "/model/around");
   fs::create_symlink("folder_link/sub/b.txt", tree.in + "/by_folder");
@@ -170,7 +186,7 @@ TEST_CASE("links that stay below their root are followed", "[uri_roots]") {
 }
 
 TEST_CASE("links to nothing and in a circle say so", "[uri_roots]") {
-  const Tree tree;
+  const Tree tree(Links::kBeneath);
   fs::create_symlink("nothing", tree.in + "/dangling");
   fs::create_symlink("circle", tree.in + "/circle");
   fs::create_symlink("right", tree.in + "/left");
@@ -189,7 +205,7 @@ TEST_CASE("links to nothing and in a circle say so", "[uri_roots]") {
 
 // What is opened is resolved at that moment, not when it was checked.
 TEST_CASE("a link that is put there after the check", "[uri_roots]") {
-  const Tree tree;
+  const Tree tree(GENERATE(Links::kRefused, Links::kBeneath));
   const auto input = tree.Input(tree.in + "/model");
   REQUIRE(input.ok());
   REQUIRE(CheckCheckpointTree(*input).ok());
@@ -392,7 +408,8 @@ TEST_CASE("roots are plain absolute paths, apart or the same", "[uri_roots]") {
 
 TEST_CASE("a checkpoint's tree holds files and directories only",
           "[uri_roots]") {
-  const Tree tree;
+  const bool follows = GENERATE(false, true);
+  const Tree tree(follows ? Links::kBeneath : Links::kRefused);
   const std::string model = tree.in + "/model";
   REQUIRE(tree.CheckTree(model).ok());
   REQUIRE(tree.CheckTree(model + "/a.safetensors").ok());
@@ -416,11 +433,14 @@ TEST_CASE("a checkpoint's tree holds files and directories only",
     fs::create_symlink("../blobs/1", model + "/config.json");
     fs::create_directory_symlink("../../blobs", model + "/sub/blobs");
     fs::create_directory_symlink("..", model + "/sub/up");
-    REQUIRE(tree.CheckTree(model).ok());
+    const absl::Status status = tree.CheckTree(model);
+    if (!follows) return RequireNotAllowed(status);
+    REQUIRE(status.ok());
   }
   SECTION("a link to nothing") {
     fs::create_symlink("nothing", model + "/sub/dangling");
     const absl::Status status = tree.CheckTree(model);
+    if (!follows) return RequireNotAllowed(status);
     RequireRefused(status, absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND");
     REQUIRE(std::string(status.message()) ==
             "uri: got \"sub/dangling\", which is a link to nothing");
@@ -457,8 +477,9 @@ TEST_CASE("a checkpoint's tree holds files and directories only",
     fs::create_symlink("x", model + "/1/2/3/4/link");
     REQUIRE(tree.CheckTree(model).ok());
     fs::create_symlink("x", model + "/1/2/3/link");
-    RequireRefused(tree.CheckTree(model), absl::StatusCode::kNotFound,
-                   "SOURCE_NOT_FOUND");
+    const absl::Status status = tree.CheckTree(model);
+    if (!follows) return RequireNotAllowed(status);
+    RequireRefused(status, absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND");
   }
 }
 

@@ -44,6 +44,7 @@ struct Cache {
   ServerOptions Options() const {
     ServerOptions options = JobServerTestOptions(folders);
     options.read_roots = {folders.folder / "cache", QS_TEST_DATA};
+    options.follow_links = true;
     return options;
   }
   std::string Uri(const std::string& name) const {
@@ -72,6 +73,20 @@ v1::Job Run(JobClient& client, const v1::CreateJobRequest& request) {
   INFO(job.ShortDebugString());
   REQUIRE(job.state() == v1::Job::SUCCEEDED);
   return job;
+}
+
+TEST_CASE("links are refused unless the server follows them", "[job_links]") {
+  const Cache cache;
+  ServerOptions options = cache.Options();
+  options.follow_links = false;
+  InProcessServer server(options);
+  JobClient client(server.NewChannel());
+  for (const char* source : {kSnapshot, "latest"}) {
+    const absl::Status status =
+        client.Create(cache.Request("out", source)).status();
+    INFO(status.ToString());
+    REQUIRE(ErrorReason(status) == "URI_NOT_ALLOWED");
+  }
 }
 
 TEST_CASE("a snapshot of a download cache is a checkpoint", "[job_links]") {
