@@ -37,11 +37,12 @@ class Client {
       : arguments_(arguments), control_(control) {}
 
   absl::Status Connect() {
-    QS_ASSIGN_OR_RETURN(const auto channel, MakeChannel(arguments_.server));
-    stub_ = v1::CalibrationService::NewStub(channel);
+    QS_ASSIGN_OR_RETURN(channel_, MakeChannel(arguments_.server));
+    stub_ = v1::CalibrationService::NewStub(channel_);
     return absl::OkStatus();
   }
   Stub& stub() { return *stub_; }
+  grpc::Channel& channel() { return *channel_; }
 
   // One that is safe to make again. NOT_FOUND stays that.
   template <typename Rpc>
@@ -52,7 +53,9 @@ class Client {
           retries == kMaxBusyRetries) {
         return control_.failed() ? control_.status() : status;
       }
-      if (!control_.Sleep(RetryDelay(retries))) return control_.status();
+      if (!WaitToRetry(*channel_, control_, RetryDelay(retries))) {
+        return control_.status();
+      }
     }
   }
 
@@ -132,6 +135,7 @@ class Client {
 
   const Arguments& arguments_;
   RunControl& control_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<Stub> stub_;
 };
 
@@ -218,7 +222,7 @@ absl::Status RunCalibrateUpload(const Arguments& arguments,
   QS_RETURN_IF_ERROR(Declare(client, *file, &calibration));
   const auto sites = static_cast<int64_t>(file->sites().size());
   Progress progress(console.error, console.columns, BytesOf(*file), sites);
-  MomentsSender sender(arguments.server, client.stub(), *file,
+  MomentsSender sender(arguments.server, client.channel(), client.stub(), *file,
                        calibration.name(), control, progress);
   const absl::Status sent = sender.SendAll();
   progress.Finish();

@@ -11,6 +11,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
 #include "service/cli/exit_code.h"
@@ -19,6 +20,10 @@
 namespace qs::cli {
 namespace {
 
+// For a server that takes connections and drops them.
+constexpr absl::Duration kLeastPause = absl::Milliseconds(200);
+// A run that failed waits no longer than this.
+constexpr absl::Duration kRetrySlice = absl::Milliseconds(100);
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr int64_t kMaxPemBytes = int64_t{1} << 20;
 constexpr int64_t kMaxTokenBytes = 4096;  // headers are limited to 8 KiB
@@ -117,6 +122,18 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
   args.SetUserAgentPrefix(absl::StrCat("quantctl/", kVersion));
   return grpc::CreateCustomChannel(server.address, creds, args);
+}
+
+bool WaitToRetry(grpc::Channel& channel, RunControl& control,
+                 absl::Duration time) {
+  const absl::Time end = absl::Now() + time;
+  const bool lost = channel.GetState(true) != GRPC_CHANNEL_READY;
+  if (!control.Sleep(lost ? std::min(time, kLeastPause) : time)) return false;
+  while (absl::Now() < end && !control.failed()) {
+    const absl::Time slice = std::min(end, absl::Now() + kRetrySlice);
+    if (channel.WaitForConnected(absl::ToChronoTime(slice))) break;
+  }
+  return !control.failed();
 }
 
 }  // namespace qs::cli

@@ -7,7 +7,9 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "service/cli/arguments.h"
+#include "service/cli/run_control.h"
 
 namespace qs::cli {
 
@@ -17,6 +19,13 @@ namespace qs::cli {
 // loopback.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
     const ServerArguments& server);
+
+// Waits `time` before another try; shorter when a connection that was lost is
+// back. Connects meanwhile, which a plain pause would not: without a call in
+// flight nobody looks at the connection, and the next try gets an old answer.
+// False: the run failed.
+bool WaitToRetry(grpc::Channel& channel, RunControl& control,
+                 absl::Duration time);
 
 }  // namespace qs::cli
 

@@ -62,9 +62,8 @@ class JobsRun {
       : arguments_(arguments), console_(console), signals_(control_) {}
 
   absl::Status Run() {
-    QS_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
-                        MakeChannel(arguments_.server));
-    stub_ = v1::JobService::NewStub(channel);
+    QS_ASSIGN_OR_RETURN(channel_, MakeChannel(arguments_.server));
+    stub_ = v1::JobService::NewStub(channel_);
     switch (arguments_.command) {
       case Command::kJobsCreate:
         return Create();
@@ -95,7 +94,7 @@ class JobsRun {
       if (control_.failed()) return control_.status();
       const absl::Status status = FromServer(end, arguments_.server.address);
       if (status.ok() || !IsRetryable(status) || retries == kMaxRetries ||
-          !control_.Sleep(RetryDelay(retries))) {
+          !WaitToRetry(*channel_, control_, RetryDelay(retries))) {
         return status;
       }
     }
@@ -134,6 +133,7 @@ class JobsRun {
   const Console& console_;
   RunControl control_;
   const SignalWatcher signals_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<Stub> stub_;
 };
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/checkpoint/fault.h"
+#include "service/cli/channel.h"
 #include "service/cli/exit_code.h"
 #include "service/stream/crc32c.h"
 #include "service/stream/digest.h"
@@ -66,7 +67,7 @@ absl::Status MomentsSender::SendAll() {
     const absl::Duration delay = RetryDelay(retries++);
     progress_.Note(absl::StrCat(status.message(), "; trying again (", retries,
                                 " of ", kMaxBusyRetries, ")"));
-    if (!control_.Sleep(delay)) return control_.status();
+    if (!WaitToRetry(channel_, control_, delay)) return control_.status();
   }
   return absl::OkStatus();
 }

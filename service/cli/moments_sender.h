@@ -7,6 +7,8 @@
 #ifndef QS_SERVICE_CLI_MOMENTS_SENDER_H_
 #define QS_SERVICE_CLI_MOMENTS_SENDER_H_
 
+#include <grpcpp/channel.h>
+
 #include <cstdint>
 #include <string>
 
@@ -23,10 +25,12 @@ class MomentsSender {
  public:
   using Stub = quant::v1::CalibrationService::Stub;
   // All outlive it. `calibration`: its resource name.
-  MomentsSender(const ServerArguments& server, Stub& stub,
-                const CalibrationFile& file, std::string calibration,
-                RunControl& control, Progress& progress)
+  MomentsSender(const ServerArguments& server, grpc::Channel& channel,
+                Stub& stub, const CalibrationFile& file,
+                std::string calibration, RunControl& control,
+                Progress& progress)
       : server_(server),
+        channel_(channel),
         stub_(stub),
         file_(file),
         calibration_(std::move(calibration)),
@@ -49,6 +53,7 @@ class MomentsSender {
   absl::StatusOr<bool> SendSite(Stream& stream, size_t site);
 
   const ServerArguments& server_;
+  grpc::Channel& channel_;
   Stub& stub_;
   const CalibrationFile& file_;
   const std::string calibration_;

@@ -53,8 +53,7 @@ absl::StatusOr<std::unique_ptr<TensorUploader>> TensorUploader::Make(
     RunControl& control, Progress& progress) {
   QS_ASSIGN_OR_RETURN(const auto channel, MakeChannel(server));
   return std::unique_ptr<TensorUploader>(
-      new TensorUploader(server, checkpoint, control, progress,
-                         v1::TensorService::NewStub(channel)));
+      new TensorUploader(server, checkpoint, control, progress, channel));
 }
 
 absl::Status TensorUploader::OpenShard(int shard) {
@@ -117,7 +116,7 @@ absl::StatusOr<UploadedTensor> TensorUploader::Upload(
     const absl::Duration delay = RetryDelay(retries++);
     progress_.Note(absl::StrCat(status.message(), "; trying again (", retries,
                                 " of ", kMaxBusyRetries, ")"));
-    if (!control_.Sleep(delay)) return control_.status();
+    if (!WaitToRetry(*channel_, control_, delay)) return control_.status();
   }
 }
 

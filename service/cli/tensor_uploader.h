@@ -8,9 +8,12 @@
 #ifndef QS_SERVICE_CLI_TENSOR_UPLOADER_H_
 #define QS_SERVICE_CLI_TENSOR_UPLOADER_H_
 
+#include <grpcpp/channel.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -45,12 +48,13 @@ class TensorUploader {
 
   TensorUploader(const ServerArguments& server, const Checkpoint& checkpoint,
                  RunControl& control, Progress& progress,
-                 std::unique_ptr<Stub> stub)
+                 std::shared_ptr<grpc::Channel> channel)
       : server_(server),
         checkpoint_(checkpoint),
         control_(control),
         progress_(progress),
-        stub_(std::move(stub)) {}
+        channel_(std::move(channel)),
+        stub_(quant::v1::TensorService::NewStub(channel_)) {}
 
   absl::Status OpenShard(int shard);
   absl::Status ReadPiece(const SafetensorsEntry& entry, int64_t offset,
@@ -66,6 +70,7 @@ class TensorUploader {
   const Checkpoint& checkpoint_;
   RunControl& control_;
   Progress& progress_;
+  const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<Stub> stub_;
   int shard_ = -1;
   UniqueFd file_;
