@@ -67,6 +67,29 @@ TEST_CASE("a message above 4 MiB is refused", "[stream]") {
   REQUIRE(Eventually([&] { return Idle(server.context()); }));
 }
 
+TEST_CASE("headers above the limit are refused, and cost the others nothing",
+          "[stream]") {
+  InProcessServer server;
+  const auto channel = server.NewChannel();
+  const auto others = server.NewChannel();
+  for (const size_t bytes : {size_t{16} << 10, size_t{1} << 20}) {
+    INFO(bytes);
+    grpc::ClientContext context;
+    context.set_deadline(In(absl::Seconds(20)));
+    context.AddMetadata("x-large", std::string(bytes, 'a'));
+    const auto stub = v1::QuantizeService::NewStub(channel);
+    v1::Capabilities response;
+    const absl::Status status =
+        FromGrpcStatus(stub->GetCapabilities(&context, {}, &response));
+    INFO(status);
+    REQUIRE(status.code() == absl::StatusCode::kResourceExhausted);
+    const Answers answers = Exchange(others, {Config("NF4")});
+    INFO(answers.status);
+    REQUIRE(answers.status.ok());
+  }
+  REQUIRE(Eventually([&] { return Idle(server.context()); }));
+}
+
 TEST_CASE("a client that is gone frees worker and memory within a second",
           "[stream]") {
   InProcessServer server;
