@@ -34,11 +34,10 @@ build() {
 start_server() {
   mkdir -p "$out"
   rm -f "$out/port"
-  rm -rf "$out/jobs"
+  rm -rf "$out/jobs" "$out/data"
   mkdir -p "$out/jobs"
   "$bin/quantd" --listen "$server" --port-file "$out/port" \
-    --data-dir "$out/data" --read-root "$PWD/tests/data" \
-    --write-root "$PWD/$out/jobs" 2>"$out/quantd.log" &
+    --data-dir "$out/data" --read-root "$PWD/tests/data" 2>"$out/quantd.log" &
   pid=$!
   trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null || true' EXIT
   for _ in $(seq 200); do
@@ -57,26 +56,42 @@ quantize() { # preset, target, more arguments...
   "$bin/quantctl" report "$to.json" --html "$to.html" >/dev/null
 }
 
-# By grpcurl where it is installed, else the same job by quantctl.
-run_job() {
-  local to=$PWD/$out/jobs/tiny-llama-W4A16-gptq job name
+# By grpcurl where it is installed, else the same job by quantctl. The server
+# keeps the result in its store, from which it is read.
+create_job() { # prints its name
   if ! command -v grpcurl >/dev/null; then
-    "$bin/quantctl" jobs create "$PWD/$model" -o "$to" --preset W4A16-gptq \
-      --target vllm --calibration "$PWD/$calibration" --server "$server" --wait
+    "$bin/quantctl" jobs create "$PWD/$model" --preset W4A16-gptq \
+      --target vllm --calibration "$PWD/$calibration" --server "$server" \
+      --json | sed -n 's/^ "name": "\(.*\)",\{0,1\}$/\1/p'
     return
   fi
-  job='{"job":{"source":{"uri":"file://'$PWD/$model'"},
+  local job='{"job":{"source":{"uri":"file://'$PWD/$model'"},
     "calibration":{"uri":"file://'$PWD/$calibration'"},
-    "quantization":{"preset":"W4A16-gptq"},"target":{"engine":"VLLM"},
-    "destination":{"uri":"file://'$to'"}}}'
+    "quantization":{"preset":"W4A16-gptq"},"target":{"engine":"VLLM"}}}'
   printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/CreateJob\n' \
-    "'$job'" "$server"
-  name=$(grpcurl -plaintext -d "$job" "$server" quant.v1.JobService/CreateJob |
-    sed -n 's/^  "name": "\(.*\)",$/\1/p')
-  printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/WatchJob\n' \
-    "'{\"name\":\"$name\"}'" "$server"
-  grpcurl -plaintext -d "{\"name\":\"$name\"}" "$server" \
-    quant.v1.JobService/WatchJob | grep '"state"' | tail -1
+    "'$job'" "$server" >&2
+  grpcurl -plaintext -d "$job" "$server" quant.v1.JobService/CreateJob |
+    sed -n 's/^  "name": "\(.*\)",$/\1/p'
+}
+
+# What grpcurl shows of one tensor's result.
+show_tensor() { # job
+  local request='{"name":"'$1'","wait":true,"view":"PACKED",
+    "include":["model.layers.0.self_attn.k_proj.weight"]}'
+  command -v grpcurl >/dev/null || return 0
+  printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/ReadResult\n' \
+    "'$request'" "$server"
+  grpcurl -plaintext -d "$request" "$server" quant.v1.JobService/ReadResult |
+    grep -v '"data":' | sed -n 1,40p
+}
+
+run_job() {
+  local to=$out/jobs/tiny-llama-W4A16-gptq name
+  name=$(create_job)
+  [ -n "$name" ] || fail "no job was made"
+  "$bin/quantctl" jobs watch "$name" --server "$server"
+  show_tensor "$name"
+  "$bin/quantctl" jobs result "$name" "$to" --server "$server"
 }
 
 step "packages"
@@ -98,7 +113,7 @@ quantize W4A16 vllm
 step "W4A16 by GPTQ with calibration, the same format, for vLLM"
 quantize W4A16-gptq vllm --calibration "$calibration"
 
-step "the same as a job: the server reads and writes by itself"
+step "the same as a job: the server works by itself, and its result is read"
 run_job
 cmp "$out"/jobs/tiny-llama-W4A16-gptq/model-00001-of-00002.safetensors \
   "$out"/tiny-llama-W4A16-gptq/model-00001-of-00002.safetensors ||
@@ -118,7 +133,7 @@ $PWD/$out/tiny-llama-W4A16-gptq
     with that of rounding to nearest
     vllm serve $out/tiny-llama-W4A16-gptq
 $PWD/$out/jobs/tiny-llama-W4A16-gptq
-    the job's result: the same bytes
+    the job's result, read from the server's store: the same bytes
 The reports as pages for a browser:
     $PWD/$out/tiny-llama-NF4.html
     $PWD/$out/tiny-llama-W4A16.html
