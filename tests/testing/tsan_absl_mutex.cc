@@ -2,8 +2,9 @@
 //
 // The packaged Abseil is not instrumented, so that everything a Mutex guards
 // would be reported as a race. The linker's --wrap sends our calls here; see
-// tsan_absl_mutex.cmake. Conditions are evaluated inside Unlock and Await, by
-// whoever holds the lock: their reads are left out.
+// tsan_absl_mutex.cmake. What happens between a pre and a post mark, Abseil's
+// own graph of lock orders and the conditions that it evaluates for whoever
+// waits, is left out; the order in which we take locks is checked.
 #include <sanitizer/tsan_interface.h>
 
 #include "absl/synchronization/mutex.h"
@@ -19,43 +20,60 @@
 
 namespace {
 
-// The graph of its deadlock detection, which is on in the packaged library, has
-// a lock of its own that nothing shows: every nested lock might be reported.
-[[maybe_unused]] const bool no_detection = [] {
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  return true;
-}();
+// As the constructor in Abseil's header has it.
+constexpr unsigned kFlags = __tsan_mutex_not_static;
+
+void Release(absl::Mutex* mutex) {
+  __tsan_mutex_pre_unlock(mutex, kFlags);
+  __tsan_mutex_post_unlock(mutex, kFlags);
+}
 
 }  // namespace
 
 extern "C" {
 
-void AnnotateIgnoreReadsBegin(const char* file, int line);
-void AnnotateIgnoreReadsEnd(const char* file, int line);
+void QS_REAL(5MutexD1Ev)(absl::Mutex* mutex);
+void QS_WRAP(5MutexD1Ev)(absl::Mutex* mutex) {
+  __tsan_mutex_destroy(mutex, kFlags);
+  QS_REAL(5MutexD1Ev)(mutex);
+}
 
 void QS_REAL(5Mutex4LockEv)(absl::Mutex* mutex);
 void QS_WRAP(5Mutex4LockEv)(absl::Mutex* mutex) {
+  __tsan_mutex_pre_lock(mutex, kFlags);
   QS_REAL(5Mutex4LockEv)(mutex);
-  __tsan_acquire(mutex);
+  __tsan_mutex_post_lock(mutex, kFlags, 0);
 }
 
 void QS_REAL(5Mutex6UnlockEv)(absl::Mutex* mutex);
 void QS_WRAP(5Mutex6UnlockEv)(absl::Mutex* mutex) {
-  __tsan_release(mutex);
-  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  __tsan_mutex_pre_unlock(mutex, kFlags);
   QS_REAL(5Mutex6UnlockEv)(mutex);
-  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  __tsan_mutex_post_unlock(mutex, kFlags);
+}
+
+void QS_REAL(5Mutex10ReaderLockEv)(absl::Mutex* mutex);
+void QS_WRAP(5Mutex10ReaderLockEv)(absl::Mutex* mutex) {
+  __tsan_mutex_pre_lock(mutex, kFlags | __tsan_mutex_read_lock);
+  QS_REAL(5Mutex10ReaderLockEv)(mutex);
+  __tsan_mutex_post_lock(mutex, kFlags | __tsan_mutex_read_lock, 0);
+}
+
+void QS_REAL(5Mutex12ReaderUnlockEv)(absl::Mutex* mutex);
+void QS_WRAP(5Mutex12ReaderUnlockEv)(absl::Mutex* mutex) {
+  __tsan_mutex_pre_unlock(mutex, kFlags | __tsan_mutex_read_lock);
+  QS_REAL(5Mutex12ReaderUnlockEv)(mutex);
+  __tsan_mutex_post_unlock(mutex, kFlags | __tsan_mutex_read_lock);
 }
 
 void QS_REAL(5Mutex5AwaitERKNS0_9ConditionE)(absl::Mutex* mutex,
                                              const absl::Condition& condition);
 void QS_WRAP(5Mutex5AwaitERKNS0_9ConditionE)(absl::Mutex* mutex,
                                              const absl::Condition& condition) {
-  __tsan_release(mutex);
-  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  Release(mutex);
+  __tsan_mutex_pre_lock(mutex, kFlags);
   QS_REAL(5Mutex5AwaitERKNS0_9ConditionE)(mutex, condition);
-  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
-  __tsan_acquire(mutex);
+  __tsan_mutex_post_lock(mutex, kFlags, 0);
 }
 
 bool QS_REAL(5Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)(
@@ -64,13 +82,12 @@ bool QS_REAL(5Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)(
 bool QS_WRAP(5Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)(
     absl::Mutex* mutex, const absl::Condition& condition,
     absl::Duration timeout) {
-  __tsan_release(mutex);
-  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  Release(mutex);
+  __tsan_mutex_pre_lock(mutex, kFlags);
   const bool met =
       QS_REAL(5Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)(
           mutex, condition, timeout);
-  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
-  __tsan_acquire(mutex);
+  __tsan_mutex_post_lock(mutex, kFlags, 0);
   return met;
 }
 

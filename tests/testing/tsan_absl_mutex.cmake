@@ -11,8 +11,11 @@ if(QS_SANITIZE STREQUAL "thread")
     ${CMAKE_CURRENT_LIST_DIR}/tsan_absl_mutex.cc)
   target_compile_definitions(qs_catch_main INTERFACE QS_ABSL=${absl})
   foreach(symbol
+      _ZN4absl${absl}5MutexD1Ev
       _ZN4absl${absl}5Mutex4LockEv
       _ZN4absl${absl}5Mutex6UnlockEv
+      _ZN4absl${absl}5Mutex10ReaderLockEv
+      _ZN4absl${absl}5Mutex12ReaderUnlockEv
       _ZN4absl${absl}5Mutex5AwaitERKNS0_9ConditionE
       _ZN4absl${absl}5Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE
       _ZN4absl${absl}12Notification6NotifyEv
