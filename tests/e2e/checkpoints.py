@@ -3,10 +3,12 @@ import array
 import json
 import pathlib
 import random
+import shutil
 import struct
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "data" / "tiny-llama"
+CALIBRATION = ROOT / "tests" / "data" / "tiny-llama-calibration.safetensors"
 INDEX = "model.safetensors.index.json"
 SEED = 20251124
 
@@ -106,12 +108,62 @@ def random_bf16(count, rng):
     return bytes(data) * (2 * count // block)
 
 
-def make_big(directory, mebibytes):
+def make_big(directory, mebibytes, columns=2048):
     directory.mkdir()
     rng = random.Random(SEED)
-    each = 16 << 20
+    each = 2 * 4096 * columns
     tensors = {f"model.layers.{i}.mlp.up_proj.weight":
-               ("BF16", [4096, each // 2 // 4096], random_bf16(each // 2, rng))
+               ("BF16", [4096, columns], random_bf16(each // 2, rng))
                for i in range(mebibytes * (1 << 20) // each)}
     write_safetensors(directory / "model.safetensors", tensors,
                       {"format": "pt"})
+
+
+def cut(tensor, rows, cols):
+    """Its first rows and columns."""
+    dtype, shape, data = tensor
+    size = len(data) // (shape[0] * shape[1])
+    rows, cols = min(rows, shape[0]), min(cols, shape[1])
+    line = shape[1] * size
+    return dtype, [rows, cols], b"".join(
+        data[row * line:row * line + cols * size] for row in range(rows))
+
+
+def make_small(directory, layers=2, inner=128):
+    """MODEL and CALIBRATION with their names and files, but few layers and of
+    those few inner values: a tenth of the work for GPTQ and AWQ, which take
+    longest by far. Returns both paths."""
+    model, calibration = directory / MODEL.name, directory / CALIBRATION.name
+    model.mkdir(parents=True)
+    kept = tuple(f"model.layers.{i}." for i in range(layers))
+
+    def small(tensors):
+        out = {}
+        for name, tensor in tensors.items():
+            if name.startswith("model.layers.") and not name.startswith(kept):
+                continue
+            if "down" in name:  # its inputs are the inner values
+                tensor = cut(tensor, tensor[1][0], inner)
+            elif name.endswith(("gate_proj.weight", "up_proj.weight")):
+                tensor = cut(tensor, inner, tensor[1][1])
+            out[name] = tensor
+        return out
+
+    weight_map = {}
+    for shard in sorted(MODEL.glob("*.safetensors")):
+        tensors, metadata = read_safetensors(shard)
+        write_safetensors(model / shard.name, small(tensors), metadata)
+        weight_map |= dict.fromkeys(small(tensors), shard.name)
+    (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    config = json.loads((MODEL / "config.json").read_text())
+    config |= {"num_hidden_layers": layers, "intermediate_size": inner}
+    (model / "config.json").write_text(json.dumps(config))
+    for path in MODEL.iterdir():
+        if not (model / path.name).exists():
+            shutil.copy(path, model / path.name)
+    tensors, metadata = read_safetensors(CALIBRATION)
+    tensors = small(tensors)
+    inputs = json.loads(metadata["inputs"])
+    write_safetensors(calibration, tensors, {"inputs": json.dumps(
+        {name: inputs[name] for name in tensors})})
+    return model, calibration

@@ -12,13 +12,12 @@ import tempfile
 import time
 
 import programs
-from checkpoints import (MODEL, ROOT, make_big, read_checkpoint,
+from checkpoints import (CALIBRATION, MODEL, make_big, read_checkpoint,
                          read_safetensors, write_safetensors)
 from programs import BIN, Server, quantctl
 
-CALIBRATION = ROOT / "tests" / "data" / "tiny-llama-calibration.safetensors"
 LAYER = "model.layers.1."
-FEW = ("--include", LAYER + "*")
+FEW = ("--include", LAYER + "self_attn.*")
 WITH = ("--calibration", CALIBRATION)
 
 
@@ -131,7 +130,7 @@ class CalibrationFaultsTest(programs.QuantctlCase):
 
     def make_wide(self, layers):
         """A checkpoint with large solve groups, and moments for it."""
-        make_big(self.work / "in", 16 * layers)
+        make_big(self.work / "in", 4 * layers, columns=512)
         weights, _ = read_safetensors(self.work / "in" / "model.safetensors")
         moments, inputs = {}, {}
         for name, (_, (_, n), _) in weights.items():
@@ -152,7 +151,7 @@ class CalibrationFaultsTest(programs.QuantctlCase):
 
     def test_server_killed_in_a_group(self):
         """Its groups are sent again, whole, to the next server."""
-        path = self.make_wide(4)
+        path = self.make_wide(6)
         flags = ("--method", "gptq", "--bits", "4", "--profile", "reference",
                  "--calibration", path)
         with tempfile.TemporaryDirectory() as place:

@@ -14,13 +14,11 @@ import shutil
 import struct
 
 import programs
-from checkpoints import (MODEL, ROOT, SEED, decode_w4, floats, random_bf16,
+from checkpoints import (SEED, decode_w4, floats, make_small, random_bf16,
                          read_checkpoint, write_safetensors)
 
-CALIBRATION = ROOT / "tests" / "data" / "tiny-llama-calibration.safetensors"
 LAYER = "model.layers.1."
 FEW = ("--include", LAYER + "*")
-WITH = ("--calibration", CALIBRATION)
 
 
 def unpack(words, bits, count):
@@ -73,11 +71,20 @@ def decode_awq(tensors, name):
 
 
 class CalibrationTest(programs.QuantctlCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model, cls.calibration = make_small(cls.shared / "small",
+                                                inner=384)
+        cls.moments = ("--calibration", cls.calibration)
+        cls.source = read_checkpoint(cls.model)
+
     def run_method(self, *flags):
         """The output's tensors and the report."""
         out, file = self.work / "out", self.work / "report.json"
         shutil.rmtree(out, ignore_errors=True)
-        self.quantize_ok(MODEL, out, *FEW, *WITH, *flags, "--json", file)
+        self.quantize_ok(self.model, out, *FEW, *self.moments, *flags,
+                         "--json", file)
         return read_checkpoint(out), json.loads(file.read_text())
 
     def check_error(self, report, name, decoded):
@@ -134,7 +141,7 @@ class CalibrationTest(programs.QuantctlCase):
         solver = report["tensors"][0]["solver"]
         self.assertGreater(solver["damping"], 0)
         self.assertGreater(solver["codes_changed"], 0)
-        self.assertEqual(report["calibration"], str(CALIBRATION))
+        self.assertEqual(report["calibration"], str(self.calibration))
         self.assertFalse((self.work / "out" / "quantize_config.json").exists())
 
     def test_gptq_formats(self):
@@ -154,9 +161,10 @@ class CalibrationTest(programs.QuantctlCase):
 
     def test_act_order_is_refused_for_vllm(self):
         self.assert_failed(
-            self.quantize(MODEL, self.work / "out", "--method", "gptq",
+            self.quantize(self.model, self.work / "out", "--method", "gptq",
                           "--order", "act-order", "--format", "gptq",
-                          "--target", "vllm", *WITH), 3, "refused by the plan")
+                          "--target", "vllm", *self.moments), 3,
+            "refused by the plan")
         self.assert_names()
 
     def test_scaled(self):
@@ -204,7 +212,7 @@ class CalibrationTest(programs.QuantctlCase):
 
     def test_hqq_without_calibration(self):
         out, file = self.work / "out", self.work / "report.json"
-        done = self.quantize_ok(MODEL, out, *FEW, "--preset", "HQQ-2",
+        done = self.quantize_ok(self.model, out, *FEW, "--preset", "HQQ-2",
                                 "--json", file)
         self.assertNotIn("output error", done.stdout)
         report = json.loads(file.read_text())
@@ -214,16 +222,16 @@ class CalibrationTest(programs.QuantctlCase):
         for preset in ("W4A16", "NF4"):
             packed, report = self.run_method("--preset", preset)
             self.check_reports(report, better=False)
-            self.quantize_ok(MODEL, self.work / preset, *FEW, "--preset",
+            self.quantize_ok(self.model, self.work / preset, *FEW, "--preset",
                              preset)
             self.assertEqual(packed, read_checkpoint(self.work / preset))
 
     def test_streams_do_not_change_bytes(self):
         for preset in ("W4A16-gptq", "W4A16-awq"):
             for streams in ("1", "4"):
-                self.quantize_ok(MODEL, self.work / streams, "--preset",
-                                 preset, *WITH, "--streams", streams,
-                                 "--overwrite")
+                self.quantize_ok(self.model, self.work / streams, "--preset",
+                                 preset, *self.moments, "--streams", streams,
+                                 "--include", "*.self_attn.*", "--overwrite")
             self.assertEqual(read_checkpoint(self.work / "1"),
                              read_checkpoint(self.work / "4"))
 
@@ -239,10 +247,10 @@ class CalibrationTest(programs.QuantctlCase):
         self.assertEqual(gptq["order"], "GROUP_AWARE")
         file.write_text('{"gptq": {"bit": 3}}')
         self.assert_failed(
-            self.quantize(MODEL, self.work / "no", "--config", file, *WITH), 2,
-            "c.json", '"bit"')
+            self.quantize(self.model, self.work / "no", "--config", file,
+                          *self.moments), 2, "c.json", '"bit"')
         self.assert_failed(
-            self.quantize(MODEL, self.work / "no", "--config",
+            self.quantize(self.model, self.work / "no", "--config",
                           self.work / "none.json"), 2, "none.json")
 
     def test_skip(self):
@@ -341,8 +349,8 @@ class CalibrationTest(programs.QuantctlCase):
     def test_compare(self):
         page, file = self.work / "page.html", self.work / "compare.json"
         server = ("--server", self.server.address)
-        done = self.run_ok("compare", MODEL, *FEW, *WITH, "--html", page,
-                           "--json", file, *server)
+        done = self.run_ok("compare", self.model, *FEW, *self.moments,
+                           "--html", page, "--json", file, *server)
         report = json.loads(file.read_text())
         self.assertEqual(report["schema"], "quantd.compare/1")
         methods = {m["name"]: m for m in report["methods"]}
@@ -362,12 +370,12 @@ class CalibrationTest(programs.QuantctlCase):
         self.assertNotIn("<script", text)
         self.assert_names("page.html", "compare.json")
         # Five bits: some methods have them and others say why not.
-        done = self.run_ok("compare", MODEL, *FEW, *WITH, "--bits", "5",
-                           *server)
+        done = self.run_ok("compare", self.model, *FEW, *self.moments,
+                           "--bits", "5", *server)
         self.assertIn("gptq did not run: ", done.stdout)
         self.assertIn("rtn ", done.stdout)
         # Without a calibration the other three.
-        done = self.run_ok("compare", MODEL, *FEW, *server)
+        done = self.run_ok("compare", self.model, *FEW, *server)
         self.assertNotIn("gptq", done.stdout)
 
     def test_calibrated_report_page(self):

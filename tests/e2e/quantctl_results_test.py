@@ -16,10 +16,8 @@ import time
 import unittest
 
 import programs
-from checkpoints import MODEL, SEED, make_big
+from checkpoints import MODEL, SEED, make_big, make_small
 from programs import BIN, Server, quantctl
-
-CALIBRATION = MODEL.parent / "tiny-llama-calibration.safetensors"
 
 
 def tree(directory):
@@ -74,14 +72,16 @@ class QuantctlResultsTest(unittest.TestCase):
         return job, tree(stored)
 
     def test_equals_what_quantize_writes(self):
-        for preset in ("NF4", "W4A16-gptq"):
-            more = () if preset == "NF4" else ("--calibration", CALIBRATION)
+        small, calibration = make_small(self.work / "in" / "small")
+        for preset, model, *more in (
+                ("NF4", MODEL),
+                ("W4A16-gptq", small, "--calibration", calibration)):
             streamed = self.work / f"streamed-{preset}"
-            done = quantctl("quantize", MODEL, "-o", streamed, "--preset",
+            done = quantctl("quantize", model, "-o", streamed, "--preset",
                             preset, *more, "--server", self.server.address)
             self.assertEqual(done.returncode, 0, done.stderr)
             # `result` waits for the job.
-            job = self.create(MODEL, "--preset", preset, *more)
+            job = self.create(model, "--preset", preset, *more)
             out = self.work / f"out-{preset}"
             done = self.jobs("result", job, out)
             self.assertEqual(done.returncode, 0, done.stderr)

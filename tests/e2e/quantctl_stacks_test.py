@@ -233,7 +233,7 @@ class StacksTest(StacksCase):
 class ManyExpertsTest(StacksCase):
     """More experts than are solved in one group, through a job, too."""
 
-    SIZE = 24, 1  # experts, layers
+    SIZE = 12, 1  # experts, layers
 
     @classmethod
     def setUpClass(cls):
