@@ -17,6 +17,7 @@
 #include "service/store/dir_blob_store.h"
 #include "tests/service/run_harness.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
@@ -37,15 +38,11 @@ CheckpointRunSpec SpecOf(const std::string& preset, const std::string& output) {
   return spec;
 }
 
-// GPTQ takes the sanitizers minutes.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-const std::vector<std::string> kPresets = {"NF4-dq", "W4A16"};
-constexpr int kStops = 3;
-#else
-const std::vector<std::string> kPresets = {"NF4-dq", "W4A16", "W4A16-hqq",
-                                           "W4A16-gptq", "W4A16-awq"};
-constexpr int kStops = 12;
-#endif
+using Presets = std::vector<std::string>;
+const Presets kPresets = kSanitized ? Presets{"NF4-dq", "W4A16"}
+                                    : Presets{"NF4-dq", "W4A16", "W4A16-hqq",
+                                              "W4A16-gptq", "W4A16-awq"};
+constexpr int kStops = kSanitized ? 3 : 12;
 
 bool IsCalibrated(const std::string& preset) {
   return preset == "W4A16-gptq" || preset == "W4A16-awq";

@@ -17,17 +17,14 @@
 #include "tests/service/quantd_process.h"
 #include "tests/service/scrape.h"
 #include "tests/service/tensors/tensor_client.h"
+#include "tests/testing/sanitized.h"
 
 namespace qs::testing {
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kCalls = 300;  // of each kind
-constexpr int64_t kMoreMemory = int64_t{512} << 20;
-#else
-constexpr int kCalls = 1500;
-constexpr int64_t kMoreMemory = int64_t{96} << 20;  // 16 KiB a call
-#endif
+constexpr int kCalls = kSanitized ? 300 : 1500;  // of each kind
+// 16 KiB a call; freed memory stays in a sanitizer's quarantine.
+constexpr int64_t kMoreMemory = int64_t{kSanitized ? 512 : 96} << 20;
 constexpr int kStreams = 40;    // of the server's: --max-tensor-streams
 constexpr int kMostOpen = 90;   // of a flood's calls, at the client
 constexpr int kHeldCalls = 60;  // that begin before they are cancelled
@@ -267,8 +264,8 @@ class Flooded {
 
   // With the sites of the job, which stay open.
   void MakeCalibration() {
-    const auto file = CalibrationFile::Open(
-        std::string(QS_TEST_DATA) + "/tiny-llama-calibration.safetensors");
+    const auto file =
+        CalibrationFile::Open(std::string(QS_TEST_DATA) + "/" + kCalibration);
     REQUIRE(file.ok());
     v1::CreateCalibrationRequest request;
     request.set_calibration_id("open");

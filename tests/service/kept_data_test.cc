@@ -186,10 +186,8 @@ TEST_CASE("jobs move their metrics", "[kept_data]") {
   const std::string attempts =
       of_result("quantd_job_attempts_sum", "SUCCEEDED");
   const Scrape before = scrape();
-  v1::CreateJobRequest slow = JobRequest(folders, "slow", "W4A16-gptq");
-  slow.mutable_job()->mutable_calibration()->set_uri(
-      DataUri("tiny-llama-calibration.safetensors"));
-  const std::string first = client.Create(slow)->name();
+  const std::string first =
+      client.Create(CalibratedRequest(folders, "slow"))->name();
   v1::CreateJobRequest urgent = JobRequest(folders, "urgent");
   urgent.mutable_job()->set_priority(v1::Job::BATCH);
   const std::string second = client.Create(urgent)->name();
@@ -385,13 +383,7 @@ TEST_CASE("a drain with uploads, jobs and watches", "[kept_data]") {
     const auto stub = v1::TensorService::NewStub(server.NewChannel());
     JobClient client(server.NewChannel());
     for (const char* out : {"a", "b", "c", "d"}) {
-      v1::CreateJobRequest request = JobRequest(folders, out, "W4A16-gptq");
-      request.mutable_job()->mutable_calibration()->set_uri(
-          DataUri("tiny-llama-calibration.safetensors"));
-#if defined(__SANITIZE_ADDRESS__)
-      request.mutable_job()->mutable_quantization()->set_profile(v1::REFERENCE);
-#endif
-      jobs.push_back(client.Create(request)->name());
+      jobs.push_back(client.Create(CalibratedRequest(folders, out))->name());
     }
     std::vector<std::unique_ptr<JobWatch>> watches;
     for (size_t i = 0; i < 100; ++i) {

@@ -12,6 +12,7 @@
 #include "service/store/dir_blob_store.h"
 #include "tests/quant/calibration_data.h"
 #include "tests/service/run_harness.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
@@ -26,16 +27,11 @@ constexpr int kExperts = 6;
 constexpr int kShards = 8;
 constexpr char kConfig[] =
     R"({"model_type": "mixtral", "vocab_size": 64, "hidden_size": 128})";
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-// The best profiles take the sanitizers minutes.
-constexpr int kSeeds = 3;
-const std::vector<std::string> kPresets = {"W4A16-gptq"};
-constexpr v1::Profile kProfile = v1::REFERENCE;
-#else
-constexpr int kSeeds = 4;
-const std::vector<std::string> kPresets = {"W4A16-gptq", "W4A16-awq"};
-constexpr v1::Profile kProfile = v1::BEST;
-#endif
+using Presets = std::vector<std::string>;
+constexpr int kSeeds = kSanitized ? 3 : 4;
+const Presets kPresets =
+    kSanitized ? Presets{"W4A16-gptq"} : Presets{"W4A16-gptq", "W4A16-awq"};
+constexpr v1::Profile kProfile = kSanitized ? v1::REFERENCE : v1::BEST;
 
 std::string Layer(int layer, const std::string& rest) {
   return absl::StrCat("model.layers.", layer, ".", rest);

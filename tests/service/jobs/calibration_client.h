@@ -13,38 +13,47 @@
 
 namespace qs::testing {
 
-constexpr char kFile[] = "tiny-llama-calibration.safetensors";
 constexpr char kName[] = "projects/default/calibrations/c";
 // A site that no tensor of the checkpoint reads.
 constexpr char kOtherSite[] = "zz-other";
 
 inline const CalibrationFile& File() {
   static const absl::StatusOr<CalibrationFile> file =
-      CalibrationFile::Open(std::string(QS_TEST_DATA) + "/" + kFile);
+      CalibrationFile::Open(std::string(QS_TEST_DATA) + "/" + kCalibration);
   INFO(file.status().ToString());
   REQUIRE(file.ok());
   return *file;
 }
 
-// Sites of the file that are read by the attention of these layers: what the
-// jobs of these tests need.
-inline std::vector<std::string> SiteNames(const std::string& layers = "0123") {
-  std::vector<std::string> names;
+// What the jobs of these tests read of a layer; see CalibratedRequest.
+constexpr const char* kPart = kSanitized ? ".self_attn." : ".";
+
+// Sites of the file that these layers need.
+inline std::vector<CalibrationSite> Sites(const std::string& layers) {
+  std::vector<CalibrationSite> sites;
   for (const char layer : layers) {
-    const std::string prefix =
-        std::string("model.layers.") + layer + ".self_attn.";
+    const std::string prefix = std::string("model.layers.") + layer + kPart;
     for (const CalibrationSite& site : File().sites()) {
-      if (site.name.rfind(prefix, 0) == 0) names.push_back(site.name);
+      if (site.name.rfind(prefix, 0) == 0) sites.push_back(site);
     }
   }
+  return sites;
+}
+inline std::vector<std::string> SiteNames(const std::string& layers = "0123") {
+  std::vector<std::string> names;
+  for (const CalibrationSite& site : Sites(layers)) names.push_back(site.name);
   return names;
 }
-
-inline void RequireError(const absl::Status& status, absl::StatusCode code,
-                         const std::string& reason) {
-  INFO(status.ToString());
-  REQUIRE(status.code() == code);
-  REQUIRE(ErrorReason(status) == reason);
+inline int64_t SiteCount(const std::string& layers = "0123") {
+  return static_cast<int64_t>(Sites(layers).size());
+}
+// Tensors that are quantized with these sites.
+inline int64_t TensorCount(const std::string& layers = "0123") {
+  int64_t count = 0;
+  for (const CalibrationSite& site : Sites(layers)) {
+    count += static_cast<int64_t>(site.modules.size());
+  }
+  return count;
 }
 
 // Blocking calls of CalibrationService, for one calibration.
@@ -99,6 +108,13 @@ class CalibrationClient {
     Check(stub_->SealSites(&context, request, &response));
   }
 
+  // With all numbers; the sites of these layers are sealed.
+  void Upload(const std::string& sealed_layers = "") {
+    Create();
+    SendAll();
+    if (!sealed_layers.empty()) Seal(SiteNames(sealed_layers));
+  }
+
   absl::Status Delete() {
     v1::DeleteCalibrationRequest request;
     request.set_name(kName);
@@ -147,35 +163,20 @@ class CalibrationClient {
   std::unique_ptr<v1::CalibrationService::Stub> stub_;
 };
 
-// A job that reads SiteNames(), with the calibration of CalibrationClient, or
-// with its file. The reference profile, as the bytes do not matter.
-inline v1::CreateJobRequest AttentionRequest(const JobFolders& folders,
-                                             const std::string& out) {
-  v1::CreateJobRequest request = JobRequest(folders, out, "W4A16-gptq");
+// A job that reads SiteNames() of the calibration's file, or of the calibration
+// of CalibrationClient. The reference profile, as the bytes do not matter.
+inline v1::CreateJobRequest FiledRequest(const JobFolders& folders,
+                                         const std::string& out) {
+  v1::CreateJobRequest request = CalibratedRequest(folders, out);
   request.mutable_job()->mutable_quantization()->set_profile(v1::REFERENCE);
-  request.mutable_job()->mutable_source()->add_include("*.self_attn.*");
   return request;
 }
 inline v1::CreateJobRequest NamedRequest(const JobFolders& folders,
                                          const std::string& out) {
-  v1::CreateJobRequest request = AttentionRequest(folders, out);
+  v1::CreateJobRequest request = FiledRequest(folders, out);
   request.mutable_job()->mutable_calibration()->set_name(
       "projects/-/calibrations/c");
   return request;
-}
-inline v1::CreateJobRequest FiledRequest(const JobFolders& folders,
-                                         const std::string& out) {
-  v1::CreateJobRequest request = AttentionRequest(folders, out);
-  request.mutable_job()->mutable_calibration()->set_uri(DataUri(kFile));
-  return request;
-}
-
-inline v1::Job RequireMade(JobClient& client,
-                           const v1::CreateJobRequest& request) {
-  const auto made = client.Create(request);
-  INFO(made.status().ToString());
-  REQUIRE(made.ok());
-  return *made;
 }
 
 // Whether all that is left of the job waits for sites.
@@ -185,6 +186,11 @@ inline bool WaitsForSites(JobClient& client, const std::string& name) {
     return job.ok() && job->progress().phase() == v1::JobProgress::WAITING;
   });
 }
+
+// For TEST_CASE_METHOD: a server, and clients of its jobs and calibrations.
+struct CalibrationFixture : JobFixture {
+  CalibrationClient calibration{server.NewChannel()};
+};
 
 }  // namespace qs::testing
 

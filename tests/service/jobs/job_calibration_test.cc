@@ -53,23 +53,20 @@ TEST_CASE("a job waits for the sites that it needs, and others go on",
   InProcessServer server(options);
   JobClient jobs(server.NewChannel());
   CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
+  calibration.Upload();
   const std::vector<std::string> sites = SiteNames();
-  const auto count = static_cast<int64_t>(sites.size());
 
   const v1::Job made = RequireMade(jobs, NamedRequest(folders, "named"));
   REQUIRE(made.state() == v1::Job::QUEUED);
   REQUIRE(made.calibration().name() == kName);
   REQUIRE(made.waiting_for().calibration() == kName);
-  REQUIRE(made.waiting_for().open_sites() == count);
+  REQUIRE(made.waiting_for().open_sites() == SiteCount());
   REQUIRE(made.waiting_for().first_sites(0) == sites[0]);
   REQUIRE(made.waiting_for().first_sites_size() == 5);
-  REQUIRE(made.plan().tensors() == 2 * count);
+  REQUIRE(made.plan().tensors() == TensorCount());
   v1::CreateJobRequest batch = JobRequest(folders, "other");
   batch.mutable_job()->set_priority(v1::Job::BATCH);
-  const v1::Job other = RequireMade(jobs, batch);
-  REQUIRE(WaitDone(jobs, other.name()).state() == v1::Job::SUCCEEDED);
+  RequireDone(jobs, batch);
   REQUIRE(jobs.Get(made.name())->state() == v1::Job::QUEUED);
 
   // All but one: what can be done is done, and the rest waits, without the
@@ -88,8 +85,7 @@ TEST_CASE("a job waits for the sites that it needs, and others go on",
   REQUIRE(progress.tensors_done() + progress.tensors_waiting() ==
           progress.tensors_total());
   REQUIRE(server.context().budget().reserved() == 0);
-  const v1::Job second = RequireMade(jobs, JobRequest(folders, "second"));
-  REQUIRE(WaitDone(jobs, second.name()).state() == v1::Job::SUCCEEDED);
+  RequireDone(jobs, JobRequest(folders, "second"));
   REQUIRE(jobs.Get(made.name())->state() == v1::Job::RUNNING);
   calibration.Seal({sites[0]});
   const v1::Job named = WaitDone(jobs, made.name());
@@ -99,9 +95,7 @@ TEST_CASE("a job waits for the sites that it needs, and others go on",
   REQUIRE_FALSE(named.has_waiting_for());
 
   // As with the file.
-  const v1::Job filed =
-      WaitDone(jobs, RequireMade(jobs, FiledRequest(folders, "filed")).name());
-  REQUIRE(filed.state() == v1::Job::SUCCEEDED);
+  const v1::Job filed = RequireDone(jobs, FiledRequest(folders, "filed"));
   REQUIRE(filed.summary().digest() == named.summary().digest());
   REQUIRE(ReadTree(folders.Out("named")) == ReadTree(folders.Out("filed")));
   REQUIRE(filed.summary().output_error() == named.summary().output_error());
@@ -111,14 +105,11 @@ TEST_CASE("a job waits for the sites that it needs, and others go on",
 }
 
 // The first shard has layers 0 and 1, but for v_proj of the latter.
-TEST_CASE("layer by layer: what is done can be read while other sites are open",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
+TEST_CASE_METHOD(
+    CalibrationFixture,
+    "layer by layer: what is done can be read while other sites are open",
+    "[job_calibration]") {
+  calibration.Upload();
   v1::CreateJobRequest request = NamedRequest(folders, "");
   request.mutable_job()->clear_destination();
   const std::string name = RequireMade(jobs, request).name();
@@ -126,7 +117,7 @@ TEST_CASE("layer by layer: what is done can be read while other sites are open",
   calibration.Seal(SiteNames("0"));
   REQUIRE(WaitsForSites(jobs, name));
   REQUIRE(jobs.Get(name)->progress().shards_done() == 0);
-  REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 6);
+  REQUIRE(jobs.Get(name)->waiting_for().open_sites() == SiteCount("123"));
   v1::JobEvent event;
   do {
     REQUIRE(watch.Read(&event));
@@ -135,7 +126,7 @@ TEST_CASE("layer by layer: what is done can be read while other sites are open",
   REQUIRE(Eventually(
       [&] { return jobs.Get(name)->progress().shards_done() == 1; }));
   REQUIRE(WaitsForSites(jobs, name));
-  REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 4);
+  REQUIRE(jobs.Get(name)->waiting_for().open_sites() == SiteCount("23"));
 
   ResultCall early(jobs, ResultRequest(name));
   REQUIRE(early.Finish().ok());
@@ -147,7 +138,7 @@ TEST_CASE("layer by layer: what is done can be read while other sites are open",
   packed.add_include("*.layers.0.*");
   ResultCall tensors(jobs, packed);
   REQUIRE(tensors.Finish().ok());
-  REQUIRE(tensors.reports.size() == 4);
+  REQUIRE(static_cast<int64_t>(tensors.reports.size()) == TensorCount("0"));
 
   ResultCall waits(jobs, ResultRequest(name, true));
   calibration.Seal(SiteNames("3"));
@@ -163,19 +154,14 @@ TEST_CASE("layer by layer: what is done can be read while other sites are open",
     REQUIRE(next.progress().tensors_waiting() <= least);
     least = next.progress().tensors_waiting();
   }
-  const v1::Job filed =
-      WaitDone(jobs, RequireMade(jobs, FiledRequest(folders, "filed")).name());
+  RequireDone(jobs, FiledRequest(folders, "filed"));
   REQUIRE(waits.files == ReadTree(folders.Out("filed")));
 }
 
-TEST_CASE("sites are sealed while jobs are made and started",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
+TEST_CASE_METHOD(CalibrationFixture,
+                 "sites are sealed while jobs are made and started",
+                 "[job_calibration]") {
+  calibration.Upload();
   const auto seed = std::random_device()();
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -209,15 +195,10 @@ TEST_CASE("sites are sealed while jobs are made and started",
   REQUIRE(digests.size() == 1);
 }
 
-TEST_CASE("a job that waits for sites is cancelled, or runs out of time",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
-  calibration.Seal(SiteNames("0"));
+TEST_CASE_METHOD(CalibrationFixture,
+                 "a job that waits for sites is cancelled, or runs out of time",
+                 "[job_calibration]") {
+  calibration.Upload("0");
   v1::CreateJobRequest request = NamedRequest(folders, "a");
   SECTION("cancelled") {
     const std::string name = RequireMade(jobs, request).name();
@@ -239,12 +220,9 @@ TEST_CASE("a job that waits for sites is cancelled, or runs out of time",
   REQUIRE(calibration.Delete().ok());
 }
 
-TEST_CASE("sites that are sealed without numbers fail their job",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
+TEST_CASE_METHOD(CalibrationFixture,
+                 "sites that are sealed without numbers fail their job",
+                 "[job_calibration]") {
   calibration.Create();
   const std::string name = RequireMade(jobs, NamedRequest(folders, "a")).name();
   calibration.Seal({SiteNames()[0]});
@@ -256,20 +234,16 @@ TEST_CASE("sites that are sealed without numbers fail their job",
   REQUIRE(job.error().message().find("no moments") != std::string::npos);
 }
 
-TEST_CASE("AWQ with a sealed calibration is the same as with its file",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
-  calibration.Seal(SiteNames());
+TEST_CASE_METHOD(CalibrationFixture,
+                 "AWQ with a sealed calibration is the same as with its file",
+                 "[job_calibration]") {
+  calibration.Upload("0123");
   const auto use_awq = [](v1::CreateJobRequest request) {
     v1::Job* const job = request.mutable_job();
     job->mutable_quantization()->Clear();
     job->mutable_quantization()->set_preset("W4A16-awq");
-    job->mutable_source()->set_include(0, "*.layers.0.self_attn.*");
+    job->mutable_source()->clear_include();
+    job->mutable_source()->add_include(std::string("*.layers.0") + kPart + "*");
     return request;
   };
   v1::CreateJobRequest request = use_awq(NamedRequest(folders, "named"));
@@ -281,19 +255,15 @@ TEST_CASE("AWQ with a sealed calibration is the same as with its file",
   REQUIRE(named.state() == v1::Job::SUCCEEDED);
   // Gone when the job is done.
   REQUIRE_FALSE(calibration.Exists());
-  const v1::Job filed = WaitDone(
-      jobs, RequireMade(jobs, use_awq(FiledRequest(folders, "filed"))).name());
+  const v1::Job filed =
+      RequireDone(jobs, use_awq(FiledRequest(folders, "filed")));
   REQUIRE(filed.summary().digest() == named.summary().digest());
 }
 
-TEST_CASE("a calibration is deleted by the last job that wanted that",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
+TEST_CASE_METHOD(CalibrationFixture,
+                 "a calibration is deleted by the last job that wanted that",
+                 "[job_calibration]") {
+  calibration.Upload();
   std::vector<v1::Job> made;
   for (const char* out : {"a", "b", "c"}) {
     v1::CreateJobRequest request = NamedRequest(folders, out);
@@ -311,11 +281,8 @@ TEST_CASE("a calibration is deleted by the last job that wanted that",
   REQUIRE_FALSE(calibration.Exists());
 }
 
-TEST_CASE("a job that waits for sites can time out", "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
+TEST_CASE_METHOD(CalibrationFixture, "a job that waits for sites can time out",
+                 "[job_calibration]") {
   calibration.Create();
   v1::CreateJobRequest request = NamedRequest(folders, "a");
   request.mutable_job()->mutable_queue_timeout()->set_seconds(1);
@@ -336,9 +303,7 @@ TEST_CASE("a job waits on after a restart, and sees what was sealed before it",
     InProcessServer server(options);
     JobClient jobs(server.NewChannel());
     CalibrationClient calibration(server.NewChannel());
-    calibration.Create();
-    calibration.SendAll();
-    calibration.Seal(SiteNames("01"));
+    calibration.Upload("01");
     name = RequireMade(jobs, NamedRequest(folders, "a")).name();
     REQUIRE(WaitsForSites(jobs, name));
     calibration.Seal(SiteNames("2"));
@@ -351,12 +316,11 @@ TEST_CASE("a job waits on after a restart, and sees what was sealed before it",
     REQUIRE(WaitsForSites(jobs, name));
     REQUIRE(jobs.Get(name)->attempt() == 1);
     REQUIRE(jobs.Get(name)->progress().shards_done() == 1);
-    REQUIRE(jobs.Get(name)->waiting_for().open_sites() == 2);
+    REQUIRE(jobs.Get(name)->waiting_for().open_sites() == SiteCount("3"));
     CalibrationClient(server.NewChannel()).Seal(SiteNames("3"));
     const v1::Job job = WaitDone(jobs, name);
     REQUIRE(job.state() == v1::Job::SUCCEEDED);
-    const v1::Job filed = WaitDone(
-        jobs, RequireMade(jobs, FiledRequest(folders, "filed")).name());
+    const v1::Job filed = RequireDone(jobs, FiledRequest(folders, "filed"));
     REQUIRE(filed.summary().digest() == job.summary().digest());
     // As if nobody had disturbed it.
     REQUIRE(filed.summary().error().mean_squared_error() ==
@@ -375,11 +339,8 @@ TEST_CASE("a job waits on after a restart, and sees what was sealed before it",
   }
 }
 
-TEST_CASE("what a calibration's name may be", "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
+TEST_CASE_METHOD(CalibrationFixture, "what a calibration's name may be",
+                 "[job_calibration]") {
   RequireError(jobs.Create(NamedRequest(folders, "a")).status(),
                absl::StatusCode::kNotFound, "CALIBRATION_NOT_FOUND");
   calibration.Create();
@@ -393,7 +354,7 @@ TEST_CASE("what a calibration's name may be", "[job_calibration]") {
     RequireError(jobs.Create(request).status(),
                  absl::StatusCode::kInvalidArgument, "BAD_FIELD");
   }
-  from->set_uri(DataUri(kFile));
+  from->set_uri(DataUri(kCalibration));
   from->set_delete_after_use(true);
   RequireError(jobs.Create(request).status(),
                absl::StatusCode::kInvalidArgument, "BAD_FIELD");
@@ -401,21 +362,15 @@ TEST_CASE("what a calibration's name may be", "[job_calibration]") {
   request = NamedRequest(folders, "a");
   request.set_validate_only(true);
   const v1::Job shown = RequireMade(jobs, request);
-  REQUIRE(shown.waiting_for().open_sites() ==
-          static_cast<int64_t>(SiteNames().size()));
+  REQUIRE(shown.waiting_for().open_sites() == SiteCount());
   REQUIRE(shown.plan().tensors() > 0);
   REQUIRE(calibration.Delete().ok());
 }
 
-TEST_CASE("a damaged calibration fails its job, and says so",
-          "[job_calibration]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  CalibrationClient calibration(server.NewChannel());
-  calibration.Create();
-  calibration.SendAll();
-  calibration.Seal(SiteNames());
+TEST_CASE_METHOD(CalibrationFixture,
+                 "a damaged calibration fails its job, and says so",
+                 "[job_calibration]") {
+  calibration.Upload("0123");
   for (const auto& entry : std::filesystem::recursive_directory_iterator(
            folders.folder / "data/blobs")) {
     if (!entry.is_regular_file() || entry.file_size() < 4096) continue;

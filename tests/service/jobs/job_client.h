@@ -16,11 +16,15 @@
 #include "service/server/grpc_status.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/in_process_server.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
 
 namespace v1 = quant::v1;
+
+// Of all linears of the tests' checkpoint.
+inline constexpr char kCalibration[] = "tiny-llama-calibration.safetensors";
 
 // Where the server of a test reads and writes.
 struct JobFolders {
@@ -65,6 +69,17 @@ inline v1::CreateJobRequest JobRequest(const JobFolders& folders,
   job->mutable_source()->set_uri(DataUri("tiny-llama"));
   job->mutable_quantization()->set_preset(preset);
   job->mutable_destination()->set_uri(folders.OutUri(name));
+  return request;
+}
+
+// The same with the calibration's file; only attention under a sanitizer.
+inline v1::CreateJobRequest CalibratedRequest(
+    const JobFolders& folders, const std::string& name,
+    const std::string& preset = "W4A16-gptq") {
+  v1::CreateJobRequest request = JobRequest(folders, name, preset);
+  v1::Job* const job = request.mutable_job();
+  job->mutable_calibration()->set_uri(DataUri(kCalibration));
+  if (kSanitized) job->mutable_source()->add_include("*.self_attn.*");
   return request;
 }
 
@@ -173,6 +188,39 @@ inline v1::Job WaitDone(JobClient& client, const std::string& name) {
   const v1::JobEvent& last = events.back();
   return last.has_snapshot() ? last.snapshot() : last.change().job();
 }
+
+inline v1::Job RequireMade(JobClient& client,
+                           const v1::CreateJobRequest& request) {
+  const auto made = client.Create(request);
+  INFO(made.status().ToString());
+  REQUIRE(made.ok());
+  return *made;
+}
+
+// Made, and done well.
+inline v1::Job RequireDone(JobClient& client,
+                           const v1::CreateJobRequest& request) {
+  v1::Job job = WaitDone(client, RequireMade(client, request).name());
+  INFO(job.ShortDebugString());
+  REQUIRE(job.state() == v1::Job::SUCCEEDED);
+  return job;
+}
+
+inline void RequireError(const absl::Status& status, absl::StatusCode code,
+                         const std::string& reason,
+                         const std::string& text = "") {
+  INFO(status.ToString());
+  REQUIRE(status.code() == code);
+  REQUIRE(ErrorReason(status) == reason);
+  REQUIRE(std::string(status.message()).find(text) != std::string::npos);
+}
+
+// For TEST_CASE_METHOD: a server with the usual options, and its client.
+struct JobFixture {
+  JobFolders folders;
+  InProcessServer server{JobServerTestOptions(folders)};
+  JobClient jobs{server.NewChannel()};
+};
 
 }  // namespace qs::testing
 

@@ -42,13 +42,10 @@ class Quantd {
 
 v1::CreateJobRequest GptqRequest(const JobFolders& folders,
                                  const std::string& name) {
-  v1::CreateJobRequest request = JobRequest(folders, name, "W4A16-gptq");
-  request.mutable_job()->mutable_calibration()->set_uri(
-      DataUri("tiny-llama-calibration.safetensors"));
-#if defined(__SANITIZE_ADDRESS__)
-  // The best profile takes the sanitizer minutes.
-  request.mutable_job()->mutable_quantization()->set_profile(v1::REFERENCE);
-#endif
+  v1::CreateJobRequest request = CalibratedRequest(folders, name);
+  if (kSanitized) {
+    request.mutable_job()->mutable_quantization()->set_profile(v1::REFERENCE);
+  }
   return request;
 }
 
@@ -56,10 +53,8 @@ TEST_CASE("killed at any time, a job ends with the same bytes", "[job_kill]") {
   JobFolders folders;
   Quantd quantd(folders);
   const absl::Time began = absl::Now();
-  const std::string undisturbed =
-      quantd.client().Create(GptqRequest(folders, "undisturbed"))->name();
-  const v1::Job expected = WaitDone(quantd.client(), undisturbed);
-  REQUIRE(expected.state() == v1::Job::SUCCEEDED);
+  const v1::Job expected =
+      RequireDone(quantd.client(), GptqRequest(folders, "undisturbed"));
   const absl::Duration whole = absl::Now() - began;
 
   const auto seed = std::random_device()();
@@ -99,10 +94,10 @@ TEST_CASE("a result is read over kills, byte by byte as it is made",
   JobFolders folders;
   Quantd quantd(folders);
   const absl::Time began = absl::Now();
-  const std::string undisturbed =
-      quantd.client().Create(GptqRequest(folders, "undisturbed"))->name();
   const std::string digest =
-      WaitDone(quantd.client(), undisturbed).summary().digest();
+      RequireDone(quantd.client(), GptqRequest(folders, "undisturbed"))
+          .summary()
+          .digest();
   const absl::Duration whole = absl::Now() - began;
   v1::CreateJobRequest request = GptqRequest(folders, "unused");
   request.mutable_job()->clear_destination();
@@ -155,8 +150,7 @@ TEST_CASE("killed after every seal, a job that waits goes on and waits again",
           "[job_kill]") {
   JobFolders folders;
   Quantd quantd(folders);
-  CalibrationClient(quantd.process().NewChannel()).Create();
-  CalibrationClient(quantd.process().NewChannel()).SendAll();
+  CalibrationClient(quantd.process().NewChannel()).Upload();
   const std::string name =
       RequireMade(quantd.client(), NamedRequest(folders, "named")).name();
   const auto seed = std::random_device()();
@@ -187,9 +181,7 @@ TEST_CASE("killed after every seal, a job that waits goes on and waits again",
   const v1::Job job = WaitDone(quantd.client(), name);
   INFO(job.ShortDebugString());
   REQUIRE(job.state() == v1::Job::SUCCEEDED);
-  const std::string filed =
-      RequireMade(quantd.client(), FiledRequest(folders, "filed")).name();
-  REQUIRE(WaitDone(quantd.client(), filed).state() == v1::Job::SUCCEEDED);
+  RequireDone(quantd.client(), FiledRequest(folders, "filed"));
   REQUIRE(ReadTree(folders.Out("named")) == ReadTree(folders.Out("filed")));
 }
 
@@ -255,9 +247,7 @@ TEST_CASE("a job that kills its process fails; the others do not",
   REQUIRE(job->error().details(0).UnpackTo(&info));
   REQUIRE(info.reason() == "WORKER_CRASHED");
   REQUIRE(folders.OutFiles().empty());
-  const std::string next =
-      quantd.client().Create(GptqRequest(folders, "poison"))->name();
-  REQUIRE(WaitDone(quantd.client(), next).state() == v1::Job::SUCCEEDED);
+  RequireDone(quantd.client(), GptqRequest(folders, "poison"));
 }
 
 TEST_CASE("SIGTERM: watches end, jobs go back, the exit code is 0",

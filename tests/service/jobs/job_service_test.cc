@@ -28,26 +28,17 @@ std::string OutputOf(const std::string& command) {
   return out;
 }
 
-void RequireError(const absl::Status& status, absl::StatusCode code,
-                  const std::string& reason) {
-  INFO(status.ToString());
-  REQUIRE(status.code() == code);
-  REQUIRE(ErrorReason(status) == reason);
-}
-
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr auto kNotFound = absl::StatusCode::kNotFound;
 constexpr auto kExists = absl::StatusCode::kAlreadyExists;
 constexpr auto kDenied = absl::StatusCode::kPermissionDenied;
 
-TEST_CASE("a checkpoint becomes a directory; the watch tells how",
-          "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
+TEST_CASE_METHOD(JobFixture,
+                 "a checkpoint becomes a directory; the watch tells how",
+                 "[job_service]") {
   v1::CreateJobRequest request = JobRequest(folders, "a");
   (*request.mutable_job()->mutable_labels())["team"] = "search";
-  const auto made = client.Create(request);
+  const auto made = jobs.Create(request);
   INFO(made.status().ToString());
   REQUIRE(made.ok());
   REQUIRE(made->name().rfind("projects/default/jobs/", 0) == 0);
@@ -60,7 +51,7 @@ TEST_CASE("a checkpoint becomes a directory; the watch tells how",
   REQUIRE(made->plan().summary().resolved().nf4().block_size() == 64);
   REQUIRE(made->priority() == v1::Job::NORMAL);
 
-  JobWatch watch(client, made->name());
+  JobWatch watch(jobs, made->name());
   const std::vector<v1::JobEvent> events = watch.ReadAll();
   REQUIRE(watch.Finish().ok());
   REQUIRE(events.front().has_snapshot());
@@ -69,7 +60,7 @@ TEST_CASE("a checkpoint becomes a directory; the watch tells how",
     REQUIRE(event.revision() >= revision);
     revision = event.revision();
   }
-  const v1::Job job = WaitDone(client, made->name());
+  const v1::Job job = WaitDone(jobs, made->name());
   INFO(job.ShortDebugString());
   REQUIRE(job.state() == v1::Job::SUCCEEDED);
   REQUIRE(job.summary().tensors() == made->plan().tensors());
@@ -85,40 +76,29 @@ TEST_CASE("a checkpoint becomes a directory; the watch tells how",
       " && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | "
       "sha256sum");
   REQUIRE(job.summary().digest() == "sha256:" + sum.substr(0, 64));
-  const auto got = client.Get(made->name());
+  const auto got = jobs.Get(made->name());
   REQUIRE(got->SerializeAsString() == job.SerializeAsString());
-  REQUIRE(client.Get("projects/-/jobs/" + made->name().substr(22))->name() ==
+  REQUIRE(jobs.Get("projects/-/jobs/" + made->name().substr(22))->name() ==
           made->name());
 }
 
-TEST_CASE("GPTQ with a calibration file; an awq job, too", "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
+TEST_CASE_METHOD(JobFixture, "GPTQ with a calibration file; an awq job, too",
+                 "[job_service]") {
   for (const char* preset : {"W4A16-gptq", "W4A16-awq"}) {
-    v1::CreateJobRequest request = JobRequest(folders, preset, preset);
-    request.mutable_job()->mutable_calibration()->set_uri(
-        DataUri("tiny-llama-calibration.safetensors"));
-    const auto made = client.Create(request);
-    INFO(made.status().ToString());
-    REQUIRE(made.ok());
-    const v1::Job job = WaitDone(client, made->name());
-    INFO(job.ShortDebugString());
-    REQUIRE(job.state() == v1::Job::SUCCEEDED);
+    const v1::Job job =
+        RequireDone(jobs, CalibratedRequest(folders, preset, preset));
     REQUIRE(job.summary().output_error() > 0);
     REQUIRE(job.summary().output_error() < job.summary().rtn_output_error());
   }
 }
 
-TEST_CASE("what cannot start is the call's error", "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
+TEST_CASE_METHOD(JobFixture, "what cannot start is the call's error",
+                 "[job_service]") {
   const auto refused = [&](const std::function<void(v1::Job*)>& change,
                            absl::StatusCode code, const std::string& reason) {
     v1::CreateJobRequest request = JobRequest(folders, "a");
     change(request.mutable_job());
-    RequireError(client.Create(request).status(), code, reason);
+    RequireError(jobs.Create(request).status(), code, reason);
   };
   refused([](v1::Job* job) { job->mutable_source()->set_uri(""); }, kInvalid,
           "BAD_FIELD");
@@ -160,7 +140,7 @@ TEST_CASE("what cannot start is the call's error", "[job_service]") {
           kInvalid, "BAD_FIELD");
   fs::create_directory(folders.Out("a"));
   refused([](v1::Job*) {}, kExists, "DESTINATION_EXISTS");
-  REQUIRE(client.List()->jobs().empty());
+  REQUIRE(jobs.List()->jobs().empty());
 }
 
 TEST_CASE("a source of too many tensors is refused", "[job_service]") {
@@ -168,31 +148,29 @@ TEST_CASE("a source of too many tensors is refused", "[job_service]") {
   ServerOptions options = JobServerTestOptions(folders);
   options.max_plan_tensors = 20;
   InProcessServer server(options);
-  JobClient client(server.NewChannel());
+  JobClient jobs(server.NewChannel());
   v1::CreateJobRequest request = JobRequest(folders, "a");
   for (const bool validate_only : {true, false}) {
     request.set_validate_only(validate_only);
-    const absl::Status status = client.Create(request).status();
+    const absl::Status status = jobs.Create(request).status();
     RequireError(status, absl::StatusCode::kResourceExhausted,
                  "PLAN_TOO_LARGE");
     REQUIRE(ErrorMetadataValue(status, "allowed") == "20");
   }
-  REQUIRE(client.List()->jobs().empty());
+  REQUIRE(jobs.List()->jobs().empty());
   REQUIRE(folders.OutFiles().empty());
 }
 
-TEST_CASE("validate_only plans and makes nothing", "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
+TEST_CASE_METHOD(JobFixture, "validate_only plans and makes nothing",
+                 "[job_service]") {
   v1::CreateJobRequest request = JobRequest(folders, "a", "W4A16");
   request.set_validate_only(true);
-  const auto job = client.Create(request);
+  const auto job = jobs.Create(request);
   REQUIRE(job.ok());
   REQUIRE(job->name().empty());
   REQUIRE(job->plan().bytes_out() < job->plan().bytes());
   REQUIRE(job->plan().summary().resolved().rtn().bits() == 4);
-  REQUIRE(client.List()->jobs().empty());
+  REQUIRE(jobs.List()->jobs().empty());
   REQUIRE(folders.OutFiles().empty());
 }
 
@@ -207,8 +185,8 @@ TEST_CASE("fifty creates of one request make one job", "[job_service]") {
     std::vector<std::jthread> threads;
     for (int i = 0; i < kCalls; ++i) {
       threads.emplace_back([&, i] {
-        JobClient client(server.NewChannel());
-        const auto job = client.Create(request);
+        JobClient jobs(server.NewChannel());
+        const auto job = jobs.Create(request);
         names[static_cast<size_t>(i)] =
             job.ok() ? job->name() : job.status().ToString();
       });
@@ -216,19 +194,19 @@ TEST_CASE("fifty creates of one request make one job", "[job_service]") {
   }
   REQUIRE(names[0].rfind("projects/default/jobs/", 0) == 0);
   REQUIRE(std::set<std::string>(names.begin(), names.end()).size() == 1);
-  JobClient client(server.NewChannel());
-  REQUIRE(client.List()->jobs_size() == 1);
-  WaitDone(client, names[0]);
+  JobClient jobs(server.NewChannel());
+  REQUIRE(jobs.List()->jobs_size() == 1);
+  WaitDone(jobs, names[0]);
   // Also when it is done and its result is there.
-  const auto again = client.Create(request);
+  const auto again = jobs.Create(request);
   INFO(again.status().ToString());
   REQUIRE(again->name() == names[0]);
   REQUIRE(again->state() == v1::Job::SUCCEEDED);
   // Output-only fields are no part of what is asked for.
   request.mutable_job()->set_attempt(7);
-  REQUIRE(client.Create(request)->name() == names[0]);
+  REQUIRE(jobs.Create(request)->name() == names[0]);
   request.mutable_job()->set_priority(v1::Job::URGENT);
-  RequireError(client.Create(request).status(), kExists, "REQUEST_ID_REUSED");
+  RequireError(jobs.Create(request).status(), kExists, "REQUEST_ID_REUSED");
 }
 
 // Keeps all workers of a server busy until Open.
@@ -270,34 +248,34 @@ TEST_CASE("limits of queue and destination; cancel and delete",
   options.max_running_jobs = 1;
   options.max_queued_jobs = 2;
   InProcessServer server(options);
-  JobClient client(server.NewChannel());
+  JobClient jobs(server.NewChannel());
   Blockage blockage(server);
-  const auto running = client.Create(JobRequest(folders, "a"));
+  const auto running = jobs.Create(JobRequest(folders, "a"));
   REQUIRE(WaitUntil([&] {
-    return client.Get(running->name())->progress().phase() ==
+    return jobs.Get(running->name())->progress().phase() ==
            v1::JobProgress::QUANTIZING;
   }));
-  const auto queued = client.Create(JobRequest(folders, "b"));
+  const auto queued = jobs.Create(JobRequest(folders, "b"));
   REQUIRE(queued.ok());
-  RequireError(client.Create(JobRequest(folders, "b")).status(), kExists,
+  RequireError(jobs.Create(JobRequest(folders, "b")).status(), kExists,
                "DESTINATION_IN_USE");
-  REQUIRE(client.Create(JobRequest(folders, "c")).ok());
-  RequireError(client.Create(JobRequest(folders, "d")).status(),
+  REQUIRE(jobs.Create(JobRequest(folders, "c")).ok());
+  RequireError(jobs.Create(JobRequest(folders, "d")).status(),
                absl::StatusCode::kResourceExhausted, "QUEUE_FULL");
-  RequireError(client.Delete(running->name()),
+  RequireError(jobs.Delete(running->name()),
                absl::StatusCode::kFailedPrecondition, "BAD_STATE");
-  RequireError(client.Delete(queued->name()),
+  RequireError(jobs.Delete(queued->name()),
                absl::StatusCode::kFailedPrecondition, "BAD_STATE");
-  REQUIRE(client.Cancel(queued->name())->state() == v1::Job::CANCELLED);
-  REQUIRE(client.Delete(queued->name()).ok());
-  RequireError(client.Get(queued->name()).status(), kNotFound, "JOB_NOT_FOUND");
-  RequireError(client.Cancel(queued->name()).status(), kNotFound,
+  REQUIRE(jobs.Cancel(queued->name())->state() == v1::Job::CANCELLED);
+  REQUIRE(jobs.Delete(queued->name()).ok());
+  RequireError(jobs.Get(queued->name()).status(), kNotFound, "JOB_NOT_FOUND");
+  RequireError(jobs.Cancel(queued->name()).status(), kNotFound,
                "JOB_NOT_FOUND");
-  REQUIRE(client.List("state=QUEUED")->jobs_size() == 1);
-  const auto cancelled = client.Cancel(running->name());
+  REQUIRE(jobs.List("state=QUEUED")->jobs_size() == 1);
+  const auto cancelled = jobs.Cancel(running->name());
   REQUIRE(cancelled->cancelling());
   blockage.Open();
-  REQUIRE(WaitDone(client, running->name()).state() == v1::Job::CANCELLED);
+  REQUIRE(WaitDone(jobs, running->name()).state() == v1::Job::CANCELLED);
 }
 
 TEST_CASE("a project runs as many jobs at once as its option says",
@@ -309,16 +287,16 @@ TEST_CASE("a project runs as many jobs at once as its option says",
     options.max_running_jobs = 2;
     options.max_running_jobs_per_project = in_project;
     InProcessServer server(options);
-    JobClient client(server.NewChannel());
+    JobClient jobs(server.NewChannel());
     Blockage blockage(server);
     std::vector<std::string> names;
     for (const char* name : {"a", "b", "c"}) {
-      names.push_back(client.Create(JobRequest(folders, name))->name());
+      names.push_back(jobs.Create(JobRequest(folders, name))->name());
     }
     const auto quantizing = [&] {
       int count = 0;
       for (const std::string& name : names) {
-        const auto phase = client.Get(name)->progress().phase();
+        const auto phase = jobs.Get(name)->progress().phase();
         if (phase == v1::JobProgress::QUANTIZING) ++count;
       }
       return count;
@@ -327,28 +305,25 @@ TEST_CASE("a project runs as many jobs at once as its option says",
     REQUIRE(WaitUntil([&] { return quantizing() == most; }));
     // They stay there; the scheduler has time to start one too many.
     absl::SleepFor(absl::Milliseconds(200));
-    REQUIRE(client.List("state=RUNNING")->jobs_size() == most);
-    REQUIRE(client.List("state=QUEUED")->jobs_size() == 3 - most);
+    REQUIRE(jobs.List("state=RUNNING")->jobs_size() == most);
+    REQUIRE(jobs.List("state=QUEUED")->jobs_size() == 3 - most);
     blockage.Open();
     for (const std::string& name : names) {
-      REQUIRE(WaitDone(client, name).state() == v1::Job::SUCCEEDED);
+      REQUIRE(WaitDone(jobs, name).state() == v1::Job::SUCCEEDED);
     }
   }
 }
 
-TEST_CASE("names and roles", "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
-  RequireError(client.Get("jobs/1").status(), kInvalid, "BAD_FIELD");
-  RequireError(client.Get("projects/other/jobs/1").status(), kDenied,
+TEST_CASE_METHOD(JobFixture, "names and roles", "[job_service]") {
+  RequireError(jobs.Get("jobs/1").status(), kInvalid, "BAD_FIELD");
+  RequireError(jobs.Get("projects/other/jobs/1").status(), kDenied,
                "PROJECT_NOT_ALLOWED");
-  RequireError(client.Get("projects/-/jobs/1").status(), kNotFound,
+  RequireError(jobs.Get("projects/-/jobs/1").status(), kNotFound,
                "JOB_NOT_FOUND");
-  JobWatch watch(client, "projects/-/jobs/1");
+  JobWatch watch(jobs, "projects/-/jobs/1");
   REQUIRE(watch.ReadAll().empty());
   RequireError(watch.Finish(), kNotFound, "JOB_NOT_FOUND");
-  JobWatch other(client, "projects/other/jobs/1");
+  JobWatch other(jobs, "projects/other/jobs/1");
   REQUIRE(other.ReadAll().empty());
   RequireError(other.Finish(), kDenied, "PROJECT_NOT_ALLOWED");
 }
@@ -358,42 +333,39 @@ TEST_CASE("lists: filters and pages", "[job_service]") {
   ServerOptions options = JobServerTestOptions(folders);
   options.max_running_jobs = 1;
   InProcessServer server(options);
-  JobClient client(server.NewChannel());
+  JobClient jobs(server.NewChannel());
   Blockage blockage(server);
   for (int i = 0; i < 5; ++i) {
     v1::CreateJobRequest request = JobRequest(folders, absl::StrCat(i));
     (*request.mutable_job()->mutable_labels())["n"] = absl::StrCat(i % 2);
-    REQUIRE(client.Create(request).ok());
+    REQUIRE(jobs.Create(request).ok());
   }
-  const auto first = client.List("", 3);
+  const auto first = jobs.List("", 3);
   REQUIRE(first->jobs_size() == 3);
   REQUIRE(first->jobs(0).destination().uri() == folders.OutUri("4"));
   REQUIRE_FALSE(first->jobs(0).has_plan());
-  const auto second = client.List("", 3, first->next_page_token());
+  const auto second = jobs.List("", 3, first->next_page_token());
   REQUIRE(second->jobs_size() == 2);
   REQUIRE(second->next_page_token().empty());
-  REQUIRE(client.List("labels.n=0")->jobs_size() == 3);
-  REQUIRE(client.List("labels.n=0 state=QUEUED labels.n=1")->jobs().empty());
+  REQUIRE(jobs.List("labels.n=0")->jobs_size() == 3);
+  REQUIRE(jobs.List("labels.n=0 state=QUEUED labels.n=1")->jobs().empty());
   for (const char* filter :
        {"state=DONE", "state=", "n=1", "state", "name=x"}) {
-    RequireError(client.List(filter).status(), kInvalid, "BAD_FIELD");
+    RequireError(jobs.List(filter).status(), kInvalid, "BAD_FIELD");
   }
-  RequireError(client.List("", 1001).status(), kInvalid, "BAD_FIELD");
-  RequireError(client.List("", -1).status(), kInvalid, "BAD_FIELD");
-  RequireError(
-      client.List("state=QUEUED", 3, first->next_page_token()).status(),
-      kInvalid, "BAD_FIELD");
-  RequireError(client.List("", 3, "x").status(), kInvalid, "BAD_FIELD");
+  RequireError(jobs.List("", 1001).status(), kInvalid, "BAD_FIELD");
+  RequireError(jobs.List("", -1).status(), kInvalid, "BAD_FIELD");
+  RequireError(jobs.List("state=QUEUED", 3, first->next_page_token()).status(),
+               kInvalid, "BAD_FIELD");
+  RequireError(jobs.List("", 3, "x").status(), kInvalid, "BAD_FIELD");
 }
 
-TEST_CASE("a watch resumes, and ends after the end", "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
-  const std::string name = client.Create(JobRequest(folders, "a"))->name();
-  const v1::Job done = WaitDone(client, name);
+TEST_CASE_METHOD(JobFixture, "a watch resumes, and ends after the end",
+                 "[job_service]") {
+  const std::string name = jobs.Create(JobRequest(folders, "a"))->name();
+  const v1::Job done = WaitDone(jobs, name);
   const auto events = [&](int64_t from) {
-    JobWatch watch(client, name, from);
+    JobWatch watch(jobs, name, from);
     auto all = watch.ReadAll();
     REQUIRE(watch.Finish().ok());
     return all;
@@ -409,28 +381,26 @@ TEST_CASE("a watch resumes, and ends after the end", "[job_service]") {
   REQUIRE(events(0).size() == 1);
   REQUIRE(events(0)[0].has_snapshot());
   for (const int64_t from : {int64_t{4}, int64_t{-1}}) {
-    JobWatch watch(client, name, from);
+    JobWatch watch(jobs, name, from);
     REQUIRE(watch.ReadAll().empty());
     RequireError(watch.Finish(), kInvalid, "BAD_FIELD");
   }
 }
 
-TEST_CASE("cancelled in every phase: nothing is left, within a second",
-          "[job_service]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
+TEST_CASE_METHOD(JobFixture,
+                 "cancelled in every phase: nothing is left, within a second",
+                 "[job_service]") {
   int cancelled = 0;
   for (int wait = 0; wait < 24; ++wait) {
     const std::string out = absl::StrCat("out", wait);
     v1::CreateJobRequest request = JobRequest(folders, out, "W4A16-hqq");
-    const auto made = client.Create(request);
+    const auto made = jobs.Create(request);
     INFO(made.status().ToString());
     REQUIRE(made.ok());
     absl::SleepFor(absl::Milliseconds(wait * 5));
     const absl::Time asked = absl::Now();
-    REQUIRE(client.Cancel(made->name()).ok());
-    const v1::Job job = WaitDone(client, made->name());
+    REQUIRE(jobs.Cancel(made->name()).ok());
+    const v1::Job job = WaitDone(jobs, made->name());
     REQUIRE(absl::Now() - asked < absl::Seconds(1));
     const bool done = job.state() == v1::Job::SUCCEEDED;
     REQUIRE((done || job.state() == v1::Job::CANCELLED));
@@ -452,18 +422,18 @@ TEST_CASE("a drain ends watches and gives jobs back", "[job_service]") {
     ServerOptions options = JobServerTestOptions(folders);
     options.max_running_jobs = 1;
     InProcessServer server(options);
-    JobClient client(server.NewChannel());
+    JobClient jobs(server.NewChannel());
     auto blockage = std::make_unique<Blockage>(server);
-    running = client.Create(JobRequest(folders, "a"))->name();
+    running = jobs.Create(JobRequest(folders, "a"))->name();
     REQUIRE(WaitUntil([&] {
-      return client.Get(running)->progress().phase() ==
+      return jobs.Get(running)->progress().phase() ==
              v1::JobProgress::QUANTIZING;
     }));
-    queued = client.Create(JobRequest(folders, "b"))->name();
+    queued = jobs.Create(JobRequest(folders, "b"))->name();
     std::vector<std::unique_ptr<JobWatch>> watches;
     for (int i = 0; i < 50; ++i) {
       watches.push_back(
-          std::make_unique<JobWatch>(client, i % 2 == 0 ? running : queued));
+          std::make_unique<JobWatch>(jobs, i % 2 == 0 ? running : queued));
       v1::JobEvent event;
       REQUIRE(watches.back()->Read(&event));
     }
@@ -478,9 +448,9 @@ TEST_CASE("a drain ends watches and gives jobs back", "[job_service]") {
     }
   }
   InProcessServer server(JobServerTestOptions(folders));
-  JobClient client(server.NewChannel());
+  JobClient jobs(server.NewChannel());
   for (const std::string& name : {running, queued}) {
-    const v1::Job job = WaitDone(client, name);
+    const v1::Job job = WaitDone(jobs, name);
     INFO(job.ShortDebugString());
     REQUIRE(job.state() == v1::Job::SUCCEEDED);
     REQUIRE(job.attempt() == 1);
@@ -490,8 +460,8 @@ TEST_CASE("a drain ends watches and gives jobs back", "[job_service]") {
 TEST_CASE("a server without a data directory has no jobs", "[job_service]") {
   JobFolders folders;
   InProcessServer server;
-  JobClient client(server.NewChannel());
-  REQUIRE(client.Create(JobRequest(folders, "a")).status().code() ==
+  JobClient jobs(server.NewChannel());
+  REQUIRE(jobs.Create(JobRequest(folders, "a")).status().code() ==
           absl::StatusCode::kUnimplemented);
 }
 

@@ -14,14 +14,6 @@ namespace {
 
 const std::string kModel = std::string(QS_TEST_DATA) + "/tiny-llama";
 
-void RequireError(const absl::Status& status, absl::StatusCode code,
-                  const std::string& reason, const std::string& text = "") {
-  INFO(status.ToString());
-  REQUIRE(status.code() == code);
-  REQUIRE(ErrorReason(status) == reason);
-  REQUIRE(std::string(status.message()).find(text) != std::string::npos);
-}
-
 // Its name.
 std::string UploadOne(TensorStub& stub, const SafetensorsEntry& entry,
                       std::span<const uint8_t> data) {
@@ -80,22 +72,20 @@ std::map<std::string, std::string> TensorsOf(const std::string& directory) {
   return tensors;
 }
 
-v1::CreateJobRequest TensorsRequest(const JobFolders& folders,
-                                    const std::string& out,
-                                    const std::string& preset = "NF4") {
-  v1::CreateJobRequest request = JobRequest(folders, out, preset);
+// In place of the files.
+void UseTensors(v1::CreateJobRequest& request) {
   v1::JobTensors* const tensors =
       request.mutable_job()->mutable_source()->mutable_tensors();
   tensors->set_glob("*");
   tensors->set_config_json(ConfigOf(kModel));
-  return request;
 }
 
-v1::Job RequireMade(JobClient& client, const v1::CreateJobRequest& request) {
-  const auto made = client.Create(request);
-  INFO(made.status().ToString());
-  REQUIRE(made.ok());
-  return *made;
+v1::CreateJobRequest TensorsRequest(const JobFolders& folders,
+                                    const std::string& out,
+                                    const std::string& preset = "NF4") {
+  v1::CreateJobRequest request = JobRequest(folders, out, preset);
+  UseTensors(request);
+  return request;
 }
 
 int64_t FilesBelow(const std::string& folder) {
@@ -107,17 +97,21 @@ int64_t FilesBelow(const std::string& folder) {
   return files;
 }
 
-TEST_CASE("uploaded tensors become the checkpoint that the files become",
-          "[job_tensors]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  const auto stub = v1::TensorService::NewStub(server.NewChannel());
+struct TensorFixture : JobFixture {
+  std::unique_ptr<TensorStub> stub =
+      v1::TensorService::NewStub(server.NewChannel());
+};
+
+TEST_CASE_METHOD(TensorFixture,
+                 "uploaded tensors become the checkpoint that the files become",
+                 "[job_tensors]") {
   const auto names = UploadModel(*stub);
-  v1::CreateJobRequest request =
-      TensorsRequest(folders, "uploaded", "W4A16-awq");
-  request.mutable_job()->mutable_calibration()->set_uri(
-      DataUri("tiny-llama-calibration.safetensors"));
+  const v1::CreateJobRequest from_files =
+      CalibratedRequest(folders, "filed", "W4A16-awq");
+  v1::CreateJobRequest request = from_files;
+  request.mutable_job()->mutable_destination()->set_uri(
+      folders.OutUri("uploaded"));
+  UseTensors(request);
   const v1::Job made = RequireMade(jobs, request);
   REQUIRE(made.plan().shards() == 1);
   REQUIRE(made.plan().summary().architecture() == "llama");
@@ -133,11 +127,7 @@ TEST_CASE("uploaded tensors become the checkpoint that the files become",
   REQUIRE(Eventually(
       [&] { return FilesBelow(folders.folder / "data/blobs/blobs") == 0; }));
 
-  request = JobRequest(folders, "filed", "W4A16-awq");
-  request.mutable_job()->mutable_calibration()->set_uri(
-      DataUri("tiny-llama-calibration.safetensors"));
-  const v1::Job filed = WaitDone(jobs, RequireMade(jobs, request).name());
-  REQUIRE(filed.state() == v1::Job::SUCCEEDED);
+  const v1::Job filed = RequireDone(jobs, from_files);
   REQUIRE(TensorsOf(folders.Out("uploaded")) ==
           TensorsOf(folders.Out("filed")));
   REQUIRE(ConfigOf(folders.Out("uploaded")) == ConfigOf(folders.Out("filed")));
@@ -145,11 +135,9 @@ TEST_CASE("uploaded tensors become the checkpoint that the files become",
           filed.summary().error().mean_squared_error());
 }
 
-TEST_CASE("a client without files: tensors in, a result out", "[job_tensors]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  const auto stub = v1::TensorService::NewStub(server.NewChannel());
+TEST_CASE_METHOD(TensorFixture,
+                 "a client without files: tensors in, a result out",
+                 "[job_tensors]") {
   UploadModel(*stub);
   const v1::Job there =
       RequireMade(jobs, TensorsRequest(folders, "there", "W4A16"));
@@ -211,11 +199,8 @@ TEST_CASE("tensors of a job by their names; a restart between",
   REQUIRE(tensors.count("model.layers.0.mlp.down_proj.weight") == 0);
 }
 
-TEST_CASE("a job that is cancelled lets its tensors go", "[job_tensors]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  const auto stub = v1::TensorService::NewStub(server.NewChannel());
+TEST_CASE_METHOD(TensorFixture, "a job that is cancelled lets its tensors go",
+                 "[job_tensors]") {
   const auto names = UploadModel(*stub);
   const v1::Job made = RequireMade(jobs, TensorsRequest(folders, "a"));
   for (const auto& [tensor_name, name] : names) {
@@ -253,15 +238,11 @@ TEST_CASE("more tensors than a plan may have are refused", "[job_tensors]") {
   tensors->clear_names();
   tensors->set_glob("[ab].weight");
   tensors->set_config_json("{}");
-  REQUIRE(WaitDone(jobs, RequireMade(jobs, request).name()).state() ==
-          v1::Job::SUCCEEDED);
+  RequireDone(jobs, request);
 }
 
-TEST_CASE("what a source of tensors may be", "[job_tensors]") {
-  JobFolders folders;
-  InProcessServer server(JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  const auto stub = v1::TensorService::NewStub(server.NewChannel());
+TEST_CASE_METHOD(TensorFixture, "what a source of tensors may be",
+                 "[job_tensors]") {
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   constexpr auto kNotFound = absl::StatusCode::kNotFound;
   const auto refused = [&](const std::function<void(v1::JobTensors*)>& change,
@@ -310,8 +291,7 @@ TEST_CASE("what a source of tensors may be", "[job_tensors]") {
   named({second})(request.mutable_job()->mutable_source()->mutable_tensors());
   request.mutable_job()->mutable_source()->mutable_tensors()->set_config_json(
       "{}");
-  REQUIRE(WaitDone(jobs, RequireMade(jobs, request).name()).state() ==
-          v1::Job::SUCCEEDED);
+  RequireDone(jobs, request);
 }
 
 }  // namespace

@@ -27,6 +27,7 @@
 #include "tests/service/store/calibration_records_conformance.h"
 #include "tests/service/store/job_records_conformance.h"
 #include "tests/service/tensors/store_fixture.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
@@ -34,11 +35,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint32_t kSeeds = 2;
-#else
-constexpr uint32_t kSeeds = 8;
-#endif
+constexpr uint32_t kSeeds = kSanitized ? 2 : 8;
 constexpr int kSteps = 40;
 constexpr int kCuts = 25;
 // A run that forgets syncs is caught within so many seeds.
