@@ -22,12 +22,45 @@
 namespace qs {
 namespace {
 
+constexpr int kPauseMs = 10;
+
 int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
 double Now() {
   const std::chrono::duration<double> now =
       std::chrono::steady_clock::now().time_since_epoch();
   return now.count();
+}
+
+// Whether a descriptor still is the socket that it was.
+bool IsSocket(int fd, ino_t inode) {
+  struct stat info {};
+  return fstat(fd, &info) == 0 && S_ISSOCK(info.st_mode) &&
+         info.st_ino == inode;
+}
+
+Peer PeerOf(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  Peer peer;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+    return peer;
+  }
+  if (address.ss_family == AF_INET) {
+    const auto& in = reinterpret_cast<const sockaddr_in&>(address);
+    peer.ip.assign(reinterpret_cast<const char*>(&in.sin_addr), 4);
+    peer.port = ntohs(in.sin_port);
+  } else if (address.ss_family == AF_INET6) {
+    const auto& in = reinterpret_cast<const sockaddr_in6&>(address);
+    const auto* const ip = reinterpret_cast<const char*>(&in.sin6_addr);
+    if (IN6_IS_ADDR_V4MAPPED(&in.sin6_addr)) {
+      peer.ip.assign(ip + 12, 4);
+    } else {
+      peer.ip.assign(ip, 16);
+    }
+    peer.port = ntohs(in.sin6_port);
+  }
+  return peer;
 }
 
 }  // namespace
@@ -72,8 +105,13 @@ void Acceptor::Run() {
   std::vector<pollfd> polled{{wake_fd_, POLLIN, 0}};
   for (const int fd : listener_.fds) polled.push_back({fd, POLLIN, 0});
   while (true) {
-    if (poll(polled.data(), polled.size(), -1) < 0) continue;  // EINTR
+    const bool paused = paused_;
+    const int ready = paused ? poll(polled.data(), 1, kPauseMs)
+                             : poll(polled.data(), polled.size(), -1);
+    if (ready < 0) continue;  // EINTR
     if (polled[0].revents != 0) return;
+    // Also when it is paused since; what poll() said of others is old then.
+    if (paused || paused_) continue;
     for (size_t i = 1; i < polled.size(); ++i) {
       // One each in turn, so that a stop is seen under a flood.
       if (polled[i].revents != 0) AcceptOne(polled[i].fd);
@@ -124,10 +162,7 @@ bool Acceptor::Remember(int fd) {
 
 int64_t Acceptor::CountOpen() {
   for (auto it = open_.begin(); it != open_.end();) {
-    struct stat info {};
-    const bool same = fstat(it->first, &info) == 0 && S_ISSOCK(info.st_mode) &&
-                      info.st_ino == it->second;
-    it = same ? std::next(it) : open_.erase(it);
+    it = IsSocket(it->first, it->second) ? std::next(it) : open_.erase(it);
   }
   return static_cast<int64_t>(open_.size());
 }
@@ -135,6 +170,19 @@ int64_t Acceptor::CountOpen() {
 int64_t Acceptor::open_connections() {
   absl::MutexLock lock(&mutex_);
   return CountOpen();
+}
+
+bool Acceptor::Abort(const Peer& peer) {
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [fd, inode] : open_) {
+    if (!(PeerOf(fd) == peer) || !IsSocket(fd, inode)) continue;
+    // gRPC, which owns the descriptor, meets a broken connection. After
+    // shutdown() it would still read, and serve, all that has come.
+    sockaddr nobody{};
+    nobody.sa_family = AF_UNSPEC;
+    return connect(fd, &nobody, sizeof nobody) == 0;
+  }
+  return false;
 }
 
 void Acceptor::ShedOne(int listener_fd) {

@@ -10,9 +10,11 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <string>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -24,6 +26,13 @@ namespace qs {
 
 // Sets the soft limit of open descriptors to the hard one; returns it.
 int64_t RaiseDescriptorLimit();
+
+// The other end of a connection.
+struct Peer {
+  std::string ip;  // 4 or 16 bytes, network order; 4 also for mapped ones
+  int port = 0;
+  bool operator==(const Peer&) const = default;
+};
 
 class Acceptor {
  public:
@@ -44,6 +53,11 @@ class Acceptor {
   int port() const { return listener_.port; }
   // Thread-safe.
   int64_t open_connections();
+  // Ends the connection at once, with what of it was not read yet. False: there
+  // is none. Thread-safe.
+  bool Abort(const Peer& peer);
+  // While paused it accepts none; they wait in the kernel. Thread-safe.
+  void Pause(bool paused) { paused_ = paused; }
 
  private:
   void Run();
@@ -69,6 +83,7 @@ class Acceptor {
   std::map<int, ino_t> open_ ABSL_GUARDED_BY(mutex_);
   int spare_fd_ = -1;
   int wake_fd_ = -1;
+  std::atomic<bool> paused_ = false;
   double last_warning_ = -1e9;
   std::thread thread_;
 };

@@ -8,7 +8,6 @@ namespace qs {
 namespace {
 
 constexpr int kMaxFrameBytes = 1 << 20;
-constexpr int kMaxStreamsPerConnection = 100;
 
 int Milliseconds(double seconds) {
   const double ms = seconds * 1000;

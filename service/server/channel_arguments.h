@@ -9,6 +9,9 @@
 
 namespace qs {
 
+// Streams that a connection may have at a time.
+constexpr int kMaxStreamsPerConnection = 100;
+
 void SetChannelArguments(const ServerOptions& options,
                          grpc::ServerBuilder* builder);
 

@@ -37,6 +37,7 @@
 #include "service/server/self_ping.h"
 #include "service/server/server_metrics.h"
 #include "service/server/stores.h"
+#include "service/server/stream_guard.h"
 #include "service/server/tls.h"
 #include "service/server/workers.h"
 #include "service/store/sqlite_job_records.h"
@@ -50,6 +51,8 @@ using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
 constexpr milliseconds kPollInterval{50};
+// Of one connection, those included that its client has reset.
+constexpr int64_t kMaxLiveStreams = 10 * kMaxStreamsPerConnection;
 // How often files that may change while the server runs are looked at.
 constexpr absl::Duration kFileInterval = absl::Seconds(1);
 // How long a stream that is ended may take to get its last message out.
@@ -159,6 +162,7 @@ class Server::Impl {
     SetServing("liveness", true);
     SetServing("readiness", true);
     ping_.emplace(server_.get());
+    guard_.emplace(kMaxLiveStreams, *acceptor_);
     WatchFiles();
     metrics_ = ServerMetrics(context_, *acceptor_, tls_files_.get());
     if (!options_.metrics_listen.empty()) {
@@ -312,6 +316,7 @@ class Server::Impl {
     if (acceptor_) acceptor_->Stop();
     files_.reset();
     ping_.reset();
+    guard_.reset();
     if (server_ == nullptr) return;
     context_.StartDraining();
     context_.EndAll();
@@ -351,6 +356,7 @@ class Server::Impl {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> handoff_;
   std::optional<Acceptor> acceptor_;
   std::optional<SelfPing> ping_;
+  std::optional<StreamGuard> guard_;
   std::optional<FileWatch> files_;
   std::list<MetricSource> metrics_;  // of the members above
   std::unique_ptr<MetricsServer> metrics_server_;

@@ -43,6 +43,7 @@ add_library(qs_service STATIC
   server/server_metrics.cc
   server/spec_convert.cc
   server/stores.cc
+  server/stream_guard.cc
   server/tls.cc
   server/trace_context.cc
   server/workers.cc)

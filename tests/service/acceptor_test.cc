@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -155,6 +156,44 @@ TEST_CASE("a full descriptor table is survived", "[acceptor]") {
   REQUIRE(keeper.kept() == 0);
   REQUIRE(connect_to(sockets[2]));  // and it accepts again
   REQUIRE(keeper.Holds(1));
+}
+
+Peer PeerOf(const Fd& client) {
+  sockaddr_in address{};
+  socklen_t size = sizeof address;
+  REQUIRE(getsockname(client.get(), reinterpret_cast<sockaddr*>(&address),
+                      &size) == 0);
+  return {std::string(reinterpret_cast<char*>(&address.sin_addr), 4),
+          ntohs(address.sin_port)};
+}
+
+TEST_CASE("one connection is ended, the others are not", "[acceptor]") {
+  Keeper keeper(10);
+  const Fd a = Connect(keeper.acceptor().port());
+  const Fd b = Connect(keeper.acceptor().port());
+  REQUIRE(keeper.Holds(2));
+  Peer other = PeerOf(a);
+  other.ip[3] = 2;
+  REQUIRE_FALSE(keeper.acceptor().Abort(other));
+  REQUIRE(keeper.acceptor().Abort(PeerOf(a)));
+  REQUIRE(ClosedWithin(a, 2000));
+  REQUIRE_FALSE(ClosedWithin(b, 20));
+  // It is no connection any more, though its owner still has it.
+  REQUIRE_FALSE(keeper.acceptor().Abort(PeerOf(a)));
+  keeper.DropAll();
+  REQUIRE_FALSE(keeper.acceptor().Abort(PeerOf(b)));
+}
+
+TEST_CASE("paused, connections wait", "[acceptor]") {
+  Keeper keeper(10);
+  keeper.acceptor().Pause(true);
+  const Fd a = Connect(keeper.acceptor().port());
+  usleep(50'000);
+  REQUIRE(keeper.kept() == 0);
+  keeper.acceptor().Pause(false);
+  REQUIRE(keeper.Holds(1));
+  REQUIRE_FALSE(ClosedWithin(a, 20));
+  keeper.acceptor().Pause(true);  // and is stopped while it is
 }
 
 TEST_CASE("after the stop nobody listens", "[acceptor]") {

@@ -135,18 +135,6 @@ std::vector<v1::QuantizeRequest> QuantizeRequests(int64_t rows) {
   return requests;
 }
 
-int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in where{};
-  where.sin_family = AF_INET;
-  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof where;
-  REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&where), size) == 0);
-  REQUIRE(getsockname(fd, reinterpret_cast<sockaddr*>(&where), &size) == 0);
-  close(fd);
-  return ntohs(where.sin_port);
-}
-
 // A server with an upload, a job that waits, and one whose result is kept.
 class Flooded {
  public:

@@ -70,6 +70,17 @@ class QuantdProcess {
     }
     return kib * 1024;
   }
+  // That its threads have run.
+  absl::Duration CpuTime() const {
+    std::ifstream in("/proc/" + std::to_string(pid_) + "/stat");
+    std::string word;
+    int64_t ticks = 0;
+    // Fields 14 and 15; the name of the program has no space.
+    for (int field = 1; field <= 15 && in >> word; ++field) {
+      if (field >= 14) ticks += std::stoll(word);
+    }
+    return absl::Seconds(1) * ticks / sysconf(_SC_CLK_TCK);
+  }
   // Entries of /proc/PID/`what`: "fd", "task".
   int64_t Count(const std::string& what) const {
     const std::filesystem::directory_iterator entries(

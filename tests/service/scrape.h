@@ -15,6 +15,19 @@
 
 namespace qs::testing {
 
+// A port of loopback that nobody listens on.
+inline int FreePort() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in where{};
+  where.sin_family = AF_INET;
+  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof where;
+  REQUIRE(bind(fd, reinterpret_cast<sockaddr*>(&where), size) == 0);
+  REQUIRE(getsockname(fd, reinterpret_cast<sockaddr*>(&where), &size) == 0);
+  close(fd);
+  return ntohs(where.sin_port);
+}
+
 // The whole answer, headers first.
 inline std::string HttpGet(int port, const std::string& path) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
