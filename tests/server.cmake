@@ -17,7 +17,8 @@ target_compile_definitions(flood_test PRIVATE
 add_dependencies(flood_test quantd)
 # Frames that no HTTP/2 library would send.
 qs_test(http2_test
-  SOURCES service/http2_flood_test.cc testing/raw_http2.cc
+  SOURCES service/http2_flood_test.cc service/http2_test.cc
+    testing/raw_http2.cc
   LIBS qs_service
   LABELS service)
 target_compile_definitions(http2_test PRIVATE

@@ -1,6 +1,8 @@
 // Tested by tests/service/server_test.cc.
 #include "service/server/channel_arguments.h"
 
+#include <grpcpp/resource_quota.h>
+
 #include <climits>
 #include <utility>
 
@@ -20,6 +22,9 @@ void SetChannelArguments(const ServerOptions& options,
                          grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   builder->SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
+  grpc::ResourceQuota quota("connections");
+  quota.Resize(static_cast<size_t>(options.connection_memory));
+  builder->SetResourceQuota(quota);
   const std::pair<const char*, int> arguments[] = {
       {GRPC_ARG_HTTP2_BDP_PROBE, options.bdp_probe},
       {GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes},
@@ -28,6 +33,8 @@ void SetChannelArguments(const ServerOptions& options,
        Milliseconds(options.max_connection_age)},
       {GRPC_ARG_MAX_CONNECTION_IDLE_MS,
        Milliseconds(options.max_connection_idle)},
+      {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+       Milliseconds(options.handshake_timeout)},
       {GRPC_ARG_KEEPALIVE_TIME_MS, 60000},
       {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000},
       {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},

@@ -115,6 +115,17 @@ void AddConnections(CLI::App* app, ServerOptions* o) {
                   "never")
       ->check(InRange(0, 1e9))
       ->group(group);
+  app->add_option("--handshake-timeout", o->handshake_timeout,
+                  "Seconds that a new connection may take for TLS and HTTP/2's "
+                  "first frames")
+      ->check(InRange(0.1, 1e6))
+      ->group(group);
+  app->add_option("--connection-memory", o->connection_memory,
+                  "Bytes that connections may hold: messages on their way, "
+                  "calls. Above it streams are ended")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(InRange(64 << 20, 1e15))
+      ->group(group);
   app->add_flag("--bdp-probe", o->bdp_probe,
                 "Let windows grow with the round trip: faster for distant "
                 "clients, up to 64 MiB more memory a stream")

@@ -53,6 +53,10 @@ struct ServerOptions {
   double max_connection_age = 1800;  // seconds, then GOAWAY; streams go on; 0:
                                      // never
   double max_connection_idle = 900;  // seconds without a call; 0: never
+  double handshake_timeout = 20;     // seconds for TLS and HTTP/2's greeting
+  // Bytes of messages that are on their way, and of calls; above it streams are
+  // ended. gRPC checks a message's size when it is complete, at up to 4 GiB.
+  int64_t connection_memory = int64_t{512} << 20;
   bool bdp_probe = false;  // larger windows for distant clients, more memory
   bool tcp_read_chunks = false;  // gRPC's chunked reads; off is faster
 

@@ -71,6 +71,10 @@ TEST_CASE("every flag sets its option", "[options]") {
                                   "12.5",
                                   "--max-connection-idle",
                                   "13",
+                                  "--handshake-timeout",
+                                  "2.5",
+                                  "--connection-memory",
+                                  "65MiB",
                                   "--bdp-probe",
                                   "--tcp-read-chunks",
                                   "--workers",
@@ -118,6 +122,8 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.max_connections == 11);
   REQUIRE(o.max_connection_age == 12.5);
   REQUIRE(o.max_connection_idle == 13);
+  REQUIRE(o.handshake_timeout == 2.5);
+  REQUIRE(o.connection_memory == 65 << 20);
   REQUIRE(o.bdp_probe);
   REQUIRE(o.tcp_read_chunks);
   REQUIRE(o.workers == WorkerLayout{3, 2});

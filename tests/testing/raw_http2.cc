@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@ namespace qs::testing {
 namespace {
 
 constexpr size_t kHeadBytes = 9;
+constexpr int64_t kDataBytes = 16384;  // of a frame that any server takes
 // Of a frame of the server's; it sends none so large.
 constexpr size_t kMostFrameBytes = 1 << 24;
 
@@ -223,6 +225,14 @@ void RawHttp2::Take(Http2Frame frame) {
   if (frame.type == kGoAway && frame.payload.size() >= 8) {
     goaway_ = NumberAt(frame.payload, 4, 4);
   }
+  if (frame.type == kRstStream && frame.payload.size() == 4) {
+    reset_ = NumberAt(frame.payload, 0, 4);
+  }
+  if (frame.type == kWindowUpdate && frame.payload.size() == 4) {
+    (frame.stream == 0 ? connection_window_ : stream_window_) +=
+        NumberAt(frame.payload, 0, 4);
+  }
+  if (frame.type == kSettings) TakeSettings(frame.payload);
   if (!silent_ && !ack && open() &&
       (frame.type == kSettings || frame.type == kPing)) {
     // So little that the socket takes it whole, or the peer does not care.
@@ -232,6 +242,17 @@ void RawHttp2::Take(Http2Frame frame) {
     send(fd_, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   }
   frames_.push_back(std::move(frame));
+}
+
+void RawHttp2::TakeSettings(const std::string& payload) {
+  constexpr size_t kEntryBytes = 6;
+  constexpr uint32_t kInitialWindow = 4;
+  for (size_t at = 0; at + kEntryBytes <= payload.size(); at += kEntryBytes) {
+    if (NumberAt(payload, at, 2) != kInitialWindow) continue;
+    const int64_t window = NumberAt(payload, at + 2, 4);
+    stream_window_ += window - initial_window_;
+    initial_window_ = window;
+  }
 }
 
 std::optional<Http2Frame> RawHttp2::Next(absl::Duration limit) {
@@ -244,6 +265,30 @@ std::optional<Http2Frame> RawHttp2::Next(absl::Duration limit) {
   Http2Frame frame = std::move(frames_.front());
   frames_.pop_front();
   return frame;
+}
+
+int64_t RawHttp2::SendData(uint32_t stream, const std::string& begin,
+                           int64_t more, absl::Duration limit) {
+  const int64_t all = static_cast<int64_t>(begin.size()) + more;
+  int64_t sent = 0;
+  while (open() && reset_ < 0 && sent < all) {
+    const int64_t size =
+        std::min({kDataBytes, all - sent, connection_window_, stream_window_});
+    if (size <= 0) {
+      if (Wait(POLLIN, limit) == 0) break;
+      Receive();
+      continue;
+    }
+    std::string bytes = sent < static_cast<int64_t>(begin.size())
+                            ? begin.substr(static_cast<size_t>(sent))
+                            : std::string();
+    bytes.resize(static_cast<size_t>(size), 'm');
+    if (!Send(MakeFrame(kData, 0, stream, bytes), limit)) break;
+    sent += size;
+    connection_window_ -= size;
+    stream_window_ -= size;
+  }
+  return sent;
 }
 
 int RawHttp2::Status(uint32_t stream, absl::Duration limit) {

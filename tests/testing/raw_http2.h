@@ -1,7 +1,8 @@
 // RawHttp2: an HTTP/2 connection over a plain socket whose client sends what it
 // is told to, also what no HTTP/2 library would; and the frames for it.
 //
-// Not a client to be used as one: no flow control, and of header compression
+// Not a client to be used as one: it knows the window of its first stream
+// only, and of header compression
 // what the server of a first call sends (see GrpcStatusOf).
 #ifndef QS_TESTS_TESTING_RAW_HTTP2_H_
 #define QS_TESTS_TESTING_RAW_HTTP2_H_
@@ -90,6 +91,12 @@ class RawHttp2 {
 
   // The next frame that came, or none: closed, or nothing within `limit`.
   std::optional<Http2Frame> Next(absl::Duration limit = absl::Seconds(20));
+  // Sends `begin` and `more` other bytes as DATA of the stream, as fast as the
+  // server's windows allow, on a connection whose only stream it is; the bytes
+  // that went out until all did, the stream was ended, or the server wanted no
+  // more for `limit`.
+  int64_t SendData(uint32_t stream, const std::string& begin, int64_t more,
+                   absl::Duration limit);
   // The status that ends the call of `stream`, or -1; frames of other streams
   // are dropped.
   int Status(uint32_t stream, absl::Duration limit = absl::Seconds(20));
@@ -99,6 +106,8 @@ class RawHttp2 {
   void Drop() { frames_.clear(); }
   // Frames of a type that have come.
   int64_t count(uint8_t type) const;
+  // The error code of the last RST_STREAM, -1 when none came.
+  int64_t reset() const { return reset_; }
   // The error code of GOAWAY, -1 when none came.
   int64_t goaway() const { return goaway_; }
 
@@ -109,6 +118,7 @@ class RawHttp2 {
   // Reads once and takes the frames apart.
   void Receive();
   void Take(Http2Frame frame);
+  void TakeSettings(const std::string& payload);
   void Close();
 
   int fd_ = -1;
@@ -117,6 +127,11 @@ class RawHttp2 {
   std::deque<Http2Frame> frames_;
   std::map<uint8_t, int64_t> counts_;
   int64_t goaway_ = -1;
+  int64_t reset_ = -1;
+  // That the server takes still, of the connection and of its first stream.
+  int64_t connection_window_ = 65535;
+  int64_t stream_window_ = 65535;
+  int64_t initial_window_ = 65535;
 };
 
 }  // namespace qs::testing
