@@ -41,7 +41,9 @@ std::string ProgressText(const v1::JobProgress& progress) {
       progress.shards_total(), " shards");
   if (progress.tensors_waiting() > 0) {
     absl::StrAppend(&text, "; ", progress.tensors_waiting(),
-                    " tensors wait for sites");
+                    progress.tensors_waiting() == 1
+                        ? " tensor waits for sites"
+                        : " tensors wait for sites");
   }
   return text;
 }
@@ -55,8 +57,10 @@ std::string SourceText(const v1::JobSource& source) {
 }
 
 std::string WaitingText(const v1::JobWaiting& waiting) {
-  std::string text = absl::StrCat("waiting for: ", waiting.open_sites(),
-                                  " sites of ", waiting.calibration(), ": ");
+  std::string text =
+      absl::StrCat("waiting for: ", waiting.open_sites(),
+                   waiting.open_sites() == 1 ? " site of " : " sites of ",
+                   waiting.calibration(), ": ");
   for (int i = 0; i < waiting.first_sites_size(); ++i) {
     absl::StrAppend(&text, i > 0 ? ", " : "", waiting.first_sites(i));
   }

@@ -106,6 +106,16 @@ TEST_CASE("what a job waits for") {
                           "a, b\n") != std::string::npos);
   waiting->set_open_sites(7);
   CHECK(JobText(job).find("a, b, ...\n") != std::string::npos);
+  waiting->clear_first_sites();
+  waiting->add_first_sites("a");
+  waiting->set_open_sites(1);
+  CHECK(JobText(job).find("waiting for: 1 site of projects/p/calibrations/c: "
+                          "a\n") != std::string::npos);
+  CHECK(JobText(job).find("wait for sites") == std::string::npos);
+  job.mutable_progress()->set_tensors_waiting(3);
+  CHECK(JobText(job).find("; 3 tensors wait for sites\n") != std::string::npos);
+  job.mutable_progress()->set_tensors_waiting(1);
+  CHECK(JobText(job).find("; 1 tensor waits for sites\n") != std::string::npos);
 }
 
 TEST_CASE("a job as a block and in a table") {
