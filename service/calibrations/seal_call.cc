@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "kernels/base/status_macros.h"
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
@@ -28,6 +30,8 @@ namespace v1 = quant::v1;
 // large sites one: they need the memory of others.
 constexpr int kSitesAtOnce = 6;
 constexpr int64_t kBytesAtOnce = int64_t{64} << 20;
+// Jobs begin with what is sealed; each time all their sites are looked at.
+constexpr absl::Duration kTellInterval = absl::Seconds(1);
 
 absl::Status SealError(const absl::Status& status) {
   if (!absl::IsAborted(status)) return CalibrationError(status);
@@ -217,9 +221,20 @@ class SealCall final : public LiveCall,
   void Ended(size_t at, int64_t bytes, const absl::Status& status) {
     --running_;
     running_bytes_ -= bytes;
-    if (status.ok()) sealed_ = true;
-    if (!status.ok()) Fail(at, status);
+    if (status.ok()) {
+      sealed_ = true;
+      if (absl::Now() - told_ >= kTellInterval) TellUsers();
+    } else {
+      Fail(at, status);
+    }
     StartSites();
+  }
+
+  void TellUsers() {
+    if (!sealed_ || context_.users == nullptr) return;
+    context_.users->Sealed(caller_.project, id_);
+    sealed_ = false;
+    told_ = absl::Now();
   }
 
   // The first site's error is the call's: those before it are sealed.
@@ -237,9 +252,7 @@ class SealCall final : public LiveCall,
   }
 
   void Finish(const absl::Status& status) {
-    if (sealed_ && context_.users != nullptr) {
-      context_.users->Sealed(caller_.project, id_);
-    }
+    TellUsers();
     served_.End(status);
     context_.calls.Remove(this);
     reactor_->Finish(ToGrpcStatus(status));
@@ -260,7 +273,8 @@ class SealCall final : public LiveCall,
   size_t next_ = 0;  // of sites_, to be started
   int running_ = 0;
   int64_t running_bytes_ = 0;
-  bool sealed_ = false;  // at least one site
+  bool sealed_ = false;  // at least one site that no user was told of
+  absl::Time told_ = absl::InfinitePast();
   absl::Status failed_;
   size_t failed_at_ = 0;
 

@@ -49,6 +49,9 @@ class MetadataAccess final : public AccessControl {
 
 class CalibrationFixture {
  public:
+  // A call has its place until gRPC is done with it, somewhat after its client.
+  static constexpr int kMaxCalls = 32;
+
   explicit CalibrationFixture(const std::string& folder,
                               int64_t budget = int64_t{1} << 30,
                               CalibrationLimits limits = {})
@@ -87,6 +90,8 @@ class CalibrationFixture {
   BlobStore& blobs() { return *blobs_; }
   LiveCalls& calls() { return calls_; }
   ByteBudget& budget() { return budget_; }
+  // Before the first call.
+  void SetUsers(CalibrationUsers& users) { context_->users = &users; }
 
  private:
   std::unique_ptr<SqliteDatabase> db_;
@@ -95,7 +100,7 @@ class CalibrationFixture {
   std::unique_ptr<CalibrationStore> store_;
   MetadataAccess access_;
   ByteBudget budget_;
-  LiveCalls calls_{8, absl::Seconds(60)};
+  LiveCalls calls_{kMaxCalls, absl::Seconds(60)};
   WorkerPool workers_{NewCpuBackends(2, 1)};
   std::unique_ptr<CalibrationContext> context_;
   IoPool pool_{4, 64};

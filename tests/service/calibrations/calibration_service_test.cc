@@ -2,6 +2,7 @@
 // read; resuming, and every refusal.
 #include "service/calibrations/calibration_service.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -21,7 +22,9 @@ namespace {
 std::string MustRead(CalibrationFixture& server, const std::string& site) {
   std::string data;
   v1::CalibrationSite info;
-  REQUIRE(ReadSite(server, kName, site, 0, &data, &info).ok());
+  const absl::Status status = ReadSite(server, kName, site, 0, &data, &info);
+  INFO(status.ToString());
+  REQUIRE(status.ok());
   CHECK(info.name() == site);
   return data;
 }
@@ -632,12 +635,75 @@ TEST_CASE("many sites by one call, and one that is none", "[calibrations]") {
   CHECK(server.blobs().List()->size() == kSites);
 }
 
+// Counts what is sealed each time it is told.
+class CountingUsers final : public CalibrationUsers {
+ public:
+  explicit CountingUsers(CalibrationStore& store) : store_(store) {}
+
+  absl::Status CheckUnused(const std::string&, const std::string&) override {
+    return absl::OkStatus();
+  }
+  void Sealed(const std::string& project, const std::string& id) override {
+    const auto found = store_.records().Get(project, id);
+    const auto sealed =
+        found.ok() ? std::count_if(found->sites.begin(), found->sites.end(),
+                                   [](const auto& site) { return site.sealed; })
+                   : -1;
+    absl::MutexLock lock(&mutex_);
+    counts_.push_back(sealed);
+  }
+  std::vector<int64_t> counts() {
+    absl::MutexLock lock(&mutex_);
+    return counts_;
+  }
+
+ private:
+  CalibrationStore& store_;
+  absl::Mutex mutex_;
+  std::vector<int64_t> counts_;
+};
+
+TEST_CASE("jobs are told of the first sites while others are being sealed",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  CountingUsers users(server.store());
+  server.SetUsers(users);
+  constexpr int kSites = 40;
+  v1::CreateCalibrationRequest request;
+  request.set_calibration_id("c");
+  for (int i = 0; i < kSites; ++i) {
+    v1::CalibrationSite* const site = request.add_sites();
+    site->set_name(absl::StrCat("site", 100 + i));
+    site->set_inputs(4);
+    site->add_modules(site->name());
+  }
+  v1::Calibration calibration;
+  REQUIRE(Create(server, request, &calibration).ok());
+  MomentsStream call(server);
+  for (const v1::CalibrationSite& site : request.sites()) {
+    call.Write(BeginRequest(site.name(), 5, "r" + site.name()));
+    call.Write(ChunkRequest(0, ReferenceBytes("b", 3), true));
+  }
+  REQUIRE(call.Finish().ok());
+  CHECK(users.counts().empty());
+  REQUIRE(Seal(server, kName, {}, &calibration).ok());
+  const std::vector<int64_t> counts = users.counts();
+  REQUIRE(counts.size() >= 2);
+  CHECK(counts.front() >= 1);
+  CHECK(counts.front() < kSites);
+  CHECK(counts.back() == kSites);
+  // Nothing new: nothing is told.
+  REQUIRE(Seal(server, kName, {}, &calibration).ok());
+  CHECK(users.counts() == counts);
+}
+
 TEST_CASE("too many streams, and a drain", "[calibrations]") {
   TemporaryFolder folder;
   CalibrationFixture server(folder / "d");
   MustCreate(server);
   std::vector<std::unique_ptr<ActivationsStream>> open;
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < CalibrationFixture::kMaxCalls; ++i) {
     open.push_back(std::make_unique<ActivationsStream>(server));
     REQUIRE(open.back()->Write(OpenShard(absl::StrCat("s", i))));
     REQUIRE(open.back()->Durable() == 0);
