@@ -27,3 +27,11 @@ qs_test(kept_data_test
 target_compile_definitions(kept_data_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd>")
 add_dependencies(kept_data_test quantd)
+# Stopped clients, kills at any byte, files that may not grow, damaged files.
+qs_test(kept_faults_test
+  SOURCES service/kept_faults_test.cc testing/raw_http2.cc
+  LIBS qs_service
+  LABELS service)
+target_compile_definitions(kept_faults_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd>")
+add_dependencies(kept_faults_test quantd)

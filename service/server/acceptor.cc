@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -23,6 +24,8 @@ namespace qs {
 namespace {
 
 constexpr int kPauseMs = 10;
+// Also packets that are lost take time.
+constexpr int64_t kLeastUnreadMs = 1000;
 
 int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
@@ -75,10 +78,11 @@ int64_t RaiseDescriptorLimit() {
 }
 
 Acceptor::Acceptor(Listener listener, int64_t max_connections,
-                   NewConnection new_connection)
+                   NewConnection new_connection, absl::Duration unread_limit)
     : listener_(std::move(listener)),
       max_connections_(max_connections),
       new_connection_(std::move(new_connection)),
+      unread_limit_(unread_limit),
       too_many_(RejectionsOf("MAX_CONNECTIONS")),
       no_descriptors_(RejectionsOf("NO_DESCRIPTORS")),
       spare_fd_(OpenSpare()),
@@ -146,6 +150,11 @@ void Acceptor::Admit(int listener_fd, int fd) {
   }
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  if (unread_limit_ < absl::Hours(24)) {
+    const auto ms = static_cast<unsigned>(std::max<int64_t>(
+        kLeastUnreadMs, absl::ToInt64Milliseconds(unread_limit_)));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+  }
   new_connection_(listener_fd, fd);
 }
 

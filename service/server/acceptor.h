@@ -19,6 +19,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "service/base/metrics.h"
 #include "service/server/listen_address.h"
 
@@ -39,9 +40,12 @@ class Acceptor {
   // Owns the socket from then on. Called on the acceptor's thread.
   using NewConnection = std::function<void(int listener_fd, int fd)>;
 
-  // Owns the listener's descriptors.
+  // Owns the listener's descriptors. A connection whose client's process takes
+  // nothing for `unread_limit` of what was sent to it is ended by the kernel: a
+  // client that is stopped answers no frame, and gRPC waits for the write.
   Acceptor(Listener listener, int64_t max_connections,
-           NewConnection new_connection);
+           NewConnection new_connection,
+           absl::Duration unread_limit = absl::InfiniteDuration());
   ~Acceptor() { Stop(); }
   Acceptor(const Acceptor&) = delete;
   Acceptor& operator=(const Acceptor&) = delete;
@@ -74,6 +78,7 @@ class Acceptor {
   Listener listener_;
   const int64_t max_connections_;
   const NewConnection new_connection_;
+  const absl::Duration unread_limit_;
   Counter& too_many_;
   Counter& no_descriptors_;
   // Handed-over sockets by descriptor, with the inode that tells whether the

@@ -155,7 +155,8 @@ class Server::Impl {
     }
     acceptor_.emplace(
         std::move(listener), options_.max_connections,
-        [this](int listener_fd, int fd) { HandOver(listener_fd, fd); });
+        [this](int listener_fd, int fd) { HandOver(listener_fd, fd); },
+        absl::Seconds(options_.stream_idle_timeout));
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC did not start");
     if (jobs_ != nullptr) QS_RETURN_IF_ERROR(jobs_->Start());
@@ -370,6 +371,8 @@ void Server::PrepareProcess(bool tcp_read_chunks) {
   mallopt(M_TOP_PAD, 64 << 20);
   if (!tcp_read_chunks) setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks", 0);
   std::signal(SIGPIPE, SIG_IGN);
+  // A file at its limit (ulimit -f) is a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   RaiseDescriptorLimit();
 }
 

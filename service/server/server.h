@@ -18,7 +18,7 @@ namespace qs {
 class Server {
  public:
   // What must be set before gRPC starts its first thread: the allocator's
-  // thresholds, gRPC's experiments, the descriptor limit, SIGPIPE. First thing
+  // thresholds, gRPC's experiments, the descriptor limit, signals. First thing
   // in main.
   static void PrepareProcess(bool tcp_read_chunks);
 

@@ -70,7 +70,7 @@ absl::Status DirWriter::Write(std::span<const uint8_t> data) {
       error = written < 0 ? errno : 0;
     }
     if (error == EINTR) continue;
-    if (error == ENOSPC || error == EDQUOT) {
+    if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
       return absl::ResourceExhaustedError(
           PosixError(error, "write", path()).message());
     }
