@@ -4,13 +4,16 @@
 #define QS_TESTS_TESTING_IN_PROCESS_SERVER_H_
 
 #include <grpcpp/grpcpp.h>
+#include <prometheus/metric_family.h>
 
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "service/base/metrics.h"
 #include "service/server/log.h"
 #include "service/server/server.h"
 #include "tests/testing/catch_compat.h"
@@ -53,6 +56,19 @@ bool Eventually(const Done& done, absl::Duration limit = absl::Seconds(20)) {
   return true;
 }
 
+// Calls whose reactors are not gone, of all servers in this process.
+inline double RpcsInFlight() {
+  double count = 0;
+  for (const auto& metrics : AllMetrics()) {
+    for (const auto& family : metrics->Collect()) {
+      if (family.name != "quantd_rpc_in_flight") continue;
+      for (const auto& metric : family.metric) count += metric.gauge.value;
+    }
+  }
+  return count;
+}
+
+// When it goes, behind the calls of its test, nothing of these may be left.
 class InProcessServer {
  public:
   explicit InProcessServer(const ServerOptions& options = TestServerOptions()) {
@@ -63,12 +79,28 @@ class InProcessServer {
     server_ = *std::move(started);
   }
 
+  ~InProcessServer() {
+    if (server_ == nullptr || std::uncaught_exceptions() > 0) return;
+    CHECK(Eventually([this] { return IsIdle(); }));
+    server_.reset();
+    CHECK(RpcsInFlight() == 0);
+  }
+  InProcessServer(const InProcessServer&) = delete;
+  InProcessServer& operator=(const InProcessServer&) = delete;
+
   Server& server() { return *server_; }
   QuantizeContext& context() { return server_->context(); }
   int port() const { return server_->port(); }
   std::shared_ptr<grpc::Channel> NewChannel() const { return Connect(port()); }
 
  private:
+  // No stream, no byte of the memory budget, no task of a worker.
+  bool IsIdle() const {
+    QuantizeContext& context = server_->context();
+    return context.live_streams() == 0 && context.budget().reserved() == 0 &&
+           context.pool().queued() + context.pool().running() == 0;
+  }
+
   std::unique_ptr<Server> server_;
 };
 
