@@ -39,6 +39,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"PLAN_TOO_LARGE", ExitCode::kBadInput},
     {"REQUEST_ID_REUSED", ExitCode::kUsage},
     {"SHAPE_OVERFLOW", ExitCode::kBadInput},
+    {"SOURCE_CHANGED", ExitCode::kBadInput},
     {"SOURCE_NOT_FOUND", ExitCode::kBadInput},
     {"SOURCE_QUANTIZED", ExitCode::kRefused},
     {"TARGET_REFUSED", ExitCode::kRefused},

@@ -46,8 +46,7 @@ absl::Status BadInput(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
       return WithReason(status, "SOURCE_NOT_FOUND");
     case absl::StatusCode::kAborted:
-      return RpcError(absl::StatusCode::kFailedPrecondition, "SOURCE_CHANGED",
-                      text);
+      return WithReason(status, "SOURCE_CHANGED");
     default:
       return RpcError(absl::StatusCode::kInvalidArgument,
                       absl::StrContains(text, "calibration") ? "BAD_CALIBRATION"

@@ -515,7 +515,9 @@ TEST_CASE("a run fails for what happens while it runs", "[run]") {
     const auto run = Prepare(spec);
     fs::resize_file(folder / "model/model-00002-of-00002.safetensors", 100'000);
     Recorder recorder;
-    CHECK(ErrorReason(Finish(*run, machine, recorder)) == "SOURCE_CHANGED");
+    const absl::Status status = Finish(*run, machine, recorder);
+    CHECK(status.code() == absl::StatusCode::kAborted);
+    CHECK(ErrorReason(status) == "SOURCE_CHANGED");
   }
   SECTION("the observer has enough") {
     Recorder recorder;

@@ -193,6 +193,24 @@ TEST_CASE("a damaged chunk changes nothing, and the upload goes on",
   CHECK(stream.tensor.digest() == DigestOf(bytes));
 }
 
+TEST_CASE("other bytes than promised are not kept", "[tensors]") {
+  Fixture fixture;
+  const Bytes bytes = RandomBytes(3000000, 5);
+  v1::CreateUploadRequest request = CreateRequest(bytes, "");
+  request.set_sha256(DigestOf(RandomBytes(3000000, 6)));
+  const std::string name = Create(*fixture.stub, request)->name();
+  WriteStream stream(*fixture.stub);
+  REQUIRE(stream.Begin(name) == 0);
+  REQUIRE(stream.SendFrom(bytes, 0));
+  CheckError(stream.Finish(), absl::StatusCode::kInvalidArgument,
+             "DIGEST_MISMATCH");
+  CHECK(Get(*fixture.stub, name).status().code() ==
+        absl::StatusCode::kNotFound);
+  const std::filesystem::path staging = fixture.folder / "data/blobs/staging";
+  REQUIRE(std::filesystem::exists(staging));
+  CHECK(std::filesystem::is_empty(staging));
+}
+
 // The status of a stream that was sent `requests`.
 absl::Status StatusOf(TensorStub& stub,
                       const std::vector<v1::WriteTensorRequest>& requests) {
