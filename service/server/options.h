@@ -56,7 +56,7 @@ struct ServerOptions {
   double handshake_timeout = 20;     // seconds for TLS and HTTP/2's greeting
   // Bytes of messages that are on their way, and of calls; above it streams are
   // ended. gRPC checks a message's size when it is complete, at up to 4 GiB.
-  int64_t connection_memory = int64_t{512} << 20;
+  int64_t connection_memory = int64_t{1} << 30;
   bool bdp_probe = false;  // larger windows for distant clients, more memory
   bool tcp_read_chunks = false;  // gRPC's chunked reads; off is faster
 

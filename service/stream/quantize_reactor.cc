@@ -30,6 +30,14 @@ grpc::ByteBuffer ToByteBuffer(OutMessage message) {
   return grpc::ByteBuffer(slices.data(), slices.size());
 }
 
+// A message that has come in. The last hold on its bytes is the buffer's: where
+// --connection-memory is used up, gRPC goes on as they are given back, which
+// from a slice, unlike from a buffer, it can do on threads of its own only.
+struct Received {
+  grpc::ByteBuffer message;
+  std::vector<grpc::Slice> slices;  // dropped before it
+};
+
 class QuantizeReactor final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       private SessionTransport {
@@ -47,15 +55,17 @@ class QuantizeReactor final
     }
     served_->AddBytes(static_cast<int64_t>(in_.Length()));
     // Not members: the next message may come while this one is taken in.
-    auto slices = std::make_shared<std::vector<grpc::Slice>>();
-    if (!in_.Dump(slices.get()).ok()) return session_->OnCancel();
+    auto received = std::make_shared<Received>();
+    received->message.Swap(&in_);
+    if (!received->message.Dump(&received->slices).ok()) {
+      return session_->OnCancel();
+    }
     std::vector<ByteSpan> spans;
-    spans.reserve(slices->size());
-    for (const grpc::Slice& slice : *slices) {
+    spans.reserve(received->slices.size());
+    for (const grpc::Slice& slice : received->slices) {
       if (slice.size() > 0) spans.emplace_back(slice.begin(), slice.size());
     }
-    in_.Clear();
-    session_->OnRequest(spans, std::move(slices));
+    session_->OnRequest(spans, std::move(received));
   }
 
   void OnWriteDone(bool ok) override {

@@ -13,16 +13,12 @@
 #include "tests/service/quantize_client.h"
 #include "tests/service/scrape.h"
 #include "tests/testing/raw_http2.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kMemoryIsTheServers = false;
-#else
-constexpr bool kMemoryIsTheServers = true;
-#endif
 constexpr auto kFloodTime = absl::Seconds(2);
 constexpr int64_t kLeastStreams = 100'000;
 constexpr int64_t kMostStreams = 4'000'000;

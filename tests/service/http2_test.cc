@@ -6,6 +6,7 @@
 #include "tests/service/quantd_process.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/raw_http2.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
@@ -13,11 +14,6 @@ namespace {
 
 constexpr const char* kCheck = "/grpc.health.v1.Health/Check";
 constexpr int64_t kMoreMemory = int64_t{64} << 20;
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kMemoryIsTheServers = false;
-#else
-constexpr bool kMemoryIsTheServers = true;
-#endif
 
 std::string Call(uint32_t stream, const std::string& path = kCheck) {
   return MakeFrame(kHeaders, kEndHeaders, stream, CallHeaders(path));

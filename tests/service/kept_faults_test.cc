@@ -19,6 +19,7 @@
 #include "tests/service/scrape.h"
 #include "tests/service/tensors/tensor_client.h"
 #include "tests/testing/raw_http2.h"
+#include "tests/testing/sanitized.h"
 #include "tests/testing/temporary_folder.h"
 
 namespace qs::testing {
@@ -88,11 +89,6 @@ class KeptServer {
 constexpr int kStoppedReaders = 24;
 constexpr int kStoppedUploads = 20;
 constexpr int kStoppedStreams = 20;  // of Quantize
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kMemoryIsTheServers = false;
-#else
-constexpr bool kMemoryIsTheServers = true;
-#endif
 
 v1::QuantizeRequest Config() {
   v1::QuantizeRequest request;

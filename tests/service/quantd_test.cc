@@ -18,6 +18,7 @@
 #include "tests/service/quantd_process.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/sanitized.h"
 
 namespace qs::testing {
 namespace {
@@ -65,14 +66,6 @@ class IdleConnection {
   int fd_;
   bool connected_ = false;
 };
-
-// Under AddressSanitizer most of a process is the sanitizer's: freed memory in
-// quarantine and red zones.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kMemoryIsTheServers = false;
-#else
-constexpr bool kMemoryIsTheServers = true;
-#endif
 
 bool Healthy(const QuantdProcess& quantd,
              absl::Duration limit = absl::Seconds(10)) {
@@ -138,6 +131,53 @@ TEST_CASE("memory stays below the budget and its fixed part", "[quantd]") {
   REQUIRE(succeeded == 8);  // 8 x 60 MiB in all
   const int64_t peak = quantd.Memory("VmHWM");
   if (kMemoryIsTheServers) REQUIRE(peak < kBudget + (int64_t{256} << 20));
+}
+
+// As many streams as there may be, whose tensors come faster than the workers
+// take them.
+std::vector<absl::Status> FullHouse(const QuantdProcess& quantd) {
+  constexpr size_t kStreams = 64;  // --max-streams
+  const TestWeight weight(1, "w.weight", kSanitized ? 6 << 10 : 12 << 10, 1024,
+                          1);  // 12 or 24 MiB
+  Requests requests = {Config("NF4")};
+  if (!kSanitized) {
+    requests[0].mutable_config()->mutable_quantization()->set_profile(
+        quant::v1::BEST);
+  }
+  weight.AppendTo(&requests, 1 << 20);
+  std::vector<std::thread> clients;
+  std::vector<absl::Status> statuses(kStreams);
+  for (absl::Status& status : statuses) {
+    clients.emplace_back(
+        [&] { status = Exchange(quantd.NewChannel(), requests).status; });
+  }
+  for (std::thread& client : clients) client.join();
+  return statuses;
+}
+
+TEST_CASE("connections have the memory that all streams need", "[quantd]") {
+  QuantdProcess quantd;
+  for (const absl::Status& status : FullHouse(quantd)) {
+    INFO(status.ToString());
+    CHECK(status.ok());
+  }
+}
+
+TEST_CASE("connections that need more memory lose streams, not the server",
+          "[quantd]") {
+  QuantdProcess quantd({"--connection-memory", "64MiB"});
+  int ended = 0;
+  for (const absl::Status& status : FullHouse(quantd)) {
+    INFO(status.ToString());
+    if (status.ok()) continue;
+    ++ended;
+    // A connection may be ended before it has a stream.
+    const bool told = absl::IsResourceExhausted(status);
+    CHECK((told || absl::IsUnavailable(status)));
+  }
+  CHECK(ended > 0);
+  REQUIRE(Healthy(quantd));
+  REQUIRE(Exchange(quantd.NewChannel(), {Config("NF4")}).status.ok());
 }
 
 TEST_CASE("SIGTERM: the running stream finishes, exit code 0", "[quantd]") {

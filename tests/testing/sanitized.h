@@ -11,6 +11,10 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
+// Most of a sanitized process's memory is the sanitizer's: freed memory in
+// quarantine, red zones, shadows.
+inline constexpr bool kMemoryIsTheServers = !kSanitized;
+
 }  // namespace qs::testing
 
 #endif  // QS_TESTS_TESTING_SANITIZED_H_
