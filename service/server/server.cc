@@ -176,8 +176,8 @@ class Server::Impl {
   }
 
   void Drain(const std::function<bool()>& hurry) {
-    SetServing("readiness", false);
     SetServing("", false);
+    SetServing("readiness", false);  // who sees it finds the other set, too
     context_.StartDraining();
     if (tensors_ != nullptr) tensors_->StartDraining();
     if (jobs_ != nullptr) jobs_->StartDraining();
