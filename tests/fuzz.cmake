@@ -42,7 +42,8 @@ qs_fuzz(safetensors_fuzz
     ${formats}/awq_format.cc ${formats}/bitsandbytes.cc ${formats}/bitsandbytes_decode.cc
     ${formats}/checkpoint.cc ${formats}/checkpoint_files.cc
     ${formats}/checkpoint_index.cc ${formats}/compressed_tensors.cc
-    ${formats}/gptq_format.cc ${formats}/grid_pieces.cc
+    ${formats}/file_opener.cc ${formats}/gptq_format.cc
+    ${formats}/grid_pieces.cc
     ${formats}/hqq_decode.cc ${formats}/hqq_format.cc ${formats}/json.cc
     ${formats}/posix_file.cc ${formats}/python_repr.cc
     ${formats}/safetensors_file.cc ${formats}/safetensors_header.cc
