@@ -5,9 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 slow=${QS_SLOW:-0}
 jobs=$(nproc)
-# Objects are shared between clones and between builds that differ only in
-# where they lie.
-export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=time_macros
 
 step() { printf '\n== %s (%s)\n' "$*" "$(date +%T)"; }
 
