@@ -8,6 +8,7 @@ qs_test(store_test
 # The stores on a disk that loses power; the program has file calls of its own.
 qs_test(power_cut_test
   SOURCES service/store/power_cut.cc service/store/power_cut_test.cc
+    service/store/power_cut_work.cc
   LIBS qs_service
   LABELS unit)
 set_target_properties(power_cut_test PROPERTIES ENABLE_EXPORTS ON QS_FAULTY ON)

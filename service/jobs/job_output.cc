@@ -50,12 +50,27 @@ absl::StatusOr<std::vector<std::string>> FilesBelow(
   return files;
 }
 
+// Some file systems cannot sync a directory and say EINVAL.
 absl::Status SyncFolder(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0 || ::fsync(fd.get()) != 0) {
+  if (fd.get() < 0 || (::fsync(fd.get()) != 0 && errno != EINVAL)) {
     return OutputFailed(errno, "sync", path);
   }
   return absl::OkStatus();
+}
+
+// The names in it: who wrote the files has synced what is in them.
+absl::Status SyncFolders(const std::string& directory) {
+  QS_RETURN_IF_ERROR(SyncFolder(directory));
+  std::error_code error;
+  fs::recursive_directory_iterator at(directory, error);
+  for (; !error && at != fs::recursive_directory_iterator();
+       at.increment(error)) {
+    if (!fs::is_directory(at->symlink_status(error))) continue;
+    QS_RETURN_IF_ERROR(SyncFolder(at->path().string()));
+  }
+  return error ? OutputFailed(error.value(), "list", directory)
+               : absl::OkStatus();
 }
 
 // 0 or an errno.
@@ -132,6 +147,7 @@ absl::StatusOr<OutputDigest> DigestOutput(
 
 absl::Status PublishOutput(const std::string& staging,
                            const std::string& destination) {
+  QS_RETURN_IF_ERROR(SyncFolders(staging));
   const int error = RenameNew(staging, destination);
   if (error == EEXIST || error == ENOTEMPTY) {
     return RpcError(absl::StatusCode::kAlreadyExists, "DESTINATION_EXISTS",

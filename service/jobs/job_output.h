@@ -39,7 +39,8 @@ absl::StatusOr<OutputDigest> DigestOutput(
     const std::map<std::string, FileDigest>& known,
     const std::function<bool()>& stop);
 
-// Renames and syncs; nothing is replaced. Errors: ALREADY_EXISTS
+// Renames for good: the folders of `staging`, whose files are synced, are before
+// and its parent's after. Nothing is replaced. Errors: ALREADY_EXISTS
 // DESTINATION_EXISTS; FAILED_PRECONDITION OUTPUT_FAILED.
 absl::Status PublishOutput(const std::string& staging,
                            const std::string& destination);

@@ -37,7 +37,7 @@ struct Call {
     kSync,  // a file's data
     kSyncFolder,
     kSyncAll,
-    kRename,
+    kRename,  // a file, or a folder with all that is in it
     kUnlink,
   };
   Kind kind;
@@ -190,14 +190,40 @@ int Sync(int fd, long number) {
   return 0;
 }
 
-int Rename(const char* from, const char* to) {
+// `path`, which is `from` or below it, as it is called below `to`.
+std::optional<std::string> Moved(const std::string& path,
+                                 const std::string& from,
+                                 const std::string& to) {
+  const bool moves =
+      path == from || path.compare(0, from.size() + 1, from + "/") == 0;
+  if (!moves) return std::nullopt;
+  return to + path.substr(from.size());
+}
+
+// Moves the names of files at `from` and below it.
+void MoveNames(std::map<std::string, int>* names, const std::string& from,
+               const std::string& to) {
+  std::map<std::string, int> moved;
+  for (const auto& [path, file] : *names) {
+    moved[Moved(path, from, to).value_or(path)] = file;
+  }
+  *names = std::move(moved);
+}
+
+// Of a file or a folder.
+int Rename(const char* from, const char* to, unsigned flags) {
   const std::lock_guard lock(Mutex());
-  const int result = static_cast<int>(syscall(SYS_rename, from, to));
+  const int result = static_cast<int>(
+      syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags));
   if (result != 0 || !IsWatched(from)) return result;
   Notes& notes = Noted();
-  const int file = notes.names.at(from);
-  notes.names.erase(from);
-  notes.names[to] = file;
+  const auto found = notes.names.find(from);
+  const int file = found == notes.names.end() ? -1 : found->second;
+  if (file >= 0) notes.names.erase(to);
+  MoveNames(&notes.names, from, to);
+  for (auto& [fd, open] : notes.open) {
+    open.path = Moved(open.path, from, to).value_or(open.path);
+  }
   Note({Call::kRename, from, to, file, 0, ""});
   return result;
 }
@@ -289,6 +315,7 @@ class Image {
         return;
       case Call::kRename:
         if (!IsKept(at, {FolderOf(call.to), FolderOf(call.path)})) return;
+        if (call.file < 0) return MoveFolder(call.path, call.to);
         names_.erase(call.path);
         return Link(call.to, call.file);
       case Call::kUnlink:
@@ -306,6 +333,16 @@ class Image {
 
   void Link(const std::string& path, int file) {
     if (folders_.count(FolderOf(path)) > 0) names_[path] = file;
+  }
+
+  void MoveFolder(const std::string& from, const std::string& to) {
+    if (folders_.count(FolderOf(to)) == 0) return;
+    MoveNames(&names_, from, to);
+    std::set<std::string> folders;
+    for (const std::string& folder : folders_) {
+      folders.insert(Moved(folder, from, to).value_or(folder));
+    }
+    folders_ = std::move(folders);
   }
 
   void Change(size_t at) {
@@ -418,7 +455,11 @@ int fsync(int fd) { return qs::testing::Sync(fd, SYS_fsync); }
 int fdatasync(int fd) { return qs::testing::Sync(fd, SYS_fdatasync); }
 int syncfs(int fd) noexcept { return qs::testing::Sync(fd, SYS_syncfs); }
 int rename(const char* from, const char* to) noexcept {
-  return qs::testing::Rename(from, to);
+  return qs::testing::Rename(from, to, 0);
+}
+int renameat2(int, const char* from, int, const char* to,
+              unsigned flags) noexcept {
+  return qs::testing::Rename(from, to, flags);
 }
 int unlink(const char* path) noexcept { return qs::testing::Unlink(path); }
 int mkdir(const char* path, mode_t mode) noexcept {
