@@ -1,7 +1,18 @@
-# quantd with failpoints in its stores.
-add_executable(quantd_faulty ${CMAKE_SOURCE_DIR}/service/server/main.cc)
-target_link_libraries(quantd_faulty PRIVATE qs_service qs_gpus)
+# quantd with failpoints: in its stores, where names of outputs change, and in
+# the operations of its "gpu:0".
+add_executable(quantd_faulty ${CMAKE_SOURCE_DIR}/service/server/main.cc
+  service/faulty/faulty_gpus.cc service/faulty/faulty_rename.cc)
+target_link_libraries(quantd_faulty PRIVATE qs_service)
 set_target_properties(quantd_faulty PROPERTIES QS_FAULTY ON)
+# Jobs over its failpoints.
+qs_test(job_faults_test
+  SOURCES service/jobs/job_faults_test.cc
+  LIBS qs_service
+  LABELS service
+  TIMEOUT 600)
+target_compile_definitions(job_faults_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd_faulty>")
+add_dependencies(job_faults_test quantd_faulty)
 # What judges the answers of a server that is killed all the time.
 add_library(qs_history_checker STATIC service/history/check_calibrations.cc
   service/history/check_jobs.cc service/history/check_uploads.cc

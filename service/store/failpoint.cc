@@ -55,6 +55,7 @@ int HitFailpoint(const char* name) {
   if (found == Plans().end() || --found->second.left != 0) return 0;
   const std::string& action = found->second.action;
   if (action == "kill") ::kill(::getpid(), SIGKILL);
+  if (action == "segv") ::raise(SIGSEGV);
   if (action == "ENOSPC") return ENOSPC;
   if (action == "EIO") return EIO;
   std::abort();

@@ -5,7 +5,8 @@
 //
 // The environment variable QS_FAILPOINTS says what happens, as
 // NAME=ACTION@N[,...]: at the N-th hit (from 1) the process kills itself
-// (ACTION kill) or the call fails with that errno (ENOSPC, EIO).
+// (ACTION kill), crashes (segv), or the call fails with that errno (ENOSPC,
+// EIO).
 #ifndef QS_SERVICE_STORE_FAILPOINT_H_
 #define QS_SERVICE_STORE_FAILPOINT_H_
 

@@ -1,11 +1,39 @@
 // Tested by tests/service/store/sqlite_database_test.cc.
 #include <sqlite3.h>
 
+#include <cerrno>
+
 #include "absl/strings/str_cat.h"
 #include "service/store/sqlite_database.h"
 #include "service/store/sqlite_error.h"
 
 namespace qs {
+namespace {
+
+// The errno of the last call that failed on the database's file (`which`
+// SQLITE_FCNTL_FILE_POINTER) or its log's (SQLITE_FCNTL_JOURNAL_POINTER).
+int LastErrno(sqlite3* db, int which) {
+  sqlite3_file* file = nullptr;
+  int error = 0;
+  if (sqlite3_file_control(db, nullptr, which, &file) == SQLITE_OK &&
+      file != nullptr && file->pMethods != nullptr) {
+    file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error);
+  }
+  return error;
+}
+
+// SQLite knows ENOSPC only: a quota and a limit of the process are others.
+bool HasNoRoom(sqlite3* db, int code) {
+  if (db == nullptr || code != SQLITE_IOERR_WRITE) return false;
+  for (const int file :
+       {SQLITE_FCNTL_FILE_POINTER, SQLITE_FCNTL_JOURNAL_POINTER}) {
+    const int error = LastErrno(db, file);
+    if (error == EDQUOT || error == EFBIG) return true;
+  }
+  return false;
+}
+
+}  // namespace
 
 absl::Status SqliteError(sqlite3* db, int code, const char* what) {
   const std::string text = absl::StrCat(
@@ -19,6 +47,9 @@ absl::Status SqliteError(sqlite3* db, int code, const char* what) {
       return absl::FailedPreconditionError(text);
     case SQLITE_FULL:
       return absl::ResourceExhaustedError(text);
+    case SQLITE_IOERR:
+      return HasNoRoom(db, code) ? absl::ResourceExhaustedError(text)
+                                 : absl::InternalError(text);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       return absl::DataLossError(text);

@@ -310,9 +310,7 @@ TEST_CASE("files that may not grow are a full disk", "[kept_faults]") {
       records = Create(server->stub(), request).status();
     }
     INFO(records.ToString());
-    // SQLite says no more than that it could not write.
-    CHECK((ErrorReason(records) == "DISK_FULL" ||
-           ErrorReason(records) == "STORE_FAILED"));
+    CHECK(ErrorReason(records) == "DISK_FULL");
     CHECK(Read(server->stub(), kept).bytes == small);
     server->process().Signal(SIGTERM);
     CHECK(server->process().WaitForExit(absl::Seconds(20)) == 0);

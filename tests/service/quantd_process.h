@@ -52,12 +52,15 @@ class QuantdProcess {
 
   // The exit code, or -1 when it did not exit in time or by a signal.
   int WaitForExit(absl::Duration limit) {
-    int status = 0;
+    if (!WaitForEnd(limit)) return -1;
+    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
+  }
+  // Whether it has ended, by itself or by a signal.
+  bool WaitForEnd(absl::Duration limit) {
     const bool ended = Eventually(
-        [&] { return waitpid(pid_, &status, WNOHANG) == pid_; }, limit);
-    if (!ended) return -1;
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+        [this] { return waitpid(pid_, &status_, WNOHANG) == pid_; }, limit);
+    if (ended) pid_ = -1;
+    return ended;
   }
 
   // A field of /proc/PID/status in KiB, as bytes: "VmRSS", "VmHWM".
@@ -112,6 +115,7 @@ class QuantdProcess {
 
   std::string folder_;
   pid_t pid_ = -1;
+  int status_ = 0;  // as waitpid has it
   int port_ = 0;
 };
 
