@@ -8,7 +8,7 @@ qs_test(jobs_test
   LABELS unit service)
 # JobService over real connections.
 qs_test(job_service_test
-  SOURCES service/jobs/job_service_test.cc
+  SOURCES service/jobs/job_cancel_test.cc service/jobs/job_service_test.cc
   LIBS qs_service
   LABELS service)
 # The real quantd, killed while jobs run.

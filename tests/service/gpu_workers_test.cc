@@ -8,6 +8,7 @@
 #include "kernels/cuda/blas_emulated.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "service/server/workers.h"
+#include "tests/service/jobs/cancel_loop.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/fake_device.h"
@@ -46,9 +47,9 @@ class FakeGpus final : public GpuProvider {
 
 class GpuServer {
  public:
-  GpuServer(const std::string& workers, const GpuProvider& gpus) {
+  GpuServer(const std::string& workers, const GpuProvider& gpus,
+            ServerOptions options = TestServerOptions()) {
     REQUIRE(SetLogLevel("off").ok());
-    ServerOptions options = TestServerOptions();
     options.workers = *ParseWorkers(workers);
     auto started = Server::Start(options, &gpus);
     INFO(started.status().ToString());
@@ -182,6 +183,26 @@ TEST_CASE("a client that leaves a slow device frees it at the next block",
         return context.live_streams() == 0 && context.pool().running() == 0;
       },
       absl::Seconds(4)));
+}
+
+// F21. Memory that a backend keeps for its next task counts: it does not grow.
+TEST_CASE("jobs that are cancelled give the device's memory back", "[gpu]") {
+  FakeGpus gpus;
+  JobFolders folders;
+  GpuServer server("gpu:0", gpus, JobServerTestOptions(folders));
+  JobClient jobs(server.NewChannel());
+  v1::CreateJobRequest request = JobRequest(folders, "out");
+  request.mutable_job()->mutable_source()->add_include("*.0.self_attn.q_proj.*");
+  const absl::Time began = absl::Now();
+  RequireDone(jobs, request);
+  const absl::Duration whole = absl::Now() - began;
+  std::filesystem::remove_all(folders.Out("out"));
+  const int64_t kept = gpus.device(0).memory_in_use();
+  REQUIRE(CancelLoop(jobs, folders, request, whole, 8) > 0);
+  REQUIRE(Eventually(
+      [&] { return server.server().context().pool().running() == 0; }));
+  CHECK(gpus.device(0).memory_in_use() <= kept);
+  RequireDone(jobs, request);
 }
 
 TEST_CASE("a device that is not there is an error at the start", "[gpu]") {
