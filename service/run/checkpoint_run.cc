@@ -15,6 +15,7 @@
 #include "service/run/batch_queue.h"
 #include "service/run/batch_run.h"
 #include "service/run/run_plan.h"
+#include "service/run/unwritten_shards.h"
 #include "service/server/error.h"
 #include "service/server/proto_convert.h"
 
@@ -85,9 +86,11 @@ class Run final : public CheckpointRun,
   void BatchDone(const absl::Status& status);
   absl::Status TakeTensor(size_t tensor, QuantizedTensor result);
   absl::Status Keep(size_t tensor, QuantizedTensor result);
-  std::optional<Reservation> RoomToHold(int64_t bytes);
-  absl::Status Spill(size_t shard, SpilledTensor* output);
   absl::Status SpillHeld();
+  bool WaitsForMemory() ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return ticket_.has_value();
+  }
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return waits_ && !queue_.has_next() && !starting_ && in_flight_ == 0;
   }
@@ -107,6 +110,8 @@ class Run final : public CheckpointRun,
   std::optional<IoStrand> strand_;
   std::optional<BatchRun::Host> host_;
   std::optional<CheckpointWriter> writer_;  // the strand's
+  // Since Prepare, which is before any batch.
+  std::optional<UnwrittenShards> unwritten_;
 
   std::atomic<bool> cancelled_ = false;
   std::atomic<int> holds_ = 0;
@@ -117,12 +122,6 @@ class Run final : public CheckpointRun,
   int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   bool starting_ ABSL_GUARDED_BY(mutex_) = false;  // somebody starts a batch
   std::optional<ByteBudget::Ticket> ticket_ ABSL_GUARDED_BY(mutex_);
-  std::vector<bool> committed_ ABSL_GUARDED_BY(mutex_);   // shards
-  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // tensors of a shard
-  std::vector<ArrivedShard> arrived_ ABSL_GUARDED_BY(mutex_);
-  // Of what arrived and is held in memory.
-  std::vector<std::vector<Reservation>> rooms_ ABSL_GUARDED_BY(mutex_);
-  int64_t held_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes
 
   // Begin has made the queue; batches of it wait, and hold the run; nothing
   // else is left to do.
@@ -200,13 +199,10 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
       complete.push_back(static_cast<int>(s));
     }
   }
+  unwritten_.emplace(plan_->spec.output, place_->budget, std::move(missing));
   {
     absl::MutexLock lock(&mutex_);
     queue_ = BatchQueue(plan_->work, std::move(left));
-    committed_ = std::move(is_committed);
-    missing_ = std::move(missing);
-    arrived_ = std::vector<ArrivedShard>(shards());
-    rooms_ = std::vector<std::vector<Reservation>>(shards());
   }
   for (const int shard : complete) WriteShard(shard);
   return absl::OkStatus();
@@ -412,90 +408,17 @@ absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
 // wait for each other: then outputs go to a file first.
 absl::Status Run::Keep(size_t tensor, QuantizedTensor result) {
   const auto shard = static_cast<size_t>(plan_->input->tensors()[tensor].shard);
-  {
-    absl::MutexLock lock(&mutex_);
-    if (committed_[shard]) return absl::OkStatus();
-  }
-  bool complete = false;
-  bool waits = false;
-  std::vector<Reservation> rooms;
-  std::vector<SpilledTensor> outputs;
-  for (OutputTensor& output : result.tensors) {
-    const int64_t bytes = output.data.size();
-    outputs.push_back({output.name, output.dtype, output.shape, 0, bytes,
-                       std::make_shared<const Buffer>(std::move(output.data))});
-    std::optional<Reservation> room = RoomToHold(bytes);
-    if (room) {
-      rooms.push_back(*std::move(room));
-    } else {
-      QS_RETURN_IF_ERROR(Spill(shard, &outputs.back()));
-    }
-  }
-  {
-    absl::MutexLock lock(&mutex_);
-    std::move(outputs.begin(), outputs.end(),
-              std::back_inserter(arrived_[shard].outputs));
-    std::move(rooms.begin(), rooms.end(), std::back_inserter(rooms_[shard]));
-    complete = --missing_[shard] == 0;
-    waits = ticket_.has_value();
-  }
+  QS_ASSIGN_OR_RETURN(const bool complete,
+                      unwritten_->Keep(shard, std::move(result.tensors),
+                                       /*may_hold=*/!WaitsForMemory()));
   if (complete) WriteShard(static_cast<int>(shard));
-  return waits ? SpillHeld() : absl::OkStatus();
+  // It may wait since then.
+  return WaitsForMemory() ? SpillHeld() : absl::OkStatus();
 }
 
 absl::Status Run::SpillHeld() {
-  for (size_t shard = 0; shard < shards(); ++shard) {
-    std::vector<Reservation> rooms;
-    std::vector<SpilledTensor> outputs;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (rooms_[shard].empty() || missing_[shard] == 0) continue;
-      ++missing_[shard];  // so that nobody takes it for complete
-      rooms = std::move(rooms_[shard]);
-      outputs = std::move(arrived_[shard].outputs);
-    }
-    for (SpilledTensor& output : outputs) {
-      if (output.held == nullptr) continue;
-      QS_RETURN_IF_ERROR(Spill(shard, &output));
-    }
-    bool complete = false;
-    {
-      absl::MutexLock lock(&mutex_);
-      std::move(outputs.begin(), outputs.end(),
-                std::back_inserter(arrived_[shard].outputs));
-      for (const Reservation& room : rooms) held_ -= room.bytes();
-      complete = --missing_[shard] == 0;
-    }
-    if (complete) WriteShard(static_cast<int>(shard));
-  }
-  return absl::OkStatus();
-}
-
-std::optional<Reservation> Run::RoomToHold(int64_t bytes) {
-  absl::MutexLock lock(&mutex_);
-  if (ticket_ || held_ + bytes > place_->budget.capacity() / 4) {
-    return std::nullopt;
-  }
-  std::optional<Reservation> room = place_->budget.TryReserve(bytes);
-  if (room) held_ += bytes;
-  return room;
-}
-
-absl::Status Run::Spill(size_t shard, SpilledTensor* output) {
-  SpillFile* spill = nullptr;
-  {
-    absl::MutexLock lock(&mutex_);
-    std::unique_ptr<SpillFile>& file = arrived_[shard].spill;
-    if (file == nullptr) {
-      QS_ASSIGN_OR_RETURN(file, SpillFile::Create(plan_->spec.output));
-    }
-    spill = file.get();
-  }
-  output->offset = spill->Reserve(output->bytes);
-  QS_RETURN_IF_ERROR(
-      spill->Write(output->offset,
-                   {output->held->data(), static_cast<size_t>(output->bytes)}));
-  output->held = nullptr;
+  QS_ASSIGN_OR_RETURN(const std::vector<size_t> complete, unwritten_->Spill());
+  for (const size_t shard : complete) WriteShard(static_cast<int>(shard));
   return absl::OkStatus();
 }
 
@@ -512,16 +435,9 @@ void Run::WriteShard(int shard) {
 }
 
 absl::Status Run::WriteShardNow(int shard) {
-  std::vector<Reservation> rooms;  // given back after the memory is free
-  ArrivedShard arrived;
-  {
-    absl::MutexLock lock(&mutex_);
-    arrived = std::move(arrived_[static_cast<size_t>(shard)]);
-    rooms = std::move(rooms_[static_cast<size_t>(shard)]);
-    for (const Reservation& room : rooms) held_ -= room.bytes();
-  }
+  UnwrittenShards::Taken taken = unwritten_->Take(static_cast<size_t>(shard));
   const int64_t before = writer_->data_bytes();
-  QS_RETURN_IF_ERROR(writer_->WriteShard(shard, std::move(arrived)));
+  QS_RETURN_IF_ERROR(writer_->WriteShard(shard, std::move(taken.shard)));
   return observer_->OnShard(shard, plan_->shards->shard_name(shard),
                             writer_->data_bytes() - before);
 }
@@ -548,12 +464,10 @@ void Run::LetGo() {
 void Run::End() {
   absl::Status status;
   {
-    std::vector<std::vector<Reservation>> rooms;
     absl::MutexLock lock(&mutex_);
     status = status_;
-    arrived_.clear();
-    rooms = std::move(rooms_);
   }
+  if (unwritten_) unwritten_->Clear();
   if (status.ok() && writes()) status = writer_->WriteRest();
   done_(RunError(status));
 }
