@@ -18,6 +18,7 @@ set(qs_store_sources
   store/sqlite_database.cc
   store/sqlite_job_inputs.cc
   store/sqlite_job_outputs.cc
+  store/sqlite_job_queue.cc
   store/sqlite_job_records.cc
   store/sqlite_job_rows.cc
   store/sqlite_job_schema.cc
