@@ -7,6 +7,11 @@ qs_test(cli_test
     checkpoint/work_batch_test.cc cli/work_board_test.cc
   LIBS qs_cli nlohmann_json::nlohmann_json
   LABELS unit cli)
+# Against a real server.
+qs_test(job_watch_test
+  SOURCES cli/job_watch_test.cc
+  LIBS qs_cli
+  LABELS cli service)
 
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 foreach(name quantctl quantctl_calibration quantctl_calibration_faults
