@@ -3,6 +3,7 @@ target_sources(qs_kernels PRIVATE
   cpu/gptq_cpu.cc
   cpu/gptq_error_cpu.cc
   cpu/gptq_factor_cpu.cc
+  cpu/gptq_factor_layout.cc
   cpu/gptq_range_simd.cc
   cpu/gptq_refine_cpu.cc
   cpu/gptq_simd.cc

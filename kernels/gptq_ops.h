@@ -61,9 +61,17 @@ struct GptqFactorArgs {
   // have 1 in H = 2 / tokens * sum x x^T; 0 leaves the damping alone there.
   double dead_diagonal = 0;
   PanelCheck checkpoint;
-  float* factor = nullptr;           // out, [size, size]; zero below diagonal
+  // Out, [size, size]; zero below the diagonal. May be the memory of `hessian`,
+  // which is then lost; the result is the same.
+  float* factor = nullptr;
   GptqFactorFacts* facts = nullptr;  // out
 };
+
+// What Factor takes on CPUs for a while, at most: F64 above the diagonal, where
+// F32 did not suffice.
+constexpr int64_t GptqFactorScratchBytes(int64_t size) {
+  return 4 * size * size + 2048 * size;
+}
 
 // What codes mean.
 struct GptqGrid {

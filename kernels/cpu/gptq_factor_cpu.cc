@@ -13,6 +13,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/blas.h"
 #include "kernels/cpu/gptq_cpu.h"
+#include "kernels/cpu/gptq_factor_layout.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/gptq_check.h"
 #include "kernels/gptq_tables.h"
@@ -28,7 +29,7 @@ namespace qs::gptq {
 namespace {
 
 constexpr int64_t kFactorPanel = 128;
-constexpr int64_t kFactorTile = 512;
+static_assert(kFactorTile % kFactorPanel == 0);
 
 // BLAS of either type under one name; all row-major.
 int Potrf(int n, float* a) {
@@ -52,32 +53,33 @@ void SolveRight(int m, int n, const double* r, int ldr, double* b, int ldb) {
 }
 // c <- c - a b^T.
 void Subtract(int m, int n, int k, const float* a, const float* b, int ld,
-              float* c) {
+              float* c, int ldc) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, -1.0f, a, ld, b,
-              ld, 1.0f, c, ld);
+              ld, 1.0f, c, ldc);
 }
 void Subtract(int m, int n, int k, const double* a, const double* b, int ld,
-              double* c) {
+              double* c, int ldc) {
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, -1.0, a, ld, b,
-              ld, 1.0, c, ld);
+              ld, 1.0, c, ldc);
 }
-void SubtractSquare(int n, int k, const float* a, int ld, float* c) {
+void SubtractSquare(int n, int k, const float* a, int ld, float* c, int ldc) {
   cblas_ssyrk(CblasRowMajor, CblasUpper, CblasNoTrans, n, k, -1.0f, a, ld, 1.0f,
-              c, ld);
+              c, ldc);
 }
-void SubtractSquare(int n, int k, const double* a, int ld, double* c) {
+void SubtractSquare(int n, int k, const double* a, int ld, double* c, int ldc) {
   cblas_dsyrk(CblasRowMajor, CblasUpper, CblasNoTrans, n, k, -1.0, a, ld, 1.0,
-              c, ld);
+              c, ldc);
 }
 
 // What a failing factorisation may do about lost pivots.
 enum class OnLostPivot { kFail, kReplace };
 
-// One factorisation of a matrix that holds P H P^T in its upper triangle.
-template <class T>
+// One factorisation of a matrix that holds P H P^T in its upper triangle. Below
+// the diagonal it neither reads nor writes.
+template <class T, template <class> class Layout>
 class Factorization {
  public:
-  Factorization(T* a, int64_t n, const std::vector<double>& diagonal,
+  Factorization(Layout<T> a, int64_t n, const std::vector<double>& diagonal,
                 double least_pivot, int threads, SharedCheckpoint& checkpoint)
       : a_(a),
         n_(n),
@@ -103,8 +105,7 @@ class Factorization {
   }
 
  private:
-  T* At(int64_t i, int64_t j) const { return a_ + i * n_ + j; }
-  int ld() const { return static_cast<int>(n_); }
+  T* At(int64_t i, int64_t j) const { return a_.At(i, j); }
 
   bool FactorDiagonal(int64_t begin, int64_t end) {
     const int64_t size = end - begin;
@@ -157,11 +158,12 @@ class Factorization {
   }
 
   void SolveAbove(int64_t begin, int64_t end) {
+    const int ld = a_.Stride(begin);
     ParallelTiles(threads_, begin, kFactorTile,
                   [&](int64_t first, int64_t last) {
                     SolveRight(static_cast<int>(last - first),
                                static_cast<int>(end - begin), At(begin, begin),
-                               ld(), At(first, begin), ld());
+                               ld, At(first, begin), ld);
                   });
   }
 
@@ -182,15 +184,17 @@ class Factorization {
     const int64_t col = j * kFactorTile;
     const int rows = static_cast<int>(std::min(kFactorTile, begin - row));
     const int cols = static_cast<int>(std::min(kFactorTile, begin - col));
+    const int ld = a_.Stride(begin);
     if (i == j) {
-      SubtractSquare(rows, depth, At(row, begin), ld(), At(row, row));
+      SubtractSquare(rows, depth, At(row, begin), ld, At(row, row),
+                     a_.Stride(row));
     } else {
-      Subtract(rows, cols, depth, At(row, begin), At(col, begin), ld(),
-               At(row, col));
+      Subtract(rows, cols, depth, At(row, begin), At(col, begin), ld,
+               At(row, col), a_.Stride(col));
     }
   }
 
-  T* const a_;
+  const Layout<T> a_;
   const int64_t n_;
   const std::vector<double>& diagonal_;  // damped
   const double least_pivot_;
@@ -214,8 +218,9 @@ class Ladder {
     if (!(mean_ > 0)) return DiagonalOnly();
     if (TryF32()) return Finish(nullptr);
     QS_RETURN_IF_ERROR(checkpoint_.status());
-    QS_ASSIGN_OR_RETURN(Buffer f64, Buffer::Allocate(n_ * n_ * 8));
-    auto* a = f64.As<double>();
+    QS_ASSIGN_OR_RETURN(Buffer f64,
+                        Buffer::Allocate(Strips<double>::Elements(n_) * 8));
+    const Strips<double> a(f64.As<double>(), n_);
     facts_.in_f64 = true;
     bool factored = TryF64(a, OnLostPivot::kFail);
     for (double damping = args_.damping * kDampingStep;
@@ -230,7 +235,7 @@ class Ladder {
       factored = TryF64(a, OnLostPivot::kReplace);
     }
     QS_RETURN_IF_ERROR(checkpoint_.status());
-    return factored ? Finish(a) : DiagonalOnly();
+    return factored ? Finish(&a) : DiagonalOnly();
   }
 
  private:
@@ -259,34 +264,78 @@ class Ladder {
     return absl::OkStatus();
   }
 
-  // The upper triangle of P H P^T, damped.
-  template <class T>
-  void Fill(T* a) {
+  bool in_place() const { return args_.hessian == args_.factor; }
+
+  void Damp() {
     damped_ = undamped_;
     for (double& d : damped_) d += facts_.damping * mean_;
+  }
+
+  // The upper triangle of P H P^T, damped.
+  template <class T, template <class> class Layout>
+  void Fill(const Layout<T>& a) {
+    Damp();
     ParallelTiles(threads_, n_, 64, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const float* const from = args_.hessian + Column(i) * n_;
-        T* const to = a + i * n_;
-        for (int64_t j = i + 1; j < n_; ++j) {
-          to[j] = static_cast<T>(from[Column(j)]);
+        for (int64_t first = i + 1; first < n_;) {
+          T* const to = a.At(i, first);
+          const int64_t last = a.RunEnd(first);
+          for (int64_t j = first; j < last; ++j) {
+            to[j - first] = static_cast<T>(from[Column(j)]);
+          }
+          first = last;
         }
-        to[i] = static_cast<T>(damped_[static_cast<size_t>(i)]);
+        *a.At(i, i) = static_cast<T>(damped_[static_cast<size_t>(i)]);
+      }
+    });
+  }
+
+  // The same where H is in the factor's memory: permuted there for F32. What
+  // that leaves below the diagonal is P H P^T still.
+  void FillInPlace() {
+    Damp();
+    PermuteInPlace(args_.factor, n_, args_.order, threads_);
+    for (int64_t i = 0; i < n_; ++i) {
+      args_.factor[i * (n_ + 1)] =
+          static_cast<float>(damped_[static_cast<size_t>(i)]);
+    }
+  }
+  void FillFromBelow(const Strips<double>& a) {
+    Damp();
+    // Column j above the diagonal is row j below it.
+    ParallelTiles(threads_, n_, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < n_; ++j) {
+        for (int64_t i = begin; i < std::min(end, j); ++i) {
+          *a.At(i, j) = args_.factor[j * n_ + i];
+        }
+      }
+      for (int64_t i = begin; i < end; ++i) {
+        *a.At(i, i) = damped_[static_cast<size_t>(i)];
       }
     });
   }
 
   bool TryF32() {
-    Fill(args_.factor);
-    return Factorization<float>(args_.factor, n_, damped_, kLeastPivotF32,
-                                threads_, checkpoint_)
+    const Square<float> a(args_.factor, n_);
+    if (in_place()) {
+      FillInPlace();
+    } else {
+      Fill(a);
+    }
+    return Factorization<float, Square>(a, n_, damped_, kLeastPivotF32,
+                                        threads_, checkpoint_)
         .Run(OnLostPivot::kFail, mean_, nullptr);
   }
 
-  bool TryF64(double* a, OnLostPivot rule) {
-    Fill(a);
-    return Factorization<double>(a, n_, damped_, kLeastPivotF64, threads_,
-                                 checkpoint_)
+  bool TryF64(const Strips<double>& a, OnLostPivot rule) {
+    if (in_place()) {
+      FillFromBelow(a);
+    } else {
+      Fill(a);
+    }
+    return Factorization<double, Strips>(a, n_, damped_, kLeastPivotF64,
+                                         threads_, checkpoint_)
         .Run(rule, mean_, &facts_.dropped_pivots);
   }
 
@@ -303,14 +352,14 @@ class Ladder {
   }
 
   // Zeros below the diagonal, and the F64 result rounded.
-  absl::Status Finish(const double* f64) {
+  absl::Status Finish(const Strips<double>* f64) {
     ParallelTiles(threads_, n_, 64, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         float* const row = args_.factor + i * n_;
         std::fill_n(row, i, 0.0f);
         if (f64 == nullptr) continue;
         for (int64_t j = i; j < n_; ++j) {
-          row[j] = static_cast<float>(f64[i * n_ + j]);
+          row[j] = static_cast<float>(*f64->At(i, j));
         }
       }
     });

@@ -38,8 +38,12 @@ class Ladder {
     facts_.damping = args_.damping;
     if (!(mean_ > 0)) return DiagonalOnly();
     bool factored = false;
-    QS_RETURN_IF_ERROR(Try(args_.factor, kLeastPivotF32, false, &factored));
-    if (factored) return Store(args_.factor);
+    float* f32 = args_.factor;
+    if (args_.hessian == args_.factor) {  // H must outlive a failure
+      QS_RETURN_IF_ERROR(call_.Take(n_ * n_, &f32));
+    }
+    QS_RETURN_IF_ERROR(Try(f32, kLeastPivotF32, false, &factored));
+    if (factored) return Store(f32);
     double* f64 = nullptr;
     QS_RETURN_IF_ERROR(call_.Take(n_ * n_, &f64));
     facts_.in_f64 = true;

@@ -21,9 +21,14 @@ class StagedGptq final : public GptqOps {
     return session_.Do(
         [&](StagedCall& call) {
           GptqFactorArgs args = host;
-          args.hessian = call.In(host.hessian, host.size * host.size);
+          const int64_t elements = host.size * host.size;
           args.order = call.In(host.order, host.size);
-          args.factor = call.Out(host.factor, host.size * host.size);
+          if (host.factor == host.hessian) {
+            args.hessian = args.factor = call.InOut(host.factor, elements);
+          } else {
+            args.hessian = call.In(host.hessian, elements);
+            args.factor = call.Out(host.factor, elements);
+          }
           return call.RunSteps(
               [&](Stream& s) { return device_->Factor(args, s); });
         },

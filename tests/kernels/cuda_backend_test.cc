@@ -223,6 +223,35 @@ TEST_CASE("a factor with a number is copied once", "[backend]") {
   CHECK(solve(0) == first);
 }
 
+TEST_CASE("a factor in place, and a device that fails at it", "[backend]") {
+  const std::vector<float> hessian = {4, 1, 1, 3};
+  const auto factor = [&](Backend& on, bool in_place) {
+    std::vector<float> out = hessian;
+    GptqFactorFacts facts;
+    GptqFactorArgs args;
+    args.hessian = in_place ? out.data() : hessian.data();
+    args.size = 2;
+    args.factor = out.data();
+    args.facts = &facts;
+    REQUIRE(on.gptq().Factor(args, on.stream()).ok());
+    return out;
+  };
+  const auto host = NewCpuBackend(1);
+  const std::vector<float> want = factor(*host, false);
+  CHECK(factor(*host, true) == want);
+  for (int launches : {1000, 4, 3, 2}) {
+    INFO("lost after " << launches << " launches");
+    auto device =
+        std::make_shared<FakeDevice>(Faults{.lost_after_launches = launches});
+    const auto backend =
+        *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+    const std::vector<float> got = factor(*backend, true);
+    for (size_t i = 0; i < want.size(); ++i) {
+      CHECK(got[i] == Approx(want[i]).epsilon(1e-6));
+    }
+  }
+}
+
 TEST_CASE("without cuBLAS the host multiplies", "[backend]") {
   auto device = std::make_shared<FakeDevice>();
   const auto backend =

@@ -325,6 +325,9 @@ TEST_CASE("the ladder takes the steps that the CPU's takes") {
     FactorCase(backend, c, &got);
     FactorCase(*cpu, c, &want);
     INFO(step.name);
+    GptqResult in_place;
+    FactorCase(backend, c, &in_place, /*in_place=*/true);
+    CHECK(in_place.factor == got.factor);
     CHECK(got.facts.in_f64 == want.facts.in_f64);
     CHECK(got.facts.damping == want.facts.damping);
     CHECK(got.facts.damping_retries == want.facts.damping_retries);

@@ -1,6 +1,10 @@
 // Every SIMD target and thread count against the reference; rows alone and
 // together.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "tests/testing/catch_compat.h"
@@ -111,6 +115,84 @@ TEST_CASE("threads change no byte, nor does the partition of the rows") {
     CHECK(std::memcmp(p.scales.data(), a.scales.data() + 3 * 10 * 4,
                       47 * 10 * 4) == 0);
     for (size_t r = 0; r < 47; ++r) CHECK(p.error[r] == a.error[r + 3]);
+  }
+}
+
+// Moments of `tokens` tokens, not symmetric in their last bits, as sums of
+// shards may be.
+GptqCase FactorProblem(int64_t size, int64_t tokens) {
+  GptqCase c = MakeGptqCase({.rows = 1,
+                             .cols = size,
+                             .tokens = tokens,
+                             .seed = static_cast<unsigned>(size)});
+  c.order = "desc_act";
+  for (int64_t i = 0; i < size; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      c.hessian[static_cast<size_t>(i * size + j)] *= 1 + 0x1p-22f;
+    }
+  }
+  return c;
+}
+
+TEST_CASE("a factor in the memory of its moment is the same, on every step") {
+  struct Step {
+    double damping;
+    bool lost_pivots;
+    int64_t tokens;
+  };
+  // F32; F64; F64 with pivots replaced; the diagonal alone.
+  const Step steps[] = {
+      {0.01, false, 40}, {1e-6, false, 40}, {0, true, 40}, {0.01, false, 0}};
+  for (const int64_t size : {1, 2, 31, 300, 513, 1100}) {
+    for (const Step& step : steps) {
+      GptqCase c = FactorProblem(size, 40);
+      c.damping = step.damping;
+      if (step.tokens == 0) std::fill(c.hessian.begin(), c.hessian.end(), 0);
+      for (const std::string order : {"none", "desc_act"}) {
+        c.order = order;
+        INFO("size " << size << " damping " << step.damping << " " << order);
+        std::vector<std::unique_ptr<Backend>> backends;
+        backends.push_back(NewCpuBackend(1));
+        backends.push_back(NewCpuBackend(3));
+        if (size <= 300) backends.push_back(NewReferenceBackend());
+        for (const auto& backend : backends) {
+          GptqResult apart, in_place;
+          FactorCase(*backend, c, &apart);
+          FactorCase(*backend, c, &in_place, /*in_place=*/true);
+          REQUIRE(in_place.factor == apart.factor);
+          CHECK(in_place.facts.in_f64 == apart.facts.in_f64);
+          CHECK(in_place.facts.damping == apart.facts.damping);
+          CHECK(in_place.facts.dropped_pivots == apart.facts.dropped_pivots);
+          if (size < 300) continue;
+          CHECK((apart.facts.dropped_pivots > 0) == step.lost_pivots);
+          CHECK(apart.facts.diagonal_only == (step.tokens == 0));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("F64 in strips of columns is the reference's factor") {
+  const auto reference = NewReferenceBackend();
+  const auto cpu = NewCpuBackend(2);
+  for (const int64_t size : {511, 512, 513, 700}) {
+    GptqCase c = FactorProblem(size, 40);
+    c.damping = 1e-6;
+    GptqResult want, got;
+    FactorCase(*reference, c, &want);
+    FactorCase(*cpu, c, &got);
+    INFO("size " << size);
+    CHECK(got.facts.in_f64);
+    double worst = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      for (int64_t j = 0; j < size; ++j) {
+        const auto at = static_cast<size_t>(i * size + j);
+        const double gap = std::fabs(double{got.factor[at]} - want.factor[at]);
+        worst = std::max(worst,
+                         gap / want.factor[static_cast<size_t>(i * size + i)]);
+      }
+    }
+    CHECK(worst < 1e-5);
   }
 }
 

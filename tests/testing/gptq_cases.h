@@ -123,12 +123,14 @@ inline GptqSolveArgs SolveArgs(const GptqCase& c, GptqResult* result,
   return args;
 }
 
-inline void FactorCase(Backend& backend, const GptqCase& c,
-                       GptqResult* result) {
+// `in_place`: in the memory of (a copy of) H.
+inline void FactorCase(Backend& backend, const GptqCase& c, GptqResult* result,
+                       bool in_place = false) {
   result->order = PositionsOf(c);
-  result->factor.resize(c.hessian.size());
+  result->factor = c.hessian;
+  if (!in_place) std::fill(result->factor.begin(), result->factor.end(), NAN);
   GptqFactorArgs args;
-  args.hessian = c.hessian.data();
+  args.hessian = in_place ? result->factor.data() : c.hessian.data();
   args.size = c.cols;
   args.order = result->order.data();
   args.damping = c.damping;
