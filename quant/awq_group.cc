@@ -87,6 +87,8 @@ class AwqGroup final : public GroupBase {
     return awq().group_size == -1 ? inputs : std::min(awq().group_size, inputs);
   }
   absl::Status CheckCancelled() const;
+  // The checkpoint of what is done for a site, of that for all sites.
+  PanelCheck SitePart(const PanelCheck& all, size_t site) const;
   // Tells how far Solve is, and whether it is to end.
   absl::Status Check(double done);
 
@@ -166,21 +168,21 @@ absl::Status AwqGroup::Solve(Backend& backend) {
   std::vector<AwqTransform> transforms(members_.size());
   std::vector<Solution> solutions(info().sites.size());
   const PanelCheck all = [this](double done) { return Check(done); };
-  const std::vector<double> ends = SiteEnds(info());
   const double searched = awq().solve_codes ? kSearchPart : 1;
   for (size_t s = 0; s < solutions.size(); ++s) {
-    const PanelCheck part = PartOf(all, s == 0 ? 0 : ends[s - 1], ends[s]);
+    const PanelCheck part = SitePart(PartOf(all, 0, searched), s);
     QS_RETURN_IF_ERROR(part(0));
-    QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, PartOf(part, 0, searched),
-                                                backend, &transforms));
+    QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, part, backend, &transforms));
     scales_.push_back(solutions[s]->scales.values);
     // Its moments go with it, unless someone else holds it.
     ReleaseSite(s);
-    if (awq().solve_codes && !ReaderPieces(s).empty()) {
-      QS_RETURN_IF_ERROR(FactorMoment(info().sites[s].inputs,
-                                      PartOf(part, searched, 1), backend,
-                                      solutions[s].get()));
-    }
+  }
+  // Factors last, so that there are none yet while scales are searched.
+  for (size_t s = 0; s < solutions.size(); ++s) {
+    if (!awq().solve_codes || solutions[s]->moment == nullptr) continue;
+    QS_RETURN_IF_ERROR(FactorMoment(info().sites[s].inputs,
+                                    SitePart(PartOf(all, searched, 1), s),
+                                    backend, solutions[s].get()));
   }
   QS_RETURN_IF_ERROR(Check(1));
   for (size_t t = 0; t < members_.size(); ++t) {
@@ -190,6 +192,11 @@ absl::Status AwqGroup::Solve(Backend& backend) {
         std::move(transforms[t]));
   }
   return absl::OkStatus();
+}
+
+PanelCheck AwqGroup::SitePart(const PanelCheck& all, size_t site) const {
+  const std::vector<double> ends = SiteEnds(info());
+  return PartOf(all, site == 0 ? 0 : ends[site - 1], ends[site]);
 }
 
 std::vector<float> AwqGroup::ValuesOf(size_t tensor) const {
@@ -228,7 +235,10 @@ absl::StatusOr<Solution> AwqGroup::SolveSite(
   QS_RETURN_IF_ERROR(SearchScales(site, *moments, fold, checkpoint, backend,
                                   &solution->scales));
   fold.Apply(solution->scales.values, transforms);
-  QS_RETURN_IF_ERROR(UseMoment(*moments, site, solution.get()));
+  // A pool has no readers: nobody needs its moment from here on.
+  if (!ReaderPieces(site).empty()) {
+    QS_RETURN_IF_ERROR(UseMoment(*moments, site, solution.get()));
+  }
   return solution;
 }
 
@@ -367,7 +377,7 @@ absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
                                               const GroupInfo& info,
                                               int64_t max_tiles) {
   QS_RETURN_IF_ERROR(CheckAwqTensors(spec, info));
-  int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/true);
+  int64_t bytes = GroupSiteBytes(spec, info);
   int64_t running = 0;
   int64_t largest = 0;
   for (const GroupTensor& tensor : info.tensors) {

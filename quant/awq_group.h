@@ -5,9 +5,9 @@
 // Solve, once all input is there:
 //   1. for each site with a legal fold, the scales with the least error of the
 //      linears that read it (awq_scales.h), made exact for the fold
-//      (awq_fold.h); a site without one keeps scales of 1;
-//   2. the second moment of the scaled input S^-1 H S^-1 and, to solve codes,
-//      its factor, with all of the backend's threads;
+//      (awq_fold.h); a site without one keeps scales of 1. Then the second
+//      moment of the scaled input S^-1 H S^-1, and the site is let go of;
+//   2. to solve codes, the factor of each of these;
 //   3. every tensor of the group gets what concerns it.
 // Codes are made tile by tile afterwards (awq_quantizer.h, gptq_quantizer.h).
 // For GPTQ scales are judged by what solving with them leaves on a few rows.
@@ -16,9 +16,10 @@
 // looks at the whole attention or MLP block for q, k, v and gate, up.
 //
 // Results do not depend on the number of threads, nor on the order of tiles.
-// Memory: 8 inputs^2 bytes a site (S^-1 H S^-1 and its factor) once solved, 12
-// for the site that is being solved (8 more where F64 must factor it), and what
-// the tensors' quantizers hold, all of their input included.
+// Memory: 4 inputs^2 bytes a site (H or S^-1 H S^-1), 8 for the one whose
+// scales are searched and, where codes are solved, for each at last (a factor),
+// about 4 more for a while where F64 must factor it, and what the tensors'
+// quantizers hold, all of their input included.
 #ifndef QS_QUANT_AWQ_GROUP_H_
 #define QS_QUANT_AWQ_GROUP_H_
 

@@ -42,35 +42,43 @@ class Judge {
       : args_(args), backend_(backend), n_(args.inputs) {}
 
   absl::Status AllocateAll() {
-    QS_ASSIGN_OR_RETURN(moment_, AllocateSquare(n_));
-    QS_ASSIGN_OR_RETURN(factor_, AllocateSquare(n_));
+    QS_ASSIGN_OR_RETURN(square_, AllocateSquare(n_));
     return absl::OkStatus();
   }
 
   absl::StatusOr<double> Loss(std::span<const float> scales,
                               const PanelCheck& checkpoint) {
-    ScaleMoment(args_.second_moment, scales, moment_.As<float>());
-    const std::vector<int32_t> order =
-        GptqOrder(ColumnOrder::kActOrderStatic, args_.grid.group_size,
-                  moment_.As<float>(), n_, 0);
+    auto* const square = square_.As<float>();
+    ScaleMoment(args_.second_moment, scales, square);
+    const std::vector<int32_t> order = GptqOrder(
+        ColumnOrder::kActOrderStatic, args_.grid.group_size, square, n_, 0);
     GptqFactorFacts facts;
     GptqFactorArgs factor;
-    factor.hessian = moment_.As<float>();
+    factor.hessian = square;
     factor.size = n_;
     factor.order = order.data();
     factor.damping = args_.spec.damping;
     factor.checkpoint = PartOf(checkpoint, 0, 0.5);
-    factor.factor = factor_.As<float>();
+    factor.factor = square;
     factor.facts = &facts;
     QS_RETURN_IF_ERROR(backend_.gptq().Factor(factor, backend_.stream()));
-    return SolvedLoss(JudgedRows(args_, scales), order,
-                      PartOf(checkpoint, 0.5, 1));
+    const std::vector<float> weight = JudgedRows(args_, scales);
+    QS_ASSIGN_OR_RETURN(
+        const std::vector<float> decoded,
+        Solved(weight, order, square, PartOf(checkpoint, 0.5, 1)));
+    // Scaling again is cheaper than a place beside the factor.
+    ScaleMoment(args_.second_moment, scales, square);
+    const auto rows = static_cast<int64_t>(weight.size()) / n_;
+    return Error({weight.data(), DType::kF32, rows, n_},
+                 {decoded.data(), DType::kF32, rows, n_}, square);
   }
 
  private:
-  absl::StatusOr<double> SolvedLoss(const std::vector<float>& weight,
-                                    const std::vector<int32_t>& order,
-                                    const PanelCheck& checkpoint) {
+  // What the solved codes of `weight` stand for.
+  absl::StatusOr<std::vector<float>> Solved(const std::vector<float>& weight,
+                                            const std::vector<int32_t>& order,
+                                            const float* factor,
+                                            const PanelCheck& checkpoint) {
     const int64_t rows = static_cast<int64_t>(weight.size()) / n_;
     const int64_t groups = n_ / args_.grid.group_size;
     std::vector<uint8_t> codes(weight.size());
@@ -80,7 +88,7 @@ class Judge {
     int64_t first_non_finite = -1;
     GptqSolveArgs solve;
     solve.weight = {weight.data(), DType::kF32, rows, n_};
-    solve.factor = factor_.As<float>();
+    solve.factor = factor;
     solve.order = order.data();
     solve.grid = {.bits = args_.spec.bits,
                   .group_size = args_.grid.group_size,
@@ -101,16 +109,16 @@ class Judge {
     decode.grid = solve.grid;
     decode.weight = {decoded.data(), DType::kF32, rows, n_};
     QS_RETURN_IF_ERROR(backend_.gptq().Decode(decode, backend_.stream()));
-    return Error(solve.weight, decode.weight);
+    return decoded;
   }
 
   absl::StatusOr<double> Error(const TensorView& weight,
-                               const TensorView& decoded) {
+                               const TensorView& decoded, const float* moment) {
     std::vector<double> errors(static_cast<size_t>(weight.rows));
     GptqErrorArgs args;
     args.weight = weight;
     args.decoded = decoded;
-    args.hessian = moment_.As<float>();
+    args.hessian = moment;
     args.error = errors.data();
     QS_RETURN_IF_ERROR(backend_.gptq().OutputError(args, backend_.stream()));
     return std::accumulate(errors.begin(), errors.end(), 0.0);
@@ -119,8 +127,7 @@ class Judge {
   const AwqJudgeArgs& args_;
   Backend& backend_;
   const int64_t n_;
-  Buffer moment_;
-  Buffer factor_;
+  Buffer square_;  // S^-1 H S^-1, then its factor, then it again
 };
 
 }  // namespace

@@ -26,7 +26,8 @@ struct AwqSiteSolution {
   int64_t tokens = 0;
 
   // H of the scaled input, S^-1 H S^-1, F32 [inputs, inputs]. Of a site that is
-  // not scaled it is the site's own, kept alive by `site`.
+  // not scaled it is the site's own, kept alive by `site`. Null: nothing
+  // quantized reads the site.
   const float* moment = nullptr;
   Buffer scaled_moment;
   std::shared_ptr<Site> site;

@@ -44,10 +44,9 @@ class GroupBase : public SolveGroup {
 };
 
 // Bytes of the group's sites at their most: moments and, where codes are solved
-// against them, a factor of each, and what receiving, scaling or factoring the
-// largest takes on top. `scaled`: scales are searched.
-int64_t GroupSiteBytes(const QuantSpec& spec, const GroupInfo& info,
-                       bool scaled);
+// against them, a factor of each, and what receiving the largest, searching its
+// scales or factoring it takes on top.
+int64_t GroupSiteBytes(const QuantSpec& spec, const GroupInfo& info);
 
 // Tiles that run at once, as estimates have it.
 constexpr int64_t kEstimatedTilesRunning = 8;

@@ -176,20 +176,22 @@ absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info) {
   return absl::OkStatus();
 }
 
-int64_t GroupSiteBytes(const QuantSpec& spec, const GroupInfo& info,
-                       bool scaled) {
-  const bool solves = NeedsCalibration(spec);
+int64_t GroupSiteBytes(const QuantSpec& spec, const GroupInfo& info) {
+  const AwqSpec* awq = spec.awq();
+  const bool keeps_factors =
+      awq != nullptr ? awq->solve_codes : NeedsCalibration(spec);
   int64_t held = 0;
   int64_t most = 0;
   for (const GroupSite& site : info.sites) {
-    held += (solves ? 8 : 4) * site.inputs * site.inputs + 64 * site.inputs;
+    const int64_t square = site.inputs * site.inputs;
+    held += (keeps_factors ? 8 : 4) * square + 64 * site.inputs;
     most = std::max(most, site.inputs);
   }
-  // A second moment that F32 cannot factor is factored in F64; scales are
-  // judged with a moment and a factor of their own.
-  const int64_t work = (solves ? 8 : 0) + (scaled ? 4 : 0);
+  // Scales are searched through a factor.
+  int64_t work = awq != nullptr && !keeps_factors ? 4 * most * most : 0;
+  if (NeedsCalibration(spec)) work += GptqFactorScratchBytes(most);
   const int64_t transport = 4 * (SiteMoments::PackedElements(most) + most);
-  return held + std::max(work * most * most, transport);
+  return held + std::max(work, transport);
 }
 
 absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
@@ -199,7 +201,7 @@ absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
   if (SolvesWhole(spec, info)) {
     return EstimateAwqGroupBytes(spec, info, max_tiles);
   }
-  int64_t bytes = GroupSiteBytes(spec, info, /*scaled=*/false);
+  int64_t bytes = GroupSiteBytes(spec, info);
   for (const GroupTensor& tensor : info.tensors) {
     QS_ASSIGN_OR_RETURN(
         const int64_t held,

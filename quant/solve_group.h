@@ -36,10 +36,11 @@ namespace qs {
 // inputs out of range, FOLD_ONLY where nothing is scaled.
 absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info);
 
-// Upper bound of what the group holds at once: moments and a factor of each
-// site (8 inputs^2 bytes), for the largest what it takes to receive it or to
-// factor it in F64 (8 inputs^2 more), and what each tensor's quantizer holds.
-// REQUIRES: ValidateGroup is OK.
+// Upper bound of what the group holds at once, when nobody else holds its
+// sites: the moments of each (4 inputs^2 bytes) and, where codes are solved,
+// its factor (4 inputs^2 more), for the largest what it takes to receive it or
+// to factor it in F64 (about 4 inputs^2), and what each tensor's quantizer
+// holds. REQUIRES: ValidateGroup is OK.
 absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
                                            const GroupInfo& info,
                                            const QuantizeOptions& options,

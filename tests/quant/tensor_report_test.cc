@@ -1,11 +1,11 @@
 // What a result says about itself: the report, worst groups, sizes, memory.
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "quant/tensor_quantizer.h"
 #include "tests/quant/tensor_data.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/memory_peak.h"
 
 namespace qs {
 namespace {
@@ -138,37 +138,23 @@ TEST_CASE("memory: below twice the input for 4 bits of 64 MiB and more") {
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-// A "VmHWM:" or "VmRSS:" line of the process's status, in bytes.
-int64_t StatusBytes(const std::string& field) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind(field, 0) == 0) {
-      return std::stoll(line.substr(field.size())) * 1024;
-    }
-  }
-  return 0;
-}
-
 TEST_CASE("memory: the estimate bounds what a run really takes") {
-  constexpr int64_t kSlack = int64_t{4} << 20;  // the allocator's own
   const TensorInfo info = Info(DType::kBF16, {2048, 8192});
   const auto bytes = Gaussian(2048 * 8192, info.dtype, 19);
   auto backend = NewCpuBackend(1);
   for (const std::string name : {"NF4", "NF4-dq", "W4A16"}) {
     INFO(name);
     const QuantSpec spec = PresetSpec(name, Profile::kReference);
-    ReleaseCachedBuffers();
-    std::ofstream("/proc/self/clear_refs") << "5";  // forgets the peak
-    const int64_t before = StatusBytes("VmRSS:");
-    if (StatusBytes("VmHWM:") > before + kSlack) {
+    const MemoryPeak peak;
+    if (!peak.measures()) {
       WARN("this system does not reset the peak; not measured");
       return;
     }
     Quantize(spec, info, bytes, *backend);
-    const int64_t taken = StatusBytes("VmHWM:") - before;
+    const int64_t taken = peak.taken();
     INFO("took " << taken);
     CHECK(taken > static_cast<int64_t>(bytes.size()));
-    CHECK(taken <= *EstimateMemoryBytes(spec, info) + kSlack);
+    CHECK(taken <= *EstimateMemoryBytes(spec, info) + MemoryPeak::kSlack);
   }
 }
 #endif
