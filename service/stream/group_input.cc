@@ -161,9 +161,8 @@ absl::Status StreamInput::AdvanceSite(bool last) {
   }
   while (site_->TakeWork()) host_.SiteWorkDue(site_);
   if (!last) return absl::OkStatus();
-  site_ = nullptr;
   const std::shared_ptr<GroupJob> group = std::exchange(site_group_, nullptr);
-  group->SiteComplete();
+  group->SiteComplete(*std::exchange(site_, nullptr));
   CloseIfComplete(group);
   return absl::OkStatus();
 }

@@ -132,27 +132,34 @@ absl::Status GroupJob::NotInGroup(const std::string& what) const {
                   {{"group", absl::StrCat(handle_)}});
 }
 
+size_t GroupJob::FindSite(const std::string& name) const {
+  const std::vector<GroupSite>& declared = group_->info().sites;
+  return static_cast<size_t>(
+      std::find_if(declared.begin(), declared.end(),
+                   [&](const GroupSite& s) { return s.name == name; }) -
+      declared.begin());
+}
+
+void GroupJob::SiteComplete(const SiteJob& site) {
+  sites_[FindSite(site.name())] = SiteState::kComplete;
+  --sites_left_;
+}
+
 absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
     const v1::SiteBegin& begin, ByteBudget& budget) {
   const std::vector<GroupSite>& declared = group_->info().sites;
-  const auto find = [&](const std::string& name) {
-    return static_cast<size_t>(
-        std::find_if(declared.begin(), declared.end(),
-                     [&](const GroupSite& s) { return s.name == name; }) -
-        declared.begin());
-  };
-  const size_t index = find(begin.name());
+  const size_t index = FindSite(begin.name());
   if (index == declared.size()) {
     return NotInGroup(
         absl::StrCat("site \"", begin.name(), "\" is none of those declared"));
   }
-  if (sites_[index] != nullptr) {
+  if (sites_[index] != SiteState::kNotBegun) {
     return NotInGroup(absl::StrCat("site \"", begin.name(), "\" came already"));
   }
   std::shared_ptr<Site> pool;
   if (!declared[index].pool.empty()) {
-    const size_t pool_index = find(declared[index].pool);
-    if (sites_[pool_index] == nullptr || !sites_[pool_index]->complete()) {
+    const size_t pool_index = FindSite(declared[index].pool);
+    if (sites_[pool_index] != SiteState::kComplete) {
       return NotInGroup(absl::StrCat("site \"", begin.name(), "\": its pool \"",
                                      declared[index].pool,
                                      "\" must be sent before it"));
@@ -173,7 +180,7 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
     return BadFieldError("site." + text.substr(0, colon),
                          text.substr(colon + 2));
   }
-  if (job.ok()) sites_[index] = *job;
+  if (job.ok()) sites_[index] = SiteState::kBegun;
   return job;
 }
 
@@ -193,11 +200,9 @@ absl::Status GroupJob::CheckTensor(const v1::TensorBegin& begin,
                      absl::StrJoin(declared.info.shape, ", "), "]"));
   }
   if (declared.site < 0) return absl::OkStatus();
-  const std::shared_ptr<SiteJob>& site =
-      sites_[static_cast<size_t>(declared.site)];
-  if (site != nullptr && site->complete()) return absl::OkStatus();
-  const std::string& name =
-      group_->info().sites[static_cast<size_t>(declared.site)].name;
+  const auto site = static_cast<size_t>(declared.site);
+  if (sites_[site] == SiteState::kComplete) return absl::OkStatus();
+  const std::string& name = group_->info().sites[site].name;
   return NotInGroup(
       absl::StrCat(quoted, ": its site \"", name, "\" must be sent before it"));
 }
@@ -229,7 +234,7 @@ void GroupJob::TensorComplete(std::shared_ptr<TensorJob> job) {
 std::string GroupJob::Missing() const {
   const GroupInfo& info = group_->info();
   for (size_t i = 0; i < sites_.size(); ++i) {
-    if (sites_[i] == nullptr || !sites_[i]->complete()) {
+    if (sites_[i] != SiteState::kComplete) {
       return absl::StrCat("site \"", info.sites[i].name, "\"");
     }
   }

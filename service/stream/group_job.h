@@ -41,7 +41,9 @@ class GroupJob {
   // Errors: NOT_IN_GROUP; BAD_FIELD; MEMORY_BUDGET.
   absl::StatusOr<std::shared_ptr<SiteJob>> BeginSite(
       const quant::v1::SiteBegin& begin, ByteBudget& budget);
-  void SiteComplete() { --sites_left_; }
+  // A site has all its data. The group keeps nothing of its job: the moments
+  // are the solver's alone.
+  void SiteComplete(const SiteJob& site);
   // Errors: NOT_IN_GROUP; BAD_FIELD; RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<TensorJob>> BeginTensor(
       const quant::v1::TensorBegin& begin);
@@ -62,6 +64,8 @@ class GroupJob {
   GroupJob(int64_t handle, std::unique_ptr<SolveGroup> group,
            Reservation reservation);
   absl::Status NotInGroup(const std::string& what) const;
+  // Where a site of this name is declared; how many there are: nowhere.
+  size_t FindSite(const std::string& name) const;
   absl::Status CheckTensor(const quant::v1::TensorBegin& begin,
                            size_t index) const;
 
@@ -69,7 +73,8 @@ class GroupJob {
   const std::shared_ptr<Reservation> reservation_;
   const int64_t handle_;
   const std::unique_ptr<SolveGroup> group_;
-  std::vector<std::shared_ptr<SiteJob>> sites_;  // null: not begun
+  enum class SiteState { kNotBegun, kBegun, kComplete };
+  std::vector<SiteState> sites_;
   std::vector<bool> tensor_begun_;
   size_t sites_left_;
   size_t tensors_left_;

@@ -54,7 +54,6 @@ class SiteJob {
   absl::Status Fill(std::span<const ByteSpan> pieces);
   // The client has marked its last chunk. False: bytes are missing.
   bool Complete();
-  bool complete() const { return complete_; }
   // Whether a call of Work became due; ask until it did not.
   bool TakeWork();
 

@@ -7,6 +7,7 @@
 #include "quant/site.h"
 #include "quant/site_accumulator.h"
 #include "service/server/error.h"
+#include "service/stream/group_job.h"
 #include "service/stream/group_progress.h"
 #include "tests/service/group_messages.h"
 #include "tests/service/session_driver.h"
@@ -194,6 +195,36 @@ TEST_CASE("AWQ's group is solved when all of it is there", "[group]") {
     }
   }
   RequireClean(context);
+}
+
+TEST_CASE("a group keeps nothing of a site that is complete", "[group]") {
+  const TestSite source = SmallSite();
+  const QuantSpec spec = PresetSpec("W4A16-awq", Profile::kBest);
+  const auto info =
+      GroupFromProto(spec, Group(1, source, TwoReaders()).group());
+  REQUIRE(info.ok());
+  ByteBudget budget(1 << 20);
+  auto group =
+      *GroupJob::Create(1, spec, *info, {}, *budget.TryReserve(1 << 10));
+  Form begin;
+  begin.set_handle(2);
+  begin.set_group(1);
+  begin.set_name(source.name());
+  begin.set_form(Form::SECOND_MOMENT);
+  begin.set_token_count(source.tokens());
+  const std::shared_ptr<SiteJob> site = *group->BeginSite(begin, budget);
+  CHECK(group->Missing() == "site \"block/in\"");
+  const std::string packed = AsBytes(source.Packed());
+  const ByteSpan piece(reinterpret_cast<const uint8_t*>(packed.data()),
+                       packed.size());
+  REQUIRE(site->Fill({&piece, 1}).ok());
+  REQUIRE(site->Complete());
+  group->SiteComplete(*site);
+  // The job holds the site, and so the moments, which Solve is to free.
+  CHECK(site.use_count() == 1);
+  CHECK(group->Missing() == "tensor \"q.weight\"");
+  CHECK(ErrorReason(group->BeginSite(begin, budget).status()) ==
+        "NOT_IN_GROUP");
 }
 
 TEST_CASE("what a group does not declare is refused", "[group]") {
