@@ -438,8 +438,8 @@ TEST_CASE("the need of the widest inputs is named", "[run]") {
   const auto run = Prepare(spec);
   // Moments and a factor, which may be found in F64.
   const int64_t need = run->size().largest_batch_bytes;
-  CHECK(need > 16 * kInputs * kInputs);
-  CHECK(need < 16 * kInputs * kInputs + (int64_t{1} << 30));
+  CHECK(need > 12 * kInputs * kInputs);
+  CHECK(need < 12 * kInputs * kInputs + (int64_t{1} << 30));
   Machine machine(1);
   Recorder recorder;
   const absl::Status status = Finish(*run, machine, recorder);
