@@ -41,7 +41,7 @@ using PanelCheck = std::function<absl::Status(double done)>;
 struct GptqFactorFacts {
   double damping = 0;          // used, of the mean diagonal
   int damping_retries = 0;     // steps up from the one asked for
-  bool in_f64 = false;         // F32 did not suffice
+  bool in_f64 = false;         // asked for, or F32 did not suffice
   int64_t dropped_pivots = 0;  // columns that the others determine fully
   bool diagonal_only = false;  // nothing else succeeded
   int64_t dead_columns = 0;    // H_jj == 0
@@ -60,6 +60,9 @@ struct GptqFactorArgs {
   // What H_jj == 0 is replaced by before the mean is taken. The published loops
   // have 1 in H = 2 / tokens * sum x x^T; 0 leaves the damping alone there.
   double dead_diagonal = 0;
+  // Without trying F32 first, whose rounding moves codes where H is
+  // ill-conditioned, and moves others on another machine.
+  bool in_f64 = false;
   PanelCheck checkpoint;
   // Out, [size, size]; zero below the diagonal. May be the memory of `hessian`,
   // which is then lost; the result is the same.

@@ -93,6 +93,7 @@ absl::StatusOr<std::shared_ptr<const GptqFactor>> MakeGptqFactor(
     args.damping = std::max(args.damping, kFewTokensDamping);
   }
   args.dead_diagonal = best ? 0 : static_cast<double>(moment.tokens) / 2;
+  args.in_f64 = !best;  // the library's own codes, whatever the condition of H
   factor->order =
       GptqOrder(spec.order, group_size, hessian, n, args.dead_diagonal);
   factor->group_of.resize(static_cast<size_t>(n));

@@ -216,7 +216,11 @@ class Ladder {
     QS_RETURN_IF_ERROR(ReadDiagonal());
     facts_.damping = args_.damping;
     if (!(mean_ > 0)) return DiagonalOnly();
-    if (TryF32()) return Finish(nullptr);
+    if (args_.in_f64) {
+      if (in_place()) FillInPlace();
+    } else if (TryF32()) {
+      return Finish(nullptr);
+    }
     QS_RETURN_IF_ERROR(checkpoint_.status());
     QS_ASSIGN_OR_RETURN(Buffer f64,
                         Buffer::Allocate(Strips<double>::Elements(n_) * 8));

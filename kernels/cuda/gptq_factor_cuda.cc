@@ -38,12 +38,14 @@ class Ladder {
     facts_.damping = args_.damping;
     if (!(mean_ > 0)) return DiagonalOnly();
     bool factored = false;
-    float* f32 = args_.factor;
-    if (args_.hessian == args_.factor) {  // H must outlive a failure
-      QS_RETURN_IF_ERROR(call_.Take(n_ * n_, &f32));
+    if (!args_.in_f64) {
+      float* f32 = args_.factor;
+      if (args_.hessian == args_.factor) {  // H must outlive a failure
+        QS_RETURN_IF_ERROR(call_.Take(n_ * n_, &f32));
+      }
+      QS_RETURN_IF_ERROR(Try(f32, kLeastPivotF32, false, &factored));
+      if (factored) return Store(f32);
     }
-    QS_RETURN_IF_ERROR(Try(f32, kLeastPivotF32, false, &factored));
-    if (factored) return Store(f32);
     double* f64 = nullptr;
     QS_RETURN_IF_ERROR(call_.Take(n_ * n_, &f64));
     facts_.in_f64 = true;

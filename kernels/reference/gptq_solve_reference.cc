@@ -1,7 +1,7 @@
 // The definition of the GPTQ loop, as its authors' code runs it: columns in
 // order, errors spread by U = R^-1 (upper, H^-1 = U^T U), blocks of 128, ranges
 // of dynamic groups from weights that miss what the columns of the same block
-// before them have spread. F64, but ranges: they are F32 arithmetic.
+// before them have spread. F64, but ranges and quotients: they are F32.
 // Tested by tests/kernels/gptq_golden_test.cc and
 // tests/kernels/gptq_reference_test.cc.
 #include <algorithm>
@@ -301,8 +301,12 @@ class RowSolver {
       const GroupGrid& grid = grids_[static_cast<size_t>(GroupAt(c))];
       const double max_code = (1 << args_.grid.bits) - 1;
       const double w = v[static_cast<size_t>(c - begin)];
-      const double code = std::clamp(
-          std::nearbyint(w / grid.scale) + grid.zero_point, 0.0, max_code);
+      // The quotient in F32, as the ranges: the extreme weight of a symmetric
+      // group lies on the border of two codes, where the last bit decides.
+      const double code = std::clamp(std::nearbyint(static_cast<double>(
+                                         static_cast<float>(w) / grid.scale)) +
+                                         grid.zero_point,
+                                     0.0, max_code);
       args_.codes[row * cols_ + ColumnAt(c)] = static_cast<uint8_t>(code);
       const double e = (w - Decoded(code, grid)) / U(c, c);
       loss_ += e * e;

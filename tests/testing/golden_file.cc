@@ -1,6 +1,7 @@
 #include "tests/testing/golden_file.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -40,10 +41,14 @@ GoldenFile ReadGolden(const std::string& path) {
   return file;
 }
 
+bool HasOtherGoldenData() { return std::getenv("QS_GOLDEN_DATA") != nullptr; }
+
 std::vector<std::string> GoldenPaths(const std::string& folder) {
   std::vector<std::string> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(
-           std::string(QS_TEST_DATA) + "/" + folder)) {
+  const std::string data =
+      HasOtherGoldenData() ? std::getenv("QS_GOLDEN_DATA") : QS_TEST_DATA;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(data + "/" + folder)) {
     if (entry.path().extension() == ".safetensors") {
       paths.push_back(entry.path().string());
     }

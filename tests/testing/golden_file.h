@@ -31,8 +31,11 @@ struct GoldenFile {
 // Throws std::runtime_error when the file is missing or malformed.
 GoldenFile ReadGolden(const std::string& path);
 
-// Every *.safetensors below a folder of tests/data, sorted.
+// Every *.safetensors below a folder of tests/data, sorted; of the directory
+// that the environment variable QS_GOLDEN_DATA names in its place, for sets of
+// other shapes and seeds.
 std::vector<std::string> GoldenPaths(const std::string& folder);
+bool HasOtherGoldenData();  // whose cases are as many as they are
 
 }  // namespace qs
 

@@ -27,6 +27,7 @@ struct GptqCase {
   std::string order = "none";  // none, desc_act, desc_act_static, gar
   double damping = 0.01;
   double dead_diagonal = 0;
+  bool in_f64 = false;
   GptqRange range = GptqRange::kMinMax;
   double norm = 2.4;
   std::vector<int32_t> positions;  // order[position]; empty: as `order` says
@@ -135,6 +136,7 @@ inline void FactorCase(Backend& backend, const GptqCase& c, GptqResult* result,
   args.order = result->order.data();
   args.damping = c.damping;
   args.dead_diagonal = c.dead_diagonal;
+  args.in_f64 = c.in_f64;
   args.factor = result->factor.data();
   args.facts = &result->facts;
   const absl::Status status = backend.gptq().Factor(args, backend.stream());
