@@ -27,7 +27,6 @@ namespace {
 constexpr size_t kMaxDimensions = 8;
 // Keeps every product of sizes far from overflow; no machine holds more.
 constexpr int64_t kMaxTensorBytes = int64_t{1} << 42;
-constexpr int64_t kHugePage = int64_t{2} << 20;
 
 absl::Status BadTensor(const TensorInfo& info, const std::string& text) {
   return absl::InvalidArgumentError(
@@ -134,15 +133,14 @@ absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
   const TensorSizes sizes = SizesOf(spec, info);
   const int64_t input = NumElements(info) * DTypeBytes(info.dtype);
   const int64_t tiles = CeilDiv(input, sizes.tile_input);
-  // Up to three large buffers are rounded up to whole huge pages.
-  const int64_t rounding = input >= kHugePage / 2 ? 3 * kHugePage : 0;
+  // Up to three large buffers are rounded up.
+  const int64_t rounding =
+      input >= Buffer::kLarge ? 3 * Buffer::kMostRounding : 0;
   int64_t held = input;
   if (options.tiled_input) {
     const bool all = spec.nf4() != nullptr && Nf4HasSecondRound(spec, options);
-    const int64_t each = sizes.tile_input >= kHugePage / 2
-                             ? CeilDiv(sizes.tile_input, kHugePage) * kHugePage
-                             : sizes.tile_input;
-    held = each * (all ? tiles : std::min(tiles, max_tiles));
+    held = Buffer::BytesTaken(sizes.tile_input) *
+           (all ? tiles : std::min(tiles, max_tiles));
   }
   return held + sizes.output + sizes.extra + rounding +
          tiles * ErrorCollector::BytesPerTile() +

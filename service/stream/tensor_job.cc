@@ -5,14 +5,12 @@
 #include <cstring>
 #include <utility>
 
-#include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/dequantize.h"
 
 namespace qs {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{2} << 20;  // large Buffers are whole ones
 // Smaller chunks are copied at once: where one came in, memory of several
 // times its size may be kept with it.
 constexpr size_t kLeastKept = size_t{256} << 10;
@@ -186,8 +184,7 @@ absl::Status TensorJob::Finish(Backend& backend,
   }
   int64_t kept = kOverhead + streamed_.bytes;
   for (const OutputTensor& output : result_.tensors) {
-    const int64_t size = output.data.size();
-    kept += size >= kHugePage / 2 ? CeilDiv(size, kHugePage) * kHugePage : size;
+    kept += Buffer::BytesTaken(output.data.size());
   }
   reservation_.ShrinkTo(kept);
   return absl::OkStatus();

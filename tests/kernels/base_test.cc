@@ -3,18 +3,24 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <limits>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/status_macros.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/sanitized.h"
 
 namespace qs {
 namespace {
 
 constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+constexpr int64_t kMiB = int64_t{1} << 20;
 
 uint16_t NativeF16(float value) {
   return std::bit_cast<uint16_t>(static_cast<_Float16>(value));
@@ -128,6 +134,117 @@ TEST_CASE("buffers are aligned, sized and movable") {
     CHECK(moved.bytes().back() == 0x5a);
   }
   ReleaseCachedBuffers();
+}
+
+uintptr_t Address(const Buffer& buffer) {
+  return reinterpret_cast<uintptr_t>(buffer.data());
+}
+
+Buffer Filled(int64_t bytes, int value) {
+  Buffer buffer = *Buffer::Allocate(bytes);
+  std::memset(buffer.data(), value, static_cast<size_t>(bytes));
+  return buffer;
+}
+
+bool IsFilled(const Buffer& buffer, int value) {
+  for (const uint8_t byte : buffer.bytes()) {
+    if (byte != value) return false;
+  }
+  return true;
+}
+
+// What of this process is in memory.
+int64_t ResidentBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmRSS:", 0) == 0) return std::stoll(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+TEST_CASE("what a buffer takes is its size, rounded up by a bounded part") {
+  CHECK(Buffer::BytesTaken(0) == 0);
+  CHECK(Buffer::BytesTaken(1) == 64);
+  CHECK(Buffer::BytesTaken(kMiB - 64) == kMiB - 64);
+  CHECK(Buffer::BytesTaken(kMiB) == kMiB);
+  CHECK(Buffer::BytesTaken(kMiB + 1) == 2 * kMiB);
+  CHECK(Buffer::BytesTaken(2 * kMiB) == 2 * kMiB);
+  CHECK(Buffer::BytesTaken(5 * kMiB) == 6 * kMiB);
+  for (const int64_t bytes : {kMiB, kMiB + 1, 2 * kMiB + 1}) {
+    CHECK(Buffer::BytesTaken(bytes) - bytes < Buffer::kMostRounding);
+  }
+}
+
+TEST_CASE("two buffers of 1 MiB lie in one huge page") {
+  ReleaseCachedBuffers();
+  Buffer first = Filled(kMiB, 1);
+  Buffer second = Filled(kMiB, 2);
+  CHECK(Address(first) / (2 * kMiB) == Address(second) / (2 * kMiB));
+  CHECK((Address(first) ^ Address(second)) == kMiB);
+  CHECK(IsFilled(first, 1));
+  const uintptr_t page = Address(first) & ~uintptr_t{2 * kMiB - 1};
+
+  // A free half is the next one that is taken.
+  const uintptr_t freed = Address(second);
+  second = Buffer();
+  const Buffer whole = Filled(2 * kMiB, 3);
+  Buffer again = Filled(kMiB, 4);
+  CHECK(Address(again) == freed);
+  CHECK(IsFilled(first, 1));
+
+  // With both halves the page is free.
+  first = Buffer();
+  again = Buffer();
+  const Buffer next = Filled(2 * kMiB, 5);
+  CHECK(Address(next) == page);
+  CHECK(IsFilled(whole, 3));
+}
+
+TEST_CASE("large buffers of many threads do not overlap") {
+  std::vector<std::thread> threads;
+  std::array<bool, 4> good{};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([t, &good] {
+      std::vector<Buffer> held(8);
+      bool all = true;
+      for (int i = 0; i < (testing::kSanitized ? 60 : 400); ++i) {
+        Buffer& slot = held[static_cast<size_t>(i * (t + 3) % 8)];
+        const int value = t * 8 + i * (t + 3) % 8;
+        all = all && (slot.size() == 0 || IsFilled(slot, value));
+        slot = Filled(i % 3 == 0 ? 2 * kMiB : kMiB, value);
+      }
+      good[static_cast<size_t>(t)] = all;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const bool all : good) CHECK(all);
+  ReleaseCachedBuffers();
+}
+
+TEST_CASE("free halves of pages in use do not keep more memory than the cap") {
+  if (testing::kSanitized) return;  // it has memory of its own
+  constexpr int64_t kCap = 64 * kMiB;
+  constexpr int64_t kSlack = 8 * kMiB;
+  ReleaseCachedBuffers();
+  const int64_t before = ResidentBytes();
+  std::vector<Buffer> halves;
+  for (int i = 0; i < 240; ++i) halves.push_back(Filled(kMiB, i));
+  for (size_t i = 0; i < halves.size(); i += 2) halves[i] = Buffer();
+  CHECK(ResidentBytes() - before <= 120 * kMiB + kCap + kSlack);
+  ReleaseCachedBuffers();
+  CHECK(ResidentBytes() - before <= 120 * kMiB + kSlack);
+  // They can be taken again, and their neighbours are untouched.
+  for (size_t i = 0; i < halves.size(); i += 2) {
+    halves[i] = Filled(kMiB, static_cast<int>(i));
+  }
+  CHECK(ResidentBytes() - before <= 240 * kMiB + kSlack);
+  for (size_t i = 0; i < halves.size(); ++i) {
+    CHECK(IsFilled(halves[i], static_cast<int>(i)));
+  }
+  halves.clear();
+  CHECK(ResidentBytes() - before <= kCap + kSlack);
+  ReleaseCachedBuffers();
+  CHECK(ResidentBytes() - before <= kSlack);
 }
 
 TEST_CASE("an impossible allocation is a status, not an exception") {
