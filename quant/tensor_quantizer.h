@@ -49,8 +49,8 @@
 
 namespace qs {
 
-// What a Buffer rounds large sizes up to.
-constexpr int64_t kTileBytes = int64_t{2} << 20;
+// Fits a core's cache with what is written of it, and is a large Buffer.
+constexpr int64_t kTileBytes = int64_t{1} << 20;
 
 struct TensorInfo {
   std::string name;

@@ -105,7 +105,7 @@ TEST_CASE("tiles in any order and streamed words give the same file") {
       auto made = TensorQuantizer::Create(spec, info, options);
       REQUIRE(made.ok());
       TensorQuantizer& q = **made;
-      CHECK(q.num_tiles() == (profile == Profile::kReference ? 1 : 4));
+      CHECK(q.num_tiles() == (profile == Profile::kReference ? 1 : 7));
       std::vector<std::vector<uint8_t>> pieces(
           static_cast<size_t>(q.num_tiles()));
       for (int64_t tile = q.num_tiles() - 1; tile >= 0; --tile) {

@@ -165,10 +165,10 @@ TEST_CASE("a device without memory is worked around", "[gpu]") {
 
 TEST_CASE("a client that leaves a slow device frees it at the next block",
           "[gpu]") {
-  // A tile of 2 MiB takes 14 copies, 1.4 s, and there are 4 of them.
+  // 4 tiles of 1 MiB, as many as may wait, each of 8 slices of several copies.
   FakeGpus gpus({.copy_time = absl::Milliseconds(100)});
   GpuServer server("gpu:0", gpus);
-  const TestWeight weight(1, "a.weight", 4096, 1024, 4);
+  const TestWeight weight(1, "a.weight", 2048, 1024, 4);
   Requests requests = {Config("NF4", false, v1::REFERENCE)};
   weight.AppendTo(&requests, 1 << 20);
   QuantizeContext& context = server.server().context();

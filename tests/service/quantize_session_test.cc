@@ -286,7 +286,7 @@ TEST_CASE("frames of a large tensor go out while it is sent", "[session]") {
   for (size_t i = 0; i + 1 < requests.size(); ++i) {
     REQUIRE(stream.Send(requests[i]));
   }
-  // 31 of 32 MiB are there, so 15 whole tiles of 2 MiB: a frame of codes each.
+  // 31 of 32 MiB are there, so 31 whole tiles: a frame of codes each.
   // With two rounds no code is final yet.
   const auto& parts = stream.answers().parts;
   const auto received = [&] {
@@ -294,7 +294,7 @@ TEST_CASE("frames of a large tensor go out while it is sent", "[session]") {
     }
     return parts.empty() ? size_t{0} : parts.at(1).at("a.weight").bytes.size();
   };
-  const size_t early = preset == "NF4" ? size_t{15} << 19 : 0;
+  const size_t early = preset == "NF4" ? size_t{31} << 18 : 0;
   REQUIRE(WaitFor([&] {
     return received() == early && context.pool().queued() == 0 &&
            context.pool().running() == 0;
