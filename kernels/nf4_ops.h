@@ -41,7 +41,7 @@ enum class Nf4Search {
 constexpr int64_t kNestedBlockSize = 256;
 
 struct Nf4EncodeArgs {
-  TensorView weight;  // F32, F16 or BF16, read as one flat run
+  TensorView weight;  // F32, F16 or BF16, one flat run at any address
   int64_t block_size = 64;
   Codebook codebook = Codebook::kNf4;
   Nf4Rule rule = Nf4Rule::kCuda;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -98,7 +99,7 @@ class Nf4Quantizer final : public QuantizerBase {
   absl::Status Check(const Slice& slice) const;
   // The first of the checked elements that does not read back, or -1.
   template <typename T, typename Load>
-  int64_t FindBadCode(const Slice& slice, const T* weight, Load load) const;
+  int64_t FindBadCode(const Slice& slice, Load load) const;
   absl::Status Measure(const Slice& slice, Backend& backend);
   // Codes absmax into pieces_, then leaves the decoded values in absmax_.
   absl::Status NestAbsmax(Backend& backend);
@@ -145,7 +146,9 @@ absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
     slice.begin = at;
     slice.count = std::min(kSliceElements, end - at);
     slice.first_block = at / nf4_.block_size;
-    slice.weight = StagedInput(at, 1, slice.count, staging);
+    // Measuring needs the type's alignment, encoding does not.
+    slice.weight = StagedInput(at, 1, slice.count, staging,
+                               /*any_address=*/!options().error_report);
     slice.packed = packed + (at - begin) / 2;
     slice.absmax = absmax_.As<float>() + slice.first_block;
     slice.decoded.cols = slice.count;
@@ -211,27 +214,24 @@ absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
 
 // Reads codes back by a decoder of its own.
 absl::Status Nf4Quantizer::Check(const Slice& slice) const {
-  const TensorView& weight = slice.weight;
   int64_t bad = -1;
-  switch (weight.dtype) {
+  switch (slice.weight.dtype) {
     case DType::kF32:
-      bad = FindBadCode(slice, static_cast<const float*>(weight.data),
-                        [](float w) { return w; });
+      bad = FindBadCode<float>(slice, [](float w) { return w; });
       break;
     case DType::kF16:
-      bad = FindBadCode(slice, static_cast<const uint16_t*>(weight.data),
-                        F16ToFloat);
+      bad = FindBadCode<uint16_t>(slice, F16ToFloat);
       break;
     default:
-      bad = FindBadCode(slice, static_cast<const uint16_t*>(weight.data),
-                        Bf16ToFloat);
+      bad = FindBadCode<uint16_t>(slice, Bf16ToFloat);
   }
   return bad < 0 ? absl::OkStatus() : VerificationError(slice.begin + bad);
 }
 
 template <typename T, typename Load>
-int64_t Nf4Quantizer::FindBadCode(const Slice& slice, const T* weight,
-                                  Load load) const {
+int64_t Nf4Quantizer::FindBadCode(const Slice& slice, Load load) const {
+  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
+  const auto* weight = static_cast<const uint8_t*>(slice.weight.data);
   const float* levels = CodebookLevels(nf4_.codebook);
   const float tiny = info().dtype == DType::kF16 ? kF16Tiny : kF32Tiny;
   const int64_t stride = CheckStride(nf4_.block_size);
@@ -241,7 +241,9 @@ int64_t Nf4Quantizer::FindBadCode(const Slice& slice, const T* weight,
     // A decoded nested absmax may be negative: its codes are those of zero.
     const float absmax = std::max(0.0f, stored);
     const int code = slice.packed[i >> 1] >> (i % 2 == 0 ? 4 : 0) & 15;
-    const float w = load(weight[i]);
+    T element;  // at any address
+    std::memcpy(&element, weight + i * kSize, sizeof(element));
+    const float w = load(element);
     const float allowed =
         kWidestHalfGap * absmax + std::max(0.0f, std::fabs(w) - absmax) + tiny;
     if (!(std::fabs(w - levels[code] * stored) <= allowed) &&

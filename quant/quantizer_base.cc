@@ -35,6 +35,18 @@ void CopyFrom(std::span<const InputPiece> pieces, size_t offset, size_t count,
   }
 }
 
+// Where those bytes lie in one piece, or null.
+const uint8_t* FindWhole(std::span<const InputPiece> pieces, size_t offset,
+                         size_t count) {
+  for (const InputPiece& piece : pieces) {
+    if (offset < piece.size()) {
+      return count <= piece.size() - offset ? piece.data() + offset : nullptr;
+    }
+    offset -= piece.size();
+  }
+  return nullptr;
+}
+
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -225,16 +237,25 @@ TensorView QuantizerBase::InputView(int64_t begin, int64_t rows,
 }
 
 TensorView QuantizerBase::StagedInput(int64_t begin, int64_t rows, int64_t cols,
-                                      uint8_t* staging) const {
+                                      uint8_t* staging,
+                                      bool any_address) const {
   const int64_t tile = begin / partition_.tile_elements;
   if (!options_.tiled_input ||
       tile_pieces_[static_cast<size_t>(tile)].empty()) {
     return InputView(begin, rows, cols);
   }
+  const std::span<const InputPiece> pieces =
+      tile_pieces_[static_cast<size_t>(tile)];
   const auto size = static_cast<size_t>(DTypeBytes(info_.dtype));
-  CopyFrom(tile_pieces_[static_cast<size_t>(tile)],
-           static_cast<size_t>(begin - tile * partition_.tile_elements) * size,
-           static_cast<size_t>(rows * cols) * size, staging);
+  const size_t offset =
+      static_cast<size_t>(begin - tile * partition_.tile_elements) * size;
+  const size_t count = static_cast<size_t>(rows * cols) * size;
+  const uint8_t* const whole = FindWhole(pieces, offset, count);
+  if (whole != nullptr &&
+      (any_address || reinterpret_cast<uintptr_t>(whole) % size == 0)) {
+    return {whole, info_.dtype, rows, cols};
+  }
+  CopyFrom(pieces, offset, count, staging);
   return {staging, info_.dtype, rows, cols};
 }
 

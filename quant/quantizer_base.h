@@ -120,9 +120,11 @@ class QuantizerBase : public TensorQuantizer {
   absl::Status VerificationError(int64_t index) const;
   // REQUIRES: all of it lies in one tile.
   TensorView InputView(int64_t begin, int64_t rows, int64_t cols) const;
-  // The same, copied to `staging` where the tile has no memory of its own.
+  // The same; where the tile has no memory of its own, copied to `staging`
+  // unless its bytes lie in one piece, and at an address of their type's
+  // alignment if the caller needs that.
   TensorView StagedInput(int64_t begin, int64_t rows, int64_t cols,
-                         uint8_t* staging) const;
+                         uint8_t* staging, bool any_address = false) const;
 
   const QuantSpec& spec() const { return spec_; }
   const QuantizeOptions& options() const { return options_; }
@@ -143,7 +145,7 @@ class QuantizerBase : public TensorQuantizer {
   const QuantizeOptions options_;
   const Partition partition_;
   Buffer input_;
-  std::vector<Buffer> tile_inputs_;   // instead of input_, with tiled_input
+  std::vector<Buffer> tile_inputs_;  // instead of input_, with tiled_input
   // Of the tiles that run from them, with stages_input.
   std::vector<std::span<const InputPiece>> tile_pieces_;
   std::vector<Buffer> tile_outputs_;  // with streamed_output

@@ -17,8 +17,8 @@
 // tile has run. A large tensor then never lies in memory as a whole, and its
 // pages are used again and again (fresh pages cost more than the quantizing).
 // RunTileFrom takes a tile from where its bytes came in, with no memory of its
-// own: methods that work in slices copy one at a time, which then lies in the
-// core's cache.
+// own: methods that work in slices read them there or, where one lies in several
+// pieces, copy one at a time.
 //
 // Tiles are a fixed partition of the tensor (whole blocks or rows, about
 // kTileBytes of input), so results do not depend on how bytes arrive or on who

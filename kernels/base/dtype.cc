@@ -2,6 +2,7 @@
 #include "kernels/base/dtype.h"
 
 #include <array>
+#include <cstring>
 #include <utility>
 
 namespace qs {
@@ -75,14 +76,26 @@ uint16_t FloatToF16(float f) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+namespace {
+
+template <class T>
+T LoadUnaligned(const void* data, int64_t i) {
+  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
+  T value;
+  std::memcpy(&value, static_cast<const uint8_t*>(data) + i * kSize, kSize);
+  return value;
+}
+
+}  // namespace
+
 float LoadAsFloat(const void* data, DType t, int64_t i) {
   switch (t) {
     case DType::kF32:
-      return static_cast<const float*>(data)[i];
+      return LoadUnaligned<float>(data, i);
     case DType::kF16:
-      return F16ToFloat(static_cast<const uint16_t*>(data)[i]);
+      return F16ToFloat(LoadUnaligned<uint16_t>(data, i));
     default:
-      return Bf16ToFloat(static_cast<const uint16_t*>(data)[i]);
+      return Bf16ToFloat(LoadUnaligned<uint16_t>(data, i));
   }
 }
 

@@ -6,6 +6,7 @@
 // other block by the scalar arithmetic of nf4_math.h.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/base/dtype.h"
 #include "kernels/cpu/nf4_simd.h"
@@ -364,8 +365,8 @@ class Encoder {
 
   int64_t RunBatch(int64_t b, int64_t count) {
     const T* w = weight_ + b * args_.block_size;
-    float max_abs[kMaxBatch];
 #if HWY_TARGET != HWY_SCALAR
+    float max_abs[kMaxBatch];
     if ((b + count) * args_.block_size <= n_) {
       bool vectors = true;
       for (int64_t i = 0; i < count; ++i) {
@@ -380,10 +381,14 @@ class Encoder {
 #endif
     int64_t bad_block = -1;
     for (int64_t i = 0; i < count; ++i) {
-      max_abs[i] = MaxAbs(w + i * args_.block_size, CountOf(b + i));
-      if (!(max_abs[i] < INFINITY) && bad_block < 0) bad_block = b + i;
-      EncodeScalar(args_, tables_, w + i * args_.block_size, b + i,
-                   CountOf(b + i), max_abs[i]);
+      const int64_t n = CountOf(b + i);
+      // Vectors are loaded from any address, elements only from their own.
+      T block[4096];
+      std::memcpy(static_cast<void*>(block), w + i * args_.block_size,
+                  static_cast<size_t>(n) * sizeof(T));
+      const float top = MaxAbs(block, n);
+      if (!(top < INFINITY) && bad_block < 0) bad_block = b + i;
+      EncodeScalar(args_, tables_, block, b + i, n, top);
     }
     return bad_block;
   }
@@ -423,9 +428,8 @@ int64_t EncodeTyped(const Nf4EncodeArgs& args, const SimdTables& tables,
     SetNibble(args.packed, n, zero ? 0 : tables.rule.zero_code);
   }
   if (bad_block < 0) return -1;
-  const T* weight = static_cast<const T*>(args.weight.data);
   int64_t i = bad_block * args.block_size;
-  while (std::isfinite(LoadOne<T>(weight, i))) ++i;
+  while (std::isfinite(LoadAsFloat(args.weight.data, kDType<T>, i))) ++i;
   return i;
 }
 

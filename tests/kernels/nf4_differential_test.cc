@@ -1,4 +1,8 @@
 // Every SIMD target and thread count against the reference, with ==.
+#include <cstring>
+#include <string>
+#include <vector>
+
 #include "kernels/backend.h"
 #include "kernels/base/checked_math.h"
 #include "tests/testing/catch_compat.h"
@@ -25,6 +29,44 @@ TEST_CASE("every SIMD target gives the reference's bytes") {
   }
   REQUIRE(ForceSimdTargetForTest("").ok());
   CHECK_FALSE(ForceSimdTargetForTest("no such target").ok());
+}
+
+TEST_CASE("weights are encoded at any address") {
+  const auto reference = NewReferenceBackend();
+  const auto backend = NewCpuBackend(1);
+  for (const std::string& target : SimdTargets()) {
+    INFO("target " << target);
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    ForNf4Cases([&](const Nf4Case& c) {
+      INFO(c.Describe());
+      const TensorView weight = c.weight.View();
+      const auto size = static_cast<size_t>(weight.num_bytes());
+      std::vector<uint8_t> moved(size + 1);
+      std::memcpy(moved.data() + 1, weight.data, size);
+      const auto encode = [&](Nf4Ops& ops, const void* data) {
+        Stream stream;
+        Nf4Result r;
+        r.packed.assign(static_cast<size_t>((c.weight.count() + 1) / 2), 0xff);
+        r.absmax.resize(
+            static_cast<size_t>(CeilDiv(c.weight.count(), c.block_size)));
+        REQUIRE(ops.Encode({{data, weight.dtype, weight.rows, weight.cols},
+                            c.block_size,
+                            c.codebook,
+                            c.rule,
+                            c.search,
+                            r.packed.data(),
+                            r.absmax.data(),
+                            &r.first_non_finite},
+                           stream)
+                    .ok());
+        return r;
+      };
+      const Nf4Result want = encode(backend->nf4(), weight.data);
+      REQUIRE(encode(backend->nf4(), moved.data() + 1) == want);
+      REQUIRE(encode(reference->nf4(), moved.data() + 1) == want);
+    });
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
 }
 
 TEST_CASE("a large tensor is the same on one and on two threads") {

@@ -245,6 +245,32 @@ TEST_CASE("a tile runs from pieces as from memory of its own") {
   }
 }
 
+// Then the encoder reads them where they lie, at any address.
+TEST_CASE("pieces without a report give the same bytes") {
+  auto backend = NewCpuBackend(1);
+  for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    const TensorInfo info = Info(dtype, {1111, 1024});
+    const auto bytes = Gaussian(1111 * 1024, dtype, 23);
+    QuantizeOptions options;
+    options.tiled_input = true;
+    options.error_report = false;
+    for (Profile profile : kBoth) {
+      for (const QuantSpec& spec : AllPaths(profile)) {
+        INFO(SpecAlgorithm(spec) << " " << DTypeName(dtype));
+        auto q = *TensorQuantizer::Create(spec, info, options);
+        for (int64_t tile : TilesInOrder(*q)) {
+          const ScatteredTile scattered(*q, bytes, tile);
+          REQUIRE(q->RunTileFrom(scattered.pieces(), tile, *backend).ok());
+        }
+        auto finished = FinishRounds(*q, *backend);
+        REQUIRE(finished.ok());
+        REQUIRE(Parts(Quantize(spec, info, bytes, *backend)) ==
+                Parts(*finished));
+      }
+    }
+  }
+}
+
 TEST_CASE("a bad number in pieces is named by its index in the tensor") {
   auto backend = NewCpuBackend(1);
   const TensorInfo info = Info(DType::kBF16, {1111, 1024});
@@ -253,6 +279,7 @@ TEST_CASE("a bad number in pieces is named by its index in the tensor") {
                  std::numeric_limits<float>::infinity());
   QuantizeOptions options;
   options.tiled_input = true;
+  options.error_report = GENERATE(true, false);
   for (const QuantSpec& spec : AllPaths(Profile::kReference)) {
     INFO(SpecAlgorithm(spec));
     auto q = *TensorQuantizer::Create(spec, info, options);
