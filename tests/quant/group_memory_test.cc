@@ -135,7 +135,7 @@ TEST_CASE("a solve group stays within 8 inputs^2 bytes a site") {
        {QuickGptq(Profile::kReference), Profile::kReference, format},
        1,
        4,
-       false},
+       true},
       {"gptq, F64", {undamped, Profile::kReference, format}, 1e-6, 4, true},
   };
   for (const Case& c : cases) {
