@@ -1,34 +1,50 @@
-// The Fortran interface of BLAS, whose arguments mean what cuBLAS's do: a wrong
-// stride or transposition shows here.
+// Plain loops over matrices as cuBLAS has them, column by column: each element
+// is the sum of its products in their order, rounded once. A library's sums
+// differ with the shape and the processor, and tests compare bytes.
 // Tested by tests/kernels/cuda_blas_test.cc.
 #include "kernels/cuda/blas_emulated.h"
 
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cpu/blas.h"
 #include "kernels/cuda/emulation.h"
-
-extern "C" {
-void sgemm_(const char*, const char*, const int*, const int*, const int*,
-            const float*, const float*, const int*, const float*, const int*,
-            const float*, float*, const int*);
-void dgemm_(const char*, const char*, const int*, const int*, const int*,
-            const double*, const double*, const int*, const double*, const int*,
-            const double*, double*, const int*);
-void ssyrk_(const char*, const char*, const int*, const int*, const float*,
-            const float*, const int*, const float*, float*, const int*);
-void dsyrk_(const char*, const char*, const int*, const int*, const double*,
-            const double*, const int*, const double*, double*, const int*);
-}
 
 namespace qs::cuda {
 namespace {
 
-int Int(int64_t x) { return static_cast<int>(x); }
+// C <- alpha A B + beta C of some of its elements: of columns [0, n) the rows
+// from `first(column)` on. `a(i, k)` and `b(k, j)` are values.
+template <class T, class A, class B, class First>
+void Multiply(int64_t m, int64_t n, int64_t k, double alpha, const A& a,
+              const B& b, double beta, T* c, int64_t ldc, const First& first) {
+  std::vector<double> columns_of_a(static_cast<size_t>(m * k));
+  for (int64_t p = 0; p < k; ++p) {
+    for (int64_t i = 0; i < m; ++i) {
+      columns_of_a[static_cast<size_t>(p * m + i)] = a(i, p);
+    }
+  }
+  std::vector<double> sums(static_cast<size_t>(m));
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t begin = first(j);
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (int64_t p = 0; p < k; ++p) {
+      const double value = b(p, j);
+      const double* const column = columns_of_a.data() + p * m;
+      for (int64_t i = begin; i < m; ++i) {
+        sums[static_cast<size_t>(i)] += column[i] * value;
+      }
+    }
+    for (int64_t i = begin; i < m; ++i) {
+      T& out = c[i + j * ldc];
+      // Where beta is 0, C is not read.
+      const double kept = beta == 0 ? 0 : beta * static_cast<double>(out);
+      out = static_cast<T>(alpha * sums[static_cast<size_t>(i)] + kept);
+    }
+  }
+}
 
 // A stored matrix [rows, cols].
 struct Stored {
@@ -46,18 +62,17 @@ absl::Status CheckMatrix(const Stored& m) {
   if (m.ld >= m.rows && aligned && device.BytesFrom(m.data) >= bytes) {
     return absl::OkStatus();
   }
-  const std::string text = absl::StrCat(
-      "BLAS: matrix ", m.name, " [", m.rows, ", ", m.cols, "] with ld ", m.ld,
-      " takes ", bytes, " bytes, the allocation has ",
-      device.BytesFrom(m.data));
+  const std::string text =
+      absl::StrCat("BLAS: matrix ", m.name, " [", m.rows, ", ", m.cols,
+                   "] with ld ", m.ld, " takes ", bytes,
+                   " bytes, the allocation has ", device.BytesFrom(m.data));
   device.RecordError(text);
   return absl::InternalError(text);
 }
 
 // A matrix of 16-bit floats widened, with the same strides.
 std::vector<float> Widened(const Stored& m, DType dtype) {
-  std::vector<float> wide(
-      static_cast<size_t>((m.cols - 1) * m.ld + m.rows));
+  std::vector<float> wide(static_cast<size_t>((m.cols - 1) * m.ld + m.rows));
   for (int64_t c = 0; c < m.cols; ++c) {
     for (int64_t r = 0; r < m.rows; ++r) {
       const int64_t at = c * m.ld + r;
@@ -69,18 +84,18 @@ std::vector<float> Widened(const Stored& m, DType dtype) {
 
 class EmulatedBlas final : public Blas {
  public:
-  EmulatedBlas() { UseOneBlasThread(); }
-
-  std::string description() const override { return "OpenBLAS, emulated"; }
+  std::string description() const override { return "plain loops, emulated"; }
 
   absl::Status Gemm(const GemmArgs& g, cudaStream_t) override {
     const int64_t out = g.type == BlasType::kF64 ? 8 : 4;
     const bool half = g.type == BlasType::kF16 || g.type == BlasType::kBF16;
     const int64_t in = half ? 2 : out;
-    const Stored a = {"A", g.a, g.transpose_a ? g.k : g.m,
-                      g.transpose_a ? g.m : g.k, g.lda, in};
-    const Stored b = {"B", g.b, g.transpose_b ? g.n : g.k,
-                      g.transpose_b ? g.k : g.n, g.ldb, in};
+    const Stored a = {
+        "A",   g.a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k,
+        g.lda, in};
+    const Stored b = {
+        "B",   g.b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n,
+        g.ldb, in};
     QS_RETURN_IF_ERROR(CheckMatrix(a));
     QS_RETURN_IF_ERROR(CheckMatrix(b));
     QS_RETURN_IF_ERROR(CheckMatrix({"C", g.c, g.m, g.n, g.ldc, out}));
@@ -101,36 +116,48 @@ class EmulatedBlas final : public Blas {
     QS_RETURN_IF_ERROR(CheckMatrix({"A", s.a, s.k, s.n, s.lda, element}));
     QS_RETURN_IF_ERROR(CheckMatrix({"C", s.c, s.n, s.n, s.ldc, element}));
     if (s.n == 0) return absl::OkStatus();
-    const int n = Int(s.n), k = Int(s.k), lda = Int(s.lda), ldc = Int(s.ldc);
     if (s.type == BlasType::kF64) {
-      dsyrk_("L", "T", &n, &k, &s.alpha, static_cast<const double*>(s.a), &lda,
-             &s.beta, static_cast<double*>(s.c), &ldc);
-      return absl::OkStatus();
+      Square<double>(s);
+    } else {
+      Square<float>(s);
     }
-    const auto alpha = static_cast<float>(s.alpha);
-    const auto beta = static_cast<float>(s.beta);
-    ssyrk_("L", "T", &n, &k, &alpha, static_cast<const float*>(s.a), &lda,
-           &beta, static_cast<float*>(s.c), &ldc);
     return absl::OkStatus();
   }
 
  private:
+  // The lower triangle of A^T A.
+  template <class T>
+  static void Square(const SyrkArgs& s) {
+    const T* const a = static_cast<const T*>(s.a);
+    const auto at = [&](int64_t row, int64_t column) {
+      return static_cast<double>(a[row + column * s.lda]);
+    };
+    Multiply(
+        s.n, s.n, s.k, s.alpha, [&](int64_t i, int64_t p) { return at(p, i); },
+        at, s.beta, static_cast<T*>(s.c), s.ldc,
+        [](int64_t column) { return column; });
+  }
+
   static void Product(const GemmArgs& g, const void* a, const void* b) {
-    const int m = Int(g.m), n = Int(g.n), k = Int(g.k);
-    const int lda = Int(g.lda), ldb = Int(g.ldb), ldc = Int(g.ldc);
-    const char* const op_a = g.transpose_a ? "T" : "N";
-    const char* const op_b = g.transpose_b ? "T" : "N";
     if (g.type == BlasType::kF64) {
-      dgemm_(op_a, op_b, &m, &n, &k, &g.alpha, static_cast<const double*>(a),
-             &lda, static_cast<const double*>(b), &ldb, &g.beta,
-             static_cast<double*>(g.c), &ldc);
-      return;
+      Product(g, static_cast<const double*>(a), static_cast<const double*>(b));
+    } else {
+      Product(g, static_cast<const float*>(a), static_cast<const float*>(b));
     }
-    const auto alpha = static_cast<float>(g.alpha);
-    const auto beta = static_cast<float>(g.beta);
-    sgemm_(op_a, op_b, &m, &n, &k, &alpha, static_cast<const float*>(a), &lda,
-           static_cast<const float*>(b), &ldb, &beta, static_cast<float*>(g.c),
-           &ldc);
+  }
+  template <class T>
+  static void Product(const GemmArgs& g, const T* a, const T* b) {
+    Multiply(
+        g.m, g.n, g.k, g.alpha,
+        [&](int64_t i, int64_t p) {
+          return static_cast<double>(
+              a[g.transpose_a ? p + i * g.lda : i + p * g.lda]);
+        },
+        [&](int64_t p, int64_t j) {
+          return static_cast<double>(
+              b[g.transpose_b ? j + p * g.ldb : p + j * g.ldb]);
+        },
+        g.beta, static_cast<T*>(g.c), g.ldc, [](int64_t) { return 0; });
   }
 };
 

@@ -1,5 +1,5 @@
-// Blas on the emulated device, for tests: OpenBLAS on one thread, every matrix
-// checked against the allocation that it lies in.
+// Blas on the emulated device, for tests: plain loops, every matrix checked
+// against the allocation that it lies in.
 #ifndef QS_KERNELS_CUDA_BLAS_EMULATED_H_
 #define QS_KERNELS_CUDA_BLAS_EMULATED_H_
 
