@@ -206,7 +206,13 @@ QS_KERNEL void HqqAgainKernel(Thread& t, SolveShared<Params::kGroups>& shared,
   if (lane == 0) AddSteps(t, a.hqq, steps);
 }
 
+// Where it saves registers, the compiler spills for sm_100 and later; for sm_90
+// it does not, and 80 registers leave room for three blocks, 116 for two.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+QS_DEFINE_LARGE_ENTRY(HqqSolveKernel, SolveShared<Args::kGroups>)
+#else
 QS_DEFINE_ENTRY(HqqSolveKernel, SolveShared<Args::kGroups>)
+#endif
 QS_DEFINE_ENTRY(HqqMeansKernel, MeanShared)
 QS_DEFINE_ENTRY(HqqStopKernel, NoShared)
 QS_DEFINE_LARGE_ENTRY(HqqAgainKernel, SolveShared<Args::kGroups>)
