@@ -89,3 +89,11 @@ target_link_libraries(qs_fake_cublas PRIVATE qs_options)
 add_dependencies(cuda_blas_test qs_fake_cublas)
 target_compile_definitions(cuda_blas_test PRIVATE
   QS_FAKE_CUBLAS="$<TARGET_FILE:qs_fake_cublas>")
+
+# That a kernel which spills does not compile; where nvcc is present.
+if(TARGET qs_cuda_kernels)
+  add_test(NAME cuda_spill_test
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/spill_test.sh
+      ${CMAKE_CUDA_COMPILER} ${qs_cuda_flags})
+  set_tests_properties(cuda_spill_test PROPERTIES LABELS "unit" TIMEOUT 120)
+endif()

@@ -1,7 +1,9 @@
-# The CUDA kernels, compiled wherever nvcc is found. Nothing links them yet: no
-# worker owns a GPU in this version, and their logic is tested on the host
-# emulation (tests/kernels_cuda.cmake). They are part of `all`, so that they
-# compile or the build fails.
+# The CUDA kernels, compiled wherever nvcc is found; qs_gpus (gpus.cmake) is what
+# programs link. Their logic is tested on the host emulation
+# (tests/kernels_cuda.cmake). They are part of `all`, so that they compile or
+# the build fails.
+set(QS_CUDA_ARCHITECTURES "" CACHE STRING
+  "Machine code for these alone (90-real); empty: for all that are supported")
 include(CheckLanguage)
 if(QS_CUDA)
   check_language(CUDA)
@@ -25,6 +27,9 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
   set(qs_cuda_architectures 80-real 90)
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
     set(qs_cuda_architectures 80-real 90-real 100-real 120)
+  endif()
+  if(QS_CUDA_ARCHITECTURES)
+    set(qs_cuda_architectures ${QS_CUDA_ARCHITECTURES})
   endif()
   add_library(qs_cuda_kernels OBJECT
     cuda/affine.cu
@@ -50,9 +55,13 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
   set_target_properties(qs_cuda_kernels PROPERTIES
     CUDA_ARCHITECTURES "${qs_cuda_architectures}"
     CUDA_RUNTIME_LIBRARY Static)
-  # No contraction of a*b+c: the bytes are those of the CPU.
+  # No contraction of a*b+c: the bytes are those of the CPU. A kernel that
+  # spills registers, for any architecture, does not compile (tested by
+  # tests/gpu/spill_test.sh).
+  set(qs_cuda_flags --fmad=false -Werror=all-warnings -Xptxas=--warn-on-spills
+    CACHE INTERNAL "Of every kernel")
   target_compile_options(qs_cuda_kernels PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-Werror=all-warnings>
+    "$<$<COMPILE_LANGUAGE:CUDA>:${qs_cuda_flags}>"
     $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow>
     $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-ffp-contract=off>)
   target_include_directories(qs_cuda_kernels PRIVATE ${CMAKE_SOURCE_DIR})
