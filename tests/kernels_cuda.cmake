@@ -90,6 +90,12 @@ add_dependencies(cuda_blas_test qs_fake_cublas)
 target_compile_definitions(cuda_blas_test PRIVATE
   QS_FAKE_CUBLAS="$<TARGET_FILE:qs_fake_cublas>")
 
+# Every row of gpu_bench, which a device is measured with.
+include(gpu/gpu_bench_sources.cmake)
+qs_test(gpu_bench_test
+  SOURCES gpu/gpu_bench_test.cc ${qs_gpu_bench_sources}
+  LIBS qs_emulated_gpu qs_quant nlohmann_json::nlohmann_json
+  LABELS unit)
 # That a kernel which spills does not compile; where nvcc is present.
 if(TARGET qs_cuda_kernels)
   add_test(NAME cuda_spill_test

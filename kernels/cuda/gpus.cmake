@@ -19,6 +19,9 @@ if(TARGET qs_cuda_kernels)
     $<TARGET_OBJECTS:qs_cuda_kernels>)
   target_link_libraries(qs_gpus
     PUBLIC qs_kernels PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+  # For a program that calls the CUDA runtime itself.
+  add_library(qs_cuda_runtime INTERFACE)
+  target_link_libraries(qs_cuda_runtime INTERFACE CUDA::cudart_static)
 else()
   add_library(qs_gpus STATIC cuda/cuda_unavailable.cc)
   target_link_libraries(qs_gpus PUBLIC qs_kernels)

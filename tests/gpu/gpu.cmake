@@ -1,6 +1,10 @@
-# What tests/gpu/run.sh builds: only what needs no gRPC, and no test of its own
-# in ctest, since a GPU is needed.
+# What tests/gpu/run.sh builds and runs: only what needs no gRPC, and no test
+# of its own in ctest, since a GPU is needed.
+include(gpu/gpu_bench_sources.cmake)
 add_executable(gpu_device_test gpu/device_test.cc)
 target_link_libraries(gpu_device_test PRIVATE qs_options qs_catch_main qs_gpus)
 target_compile_options(gpu_device_test PRIVATE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+add_executable(gpu_bench gpu/gpu_bench.cc ${qs_gpu_bench_sources})
+target_link_libraries(gpu_bench PRIVATE qs_options qs_gpus qs_quant
+  qs_cuda_runtime)
