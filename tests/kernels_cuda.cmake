@@ -96,6 +96,11 @@ qs_test(gpu_bench_test
   SOURCES gpu/gpu_bench_test.cc ${qs_gpu_bench_sources}
   LIBS qs_emulated_gpu qs_quant nlohmann_json::nlohmann_json
   LABELS unit)
+# What compute-sanitizer is given on a device.
+qs_test(gpu_small_test
+  SOURCES gpu/device_small_test.cc gpu/emulated_gpus.cc
+  LIBS qs_emulated_gpu
+  LABELS unit)
 # That a kernel which spills does not compile; where nvcc is present.
 if(TARGET qs_cuda_kernels)
   add_test(NAME cuda_spill_test

@@ -1,13 +1,14 @@
-// Every operation family on the GPUs of this machine against the reference:
-// what the host emulation proves of the kernels' logic, on real hardware.
-// Elementwise results with ==, reductions within tolerances. Run by
-// tests/gpu/run.sh; without a GPU it fails and says why there is none.
+// Codes, scales and packed words of every family on the GPUs of this machine
+// against the reference: what the host emulation proves of the kernels' logic,
+// on real hardware. Elementwise results with ==, GPTQ's within a tolerance;
+// sums are in device_sums_test.cc. Run by tests/gpu/run.sh; without a GPU it
+// fails and says why there is none.
 #include <cmath>
 #include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
-#include "kernels/gpus.h"
+#include "tests/gpu/device_testing.h"
 #include "tests/testing/affine_cases.h"
 #include "tests/testing/awq_cases.h"
 #include "tests/testing/catch_compat.h"
@@ -25,31 +26,9 @@ namespace {
 // allow (2 in 1000), each by one step, which moves it by less.
 constexpr double kSolvedErrorTolerance = 0.01;
 
-std::vector<std::unique_ptr<Backend>> OpenAll() {
-  const absl::StatusOr<std::vector<GpuInfo>> list = Gpus().List();
-  INFO(list.status().ToString());
-  REQUIRE(list.ok());
-  std::vector<std::unique_ptr<Backend>> backends;
-  for (const GpuInfo& gpu : *list) {
-    auto backend = Gpus().Open(gpu.index, NewReferenceBackend());
-    INFO(backend.status().ToString());
-    REQUIRE(backend.ok());
-    WARN((*backend)->description());
-    backends.push_back(*std::move(backend));
-  }
-  return backends;
-}
-
-// The device did everything itself, and is alive.
-void RequireOnDevice(const Backend& backend) {
-  INFO(backend.health().ToString());
-  REQUIRE(backend.health().ok());
-  REQUIRE(backend.memory().host_calls == 0);
-}
-
 TEST_CASE("NF4 and FP4", "[gpu]") {
   const auto reference = NewReferenceBackend();
-  for (const auto& gpu : OpenAll()) {
+  for (const auto& gpu : OpenAllGpus()) {
     ForNf4Cases([&](const Nf4Case& c) {
       INFO(gpu->name() << " " << c.Describe());
       REQUIRE(RunNf4(gpu->nf4(), c) == RunNf4(reference->nf4(), c));
@@ -60,7 +39,7 @@ TEST_CASE("NF4 and FP4", "[gpu]") {
 
 TEST_CASE("integer grids and packing", "[gpu]") {
   const auto reference = NewReferenceBackend();
-  for (const auto& gpu : OpenAll()) {
+  for (const auto& gpu : OpenAllGpus()) {
     ForAffineCases([&](const AffineCase& c) {
       INFO(gpu->name() << " " << c.Describe());
       REQUIRE(RunAffine(gpu->affine(), c) == RunAffine(reference->affine(), c));
@@ -71,7 +50,7 @@ TEST_CASE("integer grids and packing", "[gpu]") {
 
 TEST_CASE("HQQ", "[gpu]") {
   const auto reference = NewReferenceBackend();
-  const auto backends = OpenAll();
+  const auto backends = OpenAllGpus();
   uint64_t seed = 0;
   for (const auto& gpu : backends) {
     for (const DType dtype : kWeightTypes) {
@@ -98,7 +77,7 @@ TEST_CASE("HQQ", "[gpu]") {
 
 TEST_CASE("AWQ: codes, scales and means", "[gpu]") {
   const auto reference = NewReferenceBackend();
-  for (const auto& gpu : OpenAll()) {
+  for (const auto& gpu : OpenAllGpus()) {
     awq_cases::ForCases([&](const awq_cases::Case& c) {
       REQUIRE(awq_cases::RunElementwise(*gpu, c) ==
               awq_cases::RunElementwise(*reference, c));
@@ -109,7 +88,7 @@ TEST_CASE("AWQ: codes, scales and means", "[gpu]") {
 
 TEST_CASE("GPTQ: factor and codes", "[gpu]") {
   const auto reference = NewReferenceBackend();
-  for (const auto& gpu : OpenAll()) {
+  for (const auto& gpu : OpenAllGpus()) {
     unsigned seed = 0;
     for (const int64_t cols : {64, 200, 512, 1024}) {
       for (const char* order : {"none", "desc_act_static", "desc_act", "gar"}) {
@@ -132,7 +111,7 @@ TEST_CASE("GPTQ: factor and codes", "[gpu]") {
 }
 
 TEST_CASE("the same bytes on a rerun", "[gpu]") {
-  for (const auto& gpu : OpenAll()) {
+  for (const auto& gpu : OpenAllGpus()) {
     GptqCase c = MakeGptqCase({.rows = 200, .cols = 768, .seed = 9});
     c.order = "desc_act_static";
     const GptqResult first = RunGptq(*gpu, c);

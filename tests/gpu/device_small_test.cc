@@ -1,0 +1,189 @@
+// Every kernel family once or a few times, on small problems: what
+// compute-sanitizer, which slows kernels a hundredfold, is given, and what runs
+// on the emulation in every build so that it does not rot. Cases have odd
+// lengths and several blocks, since borders are where accesses go wrong.
+#include <cmath>
+#include <vector>
+
+#include "tests/gpu/device_testing.h"
+#include "tests/testing/affine_cases.h"
+#include "tests/testing/awq_cases.h"
+#include "tests/testing/generators.h"
+#include "tests/testing/gptq_problems.h"
+#include "tests/testing/hqq_cases.h"
+#include "tests/testing/nf4_cases.h"
+
+namespace qs {
+namespace {
+
+TEST_CASE("small: NF4 and FP4", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const DType dtype : kWeightTypes) {
+      const TestTensor weight =
+          TestTensor::Make(dtype, 1027, Kind::kBlocks, 5, /*misalign=*/1);
+      for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+        for (const Nf4Search search :
+             {Nf4Search::kNone, Nf4Search::kBestScale}) {
+          const Nf4Case c{weight, 64, codebook, Nf4Rule::kCuda, search, 5};
+          INFO(gpu->name() << " " << c.Describe());
+          REQUIRE(RunNf4(gpu->nf4(), c) == RunNf4(reference->nf4(), c));
+        }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: integer grids and packing", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const int64_t group : {65, 128}) {
+        const TestTensor weight =
+            TestTensor::Make(DType::kBF16, 5 * 2 * group, Kind::kGauss, 7);
+        for (const AffineSearch search :
+             {AffineSearch::kMinMax, AffineSearch::kBestRange}) {
+          const AffineCase c{weight, 5, group, bits, bits == 3, search, 7};
+          INFO(gpu->name() << " " << c.Describe());
+          REQUIRE(RunAffine(gpu->affine(), c) ==
+                  RunAffine(reference->affine(), c));
+        }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: HQQ", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const int64_t group : {32, 64, 128, 256, 48}) {
+      const TestTensor weight =
+          TestTensor::Make(DType::kBF16, 12 * group, Kind::kGauss, 9);
+      for (const int axis : {0, 1}) {
+        for (const HqqSolver solver :
+             {HqqSolver::kReference, HqqSolver::kBest}) {
+          HqqCase c{weight, 4, group, 4, axis, solver};
+          c.stored = DType::kBF16;
+          c.integer = axis == 1 && group == 64;
+          INFO(gpu->name() << " " << c.Describe());
+          REQUIRE(RunHqq(gpu->hqq(), c) == RunHqq(reference->hqq(), c));
+        }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: error sums", "[small]") {
+  const auto reference = NewReferenceBackend();
+  const TestTensor weight =
+      TestTensor::Make(DType::kF16, 9001, Kind::kGauss, 1);
+  const TestTensor decoded =
+      TestTensor::Make(DType::kF16, 9001, Kind::kGauss, 2);
+  const auto histogram = [&](Backend& backend) {
+    const std::vector<float> steps(141, 0.05f);
+    std::vector<double> groups(141);
+    ErrorSums sums, rtn;
+    ErrorSumsArgs args;
+    args.weight = weight.View();
+    args.decoded = decoded.View();
+    args.steps = steps.data();
+    args.sums = &sums;
+    args.group_squared_error = groups.data();
+    args.rtn = &rtn;
+    REQUIRE(backend.stats().Errors(args, backend.stream()).ok());
+    return sums.histogram;
+  };
+  for (const auto& gpu : OpenAllGpus()) {
+    REQUIRE(histogram(*gpu) == histogram(*reference));
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: second moments", "[small]") {
+  for (const auto& gpu : OpenAllGpus()) {
+    // Ones: exact in any order, in two blocks of the emulation's columns.
+    constexpr int64_t kInputs = 50;
+    constexpr int64_t kTokens = 130;
+    const std::vector<float> ones(kInputs * kTokens, 1.0f);
+    std::vector<double> sum(kInputs * kInputs), abs_sum(kInputs);
+    std::vector<float> moment(sum.size()), abs_f32(abs_sum.size());
+    int64_t bad = 7;
+    REQUIRE(gpu->gram()
+                .Accumulate({{ones.data(), DType::kF32, kTokens, kInputs},
+                             sum.data(),
+                             abs_sum.data(),
+                             &bad},
+                            gpu->stream())
+                .ok());
+    REQUIRE(bad == -1);
+    REQUIRE(gpu->gram()
+                .Finish({sum.data(), abs_sum.data(), kInputs, moment.data(),
+                         abs_f32.data()},
+                        gpu->stream())
+                .ok());
+    REQUIRE(moment == std::vector<float>(moment.size(), kTokens));
+    REQUIRE(abs_f32 == std::vector<float>(abs_f32.size(), kTokens));
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: GPTQ", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const char* order : {"desc_act_static", "desc_act", "gar"}) {
+      for (const GptqRange range :
+           {GptqRange::kMinMax, GptqRange::kMse, GptqRange::kCurvature}) {
+        const bool fixed = std::string(order) == "desc_act_static";
+        if (range == GptqRange::kCurvature && !fixed) continue;
+        GptqCase c = MakeGptqCase({.rows = 5, .cols = 160, .seed = 3});
+        c.order = order;
+        c.range = range;
+        const GptqResult got = RunGptq(*gpu, c);
+        INFO(gpu->name() << " " << order);
+        CHECK(got.relative_error() ==
+              Approx(RunGptq(*reference, c).relative_error()).epsilon(0.05));
+        if (!fixed) continue;
+        GptqResult refined = got;
+        GptqRefineArgs args;
+        args.weight = c.View();
+        args.hessian = c.hessian.data();
+        args.grid = c.grid;
+        args.sweeps = 2;
+        args.codes = refined.codes.data();
+        args.scales = refined.scales.data();
+        REQUIRE(gpu->gptq().Refine(args, gpu->stream()).ok());
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: AWQ", "[small]") {
+  const auto reference = NewReferenceBackend();
+  const awq_cases::Input input(96, 192, 3);
+  const TestTensor weight =
+      TestTensor::Make(DType::kBF16, 5 * 96, Kind::kGauss, 5);
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const AwqRule rule : {AwqRule::kAutoAwq, AwqRule::kBest}) {
+      const awq_cases::Case c{
+          weight, input, 5, {4, 32, false, rule, DType::kBF16}};
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunElementwise(*gpu, c) == RunElementwise(*reference, c));
+      for (const bool factored : {false, true}) {
+        const auto want = RunLosses(*reference, c, factored, 1);
+        const auto got = RunLosses(*gpu, c, factored, 1);
+        for (size_t i = 0; i < want.size(); ++i) {
+          CHECK(got[i] == Approx(want[i]).epsilon(0x1p-10));
+        }
+      }
+      RunClip(*gpu, c);
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+}  // namespace
+}  // namespace qs

@@ -1,0 +1,45 @@
+// The GPUs of this machine, for tests on them.
+#ifndef QS_TESTS_GPU_DEVICE_TESTING_H_
+#define QS_TESTS_GPU_DEVICE_TESTING_H_
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/gpus.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs {
+
+// A backend for each, all of whose families are the device's own.
+inline std::vector<std::unique_ptr<Backend>> OpenAllGpus() {
+  const absl::StatusOr<std::vector<GpuInfo>> list = Gpus().List();
+  INFO(list.status().ToString());
+  REQUIRE(list.ok());
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const GpuInfo& gpu : *list) {
+    auto backend = Gpus().Open(gpu.index, NewReferenceBackend());
+    INFO(backend.status().ToString());
+    REQUIRE(backend.ok());
+    WARN((*backend)->description());
+    // Without cuBLAS second moments, GPTQ and AWQ would be the host's, and
+    // proved of nothing.
+    const std::string products = "second moments, GPTQ and AWQ on the host";
+    REQUIRE((*backend)->description().find(products) == std::string::npos);
+    backends.push_back(*std::move(backend));
+  }
+  return backends;
+}
+
+// The device did everything itself, and is alive.
+inline void RequireOnDevice(const Backend& backend) {
+  INFO(backend.health().ToString());
+  REQUIRE(backend.health().ok());
+  REQUIRE(backend.memory().host_calls == 0);
+}
+
+}  // namespace qs
+
+#endif  // QS_TESTS_GPU_DEVICE_TESTING_H_
