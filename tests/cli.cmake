@@ -26,3 +26,20 @@ endforeach()
 # The longest start first.
 set_tests_properties(quantctl_jobs_e2e quantctl_e2e quantctl_calibration_e2e
   quantctl_calibration_faults_e2e PROPERTIES COST 100)
+# The end-to-end part of tests/gpu/run.sh, on a CPU here, with quantd and
+# quantctl from the folder that a GPU's machine is given; but not under a
+# sanitizer, whose library has to be found before all others.
+set(qs_stream_programs ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+if(NOT QS_SANITIZE)
+  set(qs_stream_programs ${CMAKE_BINARY_DIR}/bundle)
+  add_test(NAME gpu_bundle_e2e
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/bundle.sh ${qs_stream_programs}
+      ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+  set_tests_properties(gpu_bundle_e2e PROPERTIES LABELS "e2e"
+    FIXTURES_SETUP gpu_bundle)
+endif()
+add_test(NAME gpu_stream_e2e
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/gpu/stream_test.py
+    ${qs_stream_programs} 1)
+set_tests_properties(gpu_stream_e2e PROPERTIES LABELS "e2e" TIMEOUT 600
+  FIXTURES_REQUIRED gpu_bundle)
