@@ -67,7 +67,8 @@ class CudaGpus final : public GpuProvider {
 
   std::string VerifiedOn() const override {
     const std::string text = cuda::kVerifiedOn;
-    return text.empty() ? "no device has verified the CUDA kernels" : text;
+    return text.empty() ? "no device has verified the CUDA kernels"
+                        : "kernels verified on " + text;
   }
 };
 

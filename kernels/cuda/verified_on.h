@@ -5,7 +5,9 @@
 
 namespace qs::cuda {
 
-// "NVIDIA H200, 2026-01-31, driver 580.65"; empty: nowhere.
+// On what, when, with which driver, and what was proved: "NVIDIA H200,
+// 2026-01-31, driver 580.65: differential, memcheck, racecheck, initcheck,
+// synccheck, stream". Empty: nothing, nowhere.
 constexpr char kVerifiedOn[] = "";
 
 }  // namespace qs::cuda

@@ -1,33 +1,111 @@
 #!/usr/bin/env bash
-# Verifies the CUDA kernels on the GPUs of this machine, in a few minutes: needs
-# nvcc (on PATH, or its path as CUDACXX), CMake, the packages of
-# deploy/install-deps.sh but gRPC, and a driver.
-# Builds, runs every family against the reference on each device, then under
-# compute-sanitizer where that is found, and writes what was proved, where and
-# when, to kernels/cuda/verified_on.h (build again to have GetCapabilities say
-# it).
+# Verifies the CUDA kernels on the GPUs of this machine and measures them, in
+# less than eight minutes: needs nvcc (on PATH, or its path as CUDACXX), CMake,
+# the packages of deploy/install-deps.sh but gRPC, cuBLAS (QS_CUBLAS_DIR names
+# its folder if the loader does not find it), and a driver.
+#
+#   1. builds kernels/, quant/ and tests/gpu/ for the architectures that are here
+#   2. runs every family against the reference on each device
+#   3. and on small cases under compute-sanitizer, where that is found
+#   4. prints the table of gpu_bench, which build/gpu/bench.txt keeps
+#   5. with QS_BUNDLE=DIR, what tests/gpu/bundle.sh made elsewhere (and python3):
+#      quantizes a checkpoint end to end on QS_WORKERS (gpu:0) and on a CPU
+#
+# and writes what was proved, where and when, to kernels/cuda/verified_on.h:
+# build again to have GetCapabilities say it. Every step has a time of its own
+# and none goes beyond the whole; a sanitizer that is not through by then is
+# said not to be, anything else fails.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-nvcc=${CUDACXX:-$(command -v nvcc || true)}
-[ -n "$nvcc" ] || { echo "no nvcc: put it on PATH or set CUDACXX (deploy/install-cuda.sh brings one)" >&2; exit 1; }
 
-cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DQS_SERVICE=OFF \
-  -DQS_GPU_TEST=ON -DCMAKE_CUDA_COMPILER="$nvcc" ${QS_CMAKE_ARGS:-} >/dev/null
-cmake --build build/gpu --target gpu_device_test
-build/gpu/bin/gpu_device_test
+fail() {
+  echo "run.sh: $*" >&2
+  exit 1
+}
+
+nvcc=${CUDACXX:-$(command -v nvcc || true)}
+[ -n "$nvcc" ] || fail "no nvcc: put it on PATH or set CUDACXX (deploy/install-cuda.sh brings one)"
+command -v nvidia-smi >/dev/null || fail "no GPU: no nvidia-smi"
+query() { nvidia-smi "--query-gpu=$1" --format=csv,noheader; }
+joined() { sort -u | paste -sd "$1" -; }
+gpus=$(query name | joined +) || fail "no GPU: nvidia-smi finds none"
+driver=$(query driver_version | head -n 1)
+architectures=$(query compute_cap | tr -d . | sed 's/$/-real/' | joined ';')
+
+stop_at=$((SECONDS + 465))
+# Seconds for the steps after the sanitizers.
+readonly for_the_rest=130
+
+# Runs a command for at most so many seconds, and not beyond the whole.
+bounded() { # seconds, command...
+  local most=$1 have=$((stop_at - SECONDS))
+  [ "$most" -lt "$have" ] || most=$have
+  [ "$most" -gt 0 ] || return 124
+  timeout --kill-after=5 "$most" "${@:2}"
+}
+
+step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
+
+must() { # what, seconds, command...
+  step "$1"
+  local code=0
+  bounded "${@:2}" || code=$?
+  [ "$code" -ne 124 ] || fail "$1: not done in time"
+  [ "$code" -eq 0 ] || fail "$1: failed ($code)"
+}
+
+must "configure for $architectures" 60 \
+  cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release \
+  -DQS_SERVICE=OFF -DQS_GPU_TEST=ON "-DCMAKE_CUDA_COMPILER=$nvcc" \
+  "-DQS_CUDA_ARCHITECTURES=$architectures" ${QS_CMAKE_ARGS:-}
+must "build" 300 cmake --build build/gpu --target gpu_device_test gpu_bench
+must "every family on $gpus against the reference" 120 \
+  build/gpu/bin/gpu_device_test "~[small]"
+proved="differential"
+
+sanitize() { # tool
+  step "compute-sanitizer $1"
+  local most=$((stop_at - SECONDS - for_the_rest)) code=0
+  [ "$most" -lt 45 ] || most=45
+  [ "$most" -gt 0 ] || return 124
+  timeout --kill-after=5 "$most" compute-sanitizer --tool "$1" \
+    --error-exitcode 9 build/gpu/bin/gpu_device_test "[small]" || code=$?
+  return "$code"
+}
 
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck initcheck synccheck; do
-    echo "== compute-sanitizer $tool"
-    compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      build/gpu/bin/gpu_device_test "HQQ,GPTQ*,AWQ*"
+    code=0
+    sanitize "$tool" || code=$?
+    case $code in
+      0) proved="$proved, $tool" ;;
+      124) echo "compute-sanitizer $tool: NOT through in time, proves nothing" >&2 ;;
+      *) fail "compute-sanitizer $tool: failed ($code)" ;;
+    esac
   done
 else
   echo "compute-sanitizer is not here: memory, races and barriers were not checked" >&2
 fi
 
-gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
-driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+measure() { build/gpu/bin/gpu_bench | tee build/gpu/bench.txt; }
+export -f measure
+must "benchmark" 60 bash -c 'set -o pipefail; measure'
+
+if [ -n "${QS_BUNDLE:-}" ]; then
+  must "end to end on ${QS_WORKERS:-gpu:0}" 100 \
+    python3 tests/gpu/stream_test.py "$QS_BUNDLE" "${QS_WORKERS:-gpu:0}"
+  proved="$proved, stream"
+else
+  echo "QS_BUNDLE is not set: no end-to-end stream was run" >&2
+fi
+
 header=kernels/cuda/verified_on.h
-sed -i "s|^constexpr char kVerifiedOn\[\] = .*|constexpr char kVerifiedOn[] =\n    \"$gpu, $(date +%F), driver $driver\";|" "$header"
-echo "verified on $gpu, driver $driver"
+text="$gpus, $(date +%F), driver $driver: $proved"
+# Up to its semicolon, which may be a line further.
+sed -i "/^constexpr char kVerifiedOn/{
+  :more
+  /;/!{N;b more
+  }
+  s|.*|constexpr char kVerifiedOn[] =\n    \"$text\";|
+}" "$header"
+step "verified on $text"
