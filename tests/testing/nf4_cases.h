@@ -50,7 +50,8 @@ struct Nf4Result {
   bool operator==(const Nf4Result& o) const {
     const auto same = [](const auto& a, const auto& b) {
       return a.size() == b.size() &&
-             std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+             (a.empty() ||
+              std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0);
     };
     return first_non_finite == o.first_non_finite && same(packed, o.packed) &&
            same(absmax, o.absmax) && same(decoded, o.decoded) &&
