@@ -237,8 +237,8 @@ TEST_CASE("64 clients that stop are cut off, and cost the others nothing",
   if (rounds > 10) std::printf("%s\n%s\n", alone.c_str(), beside.c_str());
   CHECK(Read(server.stub(), tensor).bytes == bytes);
   // And then they are not; who reads nothing has no connection either.
-  CHECK(Eventually([&] { return server.IsIdle(); },
-                   absl::Seconds(40 + 2 * seconds)));
+  CHECK(
+      Eventually([&] { return server.IsIdle(); }, absl::Seconds(37 + seconds)));
   const int64_t more = server.process().Memory("VmHWM") - memory;
   INFO("memory +" << (more >> 20) << " MiB at most");
   if (kMemoryIsTheServers) CHECK(more < int64_t{256} << 20);

@@ -21,9 +21,8 @@ namespace qs::testing {
 
 class MemoryPeak {
  public:
-  // The allocator's own, what the kernel does not count at once, and huge pages
-  // of which a Buffer has the half.
-  static constexpr int64_t kSlack = int64_t{6} << 20;
+  // The allocator's own, and what the kernel does not count at once.
+  static constexpr int64_t kSlack = int64_t{4} << 20;
 
   MemoryPeak() {
     ReleaseCachedBuffers();
