@@ -164,23 +164,38 @@ void SolveUpper(const float* panels, int64_t panel_rows, const float* diagonal,
   });
 }
 
-void PackPanels(const float* m, int64_t stride, int64_t row, int64_t rows,
-                int64_t col, int64_t cols, float* panels) {
+// Rows [k, k + count) of PackPanels, panel by panel: as the panels are whole
+// pages apart, one row at a time would push their lines out of the first cache
+// half filled.
+HWY_INLINE void PackRows(const float* from, int64_t stride, int64_t k,
+                         int64_t count, int64_t rows, int64_t cols,
+                         float* panels) {
   const hn::CappedTag<float, 8> d8;
   const auto n = static_cast<int64_t>(hn::Lanes(d8));
   const int64_t whole = cols / kPanel;
-  for (int64_t k = 0; k < rows; ++k) {
-    const float* const from = m + (row + k) * stride + col;
-    for (int64_t j = 0; j < whole; ++j) {
-      float* const to = panels + (j * rows + k) * kPanel;
+  for (int64_t j = 0; j < whole; ++j) {
+    float* to = panels + (j * rows + k) * kPanel;
+    for (int64_t r = 0; r < count; ++r, to += kPanel) {
       for (int64_t i = 0; i < kPanel; i += n) {
-        hn::StoreU(hn::LoadU(d8, from + j * kPanel + i), d8, to + i);
+        hn::StoreU(hn::LoadU(d8, from + r * stride + j * kPanel + i), d8,
+                   to + i);
       }
     }
-    if (whole * kPanel == cols) continue;
-    float* const to = panels + (whole * rows + k) * kPanel;
+  }
+  if (whole * kPanel == cols) return;
+  float* to = panels + (whole * rows + k) * kPanel;
+  for (int64_t r = 0; r < count; ++r, to += kPanel) {
     std::fill_n(to, kPanel, 0.0f);
-    std::copy_n(from + whole * kPanel, cols - whole * kPanel, to);
+    std::copy_n(from + r * stride + whole * kPanel, cols - whole * kPanel, to);
+  }
+}
+
+void PackPanels(const float* m, int64_t stride, int64_t row, int64_t rows,
+                int64_t col, int64_t cols, float* panels) {
+  constexpr int64_t kRows = 4;
+  for (int64_t k = 0; k < rows; k += kRows) {
+    PackRows(m + (row + k) * stride + col, stride, k, std::min(kRows, rows - k),
+             rows, cols, panels);
   }
 }
 
@@ -204,15 +219,18 @@ template <class T>
 void LoadTyped(const TensorView& view, int64_t first, int64_t rows,
                const int32_t* position_of, float* out) {
   const T* const data = static_cast<const T*>(view.data);
-  // Sixteen columns at a time: their lines stay in the first cache.
-  for (int64_t c = 0; c < view.cols; c += 16) {
-    const int64_t count = std::min<int64_t>(16, view.cols - c);
+  // So many columns that each line of the rows, which push each other out of
+  // the first cache, is read once, and theirs in `out` stay there.
+  constexpr int64_t kColumns = 64;
+  for (int64_t c = 0; c < view.cols; c += kColumns) {
+    const int64_t count = std::min(kColumns, view.cols - c);
     for (int64_t r = 0; r < kRowGroup; ++r) {
-      alignas(64) float values[16] = {};
-      if (r < rows) {
-        ForVectors(data + (first + r) * view.cols + c, count,
+      alignas(64) float values[kColumns] = {};
+      for (int64_t i = 0; r < rows && i < count; i += 16) {
+        ForVectors(data + (first + r) * view.cols + c + i,
+                   std::min<int64_t>(16, count - i),
                    [&](int64_t part, VF x) HWY_ATTR {
-                     hn::StoreU(x, DF(), values + part * kLanes);
+                     hn::StoreU(x, DF(), values + i + part * kLanes);
                    });
       }
       for (int64_t i = 0; i < count; ++i) {

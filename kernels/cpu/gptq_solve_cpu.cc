@@ -291,9 +291,11 @@ class TileSolver {
         }
       }
     }
-    // Sixteen columns at a time: their lines stay in the first cache.
-    for (int64_t c = 0; c < plan_.cols; c += 16) {
-      const int64_t end = std::min(c + 16, plan_.cols);
+    // A line of each row at a time: rows push each other out of the first
+    // cache.
+    constexpr int64_t kColumns = 64;
+    for (int64_t c = 0; c < plan_.cols; c += kColumns) {
+      const int64_t end = std::min(c + kColumns, plan_.cols);
       for (int64_t r = 0; r < group.rows; ++r) {
         uint8_t* const out = args_.codes + (group.first + r) * plan_.cols;
         for (int64_t i = c; i < end; ++i) {

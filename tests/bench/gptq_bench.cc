@@ -40,8 +40,11 @@ class Table {
  public:
   explicit Table(const Settings& settings)
       : settings_(settings), peak_(FmaPeak()) {
-    std::printf("{\"name\": \"fma_peak\", \"gflops_per_core\": %.1f}\n",
-                peak_ * 1e-9);
+    // The environment can choose slower ones (OPENBLAS_CORETYPE).
+    std::printf(
+        "{\"name\": \"fma_peak\", \"gflops_per_core\": %.1f, "
+        "\"openblas_kernels\": \"%s\"}\n",
+        peak_ * 1e-9, openblas_get_corename());
   }
 
   // Times `body`, which does `operations`. Returns the least seconds.
