@@ -29,6 +29,9 @@ constexpr int64_t kStepColumns = 4;
 constexpr int64_t kStepVectors = 2;
 constexpr int64_t kStepRows = kStepVectors * kLanes;
 
+// Floats of a cache line.
+constexpr int64_t kLine = 16;
+
 // One panel.
 HWY_INLINE void AddPanel(const float* HWY_RESTRICT d,
                          const float* HWY_RESTRICT panel, int64_t depth,
@@ -63,8 +66,14 @@ HWY_INLINE void AddPanel(const float* HWY_RESTRICT d,
 }
 
 void AddProduct(const float* d, const float* panels, int64_t panel_rows,
-                int64_t depth, int64_t num_panels, float* p) {
+                int64_t depth, int64_t num_panels, float* p,
+                const float* next = nullptr) {
+  const int64_t share = CeilDiv(depth * kRowGroup, num_panels);
   for (int64_t j = 0; j < num_panels; ++j) {
+    // Into the second cache: the first has no room on every machine.
+    for (int64_t i = 0; next != nullptr && i < share; i += kLine) {
+      __builtin_prefetch(next + j * share + i, 0, 2);
+    }
     AddPanel(d, panels + j * panel_rows * kPanel, depth,
              p + j * kPanel * kRowGroup);
   }
@@ -293,8 +302,10 @@ void PackPanels(const float* m, int64_t stride, int64_t row, int64_t rows,
 }
 
 void AddProduct(const float* d, const float* panels, int64_t panel_rows,
-                int64_t depth, int64_t num_panels, float* p) {
-  HWY_DYNAMIC_DISPATCH(AddProduct)(d, panels, panel_rows, depth, num_panels, p);
+                int64_t depth, int64_t num_panels, float* p,
+                const float* next) {
+  HWY_DYNAMIC_DISPATCH(AddProduct)
+  (d, panels, panel_rows, depth, num_panels, p, next);
 }
 
 void SolveBlock(const BlockArgs& args) {

@@ -36,9 +36,11 @@ void PackPanels(const float* m, int64_t stride, int64_t row, int64_t rows,
                 int64_t col, int64_t cols, float* panels);
 
 // p[c][r] += sum over k < depth of d[k][r] * m[k][c], in order of k, for
-// `num_panels` panels of m that are `panel_rows` rows each.
+// `num_panels` panels of m that are `panel_rows` rows each. `next`: the d of
+// the next call, fetched meanwhile; null: unknown.
 void AddProduct(const float* d, const float* panels, int64_t panel_rows,
-                int64_t depth, int64_t num_panels, float* p);
+                int64_t depth, int64_t num_panels, float* p,
+                const float* next = nullptr);
 
 // Positions [begin, end) of kRowGroup rows.
 struct BlockArgs {

@@ -221,9 +221,13 @@ class TileSolver {
     }
     for (int64_t k = 0; k < begin; k += kDepth) {
       PackPanels(args_.factor, plan_.cols, k, kDepth, begin, width, panels_);
-      for (RowGroup& group : groups_) {
-        AddProduct(group.wd + k * kRowGroup, panels_, kDepth, kDepth, panels,
-                   group.p);
+      for (size_t g = 0; g < groups_.size(); ++g) {
+        const bool last = g + 1 == groups_.size();
+        const float* const next = last
+                                      ? groups_[0].wd + (k + kDepth) * kRowGroup
+                                      : groups_[g + 1].wd + k * kRowGroup;
+        AddProduct(groups_[g].wd + k * kRowGroup, panels_, kDepth, kDepth,
+                   panels, groups_[g].p, next);
       }
     }
     PackPanels(args_.factor, plan_.cols, begin, width, begin, width, panels_);
