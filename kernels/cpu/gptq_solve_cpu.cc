@@ -89,6 +89,22 @@ struct RowGroup {
   double loss[kRowGroup] = {};
 };
 
+// out[r][c] = codes[c][r] for four columns and rows, four bytes at a time.
+void TransposeSquare(const uint8_t* codes, uint8_t* out, int64_t stride) {
+  constexpr uint32_t kEven = 0x00ff00ff;
+  uint32_t c[4];
+  for (int64_t i = 0; i < 4; ++i) std::memcpy(&c[i], codes + i * kRowGroup, 4);
+  // Rows 0 and 2, and 1 and 3, of the first and of the last two columns.
+  const uint32_t even01 = (c[0] & kEven) | (c[1] & kEven) << 8;
+  const uint32_t even23 = (c[2] & kEven) | (c[3] & kEven) << 8;
+  const uint32_t odd01 = (c[0] >> 8 & kEven) | (c[1] & ~kEven);
+  const uint32_t odd23 = (c[2] >> 8 & kEven) | (c[3] & ~kEven);
+  const uint32_t rows[4] = {
+      (even01 & 0xffff) | even23 << 16, (odd01 & 0xffff) | odd23 << 16,
+      even01 >> 16 | (even23 & 0xffff0000), odd01 >> 16 | (odd23 & 0xffff0000)};
+  for (int64_t i = 0; i < 4; ++i) std::memcpy(out + i * stride, &rows[i], 4);
+}
+
 class TileSolver {
  public:
   TileSolver(const Plan& plan, SharedCheckpoint& checkpoint)
@@ -299,12 +315,25 @@ class TileSolver {
     // cache.
     constexpr int64_t kColumns = 64;
     for (int64_t c = 0; c < plan_.cols; c += kColumns) {
-      const int64_t end = std::min(c + kColumns, plan_.cols);
-      for (int64_t r = 0; r < group.rows; ++r) {
-        uint8_t* const out = args_.codes + (group.first + r) * plan_.cols;
-        for (int64_t i = c; i < end; ++i) {
-          out[i] = group.codes[i * kRowGroup + r];
-        }
+      StoreCodes(group, c, std::min(c + kColumns, plan_.cols));
+    }
+  }
+
+  // Columns [begin, end) of the codes to rows.
+  void StoreCodes(const RowGroup& group, int64_t begin, int64_t end) const {
+    const int64_t cols = plan_.cols;
+    uint8_t* const out = args_.codes + group.first * cols;
+    const int64_t squares = begin + (end - begin) / 4 * 4;
+    const int64_t whole_rows = group.rows / 4 * 4;
+    for (int64_t r = 0; r < whole_rows; r += 4) {
+      for (int64_t c = begin; c < squares; c += 4) {
+        TransposeSquare(group.codes + c * kRowGroup + r, out + r * cols + c,
+                        cols);
+      }
+    }
+    for (int64_t r = 0; r < group.rows; ++r) {
+      for (int64_t c = r < whole_rows ? squares : begin; c < end; ++c) {
+        out[r * cols + c] = group.codes[c * kRowGroup + r];
       }
     }
   }
