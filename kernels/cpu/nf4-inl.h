@@ -5,7 +5,12 @@
 //   * with 16 lanes and NF4, by 31 equal bins of [-1, 1]: each holds at most
 //     one threshold, so two table look-ups and one comparison are exact (the
 //     bin of t is monotone in t, and the tables are built with the same bins);
+//   * with 8 lanes and NF4, where a look-up knows 8 entries only, by 15 bins
+//     along a curve: bin k holds threshold k and no other, so that no look-up
+//     but that of the threshold is needed;
 //   * otherwise by counting comparisons with the 15 bounds.
+// Only the lowest four bits of a lane are the rank, and only they are looked
+// at; above them is 0, except where a ranker says so.
 #if defined(QS_KERNELS_CPU_NF4_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QS_KERNELS_CPU_NF4_INL_H_
 #undef QS_KERNELS_CPU_NF4_INL_H_
@@ -47,13 +52,15 @@ class Table16 {
     if constexpr (kLanes == 16) {
       return hn::TableLookupLanes(hn::Load(DF(), values_),
                                   hn::IndicesFromVec(DF(), rank));
+#if HWY_TARGET == HWY_AVX2
     } else if constexpr (kLanes == 8) {
-      const auto low =
-          hn::IndicesFromVec(DF(), hn::And(rank, hn::Set(DI(), 7)));
-      const auto upper = hn::RebindMask(DF(), hn::Gt(rank, hn::Set(DI(), 7)));
-      return hn::IfThenElse(
-          upper, hn::TableLookupLanes(hn::Load(DF(), values_ + 8), low),
-          hn::TableLookupLanes(hn::Load(DF(), values_), low));
+      // The look-ups see the lowest three bits, the choice sees the fourth.
+      const VF upper = hn::BitCast(DF(), hn::ShiftLeft<28>(rank));
+      return hn::IfNegativeThenElse(
+          upper,
+          VF{_mm256_permutevar8x32_ps(_mm256_load_ps(values_ + 8), rank.raw)},
+          VF{_mm256_permutevar8x32_ps(_mm256_load_ps(values_), rank.raw)});
+#endif
     } else {
       return hn::GatherIndex(DF(), values_, rank);
     }
@@ -129,6 +136,44 @@ class BinRanker {
 };
 #endif
 
+#if HWY_TARGET == HWY_AVX2
+// REQUIRES: NF4. Above the rank's four bits is what is left of a float.
+class CurveRanker {
+ public:
+  explicit CurveRanker(const RankTable& table) {
+    // Below zero are bins 0 to 7, from zero on 7 to 14: either way the lowest
+    // three bits tell them apart.
+    for (int bin = 0; bin < 8; ++bin) {
+      below_[bin] = table.bounds[bin];
+      above_[(bin + 7) % 8] = table.bounds[bin + 7];
+    }
+  }
+  HWY_INLINE VI Rank(VF t) const {
+    const VF slope =
+        hn::NegMulAdd(hn::Set(DF(), kBend), hn::Abs(t), hn::Set(DF(), kSlope));
+    const __m256i bin =
+        _mm256_castps_si256(hn::MulAdd(t, slope, hn::Set(DF(), kOffset)).raw);
+    const VF bound = hn::IfNegativeThenElse(
+        t, VF{_mm256_permutevar8x32_ps(_mm256_load_ps(below_), bin)},
+        VF{_mm256_permutevar8x32_ps(_mm256_load_ps(above_), bin)});
+    // A true mask is -1 in every lane.
+    return hn::Sub(
+        VI{bin}, hn::VecFromMask(DI(), hn::RebindMask(DI(), hn::Gt(t, bound))));
+  }
+
+ private:
+  // t (slope - bend |t|) + 7, rounded to an integer by the size of the offset
+  // and left in the low bits of the sum. The curve passes threshold k within
+  // 0.468 of k, and is -0.465 at -1 and 14.465 at 1: every end of a bin is a
+  // thousand times as far from them as rounding could move it.
+  static constexpr float kSlope = 11.91f;
+  static constexpr float kBend = 4.445f;
+  static constexpr float kOffset = 0x1.8p23f + 7.0f;
+  alignas(32) float below_[8];
+  alignas(32) float above_[8];
+};
+#endif
+
 // [-1, 1]: beyond it the ranks are 0 and 15 anyway, and the bins end.
 HWY_INLINE VF Clamp(VF t) {
 #if HWY_TARGET <= HWY_AVX3
@@ -179,6 +224,9 @@ class CodeMap {
 #if HWY_TARGET <= HWY_AVX3
 template <bool kFp4>
 using Ranker = std::conditional_t<kFp4, CountRanker, BinRanker>;
+#elif HWY_TARGET == HWY_AVX2
+template <bool kFp4>
+using Ranker = std::conditional_t<kFp4, CountRanker, CurveRanker>;
 #else
 template <bool kFp4>
 using Ranker = CountRanker;

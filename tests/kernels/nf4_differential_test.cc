@@ -1,10 +1,12 @@
 // Every SIMD target and thread count against the reference, with ==.
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/checked_math.h"
+#include "kernels/nf4_tables.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/generators.h"
 #include "tests/testing/nf4_cases.h"
@@ -29,6 +31,48 @@ TEST_CASE("every SIMD target gives the reference's bytes") {
   }
   REQUIRE(ForceSimdTargetForTest("").ok());
   CHECK_FALSE(ForceSimdTargetForTest("no such target").ok());
+}
+
+TEST_CASE("codes on both sides of every threshold, and all along [-1, 1]") {
+  // Blocks of 64 that begin with 1, so that the others are what is ranked.
+  std::vector<float> values;
+  const auto add = [&](float t) {
+    if (values.size() % 64 == 0) values.push_back(1.0f);
+    values.push_back(t);
+  };
+  for (Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+    for (Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+      for (float bound : MakeRankTable(codebook, rule).bounds) {
+        for (float end : {-2.0f, 2.0f}) {
+          float t = bound;
+          for (int i = 0; i < 4; ++i, t = std::nextafter(t, end)) add(t);
+        }
+      }
+    }
+  }
+  for (int i = -(1 << 14); i <= 1 << 14; ++i) {
+    add(static_cast<float>(i) * 0x1p-14f);
+  }
+  for (float tiny : {0x1p-126f, 0x1p-149f, 0x1p-30f, 0.0f}) {
+    add(tiny);
+    add(-tiny);
+  }
+  TestTensor weight(DType::kF32, static_cast<int64_t>(values.size()));
+  std::memcpy(weight.data(), values.data(), values.size() * sizeof(float));
+  const auto reference = NewReferenceBackend();
+  const auto backend = NewCpuBackend(1);
+  for (const std::string& target : SimdTargets()) {
+    INFO("target " << target);
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    for (Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+      for (Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+        const Nf4Case c{weight, 64, codebook, rule, Nf4Search::kNone, 0};
+        INFO(c.Describe());
+        REQUIRE(RunNf4(backend->nf4(), c) == RunNf4(reference->nf4(), c));
+      }
+    }
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
 }
 
 TEST_CASE("weights are encoded at any address") {
