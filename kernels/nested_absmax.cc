@@ -135,7 +135,9 @@ const std::vector<uint8_t>& CpuTable() {
 }
 
 uint8_t CpuCode(const std::vector<uint8_t>& table, float d, float reciprocal) {
-  const float v = std::clamp(d * reciprocal, -1.0f, 1.0f);
+  // The reciprocal of an m2 below 2^-128 is infinite.
+  const float t = d == 0.0f ? 0.0f : d * reciprocal;
+  const float v = std::clamp(t, -1.0f, 1.0f);
   const float h = (v + 1.0f) * 0.5f;
   return table[static_cast<size_t>(std::fma(h, 65535.0f, 0.5f))];
 }

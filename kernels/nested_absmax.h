@@ -2,7 +2,8 @@
 // by the implementations that run on a CPU.
 //
 //   offset = mean(absmax);  d_i = absmax_i - offset;  m2 = max|d| of a block of
-//   256;  code = nearest level of the map to d / m2, by the rule's own search.
+//   256;  code = nearest level of the map to d * (1 / m2), by the rule's own
+//   search, where a d of 0 stays 0 even if 1 / m2 overflows.
 // Source: bitsandbytes 0.50.2 (quantize_blockwise with the dynamic map).
 #ifndef QS_KERNELS_NESTED_ABSMAX_H_
 #define QS_KERNELS_NESTED_ABSMAX_H_

@@ -79,7 +79,7 @@ struct NestedScale {
 
   QS_KERNEL int Code(const NestedShared& shared, float d) const {
     if (max_abs == 0.0f || IsNonFinite(FloatBits(max_abs))) return 0;
-    const float t = d * reciprocal;
+    const float t = d == 0.0f ? 0.0f : d * reciprocal;
     return cuda ? NearestCode(shared, nf4::Flush(t)) : SteppedCode(shared, t);
   }
 };

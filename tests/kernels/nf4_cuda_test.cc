@@ -13,6 +13,7 @@
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/emulated_nf4.h"
 #include "tests/testing/generators.h"
+#include "tests/testing/nested_cases.h"
 #include "tests/testing/nf4_cases.h"
 
 namespace qs {
@@ -199,19 +200,6 @@ TEST_CASE("every code decodes to the reference's value") {
   }
 }
 
-// Absmax values as blocks of weights have them, and some odd ones.
-std::vector<float> AbsmaxValues(int64_t count, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> gauss(0.05f, 0.01f);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) {
-    v = std::fabs(gauss(random));
-    if (random() % 50 == 0) v *= 20;
-    if (random() % 200 == 0) v = 0;
-  }
-  return values;
-}
-
 void CheckNested(const std::vector<float>& absmax, Nf4Rule rule,
                  uint64_t seed) {
   EmulatedDevice::Get().Seed(seed);
@@ -224,28 +212,11 @@ void CheckNested(const std::vector<float>& absmax, Nf4Rule rule,
   REQUIRE(EmulatedDevice::Get().TakeError().empty());
 }
 
-TEST_CASE("nested absmax of every length around a border") {
+TEST_CASE("nested absmax, the emulated device's against the reference's") {
   uint64_t seed = 17000;
-  std::vector<int64_t> counts = {127, 128,  255,  256,  257,  511,       512,
-                                 513, 8191, 8192, 8193, 8705, 16384 + 77};
-  for (int64_t count = 1; count <= 66; ++count) counts.push_back(count);
-  for (int64_t count : counts) {
-    ++seed;
-    CheckNested(AbsmaxValues(count, seed),
-                seed % 2 == 0 ? Nf4Rule::kCuda : Nf4Rule::kCpu, seed);
-  }
-}
-
-TEST_CASE("nested absmax of special values") {
-  uint64_t seed = 19000;
-  for (Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
-    for (const std::vector<float>& values :
-         {std::vector<float>(300, 0.25f), std::vector<float>(256, 0.0f),
-          std::vector<float>{1e-38f, 2e-38f, 1e-39f, 0.0f, 3e-45f},
-          std::vector<float>{1e30f, 2e30f, 1e-30f, 0.0f}}) {
-      CheckNested(values, rule, ++seed);
-    }
-  }
+  ForNestedCases([&](const std::vector<float>& absmax, Nf4Rule rule) {
+    CheckNested(absmax, rule, ++seed);
+  });
 }
 
 TEST_CASE("absmax values whose sum overflows get codes of 0") {
@@ -259,27 +230,6 @@ TEST_CASE("absmax values whose sum overflows get codes of 0") {
       CHECK(std::isinf(result.offset));
       CHECK(std::isinf(result.nested_absmax[0]));
       CHECK(result.codes == std::vector<uint8_t>(9, 0));
-    }
-  }
-}
-
-TEST_CASE("nested codes of every midpoint") {
-  // Pairs +x, -x make the mean 0, and 1 is the largest: d / m2 is x itself.
-  std::vector<float> values = {1.0f, -1.0f};
-  for (float h : NestedMidpoints()) {
-    for (float x : {std::nextafter(h, -2.0f), h, std::nextafter(h, 2.0f)}) {
-      values.push_back(x);
-      values.push_back(-x);
-    }
-  }
-  for (Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
-    // 256 at a time, each with its own 1 and -1.
-    for (size_t first = 2; first < values.size(); first += 254) {
-      std::vector<float> block = {1.0f, -1.0f};
-      const size_t last = std::min(values.size(), first + 254);
-      block.insert(block.end(), values.begin() + static_cast<int64_t>(first),
-                   values.begin() + static_cast<int64_t>(last));
-      CheckNested(block, rule, 21000 + first);
     }
   }
 }

@@ -9,6 +9,7 @@
 #include "kernels/nf4_tables.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/generators.h"
+#include "tests/testing/nested_cases.h"
 #include "tests/testing/nf4_cases.h"
 
 namespace qs {
@@ -71,6 +72,21 @@ TEST_CASE("codes on both sides of every threshold, and all along [-1, 1]") {
         REQUIRE(RunNf4(backend->nf4(), c) == RunNf4(reference->nf4(), c));
       }
     }
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
+}
+
+TEST_CASE("every SIMD target gives the reference's nested absmax") {
+  const auto reference = NewReferenceBackend();
+  const auto backend = NewCpuBackend(1);
+  for (const std::string& target : SimdTargets()) {
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    ForNestedCases([&](const std::vector<float>& absmax, Nf4Rule rule) {
+      INFO("target " << target << " blocks " << absmax.size() << " rule "
+                     << static_cast<int>(rule));
+      REQUIRE(RunNested(backend->nf4(), absmax, rule) ==
+              RunNested(reference->nf4(), absmax, rule));
+    });
   }
   REQUIRE(ForceSimdTargetForTest("").ok());
 }

@@ -108,36 +108,6 @@ inline Nf4Result RunNf4(Nf4Ops& ops, const Nf4Case& c) {
   return r;
 }
 
-struct NestedResult {
-  std::vector<uint8_t> codes;
-  std::vector<float> nested_absmax;
-  float offset = 0;
-  std::vector<float> decoded;
-
-  bool operator==(const NestedResult&) const = default;
-};
-
-// The nested coding alone, there and back, of absmax values of the caller's.
-inline NestedResult RunNested(Nf4Ops& ops, const std::vector<float>& absmax,
-                              Nf4Rule rule) {
-  Stream stream;
-  const auto blocks = static_cast<int64_t>(absmax.size());
-  NestedResult r;
-  r.codes.resize(absmax.size());
-  r.nested_absmax.resize(
-      static_cast<size_t>(CeilDiv(blocks, kNestedBlockSize)));
-  r.decoded.resize(absmax.size());
-  REQUIRE(ops.NestedEncode({absmax.data(), blocks, rule, r.codes.data(),
-                            r.nested_absmax.data(), &r.offset},
-                           stream)
-              .ok());
-  REQUIRE(ops.NestedDecode({r.codes.data(), r.nested_absmax.data(), &r.offset,
-                            blocks, r.decoded.data()},
-                           stream)
-              .ok());
-  return r;
-}
-
 // Calls `body` for a few hundred cases: every kind, dtype, codebook, rule and
 // search, with counts around block and vector borders.
 template <class Body>
