@@ -251,7 +251,8 @@ def nested_code_cuda(midpoints, t):
 
 
 def nested_code_cpu(midpoints, d, reciprocal):
-    v = clamp(f32(d * reciprocal), -1.0, 1.0)
+    t = 0.0 if d == 0 else f32(d * reciprocal)
+    v = clamp(t, -1.0, 1.0)
     h = f32(f32(v + 1) * 0.5)
     j = int(f32(h * 65535 + 0.5))
     grid = f32(-1 + f32(f32(2 * j) / 65535))
