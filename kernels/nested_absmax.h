@@ -1,5 +1,5 @@
-// The 8-bit coding of absmax values ("double quantization"): host code shared
-// by the implementations that run on a CPU.
+// The 8-bit coding of absmax values ("double quantization"): its definition,
+// which the reference runs, and the parts of it that kernels/cpu shares.
 //
 //   offset = mean(absmax);  d_i = absmax_i - offset;  m2 = max|d| of a block of
 //   256;  code = nearest level of the map to d * (1 / m2), by the rule's own
@@ -26,9 +26,12 @@ float NestedEncodeBlock(const float* absmax, int64_t count, float offset,
 // fl(fl(map[code] * m2) + offset).
 float NestedDecodeOne(uint8_t code, float nested_absmax, float offset);
 
-// The definition of kCuda's nearest level for one normalized value; the table
-// look-up of NestedEncodeBlock must equal it.
+// kCuda: the nearest level to a normalized value, the even code on a midpoint.
 uint8_t NestedNearest(float t);
+
+// kCpu: a normalized value's step, 0 to 65535, and the code of a step.
+int NestedStep(float t);
+uint8_t NestedOfStep(int step);
 
 }  // namespace qs::nf4
 

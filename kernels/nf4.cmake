@@ -1,4 +1,5 @@
 target_sources(qs_kernels PRIVATE
+  cpu/nested_simd.cc
   cpu/nf4_codes_simd.cc
   cpu/nf4_cpu.cc
   cpu/nf4_encode_simd.cc

@@ -5,6 +5,7 @@
 
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cpu/nested_simd.h"
 #include "kernels/cpu/nf4_simd.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/factories.h"
@@ -93,21 +94,23 @@ class Nf4Cpu final : public Nf4Ops {
 
   absl::Status NestedEncode(const NestedEncodeArgs& args, Stream&) override {
     *args.offset = nf4::TorchMean(args.absmax, args.num_blocks);
-    ForNested(args.num_blocks, [&](int64_t i, int64_t count) {
-      args.nested_absmax[i / kNestedBlockSize] = nf4::NestedEncodeBlock(
-          args.absmax + i, count, *args.offset, args.rule, args.codes + i);
-    });
+    ParallelTiles(threads_, args.num_blocks, kNestedTile,
+                  [&](int64_t begin, int64_t end) {
+                    nf4::NestedEncodeBlocks(args, begin, end);
+                  });
     return absl::OkStatus();
   }
 
   absl::Status NestedDecode(const NestedDecodeArgs& args, Stream&) override {
-    ForNested(args.num_blocks, [&](int64_t i, int64_t count) {
-      for (int64_t j = i; j < i + count; ++j) {
-        args.absmax[j] = nf4::NestedDecodeOne(
-            args.codes[j], args.nested_absmax[i / kNestedBlockSize],
-            *args.offset);
-      }
-    });
+    ParallelTiles(threads_, args.num_blocks, kNestedTile,
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) {
+                      args.absmax[i] = nf4::NestedDecodeOne(
+                          args.codes[i],
+                          args.nested_absmax[i / kNestedBlockSize],
+                          *args.offset);
+                    }
+                  });
     return absl::OkStatus();
   }
 
@@ -117,16 +120,6 @@ class Nf4Cpu final : public Nf4Ops {
                  const Body& body) const {
     ParallelTiles(threads_, CeilDiv(weight.num_elements(), block_size),
                   kTileElements / block_size, body);
-  }
-
-  template <class Body>
-  void ForNested(int64_t num_blocks, const Body& body) const {
-    ParallelTiles(threads_, num_blocks, kNestedTile,
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t i = begin; i < end; i += kNestedBlockSize) {
-                      body(i, std::min(kNestedBlockSize, end - i));
-                    }
-                  });
   }
 
   const int threads_;
