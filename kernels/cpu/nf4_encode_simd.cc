@@ -82,6 +82,13 @@ HWY_INLINE void FoldAll(const VF (&sums)[kCount][kParts],
     for (int i = 0; i < std::min(4, kCount - k); ++i)
       out[k + i] = folded[4 * i];
   }
+#elif HWY_TARGET == HWY_AVX2
+  for (int k = 0; k < kCount; ++k) {
+    const VF halves = hn::Add(sums[k][0], sums[k][1]);
+    const VF quarters = hn::Add(halves, hn::SwapAdjacentBlocks(halves));
+    const VF pairs = hn::Add(quarters, hn::Shuffle1032(quarters));
+    out[k] = hn::GetLane(hn::Add(pairs, hn::Shuffle2301(pairs)));
+  }
 #else
   for (int k = 0; k < kCount; ++k) {
     Partial16 partial;
@@ -91,6 +98,27 @@ HWY_INLINE void FoldAll(const VF (&sums)[kCount][kParts],
     out[k] = partial.Fold();
   }
 #endif
+}
+
+// sums += the 16-bit lanes of `row`, in order; a template for the sake of the
+// branch that does not compile.
+template <class V16, size_t kRowParts>
+HWY_INLINE void AddWide(const V16 (&row)[kRowParts], VI (&sums)[kParts]) {
+  const hn::DFromV<V16> d;
+  if constexpr (kRowParts == kParts) {
+    for (size_t p = 0; p < kParts; ++p) {
+      sums[p] = hn::Add(sums[p], hn::PromoteTo(DI(), row[p]));
+    }
+  } else {
+    static_assert(2 * kRowParts == kParts);
+    const hn::Half<decltype(d)> half;
+    for (size_t p = 0; p < kRowParts; ++p) {
+      const auto low = hn::LowerHalf(half, row[p]);
+      const auto high = hn::UpperHalf(half, row[p]);
+      sums[2 * p] = hn::Add(sums[2 * p], hn::PromoteTo(DI(), low));
+      sums[2 * p + 1] = hn::Add(sums[2 * p + 1], hn::PromoteTo(DI(), high));
+    }
+  }
 }
 
 // The vector form of ScalarScorer, with the same additions in the same order.
@@ -176,24 +204,24 @@ class VectorScorer {
   // beginning: the sum of eight fits 16 bits.
   HWY_INLINE void AddRows(const uint16_t* offsets, VI (&sums)[kParts]) const {
     static_assert(sizeof(tables_.search->rows[0]) == 1 << 5);
-    const hn::Rebind<int16_t, DI> d;
+    const hn::CappedTag<int16_t, 2 * kCandidates> d;  // a row, or parts of it
+    constexpr int64_t kWidth = hn::MaxLanes(d);
+    constexpr int64_t kRowParts = 2 * kCandidates / kWidth;
     const char* rows = reinterpret_cast<const char*>(tables_.search->rows);
-    hn::Vec<decltype(d)> sum[kParts];
-    for (int64_t p = 0; p < kParts; ++p) sum[p] = hn::Zero(d);
+    hn::Vec<decltype(d)> sum[kRowParts];
+    for (auto& part : sum) part = hn::Zero(d);
     for (int half = 0; half < 2; ++half) {
       uint64_t four;  // one load instead of four
       hwy::CopyBytes<sizeof(four)>(offsets + 4 * half, &four);
       for (int i = 0; i < 4; ++i, four >>= 16) {
         const auto* row =
             reinterpret_cast<const int16_t*>(rows + (four & 0xffff));
-        for (int64_t p = 0; p < kParts; ++p) {
-          sum[p] = hn::Add(sum[p], hn::Load(d, row + p * kLanes));
+        for (int64_t p = 0; p < kRowParts; ++p) {
+          sum[p] = hn::Add(sum[p], hn::Load(d, row + p * kWidth));
         }
       }
     }
-    for (int64_t p = 0; p < kParts; ++p) {
-      sums[p] = hn::Add(sums[p], hn::PromoteTo(DI(), sum[p]));
-    }
+    AddWide(sum, sums);
   }
 
   // ChooseRatio, given the sums as floats.
