@@ -84,8 +84,8 @@ void HistoryClient::ActOnCalibration() {
   if (OneIn(3)) GetCalibration(number);
   if (OneIn(20)) Seal(number, OneIn(2) ? "a" : "b");
   if (OneIn(8)) ReadSite(number, OneIn(2) ? "a" : "b");
-  if (OneIn(25)) {
-    SealAndRead(number);
+  // A server that is away would have them retired by the thousand, and kept.
+  if (OneIn(25) && SealAndRead(number)) {
     if (OneIn(2)) DeleteCalibration(id);
     board_.calibrations.Retire(number);
   }
@@ -221,9 +221,10 @@ bool HistoryClient::ReadSite(int number, const std::string& site) {
   return status.ok();
 }
 
-void HistoryClient::SealAndRead(int number) {
+bool HistoryClient::SealAndRead(int number) {
   Seal(number, "");
-  for (const char* site : {"a", "b"}) ReadSite(number, site);
+  const bool first = ReadSite(number, "a");
+  return ReadSite(number, "b") && first;
 }
 
 void HistoryClient::DeleteCalibration(const std::string& id) {

@@ -41,6 +41,10 @@ constexpr absl::Duration kStopLimit = absl::Seconds(15);
 // After so long the history is looked at.
 constexpr absl::Duration kRound = absl::Seconds(10);
 
+// A longer time is cut into such runs, each with a folder and the next seed:
+// the checker reads a whole history every round.
+constexpr int kLongestRun = 300;
+
 struct Arguments {
   int seconds = 20;
   uint32_t seed = 1;
@@ -301,17 +305,13 @@ bool Parse(int argc, char** argv, Arguments* arguments) {
   return argc % 2 == 1;
 }
 
-int Main(int argc, char** argv) {
-  Arguments arguments;
-  if (!Parse(argc, argv, &arguments)) {
-    std::printf("history_run [--seconds N] [--seed S] [--clients C]\n");
-    return 2;
-  }
+// One server's folder and history. False: it is not good.
+bool RunOnce(const Arguments& arguments) {
   std::printf("seed %u, %d s, %d clients\n", arguments.seed, arguments.seconds,
               arguments.clients);
   std::fflush(stdout);
   char folder[] = "/tmp/history.XXXXXX";
-  if (mkdtemp(folder) == nullptr) return 1;
+  if (mkdtemp(folder) == nullptr) return false;
   std::vector<Violation> violations;
   {
     Run run(arguments, folder);
@@ -323,10 +323,27 @@ int Main(int argc, char** argv) {
   }
   if (!violations.empty()) {
     std::printf("%zu violations, see %s\n", violations.size(), folder);
-    return 1;
+    return false;
   }
   fs::remove_all(folder);
   std::printf("the history is good\n");
+  std::fflush(stdout);
+  return true;
+}
+
+int Main(int argc, char** argv) {
+  Arguments arguments;
+  if (!Parse(argc, argv, &arguments)) {
+    std::printf("history_run [--seconds N] [--seed S] [--clients C]\n");
+    return 2;
+  }
+  for (int done = 0; done < arguments.seconds;) {
+    Arguments part = arguments;
+    part.seconds = std::min(kLongestRun, arguments.seconds - done);
+    if (!RunOnce(part)) return 1;
+    done += part.seconds;
+    ++arguments.seed;
+  }
   return 0;
 }
 

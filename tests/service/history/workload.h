@@ -90,7 +90,8 @@ class HistoryClient {
   void FinishUpload(int number);
   void ReadAllTensors();
   void SettleJobs(absl::Time limit);
-  void SealAndRead(int number);
+  // True: both sites were read.
+  bool SealAndRead(int number);
   void DeleteCalibration(const std::string& id);
 
  private:
