@@ -50,6 +50,14 @@ class Backend {
   virtual absl::Status health() const { return absl::OkStatus(); }
   // Of its device's own memory; zeros on a host. Thread-safe.
   virtual DeviceMemoryUse memory() const { return {}; }
+
+  // Threads that may compute on it at once, each on a lane of its own, so that
+  // one copies or works on the host while another's kernels run. Lanes give the
+  // same bytes, and share health, memory and name; lane 0 is the backend
+  // itself, and all live as long as it. Thread-safe.
+  virtual int lanes() const { return 1; }
+  // `index` below lanes().
+  virtual Backend& lane(int /*index*/) { return *this; }
 };
 
 // The definition: plain loops, no threads. Slow; for tests.
@@ -80,10 +88,12 @@ class GpuProvider {
   // Not empty. Errors: UNIMPLEMENTED — the build has no CUDA; UNAVAILABLE — why
   // there is none: no driver, too old a driver, no device.
   virtual absl::StatusOr<std::vector<GpuInfo>> List() const = 0;
-  // On the GPU `index` of the list; `host` does what it cannot.
+  // On the GPU `index` of the list, with `lanes` lanes, at least 1, or fewer
+  // where there is no memory for so many; `host` does what it cannot, for all
+  // of them, so it must hold no mutable state.
   // Errors: as List; NOT_FOUND — no such index; INTERNAL — the device failed.
   virtual absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int index, std::unique_ptr<Backend> host) const = 0;
+      int index, std::unique_ptr<Backend> host, int lanes) const = 0;
   // On which devices and when the kernels of this build were verified, or that
   // none has.
   virtual std::string VerifiedOn() const = 0;

@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -39,7 +40,7 @@ class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<DeviceSession> session,
               absl::StatusOr<std::unique_ptr<Blas>> blas,
-              std::unique_ptr<Backend> host)
+              std::shared_ptr<Backend> host)
       : session_(std::move(session)),
         scratch_(session_->workspace()),
         host_(std::move(host)),
@@ -86,12 +87,24 @@ class CudaBackend final : public Backend {
             .host_calls = session_->host_calls()};
   }
 
+  int lanes() const override { return 1 + static_cast<int>(others_.size()); }
+  Backend& lane(int index) override {
+    if (index == 0) return *this;
+    return *others_[static_cast<size_t>(index) - 1];
+  }
+
+  bool has_blas() const { return blas_ != nullptr; }
+  // Before any thread computes.
+  void AddLane(std::unique_ptr<CudaBackend> lane) {
+    others_.push_back(std::move(lane));
+  }
+
  private:
   const DeviceFacts& facts() const { return session_->device().facts(); }
 
   const std::unique_ptr<DeviceSession> session_;
   WorkspaceScratch scratch_;
-  const std::unique_ptr<Backend> host_;
+  const std::shared_ptr<Backend> host_;
   std::unique_ptr<Blas> blas_;
   std::string products_;  // who multiplies matrices
   const std::unique_ptr<Nf4Ops> nf4_;
@@ -101,17 +114,48 @@ class CudaBackend final : public Backend {
   std::unique_ptr<GramOps> gram_;  // null: the host's
   std::unique_ptr<GptqOps> gptq_;
   std::unique_ptr<AwqOps> awq_;
+  std::vector<std::unique_ptr<CudaBackend>> others_;  // lanes from 1 on
 };
+
+using SharedHost = std::shared_ptr<Backend>;
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> NewLane(
+    const std::shared_ptr<SharedDevice>& device,
+    absl::StatusOr<std::unique_ptr<Blas>> blas, const SharedHost& host) {
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<DeviceSession> session,
+                      DeviceSession::Create(device));
+  return std::make_unique<CudaBackend>(std::move(session), std::move(blas),
+                                       host);
+}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
+    std::shared_ptr<Device> device, const BlasSource& new_blas,
+    std::unique_ptr<Backend> host, int64_t memory_cap, int lanes) {
+  const auto shared =
+      std::make_shared<SharedDevice>(std::move(device), memory_cap);
+  const SharedHost shared_host = std::move(host);
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
+                      NewLane(shared, new_blas(), shared_host));
+  for (int i = 1; i < lanes; ++i) {
+    absl::StatusOr<std::unique_ptr<CudaBackend>> lane =
+        NewLane(shared, new_blas(), shared_host);
+    if (absl::IsResourceExhausted(lane.status())) break;
+    if (!lane.ok()) return lane.status();
+    // Every lane does what the first does.
+    if (backend->has_blas() && !(*lane)->has_blas()) break;
+    backend->AddLane(*std::move(lane));
+  }
+  return backend;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     std::shared_ptr<Device> device, absl::StatusOr<std::unique_ptr<Blas>> blas,
     std::unique_ptr<Backend> host, int64_t memory_cap) {
-  QS_ASSIGN_OR_RETURN(std::unique_ptr<DeviceSession> session,
-                      DeviceSession::Create(std::move(device), memory_cap));
-  return std::make_unique<CudaBackend>(std::move(session), std::move(blas),
-                                       std::move(host));
+  return NewCudaBackend(
+      std::move(device), [&blas] { return std::move(blas); }, std::move(host),
+      memory_cap, /*lanes=*/1);
 }
 
 }  // namespace qs::cuda

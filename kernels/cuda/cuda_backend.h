@@ -5,6 +5,7 @@
 #define QS_KERNELS_CUDA_CUDA_BACKEND_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -14,10 +15,20 @@
 
 namespace qs::cuda {
 
-// `memory_cap`: bytes of device memory that it takes at most. Without `blas`
-// the host does second moments, GPTQ and AWQ; the description says why. Errors:
-// as Device. Thread: the backend belongs to one thread at a time, but for
-// health and memory.
+// A library for one lane: a thread of its own uses it.
+using BlasSource = std::function<absl::StatusOr<std::unique_ptr<Blas>>()>;
+
+// `memory_cap`: bytes of device memory that all its lanes together take at
+// most. Without a library the host does second moments, GPTQ and AWQ; the
+// description says why. Has `lanes` lanes, or fewer where there is no pinned
+// memory or no library for another. `host` must hold no mutable state. Errors:
+// as Device. Thread: each lane belongs to one thread at a time, but for health
+// and memory.
+absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
+    std::shared_ptr<Device> device, const BlasSource& new_blas,
+    std::unique_ptr<Backend> host, int64_t memory_cap, int lanes);
+
+// With one lane.
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     std::shared_ptr<Device> device, absl::StatusOr<std::unique_ptr<Blas>> blas,
     std::unique_ptr<Backend> host, int64_t memory_cap);

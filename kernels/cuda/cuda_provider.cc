@@ -45,8 +45,9 @@ class CudaGpus final : public GpuProvider {
     return gpus;
   }
 
-  absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int index, std::unique_ptr<Backend> host) const override {
+  absl::StatusOr<std::unique_ptr<Backend>> Open(int index,
+                                                std::unique_ptr<Backend> host,
+                                                int lanes) const override {
     QS_ASSIGN_OR_RETURN(const std::vector<cuda::DeviceFacts> devices,
                         cuda::ListRuntimeDevices());
     if (index < 0 || index >= static_cast<int>(devices.size())) {
@@ -60,9 +61,8 @@ class CudaGpus final : public GpuProvider {
                         cuda::OpenRuntimeDevice(facts));
     const auto cap =
         static_cast<int64_t>(static_cast<double>(free) * kMemoryShare);
-    absl::StatusOr<std::unique_ptr<cuda::Blas>> blas = LoadBlas(*device);
-    return cuda::NewCudaBackend(std::move(device), std::move(blas),
-                                std::move(host), cap);
+    const auto new_blas = [device] { return LoadBlas(*device); };
+    return cuda::NewCudaBackend(device, new_blas, std::move(host), cap, lanes);
   }
 
   std::string VerifiedOn() const override {

@@ -8,8 +8,8 @@ namespace {
 class NoGpus final : public GpuProvider {
  public:
   absl::StatusOr<std::vector<GpuInfo>> List() const override { return Error(); }
-  absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int, std::unique_ptr<Backend>) const override {
+  absl::StatusOr<std::unique_ptr<Backend>> Open(int, std::unique_ptr<Backend>,
+                                                int) const override {
     return Error();
   }
   std::string VerifiedOn() const override { return "built without CUDA"; }

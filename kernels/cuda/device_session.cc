@@ -1,46 +1,87 @@
 // Tested by tests/kernels/cuda_session_test.cc.
 #include "kernels/cuda/device_session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
 
 namespace qs::cuda {
 
+absl::Status SharedDevice::health() const {
+  absl::MutexLock lock(&mutex_);
+  return health_;
+}
+
+void SharedDevice::Lose(const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  if (health_.ok()) health_ = why;
+}
+
+void SharedDevice::Add(Workspace* workspace) {
+  absl::WriterMutexLock lock(&calls_);
+  workspaces_.push_back(workspace);
+}
+
+void SharedDevice::Remove(Workspace* workspace) {
+  absl::WriterMutexLock lock(&calls_);
+  std::erase(workspaces_, workspace);
+}
+
+void SharedDevice::TrimAll() {
+  for (Workspace* workspace : workspaces_) workspace->Trim();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Create(
+    std::shared_ptr<SharedDevice> device) {
+  std::unique_ptr<DeviceSession> session(new DeviceSession(std::move(device)));
+  SharedDevice& shared = *session->shared_;
+  QS_ASSIGN_OR_RETURN(session->workspace_,
+                      Workspace::Create(shared.device(), shared.ledger()));
+  shared.Add(session->workspace_.get());
+  return session;
+}
+
 absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Create(
     std::shared_ptr<Device> device, int64_t memory_cap) {
-  std::unique_ptr<DeviceSession> session(
-      new DeviceSession(std::move(device), memory_cap));
-  QS_ASSIGN_OR_RETURN(session->workspace_,
-                      Workspace::Create(*session->device_, session->ledger_));
-  return session;
+  return Create(std::make_shared<SharedDevice>(std::move(device), memory_cap));
+}
+
+DeviceSession::~DeviceSession() {
+  if (workspace_ != nullptr) shared_->Remove(workspace_.get());
+}
+
+absl::Status DeviceSession::OnDevice(
+    absl::FunctionRef<absl::Status(StagedCall&)> on_device) {
+  const auto call = [&] {
+    StagedCall staged(*workspace_);
+    return on_device(staged);
+  };
+  {
+    absl::ReaderMutexLock lock(&shared_->calls_);
+    const absl::Status status = call();
+    if (!absl::IsResourceExhausted(status)) return status;
+  }
+  absl::WriterMutexLock lock(&shared_->calls_);
+  shared_->TrimAll();
+  const absl::Status status = call();
+  if (absl::IsResourceExhausted(status)) shared_->TrimAll();
+  return status;
 }
 
 absl::Status DeviceSession::Do(
     absl::FunctionRef<absl::Status(StagedCall&)> on_device,
     absl::FunctionRef<absl::Status()> on_host) {
   if (health().ok()) {
-    absl::Status status;
-    {
-      StagedCall call(*workspace_);
-      status = on_device(call);
-    }
+    const absl::Status status = OnDevice(on_device);
     if (absl::IsInternal(status)) {
-      absl::MutexLock lock(&mutex_);
-      health_ = status;
-    } else if (absl::IsResourceExhausted(status)) {
-      workspace_->Trim();
-    } else {
+      shared_->Lose(status);
+    } else if (!absl::IsResourceExhausted(status)) {
       return status;
     }
   }
-  ++host_calls_;
+  ++shared_->host_calls_;
   return on_host();
-}
-
-absl::Status DeviceSession::health() const {
-  absl::MutexLock lock(&mutex_);
-  return health_;
 }
 
 }  // namespace qs::cuda

@@ -1,13 +1,19 @@
-// DeviceSession: a worker's device for as long as it computes, and the choice
+// DeviceSession: one lane's device for as long as it computes, and the choice
 // of who does an operation: the device, or the host when the device has no
-// memory for it (this once) or is lost (from then on).
-// Thread: one thread at a time, but for health, ledger and host_calls.
+// memory for it (this once) or is lost (from then on). SharedDevice: what the
+// lanes of one device have together.
+//
+// An operation that finds no memory is tried again, alone: once no other lane's
+// operation runs, all of them give back the memory that they keep between
+// operations, and the whole cap is there for this one. Only then the host does
+// it.
 #ifndef QS_KERNELS_CUDA_DEVICE_SESSION_H_
 #define QS_KERNELS_CUDA_DEVICE_SESSION_H_
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -19,37 +25,73 @@
 
 namespace qs::cuda {
 
-class DeviceSession {
+// Thread: thread-safe.
+class SharedDevice {
  public:
-  // `memory_cap`: bytes of the device that it takes at most.
-  // Errors: as Device.
-  static absl::StatusOr<std::unique_ptr<DeviceSession>> Create(
-      std::shared_ptr<Device> device, int64_t memory_cap);
+  // `memory_cap`: bytes of the device that all lanes together take at most.
+  SharedDevice(std::shared_ptr<Device> device, int64_t memory_cap)
+      : device_(std::move(device)), ledger_(memory_cap) {}
 
-  // Errors: of the one that did it. INVALID_ARGUMENT or what a checkpoint
-  // returned ends the operation on the device, too.
-  absl::Status Do(absl::FunctionRef<absl::Status(StagedCall&)> on_device,
-                  absl::FunctionRef<absl::Status()> on_host);
-
+  Device& device() { return *device_; }
+  MemoryLedger& ledger() { return ledger_; }
   // INTERNAL once the device is lost: why.
   absl::Status health() const;
-  Device& device() { return *device_; }
-  const MemoryLedger& ledger() const { return ledger_; }
-  // For operations that take scratch of their own while they run.
-  Workspace& workspace() { return *workspace_; }
   // Operations that the host did.
   int64_t host_calls() const { return host_calls_; }
 
  private:
-  DeviceSession(std::shared_ptr<Device> device, int64_t memory_cap)
-      : device_(std::move(device)), ledger_(memory_cap) {}
+  friend class DeviceSession;
+
+  void Add(Workspace* workspace);
+  void Remove(Workspace* workspace);
+  void Lose(const absl::Status& why);
+  void TrimAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(calls_);
 
   const std::shared_ptr<Device> device_;
   MemoryLedger ledger_;
-  std::unique_ptr<Workspace> workspace_;
   std::atomic<int64_t> host_calls_ = 0;
+  // Read while an operation runs on the device; written to be alone.
+  absl::Mutex calls_;
+  std::vector<Workspace*> workspaces_ ABSL_GUARDED_BY(calls_);
   mutable absl::Mutex mutex_;
   absl::Status health_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Thread: one thread at a time, but for health, ledger and host_calls.
+class DeviceSession {
+ public:
+  // Errors: as Device.
+  static absl::StatusOr<std::unique_ptr<DeviceSession>> Create(
+      std::shared_ptr<SharedDevice> device);
+  // On a device of its own.
+  static absl::StatusOr<std::unique_ptr<DeviceSession>> Create(
+      std::shared_ptr<Device> device, int64_t memory_cap);
+  ~DeviceSession();
+  DeviceSession(const DeviceSession&) = delete;
+  DeviceSession& operator=(const DeviceSession&) = delete;
+
+  // Errors: of the one that did it. INVALID_ARGUMENT or what a checkpoint
+  // returned ends the operation on the device, too. `on_device` may be called
+  // twice; the first time ended before it wrote a result.
+  absl::Status Do(absl::FunctionRef<absl::Status(StagedCall&)> on_device,
+                  absl::FunctionRef<absl::Status()> on_host);
+
+  // Of all lanes.
+  absl::Status health() const { return shared_->health(); }
+  const MemoryLedger& ledger() const { return shared_->ledger(); }
+  int64_t host_calls() const { return shared_->host_calls(); }
+  Device& device() { return shared_->device(); }
+  const Device& device() const { return shared_->device(); }
+  // For operations that take scratch of their own while they run.
+  Workspace& workspace() { return *workspace_; }
+
+ private:
+  explicit DeviceSession(std::shared_ptr<SharedDevice> shared)
+      : shared_(std::move(shared)) {}
+  absl::Status OnDevice(absl::FunctionRef<absl::Status(StagedCall&)> on_device);
+
+  const std::shared_ptr<SharedDevice> shared_;
+  std::unique_ptr<Workspace> workspace_;
 };
 
 }  // namespace qs::cuda

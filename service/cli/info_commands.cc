@@ -84,6 +84,7 @@ std::string DevicesText(const v1::Capabilities& capabilities) {
   TextTable table({{"device", Align::kLeft},
                    {"description", Align::kLeft},
                    {"threads"},
+                   {"lanes"},
                    {"memory, most used"},
                    {"done by the host"},
                    {"state", Align::kLeft}});
@@ -91,6 +92,7 @@ std::string DevicesText(const v1::Capabilities& capabilities) {
     const bool has_memory = device.memory_cap_bytes() > 0;
     table.AddRow(
         {device.name(), device.description(), absl::StrCat(device.threads()),
+         device.lanes() > 0 ? absl::StrCat(device.lanes()) : "-",
          has_memory ? FormatBytes(device.memory_high_water_bytes()) : "-",
          has_memory ? absl::StrCat(device.host_calls()) : "-",
          device.lost().empty() ? "works" : device.lost()});

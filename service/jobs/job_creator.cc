@@ -233,7 +233,7 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
   out.exclude.assign(spec.source().exclude().begin(),
                      spec.source().exclude().end());
   out.max_plan_tensors = context.max_plan_tensors;
-  out.workers = context.pool.workers();
+  out.workers = context.pool.threads();
   return out;
 }
 

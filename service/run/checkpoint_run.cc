@@ -212,7 +212,7 @@ absl::Status Run::Prepare(const std::set<int>& committed) {
 void Run::StartBatches() {
   while (const std::optional<BatchQueue::Batch> batch = NextBatch()) {
     absl::StatusOr<int64_t> bytes =
-        plan_->BytesOf(**batch, place_->pool.workers());
+        plan_->BytesOf(**batch, place_->pool.threads());
     if (bytes.ok() && *bytes > place_->budget.capacity()) {
       bytes = RpcError(
           absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
@@ -259,7 +259,7 @@ void Run::StartBatches() {
 std::optional<BatchQueue::Batch> Run::NextBatch() {
   absl::MutexLock lock(&mutex_);
   if (starting_ || cancelled_ || !queue_.has_next() ||
-      in_flight_ >= place_->pool.workers() + kBatchesAhead) {
+      in_flight_ >= place_->pool.threads() + kBatchesAhead) {
     return std::nullopt;
   }
   starting_ = true;

@@ -141,6 +141,12 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
                   "Who quantizes: N or NxT (or cpu:NxT), N workers on T "
                   "threads each; gpu:0,gpu:1,cpu:4: GPUs and CPUs")
       ->group(group);
+  app->add_option("--gpu-lanes", o->gpu_lanes,
+                  "Tasks at once of each GPU's worker, each with a thread and "
+                  "a CUDA stream: one copies while another's kernels run. Each "
+                  "pins 16 MiB of host memory; all share the GPU's memory")
+      ->check(InRange(1, 16))
+      ->group(group);
   app->add_flag("--exit-when-lost", o->exit_when_lost,
                 "Drain and end with code 3 when the last GPU failed and no CPU "
                 "worker is there, to be started again")

@@ -62,6 +62,9 @@ struct ServerOptions {
 
   // --- work and memory
   WorkerLayout workers;         // default: one a core, one thread each, no GPU
+  int gpu_lanes = 2;            // tasks at once of each GPU's worker, so that
+                                // one copies while another's kernels run;
+                                // each pins 16 MiB of host memory
   bool exit_when_lost = false;  // drain and end (code 3) when every device of
                                 // the workers is lost
   int64_t memory_budget = int64_t{4} << 30;      // bytes for tensors in flight

@@ -379,7 +379,7 @@ void Server::PrepareProcess(bool tcp_read_chunks) {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options, const GpuProvider* gpus) {
   QS_RETURN_IF_ERROR(ValidateOptions(options));
-  QS_ASSIGN_OR_RETURN(auto backends, OpenWorkers(options.workers, gpus));
+  QS_ASSIGN_OR_RETURN(auto backends, OpenWorkers(options, gpus));
   std::shared_ptr<FileAccess> access;
   if (!options.access_file.empty()) {
     QS_ASSIGN_OR_RETURN(

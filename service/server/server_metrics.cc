@@ -127,7 +127,7 @@ std::list<MetricSource> ServerMetrics(QuantizeContext& context,
     return One(static_cast<double>(acceptor.open_connections()));
   });
   out.emplace_back(MetricKind::kCounter, "quantd_worker_busy_seconds_total",
-                   "Time that each worker has computed",
+                   "Time that each worker has had a task",
                    [&pool] { return BusySeconds(pool); });
   if (tls != nullptr) {
     gauge("quantd_tls_certificate_not_after_timestamp_seconds",

@@ -9,15 +9,16 @@
 namespace qs {
 
 absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
-    const WorkerLayout& layout, const GpuProvider* gpus) {
+    const ServerOptions& options, const GpuProvider* gpus) {
+  const WorkerLayout& layout = options.workers;
   std::vector<std::unique_ptr<Backend>> backends;
   const int solver_threads = layout.cores();
   for (const int index : layout.gpus) {
     absl::StatusOr<std::unique_ptr<Backend>> backend =
         absl::UnimplementedError("this program has no GPU support");
     if (gpus != nullptr) {
-      backend =
-          gpus->Open(index, NewCpuBackend(layout.threads, solver_threads));
+      backend = gpus->Open(index, NewCpuBackend(layout.threads, solver_threads),
+                           options.gpu_lanes);
     }
     if (!backend.ok()) {
       return absl::FailedPreconditionError(absl::StrCat(
@@ -63,6 +64,7 @@ quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
   info.set_name(host ? absl::StrCat("cpu:", index) : backend.name());
   info.set_description(backend.description());
   info.set_threads(threads);
+  if (!host) info.set_lanes(backend.lanes());
   info.set_lost(std::string(backend.health().message()));
   const DeviceMemoryUse memory = backend.memory();
   info.set_memory_cap_bytes(memory.cap);

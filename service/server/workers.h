@@ -14,10 +14,11 @@
 
 namespace qs {
 
-// GPUs first, then CPU partitions. `gpus` null: the program has none.
+// GPUs first, each with options.gpu_lanes lanes, then CPU partitions. `gpus`
+// null: the program has none.
 // Errors: FAILED_PRECONDITION "workers: got gpu:I: why it is not there".
 absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
-    const WorkerLayout& layout, const GpuProvider* gpus);
+    const ServerOptions& options, const GpuProvider* gpus);
 
 // The GPUs that there are, used or not, or why there is none; and whether a
 // device has verified the kernels.

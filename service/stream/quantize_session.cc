@@ -45,7 +45,7 @@ QuantizeSession::QuantizeSession(QuantizeContext& context,
       transport_(transport),
       tiles_(context.pool().NewLane()),
       emits_(context.pool().NewLane()),
-      max_tiles_queued_(MaxTilesQueued(context.pool().workers())),
+      max_tiles_queued_(MaxTilesQueued(context.pool().threads())),
       input_(*this, context.limits(), context.budget(), cancelled_) {}
 
 QuantizeSession::~QuantizeSession() {

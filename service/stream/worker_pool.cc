@@ -16,13 +16,14 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 WorkerPool::WorkerPool(std::vector<std::unique_ptr<Backend>> backends,
                        OnLost on_lost)
-    : busy_(backends.size()),
+    : workers_(backends.size()),
       healthy_(static_cast<int>(backends.size())),
       backends_(std::move(backends)),
       on_lost_(std::move(on_lost)) {
-  threads_.reserve(backends_.size());
   for (size_t i = 0; i < backends_.size(); ++i) {
-    threads_.emplace_back([this, i] { Work(*backends_[i], i); });
+    for (int lane = 0; lane < backends_[i]->lanes(); ++lane) {
+      threads_.emplace_back([this, lane, i] { Work(lane, i); });
+    }
   }
 }
 
@@ -73,15 +74,18 @@ WorkerPool::Task WorkerPool::TakeTask() {
   return task;
 }
 
-bool WorkerPool::GoesOn(const Backend& backend, bool* lost) {
-  if (*lost) return true;  // the last one
+bool WorkerPool::GoesOn(size_t worker) {
+  const Backend& backend = *backends_[worker];
   const absl::Status health = backend.health();
   if (health.ok()) return true;
-  *lost = true;
   int left = 0;
   {
     absl::MutexLock lock(&mutex_);
+    Worker& lost = workers_[worker];
+    if (lost.lost) return lost.goes_on;  // another lane saw it first
     left = --healthy_;
+    lost.lost = true;
+    lost.goes_on = left == 0;
   }
   if (on_lost_) on_lost_(backend, health, left);
   return left == 0;
@@ -95,25 +99,34 @@ std::vector<const Backend*> WorkerPool::backends() const {
   return all;
 }
 
-void WorkerPool::Work(Backend& backend, size_t worker) {
-  bool lost = false;
+void WorkerPool::Begin(Worker& worker) {
+  ++running_;
+  if (worker.running++ == 0) worker.since = std::chrono::steady_clock::now();
+}
+
+void WorkerPool::End(Worker& worker) {
+  --running_;
+  if (--worker.running == 0) worker.seconds += SecondsSince(worker.since);
+}
+
+void WorkerPool::Work(int lane, size_t worker) {
+  Backend& backend = backends_[worker]->lane(lane);
+  const auto ready = [this, worker]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return Ready(worker);
+  };
   mutex_.Lock();
   while (true) {
-    mutex_.Await(absl::Condition(this, &WorkerPool::Ready));
-    if (stopping_) break;
+    mutex_.Await(absl::Condition(&ready));
+    if (stopping_ || !workers_[worker].goes_on) break;
     Task task = TakeTask();
     if (task == nullptr) continue;
-    ++running_;
-    const auto since = std::chrono::steady_clock::now();
-    busy_[worker].since = since;
+    Begin(workers_[worker]);
     mutex_.Unlock();
     task(backend);
     task = nullptr;  // what it holds is freed before it counts as done
-    const bool goes_on = GoesOn(backend, &lost);
+    const bool goes_on = GoesOn(worker);
     mutex_.Lock();
-    --running_;
-    busy_[worker].since.reset();
-    busy_[worker].seconds += SecondsSince(since);
+    End(workers_[worker]);
     if (!goes_on) break;
   }
   mutex_.Unlock();
@@ -127,8 +140,9 @@ int64_t WorkerPool::queued() const {
 std::vector<double> WorkerPool::busy_seconds() const {
   std::vector<double> all;
   absl::MutexLock lock(&mutex_);
-  for (const Busy& busy : busy_) {
-    all.push_back(busy.seconds + (busy.since ? SecondsSince(*busy.since) : 0));
+  for (const Worker& worker : workers_) {
+    all.push_back(worker.seconds +
+                  (worker.running > 0 ? SecondsSince(worker.since) : 0));
   }
   return all;
 }

@@ -1,10 +1,10 @@
-// WorkerPool: the threads that compute. One thread a CPU partition or a GPU,
-// each owning one backend; tasks come in lanes, one lane a stream, and workers
-// take one task from each lane in turn, so that a stream with much to do does
-// not hold up the others.
+// WorkerPool: the threads that compute. A worker owns one backend, a CPU
+// partition or a GPU, and has a thread for each of the backend's lanes; tasks
+// come in queues (a Lane, one a stream), and workers take one task from each in
+// turn, so that a stream with much to do does not hold up the others.
 //
-// A worker whose device is lost ends the task that it has (the backend's host
-// goes on with it) and takes no more; the last one left goes on on its host.
+// A worker whose device is lost ends the tasks that it has (the backend's host
+// goes on with them) and takes no more; the last one left goes on on its host.
 //
 // The pool does not bound a lane: its owner does (a stream stops reading while
 // its lane is long), so the whole queue is bounded by streams times that.
@@ -17,7 +17,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <thread>
 #include <vector>
 
@@ -60,25 +59,32 @@ class WorkerPool {
   int64_t Drop(const std::shared_ptr<Lane>& lane);
 
   int64_t queued() const;
-  // For each worker, as backends(): the time that it ran tasks, up to now.
+  // For each worker, as backends(): the time that it ran a task or several, up
+  // to now.
   std::vector<double> busy_seconds() const;
   int64_t running() const;
-  int workers() const { return static_cast<int>(threads_.size()); }
+  // Tasks that may run at once.
+  int threads() const { return static_cast<int>(threads_.size()); }
   // For their names, health and memory. They live as long as the pool.
   std::vector<const Backend*> backends() const;
 
  private:
-  // The time that one worker ran tasks.
-  struct Busy {
-    double seconds = 0;  // of finished ones
-    std::optional<std::chrono::steady_clock::time_point> since;
+  struct Worker {
+    int running = 0;     // tasks
+    double seconds = 0;  // with a task, until the last time without any
+    std::chrono::steady_clock::time_point since;  // with running > 0: of those
+    bool lost = false;
+    bool goes_on = true;
   };
 
-  void Work(Backend& backend, size_t worker);
-  // False: the worker ends.
-  bool GoesOn(const Backend& backend, bool* lost);
-  bool Ready() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !ring_.empty();
+  void Work(int lane, size_t worker);
+  void Begin(Worker& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void End(Worker& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // False: the worker's threads end.
+  bool GoesOn(size_t worker);
+  // Whether a thread of the worker has something to do, be it to end.
+  bool Ready(size_t worker) const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !workers_[worker].goes_on || !ring_.empty();
   }
   Task TakeTask() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -87,7 +93,7 @@ class WorkerPool {
   int64_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<Busy> busy_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Worker> workers_ ABSL_GUARDED_BY(mutex_);
   int healthy_ ABSL_GUARDED_BY(mutex_) = 0;
   const std::vector<std::unique_ptr<Backend>> backends_;
   const OnLost on_lost_;

@@ -77,7 +77,7 @@ class Held {
     server_ = *std::move(started);
     WorkerPool& pool = server_->context().pool();
     const auto lane = pool.NewLane();
-    for (int i = 0; i < pool.workers(); ++i) {
+    for (int i = 0; i < pool.threads(); ++i) {
       pool.Submit(lane, [this](Backend&) { release_.WaitForNotification(); });
     }
   }

@@ -140,7 +140,7 @@ void Run(const std::string& folder) {
   options.write_roots = {folder + "/out"};
   auto server = Server::Start(options);
   Require(server.ok(), server.status().ToString());
-  const int workers = (*server)->context().pool().workers();
+  const int workers = (*server)->context().pool().threads();
   const auto stub = v1::JobService::NewStub(
       grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*server)->port()),
                           grpc::InsecureChannelCredentials()));

@@ -20,7 +20,8 @@ inline std::vector<std::unique_ptr<Backend>> OpenAllGpus() {
   REQUIRE(list.ok());
   std::vector<std::unique_ptr<Backend>> backends;
   for (const GpuInfo& gpu : *list) {
-    auto backend = Gpus().Open(gpu.index, NewReferenceBackend());
+    auto backend = Gpus().Open(gpu.index, NewReferenceBackend(),
+                               /*lanes=*/1);
     INFO(backend.status().ToString());
     REQUIRE(backend.ok());
     WARN((*backend)->description());

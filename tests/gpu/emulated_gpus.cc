@@ -16,11 +16,12 @@ class EmulatedGpus final : public GpuProvider {
   absl::StatusOr<std::vector<GpuInfo>> List() const override {
     return std::vector<GpuInfo>{{0, "host emulation", "9.0", kBytes}};
   }
-  absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int, std::unique_ptr<Backend> host) const override {
+  absl::StatusOr<std::unique_ptr<Backend>> Open(int,
+                                                std::unique_ptr<Backend> host,
+                                                int lanes) const override {
     return cuda::NewCudaBackend(std::make_shared<cuda::FakeDevice>(),
-                                cuda::NewEmulatedBlas(), std::move(host),
-                                kBytes);
+                                cuda::NewEmulatedBlas, std::move(host), kBytes,
+                                lanes);
   }
   std::string VerifiedOn() const override { return "no device"; }
 

@@ -1,10 +1,13 @@
 // A backend on the emulated device beside the CPU's.
 #include "kernels/cuda/cuda_backend.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "kernels/cuda/blas_emulated.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/fake_device.h"
@@ -250,6 +253,74 @@ TEST_CASE("a factor in place, and a device that fails at it", "[backend]") {
       CHECK(got[i] == Approx(want[i]).epsilon(1e-6));
     }
   }
+}
+
+// Waits at most as long as no test should take. False: it did not come.
+bool Came(absl::Notification& notification) {
+  return notification.WaitForNotificationWithTimeout(absl::Seconds(30));
+}
+
+TEST_CASE("lanes of one device copy while the other's kernels run",
+          "[backend]") {
+  auto device = std::make_shared<FakeDevice>(Faults(), /*lazy=*/true);
+  const auto backend =
+      *NewCudaBackend(device, NewEmulatedBlas, NewCpuBackend(1), kCap, 2);
+  REQUIRE(backend->lanes() == 2);
+  CHECK(device->streams() == 2);
+  CHECK(backend->lane(1).name() == "gpu:0");
+  CHECK(backend->lane(1).description() == backend->description());
+  const TestTensor weight =
+      TestTensor::Make(DType::kBF16, 3000, Kind::kGauss, 3);
+  const Nf4Case c = {weight,           64, Codebook::kNf4, Nf4Rule::kCuda,
+                     Nf4Search::kNone, 3};
+  const auto want = RunNf4(NewCpuBackend(1)->nf4(), c);
+  // Both have their memory: nobody allocates below.
+  for (int lane : {0, 1}) CHECK(RunNf4(backend->lane(lane).nf4(), c) == want);
+
+  absl::Notification begun, launched, copied;
+  std::atomic<bool> all_came = true;
+  const auto waiter = std::this_thread::get_id();
+  const auto wait = [&](absl::Notification& notification) {
+    if (!Came(notification)) all_came = false;
+  };
+  // This thread's first copy waits until a kernel of the other's has begun,
+  // which goes on only when that copy does.
+  Faults hooks;
+  hooks.on_copy = [&] {
+    if (std::this_thread::get_id() != waiter) return;
+    if (begun.HasBeenNotified()) return;
+    begun.Notify();
+    wait(launched);
+    copied.Notify();
+  };
+  hooks.on_launch = [&] {
+    if (std::this_thread::get_id() == waiter) return;
+    if (launched.HasBeenNotified()) return;
+    launched.Notify();
+    wait(copied);
+  };
+  device->SetFaults(hooks);
+  std::thread other([&] {
+    wait(begun);
+    if (RunNf4(backend->lane(1).nf4(), c) != want) all_came = false;
+  });
+  CHECK(RunNf4(backend->nf4(), c) == want);
+  other.join();
+  CHECK(all_came);
+  CHECK(backend->memory().host_calls == 0);
+}
+
+TEST_CASE("a device has as many lanes as there are libraries", "[backend]") {
+  auto device = std::make_shared<FakeDevice>();
+  int libraries = 0;
+  const auto source = [&]() -> absl::StatusOr<std::unique_ptr<Blas>> {
+    if (libraries++ == 2) return absl::UnavailableError("no memory for one");
+    return NewEmulatedBlas();
+  };
+  const auto backend =
+      *NewCudaBackend(device, source, NewCpuBackend(1), kCap, 4);
+  CHECK(backend->lanes() == 2);
+  CHECK(device->streams() == 2);
 }
 
 TEST_CASE("without cuBLAS the host multiplies", "[backend]") {

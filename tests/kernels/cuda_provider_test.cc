@@ -16,7 +16,8 @@ TEST_CASE("a machine without a GPU says why it has none", "[gpus]") {
   if (list.ok()) {
     CHECK_FALSE(list->empty());
     CHECK(absl::IsNotFound(
-        gpus.Open(static_cast<int>(list->size()), NewCpuBackend(1)).status()));
+        gpus.Open(static_cast<int>(list->size()), NewCpuBackend(1), 1)
+            .status()));
     return;
   }
   INFO(list.status().ToString());
@@ -24,7 +25,7 @@ TEST_CASE("a machine without a GPU says why it has none", "[gpus]") {
                      absl::IsUnavailable(list.status());
   CHECK(known);
   CHECK_FALSE(list.status().message().empty());
-  CHECK(gpus.Open(0, NewCpuBackend(1)).status() == list.status());
+  CHECK(gpus.Open(0, NewCpuBackend(1), 1).status() == list.status());
 }
 
 }  // namespace

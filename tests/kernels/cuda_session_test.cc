@@ -1,6 +1,7 @@
 // Operations on host memory, done by the emulated device: the same bytes as the
 // CPU's, and none lost when the device has no memory or goes away.
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/device_session.h"
@@ -115,6 +116,73 @@ TEST_CASE("what goes in and out is whole after a failure", "[session]") {
     REQUIRE(status.ok());
     CHECK(data == std::vector<int32_t>(before.size(), 8));
   }
+}
+
+// One more than each value, of `megabytes` in and as many out.
+bool Increments(DeviceSession& session, int64_t megabytes) {
+  const std::vector<int32_t> in(static_cast<size_t>(megabytes) << 18, 7);
+  std::vector<int32_t> out(in.size());
+  const auto count = static_cast<int64_t>(in.size());
+  const absl::Status status = session.Do(
+      [&](StagedCall& call) {
+        const int32_t* const from = call.In(in.data(), count);
+        int32_t* const to = call.Out(out.data(), count);
+        return call.Run([&](Stream&) {
+          for (size_t i = 0; i < in.size(); ++i) to[i] = from[i] + 1;
+          return absl::OkStatus();
+        });
+      },
+      [&] {
+        for (size_t i = 0; i < in.size(); ++i) out[i] = in[i] + 1;
+        return absl::OkStatus();
+      });
+  return status.ok() && out == std::vector<int32_t>(in.size(), 8);
+}
+
+TEST_CASE("lanes share the cap: one makes room for the other", "[session]") {
+  auto device = std::make_shared<FakeDevice>(Faults(), /*lazy=*/true);
+  // Room for a call of twice 20 MiB, in a chunk and what does not fit into it,
+  // not for two.
+  constexpr int64_t kRoom = Workspace::kLeastChunk + (int64_t{25} << 20);
+  const auto shared = std::make_shared<SharedDevice>(device, kRoom);
+  const auto one = *DeviceSession::Create(shared);
+  const auto two = *DeviceSession::Create(shared);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(Increments(*one, 20));
+    CHECK(Increments(*two, 20));
+  }
+  CHECK(shared->host_calls() == 0);
+  CHECK(shared->ledger().high_water() <= kRoom);
+  // At once, whoever comes first.
+  const auto many = [](DeviceSession& session) {
+    bool good = true;
+    for (int i = 0; i < 10; ++i) good = Increments(session, 20) && good;
+    return good;
+  };
+  bool good = false;
+  std::thread other([&] { good = many(*one); });
+  CHECK(many(*two));
+  other.join();
+  CHECK(good);
+  CHECK(shared->host_calls() == 0);
+  // What no lane has room for is the host's.
+  CHECK(Increments(*one, 30));
+  CHECK(shared->host_calls() == 1);
+  CHECK(shared->health().ok());
+}
+
+TEST_CASE("a device that one lane loses is lost to all", "[session]") {
+  auto device = std::make_shared<FakeDevice>();
+  const auto shared = std::make_shared<SharedDevice>(device, kMany);
+  const auto one = *DeviceSession::Create(shared);
+  const auto two = *DeviceSession::Create(shared);
+  device->SetFaults({.lost_after_launches = 0});
+  CHECK(Increments(*one, 1));
+  CHECK(absl::IsInternal(two->health()));
+  const int64_t copies = device->copies();
+  CHECK(Increments(*two, 1));
+  CHECK(device->copies() == copies);
+  CHECK(shared->host_calls() == 2);
 }
 
 TEST_CASE("an error of the operation is not the device's", "[session]") {

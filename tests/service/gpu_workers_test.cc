@@ -1,10 +1,15 @@
 // GPU workers behind a real connection, on the emulated device: results, what
 // GetCapabilities says of them, and devices that fail in the middle.
+#include <atomic>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "kernels/cuda/blas_emulated.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "service/server/workers.h"
@@ -30,12 +35,13 @@ class FakeGpus final : public GpuProvider {
     return std::vector<GpuInfo>{{0, "fake", "9.0", int64_t{1} << 30},
                                 {1, "fake", "9.0", int64_t{1} << 30}};
   }
-  absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int index, std::unique_ptr<Backend> host) const override {
+  absl::StatusOr<std::unique_ptr<Backend>> Open(int index,
+                                                std::unique_ptr<Backend> host,
+                                                int lanes) const override {
     if (index > 1) return absl::NotFoundError("got 2, allowed 0 to 1");
     return cuda::NewCudaBackend(devices_[static_cast<size_t>(index)],
-                                cuda::NewEmulatedBlas(), std::move(host),
-                                int64_t{1} << 30);
+                                cuda::NewEmulatedBlas, std::move(host),
+                                int64_t{1} << 30, lanes);
   }
   std::string VerifiedOn() const override { return "no device"; }
 
@@ -118,6 +124,62 @@ TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
   CHECK(gpus.device(0).launches() + gpus.device(1).launches() > 0);
 }
 
+TEST_CASE("lanes of one GPU overlap, and it stays one worker", "[gpu]") {
+  // The first copy of all waits for a kernel of another thread.
+  std::mutex mutex;
+  std::optional<std::thread::id> first;
+  absl::Notification other_launched;
+  std::atomic<bool> came = false;
+  Faults hooks;
+  hooks.on_copy = [&] {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (first) return;
+      first = std::this_thread::get_id();
+    }
+    came = other_launched.WaitForNotificationWithTimeout(absl::Seconds(30));
+  };
+  hooks.on_launch = [&] {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (first == std::this_thread::get_id() ||
+        other_launched.HasBeenNotified()) {
+      return;
+    }
+    other_launched.Notify();
+  };
+  FakeGpus gpus(hooks);
+  ServerOptions options = TestServerOptions();
+  options.gpu_lanes = 2;
+  GpuServer server("gpu:0", gpus, options);
+  RequireQuantizes(server);
+  CHECK(came);
+  const v1::Capabilities got = server.Capabilities();
+  REQUIRE(got.devices_size() == 1);
+  CHECK(got.devices(0).name() == "gpu:0");
+  CHECK(got.devices(0).lanes() == 2);
+  CHECK(got.devices(0).host_calls() == 0);
+  CHECK(gpus.device(0).streams() == 2);
+  CHECK(server.server().context().pool().busy_seconds().size() == 1);
+}
+
+TEST_CASE("one lane: one task at a time", "[gpu]") {
+  std::atomic<int> inside = 0;
+  std::atomic<int> most = 0;
+  Faults hooks;
+  hooks.on_copy = [&] {
+    if (++inside > most) most = inside.load();
+    absl::SleepFor(absl::Milliseconds(1));
+    --inside;
+  };
+  FakeGpus gpus(hooks);
+  ServerOptions options = TestServerOptions();
+  options.gpu_lanes = 1;
+  GpuServer server("gpu:0", gpus, options);
+  RequireQuantizes(server);
+  CHECK(most == 1);
+  CHECK(server.Capabilities().devices(0).lanes() == 1);
+}
+
 TEST_CASE("the only device is lost in a stream: the stream ends well",
           "[gpu]") {
   for (const int64_t after : {0, 1, 3}) {
@@ -185,24 +247,31 @@ TEST_CASE("a client that leaves a slow device frees it at the next block",
       absl::Seconds(4)));
 }
 
-// F21. Memory that a backend keeps for its next task counts: it does not grow.
+// F21. Memory that a lane keeps for its next task counts: it does not grow.
 TEST_CASE("jobs that are cancelled give the device's memory back", "[gpu]") {
-  FakeGpus gpus;
-  JobFolders folders;
-  GpuServer server("gpu:0", gpus, JobServerTestOptions(folders));
-  JobClient jobs(server.NewChannel());
-  v1::CreateJobRequest request = JobRequest(folders, "out");
-  request.mutable_job()->mutable_source()->add_include("*.0.self_attn.q_proj.*");
-  const absl::Time began = absl::Now();
-  RequireDone(jobs, request);
-  const absl::Duration whole = absl::Now() - began;
-  std::filesystem::remove_all(folders.Out("out"));
-  const int64_t kept = gpus.device(0).memory_in_use();
-  REQUIRE(CancelLoop(jobs, folders, request, whole, 8) > 0);
-  REQUIRE(Eventually(
-      [&] { return server.server().context().pool().running() == 0; }));
-  CHECK(gpus.device(0).memory_in_use() <= kept);
-  RequireDone(jobs, request);
+  int64_t kept = 0;  // by one lane
+  for (const int lanes : {1, 2}) {
+    INFO(lanes << " lanes");
+    FakeGpus gpus;
+    JobFolders folders;
+    ServerOptions options = JobServerTestOptions(folders);
+    options.gpu_lanes = lanes;
+    GpuServer server("gpu:0", gpus, options);
+    JobClient jobs(server.NewChannel());
+    v1::CreateJobRequest request = JobRequest(folders, "out");
+    request.mutable_job()->mutable_source()->add_include(
+        "*.0.self_attn.q_proj.*");
+    const absl::Time began = absl::Now();
+    RequireDone(jobs, request);
+    const absl::Duration whole = absl::Now() - began;
+    std::filesystem::remove_all(folders.Out("out"));
+    if (lanes == 1) kept = gpus.device(0).memory_in_use();
+    REQUIRE(CancelLoop(jobs, folders, request, whole, 8) > 0);
+    REQUIRE(Eventually(
+        [&] { return server.server().context().pool().running() == 0; }));
+    CHECK(gpus.device(0).memory_in_use() <= lanes * kept);
+    RequireDone(jobs, request);
+  }
 }
 
 TEST_CASE("a device that is not there is an error at the start", "[gpu]") {

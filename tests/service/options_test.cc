@@ -79,6 +79,8 @@ TEST_CASE("every flag sets its option", "[options]") {
                                   "--tcp-read-chunks",
                                   "--workers",
                                   "3x2",
+                                  "--gpu-lanes",
+                                  "4",
                                   "--memory-budget",
                                   "64MiB",
                                   "--max-tensor-bytes",
@@ -127,6 +129,7 @@ TEST_CASE("every flag sets its option", "[options]") {
   REQUIRE(o.bdp_probe);
   REQUIRE(o.tcp_read_chunks);
   REQUIRE(o.workers == WorkerLayout{3, 2});
+  REQUIRE(o.gpu_lanes == 4);
   REQUIRE(o.memory_budget == int64_t{64} << 20);
   REQUIRE(o.max_tensor_bytes == int64_t{2} << 30);
   REQUIRE(o.max_streams == 5);
@@ -310,6 +313,7 @@ TEST_CASE("--help has every option with its default, --version the version",
                            "--bdp-probe",
                            "--tcp-read-chunks",
                            "--workers",
+                           "--gpu-lanes",
                            "--exit-when-lost",
                            "--memory-budget",
                            "--max-tensor-bytes",

@@ -17,7 +17,8 @@ namespace {
 // Computes on the host; its device is lost when the test says so.
 class Losable final : public Backend {
  public:
-  explicit Losable(std::string name) : name_(std::move(name)) {}
+  explicit Losable(std::string name, int lanes = 1)
+      : name_(std::move(name)), lanes_(lanes) {}
   std::string name() const override { return name_; }
   std::string description() const override { return host_->description(); }
   Stream& stream() override { return host_->stream(); }
@@ -31,10 +32,12 @@ class Losable final : public Backend {
   absl::Status health() const override {
     return lost_ ? absl::InternalError(name_ + " is lost") : absl::OkStatus();
   }
+  int lanes() const override { return lanes_; }
   void Lose() { lost_ = true; }
 
  private:
   const std::string name_;
+  const int lanes_;
   const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
   std::atomic<bool> lost_ = false;
 };
@@ -102,7 +105,7 @@ TEST_CASE("dropped tasks do not run and free what they hold", "[worker_pool]") {
 TEST_CASE("every worker has a backend of its own and all work",
           "[worker_pool]") {
   WorkerPool pool(NewCpuBackends(3, 1));
-  REQUIRE(pool.workers() == 3);
+  REQUIRE(pool.threads() == 3);
   const auto lane = pool.NewLane();
   std::atomic<int> inside{0};
   absl::Notification all;
@@ -201,6 +204,75 @@ TEST_CASE("a worker whose device is lost leaves the work to the others",
   REQUIRE(lost == std::vector<std::string>{"gpu:1: gpu:1 is lost, 1 left",
                                            "gpu:0: gpu:0 is lost, 0 left"});
   REQUIRE(pool.backends().size() == 2);
+}
+
+TEST_CASE("a worker runs a task for each of its backend's lanes",
+          "[worker_pool]") {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<Losable>("gpu:0", 3));
+  Losable& gpu = static_cast<Losable&>(*backends[0]);
+  std::atomic<int> losses = 0;
+  std::atomic<int> left = -1;
+  WorkerPool pool(std::move(backends),
+                  [&](const Backend&, const absl::Status&, int workers) {
+                    ++losses;
+                    left = workers;
+                  });
+  REQUIRE(pool.threads() == 3);
+  REQUIRE(pool.backends().size() == 1);
+  REQUIRE(pool.busy_seconds() == std::vector<double>{0});
+  const auto lane = pool.NewLane();
+  const auto all_at_once = [&] {
+    std::atomic<int> inside = 0;
+    absl::Notification all;
+    for (int i = 0; i < 3; ++i) {
+      pool.Submit(lane, [&](Backend&) {
+        const bool last = ++inside == 3;
+        if (last) gpu.Lose();
+        if (last) all.Notify();
+        all.WaitForNotification();
+      });
+    }
+    all.WaitForNotification();
+    while (pool.running() > 0) std::this_thread::yield();
+  };
+  all_at_once();
+  REQUIRE(losses == 1);
+  REQUIRE(left == 0);
+  all_at_once();  // the last worker: all its threads go on
+  REQUIRE(losses == 1);
+}
+
+TEST_CASE("a lost worker's idle threads take no more", "[worker_pool]") {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<Losable>("gpu:0", 2));
+  backends.push_back(std::make_unique<Losable>("cpu"));
+  Losable& gpu = static_cast<Losable&>(*backends[0]);
+  WorkerPool pool(std::move(backends));
+  const auto lane = pool.NewLane();
+  std::atomic<bool> saw_loss = false;
+  while (!saw_loss) {  // until a thread of the lost one has ended a task
+    absl::Notification ran;
+    pool.Submit(lane, [&](Backend& backend) {
+      if (&backend == &gpu) {
+        gpu.Lose();
+        saw_loss = true;
+      }
+      ran.Notify();
+    });
+    ran.WaitForNotification();
+  }
+  while (pool.running() > 0) std::this_thread::yield();
+  for (int i = 0; i < 100; ++i) {
+    absl::Notification ran;
+    std::string name;
+    pool.Submit(lane, [&](Backend& backend) {
+      name = backend.name();
+      ran.Notify();
+    });
+    ran.WaitForNotification();
+    REQUIRE(name == "cpu");
+  }
 }
 
 TEST_CASE("the time that a worker computes grows, also in mid task",

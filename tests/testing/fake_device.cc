@@ -64,6 +64,11 @@ int64_t FakeDevice::memory_in_use() const {
   return used_;
 }
 
+int64_t FakeDevice::streams() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(streams_.size());
+}
+
 bool FakeDevice::lost() const {
   absl::MutexLock lock(&mutex_);
   return lost_;
@@ -155,7 +160,17 @@ void FakeDevice::Catch(int64_t last) {
   }
 }
 
+void FakeDevice::Call(std::function<void()> Faults::*hook) const {
+  std::function<void()> call;
+  {
+    absl::MutexLock lock(&mutex_);
+    call = faults_.*hook;
+  }
+  if (call) call();
+}
+
 absl::Status FakeDevice::Copy(void* to, const void* from, int64_t bytes) {
+  Call(&Faults::on_copy);
   absl::Duration time;
   {
     absl::MutexLock lock(&mutex_);
@@ -205,6 +220,7 @@ absl::Status FakeDevice::Synchronize(cudaStream_t) {
 
 absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
   const EmulationLock emulation(EmulationMutex());
+  Call(&Faults::on_launch);
   {
     absl::MutexLock lock(&mutex_);
     QS_RETURN_IF_ERROR(Alive());

@@ -28,6 +28,11 @@ struct Faults {
   int64_t lost_after_launches = -1;         // that many go well, then: lost
   int64_t lost_after_copies = -1;
   absl::Duration copy_time = absl::ZeroDuration();  // each copy takes as long
+  // Called at the start of each copy and each launch, on the caller's thread;
+  // what waits in them holds up that lane alone. During a launch no memory is
+  // allocated.
+  std::function<void()> on_copy = nullptr;
+  std::function<void()> on_launch = nullptr;
 };
 
 class FakeDevice final : public Device {
@@ -40,6 +45,7 @@ class FakeDevice final : public Device {
   int64_t launches() const;
   int64_t copies() const;
   int64_t memory_in_use() const;
+  int64_t streams() const;
   bool lost() const;
 
   const DeviceFacts& facts() const override { return facts_; }
@@ -62,6 +68,7 @@ class FakeDevice final : public Device {
 
  private:
   absl::Status Alive() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Call(std::function<void()> Faults::*hook) const;
   absl::Status Copy(void* to, const void* from, int64_t bytes);
   // Makes the enqueued copies up to and with number `last`.
   void Catch(int64_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

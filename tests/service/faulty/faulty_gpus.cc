@@ -47,7 +47,7 @@ class FaultyGpus final : public GpuProvider {
     return std::vector<GpuInfo>{{0, "failpoints", "0.0", int64_t{1} << 30}};
   }
   absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int index, std::unique_ptr<Backend> host) const override {
+      int index, std::unique_ptr<Backend> host, int) const override {
     if (index != 0) return absl::NotFoundError("one, gpu:0");
     return std::make_unique<FaultyBackend>(std::move(host));
   }

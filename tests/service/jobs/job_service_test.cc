@@ -215,7 +215,7 @@ class Blockage {
   explicit Blockage(InProcessServer& server) {
     WorkerPool& pool = server.context().pool();
     lane_ = pool.NewLane();
-    for (int i = 0; i < pool.workers(); ++i) {
+    for (int i = 0; i < pool.threads(); ++i) {
       pool.Submit(lane_, [this](Backend&) {
         ++entered_;
         absl::MutexLock lock(&mutex_);
@@ -223,7 +223,7 @@ class Blockage {
         --entered_;
       });
     }
-    REQUIRE(WaitUntil([&] { return entered_ == pool.workers(); }));
+    REQUIRE(WaitUntil([&] { return entered_ == pool.threads(); }));
   }
   ~Blockage() {
     Open();
