@@ -13,6 +13,14 @@ qs_test(job_faults_test
 target_compile_definitions(job_faults_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd_faulty>")
 add_dependencies(job_faults_test quantd_faulty)
+# A server whose GPU is lost.
+qs_test(lost_device_test
+  SOURCES service/lost_device_test.cc
+  LIBS qs_service
+  LABELS service)
+target_compile_definitions(lost_device_test PRIVATE
+  QUANTD_PATH="$<TARGET_FILE:quantd_faulty>")
+add_dependencies(lost_device_test quantd_faulty)
 # What judges the answers of a server that is killed all the time.
 add_library(qs_history_checker STATIC service/history/check_calibrations.cc
   service/history/check_jobs.cc service/history/check_uploads.cc

@@ -3,6 +3,8 @@
 //
 //   kernel            any operation
 //   kernel.FAMILY     nf4, affine, stats, hqq, gram, gptq, awq
+//   device            the same; with an errno the device is lost from then on
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -29,16 +31,22 @@ class FaultyBackend final : public Backend {
   GramOps& gram() override { return Hit("kernel.gram", host_->gram()); }
   GptqOps& gptq() override { return Hit("kernel.gptq", host_->gptq()); }
   AwqOps& awq() override { return Hit("kernel.awq", host_->awq()); }
+  absl::Status health() const override {
+    return lost_ ? absl::InternalError("gpu:0 is lost: failpoint device")
+                 : absl::OkStatus();
+  }
 
  private:
   template <typename Ops>
-  static Ops& Hit(const char* family, Ops& ops) {
+  Ops& Hit(const char* family, Ops& ops) {
     (void)QS_FAILPOINT("kernel");
     (void)QS_FAILPOINT(family);
+    if (QS_FAILPOINT("device") != 0) lost_ = true;
     return ops;
   }
 
   const std::unique_ptr<Backend> host_;
+  std::atomic<bool> lost_ = false;
 };
 
 class FaultyGpus final : public GpuProvider {
@@ -46,8 +54,9 @@ class FaultyGpus final : public GpuProvider {
   absl::StatusOr<std::vector<GpuInfo>> List() const override {
     return std::vector<GpuInfo>{{0, "failpoints", "0.0", int64_t{1} << 30}};
   }
-  absl::StatusOr<std::unique_ptr<Backend>> Open(
-      int index, std::unique_ptr<Backend> host, int) const override {
+  absl::StatusOr<std::unique_ptr<Backend>> Open(int index,
+                                                std::unique_ptr<Backend> host,
+                                                int) const override {
     if (index != 0) return absl::NotFoundError("one, gpu:0");
     return std::make_unique<FaultyBackend>(std::move(host));
   }
