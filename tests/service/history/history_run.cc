@@ -133,6 +133,10 @@ class Run {
       });
     }
     while (absl::Now() < end) DoHarm();
+    // Where the disk has failed no job would end, and so would no watch.
+    server_.Kill();
+    ++kills_;
+    Restart("");
   }
 
   // A server that is killed before it answers has its successor.
