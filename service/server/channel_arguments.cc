@@ -10,6 +10,8 @@ namespace qs {
 namespace {
 
 constexpr int kMaxFrameBytes = 1 << 20;
+// What a stream keeps of answers that more will follow.
+constexpr int kWriteBufferBytes = 1 << 20;
 
 int Milliseconds(double seconds) {
   const double ms = seconds * 1000;
@@ -28,6 +30,7 @@ void SetChannelArguments(const ServerOptions& options,
   const std::pair<const char*, int> arguments[] = {
       {GRPC_ARG_HTTP2_BDP_PROBE, options.bdp_probe},
       {GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes},
+      {GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE, kWriteBufferBytes},
       {GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection},
       {GRPC_ARG_MAX_CONNECTION_AGE_MS,
        Milliseconds(options.max_connection_age)},

@@ -84,9 +84,11 @@ class QuantizeReactor final
   void StartRead() override { ServerBidiReactor::StartRead(&in_); }
 
   void StartWrite(OutMessage message) override {
+    grpc::WriteOptions options;
+    if (message.more) options.set_buffer_hint();
     out_ = ToByteBuffer(std::move(message));
     served_->AddBytes(static_cast<int64_t>(out_.Length()));
-    ServerBidiReactor::StartWrite(&out_);
+    ServerBidiReactor::StartWrite(&out_, options);
   }
 
   void Abort(const absl::Status&) override { call_->TryCancel(); }

@@ -33,17 +33,21 @@ StreamOutput::Step StreamOutput::Next(const std::shared_ptr<TensorJob>& job) {
 std::optional<OutMessage> StreamOutput::Early(
     const std::shared_ptr<TensorJob>& job) {
   TensorJob::Cursor& cursor = job->cursor;
-  if (cursor.piece == nullptr) {
-    cursor.piece = job->NextPiece();
+  if (cursor.pieces.empty()) {
+    cursor.pieces = job->NextPieces();
     cursor.piece_offset = 0;
-    if (cursor.piece == nullptr) return std::nullopt;
+    if (cursor.pieces.empty()) return std::nullopt;
   }
-  const std::shared_ptr<const Buffer> piece = cursor.piece;
+  const std::shared_ptr<const Buffer> piece = cursor.pieces.front();
   const ByteSpan rest =
       piece->bytes().subspan(static_cast<size_t>(cursor.piece_offset));
   OutMessage frame = NextFrame(job, job->streamed(), rest, piece);
   cursor.piece_offset += static_cast<int64_t>(frame.payload.size());
-  if (cursor.piece_offset == piece->size()) cursor.piece = nullptr;
+  if (cursor.piece_offset == piece->size()) {
+    cursor.pieces.pop_front();
+    cursor.piece_offset = 0;
+  }
+  frame.more = !cursor.pieces.empty();
   return frame;
 }
 

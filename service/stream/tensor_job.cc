@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/dequantize.h"
 
@@ -16,6 +17,14 @@ namespace {
 constexpr size_t kLeastKept = size_t{256} << 10;
 constexpr size_t kLeastPiece = size_t{4} << 10;  // on average
 constexpr int64_t kMostKeptTile = 2 * kTileBytes;
+
+// As many as a stream's write buffer holds: each time that it is emptied wakes
+// threads on both sides.
+int64_t PiecesAtOnce(int64_t output_bytes, int64_t num_tiles) {
+  if (output_bytes == 0) return 1;
+  const int64_t piece = CeilDiv(output_bytes, num_tiles);
+  return std::max<int64_t>(1, TensorJob::kFrameBytes / piece);
+}
 
 }  // namespace
 
@@ -41,6 +50,7 @@ TensorJob::TensorJob(int64_t handle, std::unique_ptr<TensorQuantizer> quantizer,
       streamed_(quantizer_->streamed_output()),
       num_tiles_(quantizer_->num_tiles()),
       num_steps_(quantizer_->has_second_round() ? 2 * num_tiles_ : num_tiles_),
+      pieces_at_once_(PiecesAtOnce(streamed_.bytes, num_tiles_)),
       copies_(needs_all || quantizer_->tile_input_end(0) > kMostKeptTile),
       done_(static_cast<size_t>(num_steps_)),
       failed_step_(num_steps_) {}
@@ -149,8 +159,7 @@ TensorJob::Outcome TensorJob::Record(int64_t step, absl::Status status) {
     outcome.all_done = first_open_ == num_steps_;
     outcome.round_done =
         !outcome.all_done && in_first_round && first_open_ == num_tiles_;
-    outcome.frame_due = !outcome.all_done && !frame_due_ &&
-                        streamed_.bytes > 0 && GoodTiles() > next_piece_;
+    outcome.frame_due = !outcome.all_done && !frame_due_ && PiecesReady();
     frame_due_ = frame_due_ || outcome.frame_due;
   }
   reported_ = outcome.all_done || !outcome.error.ok();
@@ -162,17 +171,34 @@ int64_t TensorJob::GoodTiles() const {
   return std::max<int64_t>(0, good - (num_steps_ - num_tiles_));
 }
 
-std::shared_ptr<const Buffer> TensorJob::NextPiece() {
-  int64_t tile;
+int64_t TensorJob::PiecesWanted() const {
+  return std::min(pieces_at_once_, num_tiles_ - next_piece_);
+}
+
+bool TensorJob::PiecesReady() const {
+  const int64_t pieces = PiecesWanted();
+  return streamed_.bytes > 0 && pieces > 0 &&
+         GoodTiles() - next_piece_ >= pieces;
+}
+
+std::deque<std::shared_ptr<const Buffer>> TensorJob::NextPieces() {
+  int64_t begin = 0;
+  int64_t end = 0;
   {
     absl::MutexLock lock(&mutex_);
-    if (streamed_.bytes == 0 || next_piece_ == GoodTiles()) {
+    if (!PiecesReady()) {
       frame_due_ = false;
-      return nullptr;
+      return {};
     }
-    tile = next_piece_++;
+    begin = next_piece_;
+    end = next_piece_ += PiecesWanted();
   }
-  return std::make_shared<const Buffer>(quantizer_->TakeStreamed(tile));
+  std::deque<std::shared_ptr<const Buffer>> pieces;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    pieces.push_back(
+        std::make_shared<const Buffer>(quantizer_->TakeStreamed(tile)));
+  }
+  return pieces;
 }
 
 absl::Status TensorJob::Finish(Backend& backend,

@@ -84,7 +84,7 @@ class TensorJob {
     bool all_done = false;  // true for one caller: every step is done, all OK
     // True for one caller: the first round is done and OK, the second is due.
     bool round_done = false;
-    // True for one caller until NextPiece gave none: a piece of the streamed
+    // True for one caller until NextPieces gave none: pieces of the streamed
     // output can be sent.
     bool frame_due = false;
     absl::Status error;  // for one caller: the tensor's first bad step
@@ -105,18 +105,19 @@ class TensorJob {
 
   // --- the sender's part
   const StreamedOutput& streamed() const { return streamed_; }
-  // The next piece of the streamed output, in order. Null: not there yet (the
-  // next Outcome with one says frame_due again), or all were given.
-  std::shared_ptr<const Buffer> NextPiece();
+  // The next pieces of the streamed output, in order: as many as are sent at
+  // once, or the last. None: not there yet (the Outcome with the last of them
+  // says frame_due again), or all were given.
+  std::deque<std::shared_ptr<const Buffer>> NextPieces();
   // After Finish. The streamed output is empty there.
   const QuantizedTensor& result() const { return result_; }
 
   // What of the tensor is sent: StreamOutput's.
   struct Cursor {
     size_t output = 0;
-    int64_t offset = 0;                   // in that output
-    std::shared_ptr<const Buffer> piece;  // that is being sent
-    int64_t piece_offset = 0;
+    int64_t offset = 0;                                // in that output
+    std::deque<std::shared_ptr<const Buffer>> pieces;  // that are being sent
+    int64_t piece_offset = 0;                          // in the first
   };
   Cursor cursor;
 
@@ -131,6 +132,9 @@ class TensorJob {
   absl::Status RunTile(Due due, Backend& backend);
   // Tiles [0, this) are done in the last round, all OK.
   int64_t GoodTiles() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Pieces, one a tile, that NextPieces waits for; 0 when all were given.
+  int64_t PiecesWanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool PiecesReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Dequantize(const QuantSpec& spec);
   Outcome Record(int64_t step, absl::Status status);
 
@@ -143,6 +147,7 @@ class TensorJob {
   const StreamedOutput streamed_;
   const int64_t num_tiles_;
   const int64_t num_steps_;
+  const int64_t pieces_at_once_;
   QuantizedTensor result_;
 
   const bool copies_;  // all input at once

@@ -197,7 +197,7 @@ bool ParseRequest(std::span<const ByteSpan> slices, ParsedRequest* parsed) {
 OutMessage EncodeFrame(const Frame& frame, ByteSpan payload,
                        std::shared_ptr<const void> owner) {
   namespace pb = google::protobuf;
-  OutMessage message{"", payload, std::move(owner)};
+  OutMessage message{"", payload, std::move(owner), false};
   const std::string fields = frame.SerializeAsString();
   const uint32_t payload_size = static_cast<uint32_t>(payload.size());
   const size_t data_head =
@@ -220,7 +220,7 @@ OutMessage EncodeFrame(const Frame& frame, ByteSpan payload,
 }
 
 OutMessage EncodeResponse(const QuantizeResponse& response) {
-  return {response.SerializeAsString(), {}, nullptr};
+  return {response.SerializeAsString(), {}, nullptr, false};
 }
 
 }  // namespace qs

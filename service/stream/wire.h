@@ -50,11 +50,13 @@ bool ParseChunk(std::span<const ByteSpan> slices, ChunkView* chunk);
 bool ParseRequest(std::span<const ByteSpan> slices, ParsedRequest* parsed);
 
 // A response ready to be sent: `head`, then `payload`, which `owner` keeps
-// alive.
+// alive. `more`: another one follows whatever the client does, and they may
+// travel together.
 struct OutMessage {
   std::string head;
   ByteSpan payload;
   std::shared_ptr<const void> owner;
+  bool more = false;
 };
 
 // The response {frame: `frame` with data = payload}. REQUIRES: frame.data() is

@@ -207,6 +207,9 @@ class SessionDriver {
     session_->OnWriteDone(false);
   }
 
+  // The last message taken said that another one follows.
+  bool more_to_come() const { return more_to_come_; }
+
   const Answers& answers() const { return answers_; }
   QueueingTransport& transport() { return transport_; }
   bool ended() const { return transport_.finished().has_value(); }
@@ -234,6 +237,7 @@ class SessionDriver {
     }
   }
   void Collect(const OutMessage& message) {
+    more_to_come_ = message.more;
     std::string all = message.head;
     all.append(reinterpret_cast<const char*>(message.payload.data()),
                message.payload.size());
@@ -243,6 +247,7 @@ class SessionDriver {
   }
 
   QueueingTransport transport_;
+  bool more_to_come_ = false;
   std::shared_ptr<QuantizeSession> session_;
   Answers answers_;
 };
