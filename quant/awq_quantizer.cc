@@ -42,9 +42,7 @@ AwqTileContext MakeContext(const QuantSpec& spec, const TensorInfo& info) {
   context.cols = shape.cols;
   context.grid = AwqGrid(spec, info.dtype, shape.cols, true);
   context.groups = shape.cols / context.grid.group_size;
-  const int64_t unit_bytes = kGridRowUnit * shape.cols * DTypeBytes(info.dtype);
-  context.most_rows = std::min(
-      shape.rows, kGridRowUnit * std::max<int64_t>(1, kTileBytes / unit_bytes));
+  context.most_rows = AwqTileRows(info);
   context.clips = spec.awq()->clip && (spec.profile == Profile::kBest ||
                                        !AutoAwqSkipsClip(info.name));
   return context;
@@ -214,6 +212,13 @@ AwqGridSpec AwqGrid(const QuantSpec& spec, DType weight, int64_t cols,
     grid.min_scale = scale.min;
   }
   return grid;
+}
+
+int64_t AwqTileRows(const TensorInfo& info) {
+  const MatrixShape shape = AsMatrix(info.shape);
+  const int64_t unit_bytes = kGridRowUnit * shape.cols * DTypeBytes(info.dtype);
+  return std::min(shape.rows,
+                  kGridRowUnit * std::max<int64_t>(1, kTileBytes / unit_bytes));
 }
 
 TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info) {

@@ -25,6 +25,9 @@ namespace qs {
 AwqGridSpec AwqGrid(const QuantSpec& spec, DType weight, int64_t cols,
                     bool stored);
 
+// Rows of a tile, at most.
+int64_t AwqTileRows(const TensorInfo& info);
+
 // REQUIRES (both): ValidateSpec, ValidateSpecForShape and the tensor's own
 // checks passed.
 TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info);

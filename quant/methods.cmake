@@ -1,4 +1,5 @@
 target_sources(qs_quant PRIVATE
+  device_estimate.cc
   error_collector.cc
   group_parts.cc
   measured_quantizer.cc

@@ -21,16 +21,6 @@ absl::Status Invalid(const GroupInfo& info, const std::string& text) {
       absl::StrCat("group \"", info.name, "\": ", text));
 }
 
-// GPTQ needs the whole group only to scale something.
-bool SolvesWhole(const QuantSpec& spec, const GroupInfo& info) {
-  if (!SolvesInGroups(spec)) return false;
-  return spec.awq() != nullptr ||
-         std::any_of(info.sites.begin(), info.sites.end(),
-                     [](const GroupSite& site) {
-                       return site.fold.kind != FoldKind::kNone;
-                     });
-}
-
 class Names {
  public:
   // False: it was there.
@@ -158,6 +148,16 @@ class IndependentTensors final : public GroupBase {
 };
 
 }  // namespace
+
+// GPTQ needs the whole group only to scale something.
+bool SolvesWhole(const QuantSpec& spec, const GroupInfo& info) {
+  if (!SolvesInGroups(spec)) return false;
+  return spec.awq() != nullptr ||
+         std::any_of(info.sites.begin(), info.sites.end(),
+                     [](const GroupSite& site) {
+                       return site.fold.kind != FoldKind::kNone;
+                     });
+}
 
 absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info) {
   if (info.tensors.empty() || info.sites.empty()) {

@@ -36,6 +36,9 @@ namespace qs {
 // inputs out of range, FOLD_ONLY where nothing is scaled.
 absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info);
 
+// Whether the group is solved at once, by SolveGroup::Solve.
+bool SolvesWhole(const QuantSpec& spec, const GroupInfo& info);
+
 // Upper bound of what the group holds at once, when nobody else holds its
 // sites: the moments of each (4 inputs^2 bytes) and, where codes are solved,
 // its factor (4 inputs^2 more), for the largest what it takes to receive it or

@@ -12,3 +12,8 @@ qs_test(service_gpu_test
   SOURCES service/gpu_workers_test.cc
   LIBS qs_service qs_emulated_gpu nlohmann_json::nlohmann_json
   LABELS unit service)
+# What tasks take of its memory.
+qs_test(device_estimate_test
+  SOURCES quant/device_estimate_test.cc
+  LIBS qs_quant qs_emulated_gpu
+  LABELS unit TIMEOUT 600)

@@ -14,7 +14,7 @@ ALLOWED = {
     "kernels/base": [r"kernels/base/"],
     "kernels": [r"kernels/"],
     "quant": [r"kernels/base/", r"kernels/backend\.h", r"kernels/stream\.h",
-              r"kernels/\w+_ops\.h", r"quant/"],
+              r"kernels/device_\w+\.h", r"kernels/\w+_ops\.h", r"quant/"],
     "service": [r"kernels/base/", r"kernels/backend\.h",
                 r"kernels/gpus\.h", r"quant/",
                 r"service/", r"\w+/v1/\w+(\.grpc)?\.pb\.h",

@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/awq_launch.h"
 #include "kernels/cuda/solver_call.h"
+#include "kernels/cuda/tiles.h"
 
 namespace qs::cuda {
 namespace {
@@ -19,15 +20,9 @@ namespace {
 // Differences of a tile of rows, and columns of a product. With a triangular
 // factor a block of columns reads only the rows above its end: narrow ones save
 // work, wide ones fill the device. The emulation has several of both.
-#if defined(QS_CUDA_EMULATION)
-constexpr int64_t kLossElements = 3000;
-constexpr int64_t kClipElements = 20000;
-constexpr int64_t kBlockColumns = 64;
-#else
-constexpr int64_t kLossElements = int64_t{1} << 26;
-constexpr int64_t kClipElements = int64_t{1} << 26;
-constexpr int64_t kBlockColumns = 1024;
-#endif
+constexpr int64_t kLossElements = kTiles.loss_elements;
+constexpr int64_t kClipElements = kTiles.clip_elements;
+constexpr int64_t kBlockColumns = kTiles.loss_columns;
 
 int64_t TileRows(int64_t elements, int64_t per_row) {
   return std::max<int64_t>(1, elements / per_row);
@@ -149,8 +144,7 @@ class ScaleLoss {
     std::vector<double> parts(static_cast<size_t>(next_ * kLossParts));
     *loss = 0;
     if (parts.empty()) return absl::OkStatus();
-    QS_RETURN_IF_ERROR(
-        call_.CopyOut(parts.data(), parts_, next_ * kLossParts));
+    QS_RETURN_IF_ERROR(call_.CopyOut(parts.data(), parts_, next_ * kLossParts));
     for (double part : parts) *loss += part;
     return absl::OkStatus();
   }
@@ -175,17 +169,17 @@ class ClipSearcher {
         call_(call),
         cols_(args.weight.cols),
         size_(args.grid.group_size),
-        tile_rows_(std::min(
-            std::max<int64_t>(args.weight.rows, 1),
-            TileRows(kClipElements, cols_ * awq::kClipSteps))) {}
+        tile_rows_(std::min(std::max<int64_t>(args.weight.rows, 1),
+                            TileRows(kClipElements, cols_ * awq::kClipSteps))) {
+  }
 
   absl::Status Run() {
     const int64_t rows = args_.weight.rows;
     QS_RETURN_IF_ERROR(Allocate());
     for (int64_t first = 0; first < rows; first += tile_rows_) {
-      QS_RETURN_IF_ERROR(call_.Check(
-          args_.checkpoint,
-          static_cast<double>(first) / static_cast<double>(rows)));
+      QS_RETURN_IF_ERROR(
+          call_.Check(args_.checkpoint,
+                      static_cast<double>(first) / static_cast<double>(rows)));
       round_.first = first;
       round_.count = std::min(tile_rows_, rows - first);
       QS_RETURN_IF_ERROR(Round(0, awq::kClipSteps));
@@ -207,8 +201,8 @@ class ClipSearcher {
     const int64_t tests = tile_rows_ * awq::kClipSteps * cols_;
     QS_RETURN_IF_ERROR(call_.Take(tests, &round_.deltas));
     QS_RETURN_IF_ERROR(call_.Take(tests, &products_));
-    QS_RETURN_IF_ERROR(call_.Take(args_.weight.rows * (cols_ / size_),
-                                  &round_.errors));
+    QS_RETURN_IF_ERROR(
+        call_.Take(args_.weight.rows * (cols_ / size_), &round_.errors));
     round_.products = products_;
     round_.weight = args_.weight;
     round_.grid = args_.grid;
@@ -217,8 +211,7 @@ class ClipSearcher {
     round_.high = args_.high;
     return call_.Launch("ClipSearch", [&] {
       return LaunchAwqBlocks(
-          {args_.second_moment, scales, cols_, size_, blocks_},
-          call_.stream());
+          {args_.second_moment, scales, cols_, size_, blocks_}, call_.stream());
     });
   }
 
@@ -300,13 +293,11 @@ class AwqCuda final : public AwqOps {
     AwqQuantizeArgs device = args;
     if (args.scales != nullptr) {
       float* scales = nullptr;
-      QS_RETURN_IF_ERROR(
-          call.TakeCopy(args.scales, args.weight.cols, &scales));
+      QS_RETURN_IF_ERROR(call.TakeCopy(args.scales, args.weight.cols, &scales));
       device.scales = scales;
     }
-    return call.Launch("Quantize", [&] {
-      return LaunchAwqQuantize(device, call.stream());
-    });
+    return call.Launch(
+        "Quantize", [&] { return LaunchAwqQuantize(device, call.stream()); });
   }
 
  private:

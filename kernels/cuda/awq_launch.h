@@ -7,15 +7,12 @@
 
 #include "kernels/awq_ops.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/tiles.h"
 
 namespace qs::cuda {
 
 // Partial sums of a loss, always as many.
-#if defined(QS_CUDA_EMULATION)
-constexpr int64_t kLossParts = 3;
-#else
-constexpr int64_t kLossParts = 512;
-#endif
+constexpr int64_t kLossParts = kTiles.loss_parts;
 
 // R(max |w| of a row's group + 1e-6).
 struct AwqDivisorArgs {
@@ -69,8 +66,8 @@ int LaunchAwqDot(const AwqDotArgs& args, cudaStream_t stream);
 struct AwqStepArgs {
   TensorView weight;
   AwqGridSpec grid;
-  const float* scales = nullptr;  // [cols]
-  int64_t stride = 1;             // of the rows
+  const float* scales = nullptr;     // [cols]
+  int64_t stride = 1;                // of the rows
   const float* curvature = nullptr;  // [cols]
   double* costs = nullptr;           // scratch, [groups]
   double* parts = nullptr;           // out, [kLossParts]

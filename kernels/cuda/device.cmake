@@ -1,5 +1,6 @@
 # What a GPU worker is made of beside its kernels: plain C++, in every build.
 target_sources(qs_kernels PRIVATE
+  device_bytes.cc
   cuda/device_session.cc
   cuda/staged_affine.cc
   cuda/staged_awq.cc

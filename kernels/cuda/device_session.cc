@@ -52,8 +52,10 @@ DeviceSession::~DeviceSession() {
 }
 
 absl::Status DeviceSession::OnDevice(
+    const DeviceBytes& need,
     absl::FunctionRef<absl::Status(StagedCall&)> on_device) {
   const auto call = [&] {
+    workspace_->Expect(need.taken);
     StagedCall staged(*workspace_);
     return on_device(staged);
   };
@@ -70,10 +72,11 @@ absl::Status DeviceSession::OnDevice(
 }
 
 absl::Status DeviceSession::Do(
+    const DeviceBytes& need,
     absl::FunctionRef<absl::Status(StagedCall&)> on_device,
     absl::FunctionRef<absl::Status()> on_host) {
   if (health().ok()) {
-    const absl::Status status = OnDevice(on_device);
+    const absl::Status status = OnDevice(need, on_device);
     if (absl::IsInternal(status)) {
       shared_->Lose(status);
     } else if (!absl::IsResourceExhausted(status)) {

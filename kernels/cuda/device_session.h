@@ -22,6 +22,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/cuda/staged_call.h"
 #include "kernels/cuda/workspace.h"
+#include "kernels/device_bytes.h"
 
 namespace qs::cuda {
 
@@ -70,10 +71,13 @@ class DeviceSession {
   DeviceSession(const DeviceSession&) = delete;
   DeviceSession& operator=(const DeviceSession&) = delete;
 
-  // Errors: of the one that did it. INVALID_ARGUMENT or what a checkpoint
-  // returned ends the operation on the device, too. `on_device` may be called
-  // twice; the first time ended before it wrote a result.
-  absl::Status Do(absl::FunctionRef<absl::Status(StagedCall&)> on_device,
+  // `need`: what the operation takes at most; where there is room for all of it
+  // it is taken at once. Errors: of the one that did it. INVALID_ARGUMENT or
+  // what a checkpoint returned ends the operation on the device, too.
+  // `on_device` may be called twice; the first time ended before it wrote a
+  // result.
+  absl::Status Do(const DeviceBytes& need,
+                  absl::FunctionRef<absl::Status(StagedCall&)> on_device,
                   absl::FunctionRef<absl::Status()> on_host);
 
   // Of all lanes.
@@ -88,7 +92,8 @@ class DeviceSession {
  private:
   explicit DeviceSession(std::shared_ptr<SharedDevice> shared)
       : shared_(std::move(shared)) {}
-  absl::Status OnDevice(absl::FunctionRef<absl::Status(StagedCall&)> on_device);
+  absl::Status OnDevice(const DeviceBytes& need,
+                        absl::FunctionRef<absl::Status(StagedCall&)> on_device);
 
   const std::shared_ptr<SharedDevice> shared_;
   std::unique_ptr<Workspace> workspace_;

@@ -8,6 +8,7 @@
 #include "kernels/base/checked_math.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/tiles.h"
 #include "kernels/gptq_ops.h"
 #include "kernels/gptq_tables.h"
 
@@ -83,11 +84,7 @@ int LaunchFactorDiagonal(const float* diagonal, int64_t size, float* factor,
 // Rows are solved in tiles of this many, the last filled up with zeros: matrix
 // products then always have the same shape, so that no row's bytes depend on
 // how many others there are. The emulation has several tiles.
-#if defined(QS_CUDA_EMULATION)
-constexpr int64_t kSolveTile = 64;
-#else
-constexpr int64_t kSolveTile = 1024;
-#endif
+constexpr int64_t kSolveTile = kTiles.solve_rows;
 
 // A matrix of rows that are solved, [tiles][columns][kSolveTile]: neighbouring
 // threads have neighbouring rows.
@@ -123,8 +120,8 @@ struct SolveLoadArgs {
   TensorView weight;
   const int32_t* position_of = nullptr;
   const uint8_t* zeroed = nullptr;
-  float* wd = nullptr;   // out, RowTiles
-  float* sum = nullptr;  // out, RowTiles of zeros
+  float* wd = nullptr;                  // out, RowTiles
+  float* sum = nullptr;                 // out, RowTiles of zeros
   int64_t* first_non_finite = nullptr;  // out
 };
 int LaunchSolveLoad(const SolveLoadArgs& args, cudaStream_t stream);
@@ -140,7 +137,7 @@ struct SolveRangeArgs {
   GptqRange range = GptqRange::kMinMax;
   float norm = 0;
   int64_t groups = 0;
-  SolveGrids grids;  // out
+  SolveGrids grids;                // out
   void* scales = nullptr;          // out, [rows, groups]; kGiven: in
   uint8_t* zero_points = nullptr;  // likewise; null when symmetric
   // Static: of the weights as stored.
@@ -148,11 +145,11 @@ struct SolveRangeArgs {
   const float* curvature = nullptr;  // [cols]
   // Dynamic: of the runs at positions first_run, + group_size, ... below
   // `end`, from wd - x.
-  const float* wd = nullptr;           // RowTiles
-  const float* x = nullptr;            // RowTiles of the window; null: zeros
-  int64_t window_begin = 0;            // its first position
-  int64_t window = 0;                  // its positions
-  const int32_t* group_at = nullptr;   // [cols]
+  const float* wd = nullptr;          // RowTiles
+  const float* x = nullptr;           // RowTiles of the window; null: zeros
+  int64_t window_begin = 0;           // its first position
+  int64_t window = 0;                 // its positions
+  const int32_t* group_at = nullptr;  // [cols]
   int64_t first_run = 0;
   int64_t end = 0;
 };
@@ -241,8 +238,8 @@ struct RefineState {
   TensorView weight;
   GptqGrid grid;
   int64_t groups = 0;
-  const float* hessian = nullptr;  // [cols, cols], undamped
-  float damping = 0;               // added to its diagonal
+  const float* hessian = nullptr;        // [cols, cols], undamped
+  float damping = 0;                     // added to its diagonal
   uint8_t* codes = nullptr;              // in, out, [rows, cols]
   void* scales = nullptr;                // in, out, [rows, groups]
   const uint8_t* zero_points = nullptr;  // null when symmetric
@@ -287,10 +284,10 @@ int LaunchRefineDamp(const RefineDampArgs& args, cudaStream_t stream);
 struct RefineScaleArgs {
   RefineState state;
   int64_t first = 0;
-  float* steps = nullptr;     // [kSolveTile, cols]: code - zero point
-  float* product = nullptr;   // [kSolveTile, cols]: times the group's H
-  float* wanted = nullptr;    // [kSolveTile, groups]: 0: stays
-  float* d = nullptr;         // [kSolveTile, cols]: what q grows by
+  float* steps = nullptr;    // [kSolveTile, cols]: code - zero point
+  float* product = nullptr;  // [kSolveTile, cols]: times the group's H
+  float* wanted = nullptr;   // [kSolveTile, groups]: 0: stays
+  float* d = nullptr;        // [kSolveTile, cols]: what q grows by
 };
 int LaunchRefineSteps(const RefineScaleArgs& args, cudaStream_t stream);
 // From steps and their products: `wanted` and `d`.

@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/gram_launch.h"
 #include "kernels/cuda/solver_call.h"
+#include "kernels/cuda/tiles.h"
 #include "kernels/gptq_check.h"
 
 namespace qs::cuda {
@@ -18,11 +19,7 @@ namespace {
 // Columns of a block: wide enough to fill a device with tiles, narrow enough
 // that little below the diagonal is computed and that the product stays in the
 // second-level cache (16 MB for 4096 inputs). The emulation has several blocks.
-#if defined(QS_CUDA_EMULATION)
-constexpr int64_t kBlockColumns = 48;
-#else
-constexpr int64_t kBlockColumns = 1024;
-#endif
+constexpr int64_t kBlockColumns = kTiles.gram_columns;
 
 BlasType TypeOf(DType dtype) {
   if (dtype == DType::kF16) return BlasType::kF16;
@@ -62,9 +59,8 @@ class GramCuda final : public GramOps {
   absl::Status Finish(const GramFinishArgs& args, Stream&) override {
     QS_RETURN_IF_ERROR(CheckGramFinish(args));
     SolverCall call(workspace_, blas_);
-    return call.Launch("Gram finish", [&] {
-      return LaunchGramFinish(args, call.stream());
-    });
+    return call.Launch("Gram finish",
+                       [&] { return LaunchGramFinish(args, call.stream()); });
   }
 
  private:
@@ -91,9 +87,9 @@ class GramCuda final : public GramOps {
       gemm.ldc = width;
       QS_RETURN_IF_ERROR(call.Gemm(gemm));
       QS_RETURN_IF_ERROR(call.Launch("Gram flush", [&] {
-        return LaunchGramFlush({product, first, width, x.cols,
-                                args.first_non_finite, args.sum},
-                               call.stream());
+        return LaunchGramFlush(
+            {product, first, width, x.cols, args.first_non_finite, args.sum},
+            call.stream());
       }));
     }
     return absl::OkStatus();

@@ -21,6 +21,7 @@ class StagedAffine final : public AffineOps {
   absl::Status Encode(const AffineEncodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckAffineEncode(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           AffineEncodeArgs args = host;
           const int64_t n = host.weight.num_elements();
@@ -40,6 +41,7 @@ class StagedAffine final : public AffineOps {
     QS_RETURN_IF_ERROR(
         CheckAffineGroups(host.weight, host.bits, host.group_size));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           AffineDecodeArgs args = host;
           const int64_t n = host.weight.num_elements();
@@ -57,6 +59,7 @@ class StagedAffine final : public AffineOps {
   absl::Status PackRows(const PackRowsArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           PackRowsArgs args = host;
           args.codes = call.In(host.codes, host.rows * host.cols);
@@ -71,6 +74,7 @@ class StagedAffine final : public AffineOps {
   absl::Status UnpackRows(const UnpackRowsArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           UnpackRowsArgs args = host;
           args.words =
@@ -86,6 +90,7 @@ class StagedAffine final : public AffineOps {
                            Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           PackColumnsArgs args = host;
           args.codes = call.In(host.codes, host.rows * host.cols);
@@ -101,6 +106,7 @@ class StagedAffine final : public AffineOps {
                              Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckPackShape(host.rows, host.cols, host.bits));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           UnpackColumnsArgs args = host;
           args.words =

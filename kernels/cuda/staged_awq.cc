@@ -29,6 +29,7 @@ class StagedAwq final : public AwqOps {
     QS_RETURN_IF_ERROR(
         CheckAwqWeights(host.weights, {.group_size = host.group_size}));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           AwqStatisticsArgs args = host;
           const std::vector<TensorView> weights = InAll(call, host.weights);
@@ -43,6 +44,7 @@ class StagedAwq final : public AwqOps {
                            Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckAwqScaleLosses(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           AwqScaleLossArgs args = host;
           const std::vector<TensorView> weights = InAll(call, host.weights);
@@ -60,6 +62,7 @@ class StagedAwq final : public AwqOps {
   absl::Status ClipSearch(const AwqClipArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckAwqGrid(host.weight, host.grid));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           AwqClipArgs args = host;
           const int64_t cols = host.weight.cols;
@@ -78,6 +81,7 @@ class StagedAwq final : public AwqOps {
   absl::Status Quantize(const AwqQuantizeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckAwqGrid(host.weight, host.grid));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           AwqQuantizeArgs args = host;
           const int64_t n = host.weight.num_elements();

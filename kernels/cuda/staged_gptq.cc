@@ -19,6 +19,7 @@ class StagedGptq final : public GptqOps {
   absl::Status Factor(const GptqFactorArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGptqFactor(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GptqFactorArgs args = host;
           const int64_t elements = host.size * host.size;
@@ -38,6 +39,7 @@ class StagedGptq final : public GptqOps {
   absl::Status Solve(const GptqSolveArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGptqSolve(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GptqSolveArgs args = host;
           const int64_t rows = host.weight.rows;
@@ -67,6 +69,7 @@ class StagedGptq final : public GptqOps {
   absl::Status Refine(const GptqRefineArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGptqRefine(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GptqRefineArgs args = host;
           const int64_t rows = host.weight.rows;
@@ -88,6 +91,7 @@ class StagedGptq final : public GptqOps {
   absl::Status Decode(const GptqDecodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGptqDecode(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GptqDecodeArgs args = host;
           const int64_t rows = host.weight.rows;
@@ -108,6 +112,7 @@ class StagedGptq final : public GptqOps {
   absl::Status OutputError(const GptqErrorArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGptqError(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GptqErrorArgs args = host;
           const int64_t rows = host.weight.rows;

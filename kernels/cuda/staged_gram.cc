@@ -18,6 +18,7 @@ class StagedGram final : public GramOps {
                           Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGramAccumulate(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GramAccumulateArgs args = host;
           const int64_t inputs = host.activations.cols;
@@ -34,6 +35,7 @@ class StagedGram final : public GramOps {
   absl::Status Finish(const GramFinishArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckGramFinish(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           GramFinishArgs args = host;
           const int64_t elements = host.inputs * host.inputs;

@@ -17,6 +17,7 @@ class StagedHqq final : public HqqOps {
   absl::Status Encode(const HqqEncodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckHqqEncode(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           HqqEncodeArgs args = host;
           const int64_t n = host.weight.num_elements();
@@ -36,6 +37,7 @@ class StagedHqq final : public HqqOps {
   absl::Status Decode(const HqqDecodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckHqqGroups(host.weight, host.group_size, host.axis));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           HqqDecodeArgs args = host;
           const int64_t n = host.weight.num_elements();

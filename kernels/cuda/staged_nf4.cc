@@ -18,6 +18,7 @@ class StagedNf4 final : public Nf4Ops {
   absl::Status Encode(const Nf4EncodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckNf4Encode(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           Nf4EncodeArgs args = host;
           const int64_t n = host.weight.num_elements();
@@ -33,6 +34,7 @@ class StagedNf4 final : public Nf4Ops {
   absl::Status Recode(const Nf4RecodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckNf4Block(host.weight.dtype, host.block_size));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           Nf4RecodeArgs args = host;
           const int64_t n = host.weight.num_elements();
@@ -47,6 +49,7 @@ class StagedNf4 final : public Nf4Ops {
   absl::Status Decode(const Nf4DecodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckNf4Block(host.weight.dtype, host.block_size));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           Nf4DecodeArgs args = host;
           const int64_t n = host.weight.num_elements();
@@ -61,6 +64,7 @@ class StagedNf4 final : public Nf4Ops {
   absl::Status NestedEncode(const NestedEncodeArgs& host,
                             Stream& stream) override {
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           NestedEncodeArgs args = host;
           args.absmax = call.In(host.absmax, host.num_blocks);
@@ -77,6 +81,7 @@ class StagedNf4 final : public Nf4Ops {
   absl::Status NestedDecode(const NestedDecodeArgs& host,
                             Stream& stream) override {
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           NestedDecodeArgs args = host;
           args.codes = call.In(host.codes, host.num_blocks);

@@ -18,6 +18,7 @@ class StagedStats final : public StatsOps {
   absl::Status Errors(const ErrorSumsArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckErrorSums(host));
     return session_.Do(
+        DeviceBytesOf(host),
         [&](StagedCall& call) {
           ErrorSumsArgs args = host;
           const int64_t groups =

@@ -108,6 +108,19 @@ absl::StatusOr<const void*> Workspace::Resident(uint64_t id, const void* host,
   return data;
 }
 
+void Workspace::Expect(int64_t bytes) {
+  if (chunks_.size() == 1 && chunks_.front().bytes >= bytes) return;
+  FreeChunks();
+  // Without room the call takes what it can in pieces.
+  AddChunk(std::max(bytes, kLeastChunk)).IgnoreError();
+}
+
+int64_t Workspace::kept() const {
+  int64_t bytes = 0;
+  for (const auto& [id, copy] : copies_) bytes += copy.bytes;
+  return bytes;
+}
+
 absl::StatusOr<void*> Workspace::Take(int64_t bytes) {
   const int64_t padded =
       CeilDiv(std::max<int64_t>(bytes, 1), kAlignment) * kAlignment;
@@ -125,6 +138,7 @@ absl::StatusOr<void*> Workspace::Take(int64_t bytes) {
   uint8_t* const taken = chunks_[chunk_].data + used_;
   used_ += padded;
   taken_ += padded;
+  most_taken_ = std::max(most_taken_, taken_);
   return taken;
 }
 

@@ -2,11 +2,11 @@
 // ring of pinned slots that copies go through, and memory that calls take from
 // the front and give back all at once.
 //
-// Memory grows to the largest call and stays; what one call took in pieces is
-// one piece in the next. Copies of host memory that does not change stay, too,
-// while there is room. Trim gives all of it back. Every byte of the device is
-// in the ledger, which has a cap.
-// Thread: one thread at a time, but for the ledger's figures.
+// Memory grows to the largest call and stays; what was not expected, and taken
+// in pieces, is one piece in the next call. Copies of host memory that does not
+// change stay, too, while there is room. Trim gives all of it back. Every byte
+// of the device is in the ledger, which has a cap. Thread: one thread at a
+// time, but for the ledger's figures.
 #ifndef QS_KERNELS_CUDA_WORKSPACE_H_
 #define QS_KERNELS_CUDA_WORKSPACE_H_
 
@@ -64,6 +64,9 @@ class Workspace {
     return static_cast<cudaStream_t>(stream_.native);
   }
 
+  // What will be taken before the next GiveBack, at most: makes it one piece
+  // where there is room for it. Nothing may be taken.
+  void Expect(int64_t bytes);
   // Device memory until GiveBack, aligned to kAlignment. `bytes` may be 0.
   // Errors: RESOURCE_EXHAUSTED — the device's or the ledger's.
   absl::StatusOr<void*> Take(int64_t bytes);
@@ -84,6 +87,9 @@ class Workspace {
   // enqueued before is done.
   absl::Status CopyIn(void* device, const void* host, int64_t bytes);
   absl::Status CopyOut(void* host, const void* device, int64_t bytes);
+  // The most that was taken until one GiveBack, and what Resident keeps now.
+  int64_t most_taken() const { return most_taken_; }
+  int64_t kept() const;
   absl::Status Synchronize() { return device_.Synchronize(native()); }
 
  private:
@@ -119,9 +125,10 @@ class Workspace {
   std::array<Slot, kSlots> slots_;
   size_t next_slot_ = 0;
   std::vector<Chunk> chunks_;
-  size_t chunk_ = 0;                 // that is being taken from
-  int64_t used_ = 0;                 // of it
-  int64_t taken_ = 0;                // since GiveBack
+  size_t chunk_ = 0;   // that is being taken from
+  int64_t used_ = 0;   // of it
+  int64_t taken_ = 0;  // since GiveBack
+  int64_t most_taken_ = 0;
   std::map<uint64_t, Copy> copies_;  // by id
   int64_t call_ = 0;                 // calls given back
 };

@@ -99,6 +99,7 @@ TEST_CASE("what goes in and out is whole after a failure", "[session]") {
     REQUIRE(session.ok());
     std::vector<int32_t> data = before;
     const absl::Status status = (*session)->Do(
+        {},
         [&](StagedCall& call) {
           int32_t* const on_device =
               call.InOut(data.data(), static_cast<int64_t>(data.size()));
@@ -124,6 +125,7 @@ bool Increments(DeviceSession& session, int64_t megabytes) {
   std::vector<int32_t> out(in.size());
   const auto count = static_cast<int64_t>(in.size());
   const absl::Status status = session.Do(
+      {.taken = megabytes << 21},
       [&](StagedCall& call) {
         const int32_t* const from = call.In(in.data(), count);
         int32_t* const to = call.Out(out.data(), count);
@@ -141,9 +143,8 @@ bool Increments(DeviceSession& session, int64_t megabytes) {
 
 TEST_CASE("lanes share the cap: one makes room for the other", "[session]") {
   auto device = std::make_shared<FakeDevice>(Faults(), /*lazy=*/true);
-  // Room for a call of twice 20 MiB, in a chunk and what does not fit into it,
-  // not for two.
-  constexpr int64_t kRoom = Workspace::kLeastChunk + (int64_t{25} << 20);
+  // Room for a call of twice 20 MiB, not for two.
+  constexpr int64_t kRoom = int64_t{50} << 20;
   const auto shared = std::make_shared<SharedDevice>(device, kRoom);
   const auto one = *DeviceSession::Create(shared);
   const auto two = *DeviceSession::Create(shared);
@@ -195,6 +196,7 @@ TEST_CASE("an error of the operation is not the device's", "[session]") {
   CHECK(absl::IsInvalidArgument(staged.ops->Encode(args, stream)));
   CHECK(staged.session->health().ok());
   CHECK(absl::IsCancelled(staged.session->Do(
+      {},
       [](StagedCall& call) {
         return call.Run([](Stream&) { return absl::CancelledError("enough"); });
       },

@@ -1,0 +1,306 @@
+// What tasks take of a device's memory, on the emulated one, against what they
+// were estimated to take.
+#include "quant/device_estimate.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/affine_cuda.h"
+#include "kernels/cuda/awq_cuda.h"
+#include "kernels/cuda/blas_emulated.h"
+#include "kernels/cuda/device_session.h"
+#include "kernels/cuda/gptq_cuda.h"
+#include "kernels/cuda/gram_cuda.h"
+#include "kernels/cuda/hqq_cuda.h"
+#include "kernels/cuda/nf4_cuda.h"
+#include "kernels/cuda/scratch.h"
+#include "kernels/cuda/staged_ops.h"
+#include "kernels/cuda/stats_cuda.h"
+#include "quant/site_accumulator.h"
+#include "tests/quant/awq_cases.h"
+#include "tests/testing/fake_device.h"
+
+namespace qs::testing {
+namespace {
+
+constexpr int64_t kMany = int64_t{1} << 40;
+
+class SessionScratch final : public cuda::Scratch {
+ public:
+  explicit SessionScratch(cuda::Workspace& workspace) : workspace_(workspace) {}
+  absl::StatusOr<void*> Take(int64_t bytes) override {
+    return workspace_.Take(bytes);
+  }
+  absl::Status CopyOut(void* host, const void* device, int64_t bytes,
+                       Stream&) override {
+    return workspace_.CopyOut(host, device, bytes);
+  }
+
+ private:
+  cuda::Workspace& workspace_;
+};
+
+// A worker's backend whose session the test sees.
+class SeenDevice final : public Backend {
+ public:
+  SeenDevice()
+      : session_(*cuda::DeviceSession::Create(
+            std::make_shared<cuda::FakeDevice>(), kMany)),
+        blas_(cuda::NewEmulatedBlas()),
+        host_(NewCpuBackend(1)),
+        scratch_(workspace()),
+        nf4_(StageNf4(*session_, NewNf4Cuda(), host_->nf4())),
+        affine_(StageAffine(*session_, NewAffineCuda(), host_->affine())),
+        stats_(StageStats(*session_, NewStatsCuda(scratch_), host_->stats())),
+        hqq_(StageHqq(*session_, NewHqqCuda(scratch_), host_->hqq())),
+        gram_(StageGram(*session_, cuda::NewGramCuda(workspace(), *blas_),
+                        host_->gram())),
+        gptq_(StageGptq(*session_, cuda::NewGptqCuda(workspace(), *blas_),
+                        host_->gptq())),
+        awq_(StageAwq(*session_, cuda::NewAwqCuda(workspace(), *blas_),
+                      host_->awq())) {}
+
+  std::string name() const override { return "gpu:0"; }
+  std::string description() const override { return "seen"; }
+  Stream& stream() override { return host_->stream(); }
+  Nf4Ops& nf4() override { return *nf4_; }
+  AffineOps& affine() override { return *affine_; }
+  StatsOps& stats() override { return *stats_; }
+  HqqOps& hqq() override { return *hqq_; }
+  GramOps& gram() override { return *gram_; }
+  GptqOps& gptq() override { return *gptq_; }
+  AwqOps& awq() override { return *awq_; }
+
+  cuda::Workspace& workspace() { return session_->workspace(); }
+  int64_t high_water() const { return session_->ledger().high_water(); }
+  int64_t host_calls() const { return session_->host_calls(); }
+
+ private:
+  const std::unique_ptr<cuda::DeviceSession> session_;
+  const std::unique_ptr<cuda::Blas> blas_;
+  const std::unique_ptr<Backend> host_;
+  SessionScratch scratch_;
+  const std::unique_ptr<Nf4Ops> nf4_;
+  const std::unique_ptr<AffineOps> affine_;
+  const std::unique_ptr<StatsOps> stats_;
+  const std::unique_ptr<HqqOps> hqq_;
+  const std::unique_ptr<GramOps> gram_;
+  const std::unique_ptr<GptqOps> gptq_;
+  const std::unique_ptr<AwqOps> awq_;
+};
+
+// `emulated`: the estimate with the emulation's tiles, which is what operations
+// take; `gpu`: with a GPU's, which the session expects.
+void RequireNear(SeenDevice& device, const DeviceBytes& emulated,
+                 const DeviceBytes& gpu) {
+  const int64_t taken = device.workspace().most_taken();
+  const int64_t kept = device.workspace().kept();
+  INFO("taken " << taken << " of " << emulated.taken << ", kept " << kept
+                << " of " << emulated.kept);
+  CHECK(taken <= emulated.taken);
+  CHECK(emulated.taken <= 2 * taken);
+  CHECK(kept <= emulated.kept);
+  CHECK(emulated.kept <= 2 * kept);
+  INFO("high water " << device.high_water() << " of " << DeviceMemoryFor(gpu));
+  CHECK(device.high_water() <= DeviceMemoryFor(gpu));
+  CHECK(DeviceMemoryFor(gpu) <= 2 * device.high_water());
+  CHECK(device.host_calls() == 0);
+}
+
+struct Shape {
+  int64_t rows;
+  int64_t cols;
+};
+// One is a single tile, one has several slices and tiles of rows.
+constexpr Shape kShapes[] = {{32, 128}, {150, 512}};
+
+TensorInfo Info(const Shape& shape, DType dtype = DType::kBF16) {
+  return {"w.weight", dtype, {shape.rows, shape.cols}};
+}
+
+void RequireTensorNear(const QuantSpec& spec, const TensorInfo& info) {
+  INFO(SpecMethodName(spec) << ", " << SpecBits(spec) << " bits, profile "
+                            << static_cast<int>(spec.profile) << ", ["
+                            << info.shape[0] << ", " << info.shape[1] << "]");
+  SeenDevice device;
+  const auto quantizer = MakeQuantizer(
+      spec, info,
+      Gaussian(info.shape[0] * info.shape[1], info.dtype, /*seed=*/3));
+  FinishAll(*quantizer, device);
+  RequireNear(device, TensorDeviceBytes(spec, info, {}, kEmulatedTiles),
+              TensorDeviceBytes(spec, info, {}));
+}
+
+TEST_CASE("the least is that of a worker", "[device_estimate]") {
+  CHECK(kLeastDeviceBytes == cuda::Workspace::kLeastChunk);
+}
+
+TEST_CASE("methods that need nothing: estimate and use", "[device_estimate]") {
+  for (const Shape& shape : kShapes) {
+    // Bits change little: all of them on the small one.
+    const bool small = shape.rows == kShapes[0].rows;
+    const std::vector<int> bits_of_all =
+        small ? std::vector<int>{2, 3, 4, 8} : std::vector<int>{4};
+    for (const Profile profile : {Profile::kReference, Profile::kBest}) {
+      for (const bool nested : {false, true}) {
+        RequireTensorNear({Nf4Spec{.double_quant = nested}, profile,
+                           OutputFormat::kBitsandbytes},
+                          Info(shape));
+      }
+      for (const int bits : bits_of_all) {
+        for (const bool symmetric : {false, true}) {
+          RequireTensorNear({RtnSpec{bits, 64, symmetric}, profile,
+                             OutputFormat::kCompressedTensors},
+                            Info(shape, DType::kF32));
+        }
+      }
+      for (const int bits : bits_of_all) {
+        RequireTensorNear({HqqSpec{.bits = bits}, profile, OutputFormat::kHqq},
+                          Info(shape));
+      }
+      RequireTensorNear({HqqSpec{}, profile, OutputFormat::kCompressedTensors},
+                        Info(shape));
+    }
+  }
+}
+
+// `layers` tensors that read one site.
+struct Problem {
+  Problem(const Shape& shape, int layers) {
+    info.name = "block";
+    info.sites = {{"in", shape.cols, {}, ""}};
+    for (int i = 0; i < layers; ++i) {
+      const std::string name = "up" + std::to_string(i) + ".weight";
+      info.tensors.push_back(
+          {{name, DType::kBF16, {shape.rows, shape.cols}}, 0});
+      weights[name] = Gaussian(shape.rows * shape.cols, DType::kBF16, 3);
+    }
+  }
+  Moments NewMoments() const {
+    const int64_t inputs = info.sites[0].inputs;
+    Moments moments;
+    moments.emplace("in",
+                    MomentsOf("in", Tokens(4 * inputs, inputs, 5), inputs));
+    return moments;
+  }
+  // Folded into a norm before it.
+  void Fold() {
+    const int64_t cols = info.sites[0].inputs;
+    info.sites[0].fold.kind = FoldKind::kNorm;
+    info.sites[0].fold.producer = "norm.weight";
+    info.tensors.push_back(
+        {{"norm.weight", DType::kBF16, {cols}}, -1, GroupRole::kFoldOnly});
+    weights["norm.weight"] = Stored(
+        std::vector<float>(static_cast<size_t>(cols), 1.0f), DType::kBF16);
+  }
+
+  GroupInfo info;
+  Weights weights;
+};
+
+DeviceBytes OfAll(const QuantSpec& spec, const GroupInfo& info,
+                  const DeviceTiles& tiles) {
+  const DeviceUse use = GroupDeviceUse(spec, info, /*error_report=*/true);
+  DeviceBytes most = SolveDeviceBytes(spec, info, tiles);
+  for (const GroupTensor& tensor : info.tensors) {
+    if (tensor.role != GroupRole::kQuantize) continue;
+    most = MostOf(most, TensorDeviceBytes(spec, tensor.info, use, tiles));
+  }
+  return most;
+}
+
+void RequireGroupNear(const QuantSpec& spec, const Problem& problem) {
+  INFO(SpecMethodName(spec)
+       << ", " << SpecBits(spec) << " bits, profile "
+       << static_cast<int>(spec.profile) << ", " << problem.info.tensors.size()
+       << " tensors, inputs " << problem.info.sites[0].inputs);
+  SeenDevice device;
+  Solve(spec, problem.info, problem.weights, problem.NewMoments(), device);
+  RequireNear(device, OfAll(spec, problem.info, kEmulatedTiles),
+              OfAll(spec, problem.info, kGpuTiles));
+}
+
+// The second has several tiles and blocks of columns, the last ones short.
+TEST_CASE("GPTQ: estimate and use", "[device_estimate]") {
+  for (const Shape& shape : {Shape{16, 64}, Shape{72, 224}}) {
+    const Problem problem(shape, 1);
+    for (const Profile profile : {Profile::kReference, Profile::kBest}) {
+      for (const int bits : {2, 3, 4, 8}) {
+        GptqSpec gptq;
+        gptq.bits = bits;
+        gptq.group_size = 32;
+        gptq.sweeps = 2;
+        if (profile == Profile::kReference) {
+          gptq.range_search = RangeSearch::kMinMax;
+        }
+        RequireGroupNear({gptq, profile, OutputFormat::kCompressedTensors},
+                         problem);
+      }
+      GptqSpec ordered;  // dynamic groups, with windows
+      ordered.order = ColumnOrder::kActOrder;
+      ordered.range_search = RangeSearch::kMinMax;
+      ordered.symmetric = false;
+      RequireGroupNear({ordered, profile, OutputFormat::kGptqV2}, problem);
+    }
+    GptqSpec wide;  // groups wider than a block
+    wide.group_size = -1;
+    wide.sweeps = 2;
+    RequireGroupNear({wide, Profile::kBest, OutputFormat::kCompressedTensors},
+                     problem);
+  }
+}
+
+TEST_CASE("AWQ, and GPTQ that scales first: estimate and use",
+          "[device_estimate]") {
+  for (const int layers : {1, 2}) {
+    Problem problem({24, 96}, layers);
+    problem.Fold();
+    for (const bool solves : {false, true}) {
+      AwqSpec awq;
+      awq.group_size = 32;
+      awq.grid = 4;
+      awq.solve_codes = solves;
+      RequireGroupNear(Awq(awq, Profile::kBest), problem);
+    }
+    AwqSpec published;
+    published.group_size = 32;
+    published.grid = 4;
+    published.solve_codes = false;
+    published.symmetric = false;
+    RequireGroupNear(
+        Awq(published, Profile::kReference, OutputFormat::kAwqGemm), problem);
+    GptqSpec gptq;
+    gptq.group_size = 32;
+    gptq.sweeps = 2;
+    gptq.awq_scaling = true;
+    RequireGroupNear({gptq, Profile::kBest, OutputFormat::kCompressedTensors},
+                     problem);
+  }
+}
+
+TEST_CASE("a site that is only reported on: estimate and use",
+          "[device_estimate]") {
+  const Problem problem({64, 256}, 1);
+  const QuantSpec spec = {RtnSpec{4, 64, true}, Profile::kBest,
+                          OutputFormat::kCompressedTensors};
+  RequireGroupNear(spec, problem);
+}
+
+TEST_CASE("second moments: estimate and use", "[device_estimate]") {
+  for (const int64_t inputs : {16, 128}) {
+    INFO(inputs << " inputs");
+    SeenDevice device;
+    const auto sums = *SiteAccumulator::Create("in", inputs, DType::kBF16);
+    const int64_t tokens = kGramRunTokens + 10;
+    const auto x = Gaussian(tokens * inputs, DType::kBF16, 7);
+    REQUIRE(sums->Add(x.data(), tokens, device).ok());
+    REQUIRE(sums->Finish(device).ok());
+    RequireNear(device, SiteDeviceBytes(inputs, DType::kBF16, kEmulatedTiles),
+                SiteDeviceBytes(inputs, DType::kBF16));
+  }
+}
+
+}  // namespace
+}  // namespace qs::testing
