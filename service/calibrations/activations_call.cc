@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/device_estimate.h"
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
 #include "service/calibrations/serial_call.h"
@@ -44,14 +45,17 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     const absl::Status status = Prepare(request);
     if (!status.ok()) return Fail(status);
     if (!batch_) return StepDone(status);
-    context().workers.Submit(lane(), [this, self = Self(),
-                                      &request](Backend& backend) {
-      const absl::Status added =
-          shard_->Add(batch_->site->name, batch_->dtype,
-                      reinterpret_cast<const uint8_t*>(request.data().data()),
-                      batch_->tokens, backend);
-      Continue([this, added, flush = request.flush()] { Added(added, flush); });
-    });
+    context().workers.Submit(
+        lane(),
+        [this, self = Self(), &request](Backend& backend) {
+          const absl::Status added = shard_->Add(
+              batch_->site->name, batch_->dtype,
+              reinterpret_cast<const uint8_t*>(request.data().data()),
+              batch_->tokens, backend);
+          Continue(
+              [this, added, flush = request.flush()] { Added(added, flush); });
+        },
+        DeviceMemoryFor(SiteDeviceBytes(batch_->site->inputs, batch_->dtype)));
   }
 
   void Close() override {

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/base/status_macros.h"
+#include "quant/device_estimate.h"
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
 #include "service/server/grpc_status.h"
@@ -69,13 +70,17 @@ class SiteSeal final : public std::enable_shared_from_this<SiteSeal> {
     const bool more = sealing_->has_next();
     const absl::Status loaded = more ? sealing_->Load() : absl::OkStatus();
     if (!loaded.ok()) return End(SealError(loaded));
-    workers_.Submit(lane_, [self = shared_from_this(), more](Backend& backend) {
-      const absl::Status status =
-          more ? self->sealing_->Merge(backend) : self->sealing_->Check();
-      self->OnStrand([more, status](SiteSeal& site) {
-        more&& status.ok() ? site.NextPart() : site.Store(status);
-      });
-    });
+    workers_.Submit(
+        lane_,
+        [self = shared_from_this(), more](Backend& backend) {
+          const absl::Status status =
+              more ? self->sealing_->Merge(backend) : self->sealing_->Check();
+          self->OnStrand([more, status](SiteSeal& site) {
+            more&& status.ok() ? site.NextPart() : site.Store(status);
+          });
+        },
+        more ? DeviceMemoryFor(SiteDeviceBytes(sealing_->inputs(), DType::kF32))
+             : 0);
   }
 
   void Store(const absl::Status& checked) {

@@ -85,7 +85,8 @@ std::string DevicesText(const v1::Capabilities& capabilities) {
                    {"description", Align::kLeft},
                    {"threads"},
                    {"lanes"},
-                   {"memory, most used"},
+                   {"memory, estimate"},
+                   {"most used"},
                    {"done by the host"},
                    {"state", Align::kLeft}});
   for (const v1::DeviceInfo& device : capabilities.devices()) {
@@ -93,6 +94,7 @@ std::string DevicesText(const v1::Capabilities& capabilities) {
     table.AddRow(
         {device.name(), device.description(), absl::StrCat(device.threads()),
          device.lanes() > 0 ? absl::StrCat(device.lanes()) : "-",
+         has_memory ? FormatBytes(device.memory_estimate_bytes()) : "-",
          has_memory ? FormatBytes(device.memory_high_water_bytes()) : "-",
          has_memory ? absl::StrCat(device.host_calls()) : "-",
          device.lost().empty() ? "works" : device.lost()});

@@ -45,6 +45,7 @@ v1::JobPlan PlanOf(const JobPace& pace, const CheckpointRun& run) {
   plan.set_bytes_out(run.size().bytes_out);
   plan.set_shards(run.size().shards);
   plan.set_largest_group_bytes(run.size().largest_batch_bytes);
+  plan.set_largest_device_bytes(run.size().largest_device_bytes);
   *plan.mutable_estimated_time() = DurationToProto(pace.Estimate(run.size()));
   return plan;
 }

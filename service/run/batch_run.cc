@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/base/status_macros.h"
+#include "quant/device_estimate.h"
 #include "service/checkpoint/fault.h"
 
 namespace qs {
@@ -42,16 +43,18 @@ BatchRun::BatchRun(const Host& host, const BatchQueue::Batch& batch,
       done_(std::move(done)) {}
 
 // The task holds the batch, so steps may use a plain `this`.
-void BatchRun::Submit(Step step) {
+void BatchRun::Submit(Step step, int64_t device_bytes) {
   ++steps_;
-  host_.pool.Submit(host_.lane, [self = shared_from_this(),
-                                 step = std::move(step)](Backend& backend) {
-    if (!self->Stopped()) {
-      const absl::Status status = step(backend);
-      if (!status.ok()) self->Fail(status);
-    }
-    self->StepEnded();
-  });
+  host_.pool.Submit(
+      host_.lane,
+      [self = shared_from_this(), step = std::move(step)](Backend& backend) {
+        if (!self->Stopped()) {
+          const absl::Status status = step(backend);
+          if (!status.ok()) self->Fail(status);
+        }
+        self->StepEnded();
+      },
+      device_bytes);
 }
 
 void BatchRun::StepEnded() {
@@ -90,6 +93,8 @@ absl::Status BatchRun::Open() {
       member.quantizer,
       TensorQuantizer::Create(host_.plan.quant,
                               host_.plan.InfoOf(member.tensor), options));
+  member.device_bytes = DeviceMemoryFor(
+      TensorDeviceBytes(host_.plan.quant, member.quantizer->info(), {}));
   RunTiles(member, /*read=*/true);
   return absl::OkStatus();
 }
@@ -102,6 +107,7 @@ absl::Status BatchRun::OpenGroup() {
   options.cancelled = &host_.cancelled;
   options.on_shared = [this](double done) { OnShared(done); };
   QS_ASSIGN_OR_RETURN(GroupInfo info, host_.plan.GroupOf(batch_));
+  EstimateGroup(info);
   QS_ASSIGN_OR_RETURN(
       group_, SolveGroup::Create(host_.plan.quant, std::move(info), options));
   std::map<std::string, std::shared_ptr<Site>> sites;
@@ -135,6 +141,18 @@ absl::Status BatchRun::OpenGroup() {
   return absl::OkStatus();
 }
 
+void BatchRun::EstimateGroup(const GroupInfo& info) {
+  const QuantSpec& spec = host_.plan.quant;
+  solve_device_bytes_ = DeviceMemoryFor(SolveDeviceBytes(spec, info));
+  const DeviceUse use =
+      GroupDeviceUse(spec, info, host_.plan.spec.error_report);
+  for (size_t i = 0; i < members_.size(); ++i) {
+    if (info.tensors[i].role != GroupRole::kQuantize) continue;
+    members_[i]->device_bytes =
+        DeviceMemoryFor(TensorDeviceBytes(spec, info.tensors[i].info, use));
+  }
+}
+
 absl::Status BatchRun::LoadSite(const BatchSite& declared, Site& site,
                                 const Site* pool) const {
   absl::StatusOr<SiteMoments> moments =
@@ -148,9 +166,9 @@ void BatchRun::RunTiles(Member& member, bool read) {
   member.tiles = member.quantizer->num_tiles();
   member.tiles_left = member.tiles;
   for (int64_t t = 0; t < member.tiles; ++t) {
-    Submit([this, m = &member, t, read](Backend& backend) {
-      return RunTile(*m, t, read, backend);
-    });
+    Submit([this, m = &member, t,
+            read](Backend& backend) { return RunTile(*m, t, read, backend); },
+           member.device_bytes);
   }
 }
 
@@ -186,8 +204,8 @@ absl::Status BatchRun::EndRound(Member& member, Backend& backend) {
     QS_RETURN_IF_ERROR(member.quantizer->BetweenRounds(backend));
     member.tiles_left = member.tiles;
     for (int64_t t = 0; t < member.tiles; ++t) {
-      Submit(
-          [this, m = &member, t](Backend& b) { return RerunTile(*m, t, b); });
+      Submit([this, m = &member, t](Backend& b) { return RerunTile(*m, t, b); },
+             member.device_bytes);
     }
     return absl::OkStatus();
   }
@@ -232,7 +250,8 @@ void BatchRun::OnShared(double done) {
 absl::Status BatchRun::LoadTile(const Member& member, int64_t tile) {
   QS_RETURN_IF_ERROR(ReadTile(member, tile));
   if (--loads_left_ == 0) {
-    Submit([this](Backend& backend) { return Solve(backend); });
+    Submit([this](Backend& backend) { return Solve(backend); },
+           solve_device_bytes_);
   }
   return absl::OkStatus();
 }

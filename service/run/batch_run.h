@@ -49,6 +49,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   struct Member {
     size_t tensor = 0;  // of the checkpoint
     std::unique_ptr<TensorQuantizer> quantizer;
+    int64_t device_bytes = 0;  // of a tile
     int64_t tiles = 0;
     std::atomic<int64_t> tiles_left = 0;  // in this round
     bool second_round = false;
@@ -58,13 +59,16 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
            Reservation reservation, std::function<void(absl::Status)> done);
 
   // Queues a step; the batch ends when no step is queued or runs.
-  void Submit(Step step);
+  // `device_bytes`: as WorkerPool has it.
+  void Submit(Step step, int64_t device_bytes = 0);
   void StepEnded();
   void Fail(const absl::Status& status);
   bool Stopped() const { return failed_ || host_.cancelled; }
 
   absl::Status Open();
   absl::Status OpenGroup();
+  // What its steps take of a GPU's memory.
+  void EstimateGroup(const GroupInfo& info);
   absl::Status LoadSite(const BatchSite& declared, Site& site,
                         const Site* pool) const;
   void RunTiles(Member& member, bool read);
@@ -98,6 +102,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   // Set before a tile runs: how the group is solved, and all tiles' SharedPart.
   bool solves_whole_ = false;
   int64_t shared_bytes_ = 0;
+  int64_t solve_device_bytes_ = 0;
 
   absl::Mutex mutex_;
   int64_t shared_told_ ABSL_GUARDED_BY(mutex_) = 0;  // to the host

@@ -72,11 +72,12 @@ struct RunSize {
   int64_t tensors = 0;  // that are quantized or folded
   int64_t bytes = 0;    // of their input
   int64_t bytes_out = 0;
-  int64_t file_bytes = 0;  // of all that is written, at most
+  int64_t file_bytes = 0;       // of all that is written, at most
   int64_t tensors_waiting = 0;  // of them, that read open sites
   int64_t batches = 0;
   int64_t shards = 0;
-  int64_t largest_batch_bytes = 0;  // memory that one batch reserves, at most
+  int64_t largest_batch_bytes = 0;   // memory that one batch reserves, at most
+  int64_t largest_device_bytes = 0;  // of a GPU that one task takes, at most
   // EstimateCoreSeconds of them all, and SpecAlgorithm: "gptq-best/1".
   double core_seconds = 0;
   std::string algorithm = {};

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/device_estimate.h"
 #include "quant/solve_group.h"
 #include "quant/time_estimate.h"
 #include "service/checkpoint/fault.h"
@@ -203,6 +204,9 @@ absl::Status RunPlan::MakeWork() {
   for (const WorkBatch& batch : batches) {
     QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
     size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
+    QS_ASSIGN_OR_RETURN(const int64_t device_bytes, DeviceBytesOf(batch));
+    size.largest_device_bytes =
+        std::max(size.largest_device_bytes, device_bytes);
     size.core_seconds += SecondsOf(batch);
   }
   for (size_t b = 0; b < batches.size(); ++b) {
@@ -322,6 +326,22 @@ absl::StatusOr<int64_t> RunPlan::BytesOf(const WorkBatch& batch,
                         EstimateGroupBytes(quant, info, options, workers));
   }
   return bytes + tensors * TensorJob::kOverhead;
+}
+
+absl::StatusOr<int64_t> RunPlan::DeviceBytesOf(const WorkBatch& batch) const {
+  if (batch.sites.empty()) {
+    return DeviceMemoryFor(
+        TensorDeviceBytes(quant, InfoOf(batch.tensors[0].tensor), {}));
+  }
+  QS_ASSIGN_OR_RETURN(const GroupInfo info, GroupOf(batch));
+  int64_t bytes = DeviceMemoryFor(SolveDeviceBytes(quant, info));
+  const DeviceUse use = GroupDeviceUse(quant, info, spec.error_report);
+  for (const GroupTensor& tensor : info.tensors) {
+    if (tensor.role != GroupRole::kQuantize) continue;
+    bytes = std::max(
+        bytes, DeviceMemoryFor(TensorDeviceBytes(quant, tensor.info, use)));
+  }
+  return bytes;
 }
 
 }  // namespace qs

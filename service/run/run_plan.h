@@ -55,6 +55,8 @@ struct RunPlan {
   absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
   // Upper bound of the memory that it takes, with `workers` at it.
   absl::StatusOr<int64_t> BytesOf(const WorkBatch& batch, int workers) const;
+  // What a task of it takes of a GPU's memory, at most.
+  absl::StatusOr<int64_t> DeviceBytesOf(const WorkBatch& batch) const;
   // Of one core, about.
   double SecondsOf(const WorkBatch& batch) const;
 

@@ -49,10 +49,14 @@ grpc::ServerUnaryReactor* QuantizeServiceImpl::GetCapabilities(
 
 void QuantizeServiceImpl::FillCapabilities(quant::v1::Capabilities* out) const {
   *out = capabilities_;
+  const std::vector<const Backend*> backends = context_.pool().backends();
+  const std::vector<WorkerPool::DeviceClaims> claims =
+      context_.pool().device_claims();
   int cpu = 0;
-  for (const Backend* backend : context_.pool().backends()) {
-    *out->add_devices() = DescribeWorker(*backend, cpu, host_threads_);
-    if (backend->name() == "cpu") ++cpu;
+  for (size_t i = 0; i < backends.size(); ++i) {
+    *out->add_devices() =
+        DescribeWorker(*backends[i], claims[i], cpu, host_threads_);
+    if (backends[i]->name() == "cpu") ++cpu;
   }
 }
 

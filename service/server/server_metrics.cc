@@ -61,15 +61,20 @@ MetricValues BusySeconds(const WorkerPool& pool) {
 
 MetricValues DeviceMemory(const WorkerPool& pool) {
   MetricValues values;
-  for (const Backend* backend : pool.backends()) {
-    const DeviceMemoryUse memory = backend->memory();
+  const std::vector<const Backend*> backends = pool.backends();
+  const std::vector<WorkerPool::DeviceClaims> claims = pool.device_claims();
+  for (size_t i = 0; i < backends.size(); ++i) {
+    const DeviceMemoryUse memory = backends[i]->memory();
     if (memory.cap == 0) continue;  // a host
     const auto add = [&](const char* kind, int64_t bytes) {
-      values.push_back({{{"worker", backend->name()}, {"kind", kind}},
+      values.push_back({{{"worker", backends[i]->name()}, {"kind", kind}},
                         static_cast<double>(bytes)});
     };
     add("capacity", memory.cap);
     add("used", memory.used);
+    add("high_water", memory.high_water);
+    add("reserved", claims[i].now);
+    add("estimate", claims[i].largest);
   }
   return values;
 }
@@ -120,9 +125,11 @@ std::list<MetricSource> ServerMetrics(QuantizeContext& context,
         [&budget] { return Budget(budget); });
   gauge("quantd_memory_budget_waiting", "Streams that wait for memory",
         [&budget] { return One(static_cast<double>(budget.waiting())); });
-  gauge("quantd_gpu_memory_bytes",
-        "Device memory of each GPU worker: capacity, and used of it",
-        [&pool] { return DeviceMemory(pool); });
+  gauge(
+      "quantd_gpu_memory_bytes",
+      "Device memory of each GPU worker: capacity; used of it, and at most so "
+      "far; estimated for the tasks that run, and for the largest so far",
+      [&pool] { return DeviceMemory(pool); });
   gauge("quantd_connections", "Connections that are open", [&acceptor] {
     return One(static_cast<double>(acceptor.open_connections()));
   });

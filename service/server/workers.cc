@@ -57,8 +57,9 @@ std::vector<std::string> WorkerNames(
   return names;
 }
 
-quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
-                                     int threads) {
+quant::v1::DeviceInfo DescribeWorker(const Backend& backend,
+                                     const WorkerPool::DeviceClaims& claims,
+                                     int index, int threads) {
   quant::v1::DeviceInfo info;
   const bool host = backend.name() == "cpu";
   info.set_name(host ? absl::StrCat("cpu:", index) : backend.name());
@@ -71,6 +72,7 @@ quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
   info.set_memory_used_bytes(memory.used);
   info.set_memory_high_water_bytes(memory.high_water);
   info.set_host_calls(memory.host_calls);
+  if (memory.cap > 0) info.set_memory_estimate_bytes(claims.largest);
   return info;
 }
 

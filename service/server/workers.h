@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/server/options.h"
+#include "service/stream/worker_pool.h"
 
 namespace qs {
 
@@ -28,8 +29,9 @@ std::string DescribeGpus(const GpuProvider* gpus);
 std::vector<std::string> WorkerNames(
     const std::vector<const Backend*>& backends);
 
-quant::v1::DeviceInfo DescribeWorker(const Backend& backend, int index,
-                                     int threads);
+quant::v1::DeviceInfo DescribeWorker(const Backend& backend,
+                                     const WorkerPool::DeviceClaims& claims,
+                                     int index, int threads);
 
 }  // namespace qs
 

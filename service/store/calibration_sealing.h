@@ -31,6 +31,7 @@ class CalibrationSealing {
   // Held at most: the sum, and a part.
   int64_t MemoryBytes() const;
   const std::string& site() const { return site_.name; }
+  int64_t inputs() const { return site_.inputs; }
 
   bool has_next() const { return next_ < parts_.size(); }
   // Errors: ABORTED — as Store; DATA_LOSS.

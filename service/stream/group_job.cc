@@ -113,14 +113,19 @@ absl::StatusOr<std::shared_ptr<GroupJob>> GroupJob::Create(
   QS_ASSIGN_OR_RETURN(std::unique_ptr<SolveGroup> group,
                       SolveGroup::Create(spec, std::move(info), options));
   return std::shared_ptr<GroupJob>(
-      new GroupJob(handle, std::move(group), std::move(reservation)));
+      new GroupJob(handle, spec, options.error_report, std::move(group),
+                   std::move(reservation)));
 }
 
-GroupJob::GroupJob(int64_t handle, std::unique_ptr<SolveGroup> group,
-                   Reservation reservation)
+GroupJob::GroupJob(int64_t handle, const QuantSpec& spec, bool error_report,
+                   std::unique_ptr<SolveGroup> group, Reservation reservation)
     : reservation_(std::make_shared<Reservation>(std::move(reservation))),
       handle_(handle),
+      spec_(spec),
       group_(std::move(group)),
+      device_use_(GroupDeviceUse(spec, group_->info(), error_report)),
+      solve_device_bytes_(
+          DeviceMemoryFor(SolveDeviceBytes(spec, group_->info()))),
       sites_(group_->info().sites.size()),
       tensor_begun_(group_->info().tensors.size()),
       sites_left_(sites_.size()),
@@ -222,8 +227,14 @@ absl::StatusOr<std::shared_ptr<TensorJob>> GroupJob::BeginTensor(
   QS_ASSIGN_OR_RETURN(std::unique_ptr<TensorQuantizer> quantizer,
                       group_->TakeTensor(index));
   tensor_begun_[index] = true;
-  return TensorJob::Create(begin.handle(), std::move(quantizer), Reservation(),
-                           reservation_, /*needs_all=*/solves_whole());
+  const std::shared_ptr<TensorJob> job =
+      TensorJob::Create(begin.handle(), std::move(quantizer), Reservation(),
+                        reservation_, /*needs_all=*/solves_whole());
+  if (found->role == GroupRole::kQuantize) {
+    job->set_device_bytes(
+        DeviceMemoryFor(TensorDeviceBytes(spec_, found->info, device_use_)));
+  }
+  return job;
 }
 
 void GroupJob::TensorComplete(std::shared_ptr<TensorJob> job) {

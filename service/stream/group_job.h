@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "quant/device_estimate.h"
 #include "quant/quant_spec.h"
 #include "quant/solve_group.h"
 #include "quant/v1/quantization.pb.h"
@@ -54,6 +55,8 @@ class GroupJob {
   std::string Missing() const;
 
   bool solves_whole() const { return group_->solves_whole(); }
+  // What Solve takes of a GPU's memory, at most.
+  int64_t solve_device_bytes() const { return solve_device_bytes_; }
   absl::Status Solve(Backend& backend) { return group_->Solve(backend); }
   // The tensors that waited for Solve.
   std::vector<std::shared_ptr<TensorJob>> TakeWaiting() {
@@ -61,8 +64,8 @@ class GroupJob {
   }
 
  private:
-  GroupJob(int64_t handle, std::unique_ptr<SolveGroup> group,
-           Reservation reservation);
+  GroupJob(int64_t handle, const QuantSpec& spec, bool error_report,
+           std::unique_ptr<SolveGroup> group, Reservation reservation);
   absl::Status NotInGroup(const std::string& what) const;
   // Where a site of this name is declared; how many there are: nowhere.
   size_t FindSite(const std::string& name) const;
@@ -72,7 +75,10 @@ class GroupJob {
   // Shared with the tensors, so that it is given back after the last.
   const std::shared_ptr<Reservation> reservation_;
   const int64_t handle_;
+  const QuantSpec spec_;
   const std::unique_ptr<SolveGroup> group_;
+  const DeviceUse device_use_;  // of its tensors
+  const int64_t solve_device_bytes_;
   enum class SiteState { kNotBegun, kBegun, kComplete };
   std::vector<SiteState> sites_;
   std::vector<bool> tensor_begun_;

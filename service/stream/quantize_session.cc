@@ -160,35 +160,42 @@ void QuantizeSession::TensorBegun() {
 
 // ----------------------------------------------------------------- computing
 
-void QuantizeSession::SubmitWork(WorkerPool::Task task) {
+void QuantizeSession::SubmitWork(WorkerPool::Task task, int64_t device_bytes) {
   {
     absl::MutexLock lock(&mutex_);
     if (ended_) return;
     ++tiles_queued_;
   }
-  context_.pool().Submit(tiles_, std::move(task));
+  context_.pool().Submit(tiles_, std::move(task), device_bytes);
 }
 
 void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job,
                               TensorJob::Due due) {
-  SubmitWork([self = shared_from_this(), job = std::move(job),
-              due = std::move(due)](Backend& backend) mutable {
-    self->RunStep(job, std::move(due), backend);
-  });
+  const int64_t device_bytes = job->device_bytes();
+  SubmitWork(
+      [self = shared_from_this(), job = std::move(job),
+       due = std::move(due)](Backend& backend) mutable {
+        self->RunStep(job, std::move(due), backend);
+      },
+      device_bytes);
 }
 
 void QuantizeSession::SiteWorkDue(std::shared_ptr<SiteJob> site) {
+  const int64_t device_bytes = site->device_bytes();
   SubmitWork(
       [self = shared_from_this(), site = std::move(site)](Backend& backend) {
         const absl::Status status = site->Work(backend);
         if (!status.ok()) return self->End(ComputeError(status));
         self->TileLeft();
-      });
+      },
+      device_bytes);
 }
 
 void QuantizeSession::GroupDue(std::shared_ptr<GroupJob> group) {
+  const int64_t device_bytes = group->solve_device_bytes();
   SubmitWork([self = shared_from_this(), group = std::move(group)](
-                 Backend& backend) { self->SolveGroup(*group, backend); });
+                 Backend& backend) { self->SolveGroup(*group, backend); },
+             device_bytes);
 }
 
 // Called by work of this session only, which holds it.

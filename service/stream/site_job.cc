@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/device_estimate.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/tensor_job.h"
 
@@ -128,6 +129,11 @@ bool SiteJob::Complete() {
   complete_ = true;
   EndBuffer();
   return true;
+}
+
+int64_t SiteJob::device_bytes() const {
+  if (!activations()) return 0;
+  return DeviceMemoryFor(SiteDeviceBytes(site_->inputs(), dtype_));
 }
 
 bool SiteJob::TakeWork() {

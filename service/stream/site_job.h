@@ -57,6 +57,9 @@ class SiteJob {
   // Whether a call of Work became due; ask until it did not.
   bool TakeWork();
 
+  // What Work takes of a GPU's memory, at most.
+  int64_t device_bytes() const;
+
   // --- a worker's part
   // Errors: INVALID_ARGUMENT — what is wrong with the data; the site then
   // fails, too.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "quant/device_estimate.h"
 #include "service/server/error.h"
 #include "service/server/spec_convert.h"
 #include "service/stream/input_errors.h"
@@ -200,9 +201,11 @@ absl::Status StreamInput::Open(int64_t handle, Wanted what,
   auto quantizer = TensorQuantizer::Create(
       *spec_, std::get<TensorInfo>(std::move(what)), JobOptions());
   if (!quantizer.ok()) return OpenError(quantizer.status());
-  open_[handle] = {
-      TensorJob::Create(handle, *std::move(quantizer), std::move(reservation)),
-      nullptr};
+  const std::shared_ptr<TensorJob> job =
+      TensorJob::Create(handle, *std::move(quantizer), std::move(reservation));
+  job->set_device_bytes(
+      DeviceMemoryFor(TensorDeviceBytes(*spec_, job->info(), {})));
+  open_[handle] = {job, nullptr};
   host_.TensorBegun();
   return absl::OkStatus();
 }

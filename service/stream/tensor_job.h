@@ -63,6 +63,10 @@ class TensorJob {
   int64_t handle() const { return handle_; }
   const TensorInfo& info() const { return quantizer_->info(); }
 
+  // What a step takes of a GPU's memory, at most. Set before any is due.
+  int64_t device_bytes() const { return device_bytes_; }
+  void set_device_bytes(int64_t bytes) { device_bytes_ = bytes; }
+
   // --- the reader's part
   int64_t received() const { return received_; }
   int64_t missing() const { return quantizer_->input_bytes() - received_; }
@@ -149,6 +153,7 @@ class TensorJob {
   const int64_t num_steps_;
   const int64_t pieces_at_once_;
   QuantizedTensor result_;
+  int64_t device_bytes_ = 0;
 
   const bool copies_;  // all input at once
   int64_t received_ = 0;

@@ -1,6 +1,7 @@
 // Tested by tests/service/worker_pool_test.cc.
 #include "service/stream/worker_pool.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace qs {
@@ -21,6 +22,9 @@ WorkerPool::WorkerPool(std::vector<std::unique_ptr<Backend>> backends,
       backends_(std::move(backends)),
       on_lost_(std::move(on_lost)) {
   for (size_t i = 0; i < backends_.size(); ++i) {
+    workers_[i].device_cap = backends_[i]->memory().cap;
+  }
+  for (size_t i = 0; i < backends_.size(); ++i) {
     for (int lane = 0; lane < backends_[i]->lanes(); ++lane) {
       threads_.emplace_back([this, lane, i] { Work(lane, i); });
     }
@@ -39,10 +43,11 @@ WorkerPool::~WorkerPool() {
   for (const std::shared_ptr<Lane>& lane : dropped) lane->tasks.clear();
 }
 
-void WorkerPool::Submit(const std::shared_ptr<Lane>& lane, Task task) {
+void WorkerPool::Submit(const std::shared_ptr<Lane>& lane, Task task,
+                        int64_t device_bytes) {
   absl::MutexLock lock(&mutex_);
   if (stopping_) return;
-  lane->tasks.push_back(std::move(task));
+  lane->tasks.push_back({std::move(task), device_bytes});
   ++queued_;
   if (!lane->in_turn) {
     lane->in_turn = true;
@@ -51,7 +56,7 @@ void WorkerPool::Submit(const std::shared_ptr<Lane>& lane, Task task) {
 }
 
 int64_t WorkerPool::Drop(const std::shared_ptr<Lane>& lane) {
-  std::deque<Task> dropped;  // destroyed without the lock
+  std::deque<Lane::Queued> dropped;  // destroyed without the lock
   absl::MutexLock lock(&mutex_);
   if (stopping_) return 0;
   dropped.swap(lane->tasks);
@@ -59,19 +64,39 @@ int64_t WorkerPool::Drop(const std::shared_ptr<Lane>& lane) {
   return static_cast<int64_t>(dropped.size());
 }
 
-WorkerPool::Task WorkerPool::TakeTask() {
-  const std::shared_ptr<Lane> lane = std::move(ring_.front());
-  ring_.pop_front();
-  if (lane->tasks.empty()) {  // its tasks were dropped
-    lane->in_turn = false;
-    return nullptr;
+bool WorkerPool::IsFor(size_t worker, int64_t device_bytes) const {
+  if (workers_[worker].Fits(device_bytes)) return true;
+  return std::none_of(workers_.begin(), workers_.end(),
+                      [device_bytes](const Worker& other) {
+                        return other.goes_on && other.Fits(device_bytes);
+                      });
+}
+
+WorkerPool::Ring::const_iterator WorkerPool::FindLane(size_t worker) const {
+  for (auto lane = ring_.begin(); lane != ring_.end(); ++lane) {
+    if ((*lane)->tasks.empty()) return lane;  // they were dropped
+    const int64_t bytes = (*lane)->tasks.front().device_bytes;
+    if (!IsFor(worker, bytes)) continue;
+    // A smaller one behind it must not go first, or it might wait for ever.
+    return workers_[worker].HasRoom(bytes) ? lane : ring_.end();
   }
-  Task task = std::move(lane->tasks.front());
+  return ring_.end();
+}
+
+WorkerPool::Lane::Queued WorkerPool::TakeTask(size_t worker) {
+  const auto place = FindLane(worker);
+  const std::shared_ptr<Lane> lane = *place;
+  ring_.erase(place);
+  if (lane->tasks.empty()) {
+    lane->in_turn = false;
+    return {};
+  }
+  Lane::Queued taken = std::move(lane->tasks.front());
   lane->tasks.pop_front();
   --queued_;
   lane->in_turn = !lane->tasks.empty();
   if (lane->in_turn) ring_.push_back(lane);
-  return task;
+  return taken;
 }
 
 bool WorkerPool::GoesOn(size_t worker) {
@@ -99,14 +124,17 @@ std::vector<const Backend*> WorkerPool::backends() const {
   return all;
 }
 
-void WorkerPool::Begin(Worker& worker) {
+void WorkerPool::Begin(Worker& worker, int64_t device_bytes) {
   ++running_;
   if (worker.running++ == 0) worker.since = std::chrono::steady_clock::now();
+  worker.claims.now += device_bytes;
+  worker.claims.largest = std::max(worker.claims.largest, device_bytes);
 }
 
-void WorkerPool::End(Worker& worker) {
+void WorkerPool::End(Worker& worker, int64_t device_bytes) {
   --running_;
   if (--worker.running == 0) worker.seconds += SecondsSince(worker.since);
+  worker.claims.now -= device_bytes;
 }
 
 void WorkerPool::Work(int lane, size_t worker) {
@@ -118,15 +146,15 @@ void WorkerPool::Work(int lane, size_t worker) {
   while (true) {
     mutex_.Await(absl::Condition(&ready));
     if (stopping_ || !workers_[worker].goes_on) break;
-    Task task = TakeTask();
-    if (task == nullptr) continue;
-    Begin(workers_[worker]);
+    Lane::Queued next = TakeTask(worker);
+    if (next.task == nullptr) continue;
+    Begin(workers_[worker], next.device_bytes);
     mutex_.Unlock();
-    task(backend);
-    task = nullptr;  // what it holds is freed before it counts as done
+    next.task(backend);
+    next.task = nullptr;  // what it holds is freed before it counts as done
     const bool goes_on = GoesOn(worker);
     mutex_.Lock();
-    End(workers_[worker]);
+    End(workers_[worker], next.device_bytes);
     if (!goes_on) break;
   }
   mutex_.Unlock();
@@ -144,6 +172,13 @@ std::vector<double> WorkerPool::busy_seconds() const {
     all.push_back(worker.seconds +
                   (worker.running > 0 ? SecondsSince(worker.since) : 0));
   }
+  return all;
+}
+
+std::vector<WorkerPool::DeviceClaims> WorkerPool::device_claims() const {
+  std::vector<DeviceClaims> all;
+  absl::MutexLock lock(&mutex_);
+  for (const Worker& worker : workers_) all.push_back(worker.claims);
   return all;
 }
 

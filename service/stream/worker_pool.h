@@ -6,6 +6,13 @@
 // A worker whose device is lost ends the tasks that it has (the backend's host
 // goes on with them) and takes no more; the last one left goes on on its host.
 //
+// A task may say what it takes of a GPU's own memory at most (device_estimate.h
+// in quant/). A worker whose device is too small for it leaves it to one that
+// is not, a CPU's say, if there is one; else it takes it, and its host does
+// what the device cannot. The tasks that one GPU has at once fit into its
+// memory together: before it takes the next one in turn, it waits until that
+// fits.
+//
 // The pool does not bound a lane: its owner does (a stream stops reading while
 // its lane is long), so the whole queue is bounded by streams times that.
 // Thread: thread-safe.
@@ -35,7 +42,11 @@ class WorkerPool {
   class Lane {
    private:
     friend class WorkerPool;
-    std::deque<Task> tasks;
+    struct Queued {
+      Task task;
+      int64_t device_bytes = 0;
+    };
+    std::deque<Queued> tasks;
     bool in_turn = false;  // the lane stands in the pool's ring
   };
 
@@ -53,8 +64,10 @@ class WorkerPool {
   WorkerPool& operator=(const WorkerPool&) = delete;
 
   std::shared_ptr<Lane> NewLane() const { return std::make_shared<Lane>(); }
-  // After the pool's destruction began, the task is dropped.
-  void Submit(const std::shared_ptr<Lane>& lane, Task task);
+  // `device_bytes`: of a GPU's memory, at most. After the pool's destruction
+  // began, the task is dropped.
+  void Submit(const std::shared_ptr<Lane>& lane, Task task,
+              int64_t device_bytes = 0);
   // Drops the lane's queued tasks; running ones go on. Returns how many.
   int64_t Drop(const std::shared_ptr<Lane>& lane);
 
@@ -63,6 +76,12 @@ class WorkerPool {
   // to now.
   std::vector<double> busy_seconds() const;
   int64_t running() const;
+  // What tasks of a worker, as backends(), said that they take of its device.
+  struct DeviceClaims {
+    int64_t now = 0;      // those that run, together
+    int64_t largest = 0;  // of one
+  };
+  std::vector<DeviceClaims> device_claims() const;
   // Tasks that may run at once.
   int threads() const { return static_cast<int>(threads_.size()); }
   // For their names, health and memory. They live as long as the pool.
@@ -75,21 +94,46 @@ class WorkerPool {
     std::chrono::steady_clock::time_point since;  // with running > 0: of those
     bool lost = false;
     bool goes_on = true;
+    int64_t device_cap = 0;  // bytes; 0: a host
+    DeviceClaims claims;
+
+    bool has_device() const { return device_cap > 0 && !lost; }
+    // Whether its device has the memory when nothing else runs on it.
+    bool Fits(int64_t bytes) const {
+      return !has_device() || bytes <= device_cap;
+    }
+    // And now.
+    bool HasRoom(int64_t bytes) const {
+      return !has_device() || claims.now == 0 ||
+             bytes <= device_cap - claims.now;
+    }
   };
+  using Ring = std::deque<std::shared_ptr<Lane>>;
 
   void Work(int lane, size_t worker);
-  void Begin(Worker& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void End(Worker& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Begin(Worker& worker, int64_t device_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void End(Worker& worker, int64_t device_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // False: the worker's threads end.
   bool GoesOn(size_t worker);
   // Whether a thread of the worker has something to do, be it to end.
   bool Ready(size_t worker) const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !workers_[worker].goes_on || !ring_.empty();
+    return stopping_ || !workers_[worker].goes_on ||
+           FindLane(worker) != ring_.end();
   }
-  Task TakeTask() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first lane in turn that has a task for the worker, or none any more;
+  // the end: nothing is to be done now.
+  Ring::const_iterator FindLane(size_t worker) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Whether the worker is to take such a task, now or later.
+  bool IsFor(size_t worker, int64_t device_bytes) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // With a null task: its lane has none any more.
+  Lane::Queued TakeTask(size_t worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
-  std::deque<std::shared_ptr<Lane>> ring_ ABSL_GUARDED_BY(mutex_);
+  Ring ring_ ABSL_GUARDED_BY(mutex_);
   int64_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

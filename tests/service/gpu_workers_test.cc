@@ -12,6 +12,7 @@
 #include "absl/synchronization/notification.h"
 #include "kernels/cuda/blas_emulated.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "quant/device_estimate.h"
 #include "service/server/workers.h"
 #include "tests/service/jobs/cancel_loop.h"
 #include "tests/service/quantize_client.h"
@@ -27,8 +28,10 @@ using cuda::Faults;
 // Two devices.
 class FakeGpus final : public GpuProvider {
  public:
-  explicit FakeGpus(const Faults& first = {}, const Faults& second = {})
-      : devices_{std::make_shared<cuda::FakeDevice>(first, /*lazy=*/true),
+  explicit FakeGpus(const Faults& first = {}, const Faults& second = {},
+                    int64_t memory_cap = int64_t{1} << 30)
+      : memory_cap_(memory_cap),
+        devices_{std::make_shared<cuda::FakeDevice>(first, /*lazy=*/true),
                  std::make_shared<cuda::FakeDevice>(second)} {}
 
   absl::StatusOr<std::vector<GpuInfo>> List() const override {
@@ -41,13 +44,14 @@ class FakeGpus final : public GpuProvider {
     if (index > 1) return absl::NotFoundError("got 2, allowed 0 to 1");
     return cuda::NewCudaBackend(devices_[static_cast<size_t>(index)],
                                 cuda::NewEmulatedBlas, std::move(host),
-                                int64_t{1} << 30, lanes);
+                                memory_cap_, lanes);
   }
   std::string VerifiedOn() const override { return "no device"; }
 
   cuda::FakeDevice& device(size_t i) { return *devices_[i]; }
 
  private:
+  const int64_t memory_cap_;
   const std::vector<std::shared_ptr<cuda::FakeDevice>> devices_;
 };
 
@@ -118,6 +122,9 @@ TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
         0);
   CHECK(got.devices(0).host_calls() == 0);
   CHECK(got.devices(1).host_calls() == 0);
+  CHECK(got.devices(0).memory_estimate_bytes() +
+            got.devices(1).memory_estimate_bytes() >=
+        kLeastDeviceBytes);
   CHECK(got.cuda() ==
         "gpu:0 fake, compute capability 9.0, 1024 MiB; gpu:1 fake, compute "
         "capability 9.0, 1024 MiB; no device");
@@ -223,6 +230,33 @@ TEST_CASE("a device without memory is worked around", "[gpu]") {
   CHECK(got.devices(0).host_calls() > 0);
   CHECK(server.Serves("readiness"));
   CHECK(gpus.device(0).launches() == 0);
+}
+
+TEST_CASE("work that a device is too small for goes to a CPU worker", "[gpu]") {
+  FakeGpus gpus({}, {}, /*memory_cap=*/kLeastDeviceBytes - 1);
+  GpuServer mixed("gpu:0,cpu:1", gpus);
+  RequireQuantizes(mixed);
+  CHECK(gpus.device(0).copies() == 0);
+  CHECK(mixed.Capabilities().devices(0).host_calls() == 0);
+  // Without one the GPU's worker does it, and takes for a small tensor what
+  // there is.
+  GpuServer alone("gpu:0", gpus);
+  RequireQuantizes(alone);
+  const v1::Capabilities got = alone.Capabilities();
+  CHECK(got.devices(0).lost().empty());
+  CHECK(got.devices(0).memory_estimate_bytes() >= kLeastDeviceBytes);
+  CHECK(got.devices(0).memory_high_water_bytes() < kLeastDeviceBytes);
+}
+
+TEST_CASE("lanes of a device that has room for one task's memory", "[gpu]") {
+  FakeGpus gpus({}, {}, /*memory_cap=*/kLeastDeviceBytes + (1 << 20));
+  GpuServer server("gpu:0", gpus);
+  for (int i = 0; i < 3; ++i) RequireQuantizes(server);
+  const v1::Capabilities got = server.Capabilities();
+  CHECK(got.devices(0).lanes() == 2);
+  CHECK(got.devices(0).host_calls() == 0);
+  CHECK(got.devices(0).memory_high_water_bytes() <=
+        got.devices(0).memory_cap_bytes());
 }
 
 TEST_CASE("a client that leaves a slow device frees it at the next block",

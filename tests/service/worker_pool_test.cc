@@ -17,8 +17,9 @@ namespace {
 // Computes on the host; its device is lost when the test says so.
 class Losable final : public Backend {
  public:
-  explicit Losable(std::string name, int lanes = 1)
-      : name_(std::move(name)), lanes_(lanes) {}
+  // `device_bytes`: of its device's memory; 0: it has no device.
+  explicit Losable(std::string name, int lanes = 1, int64_t device_bytes = 0)
+      : name_(std::move(name)), lanes_(lanes), device_bytes_(device_bytes) {}
   std::string name() const override { return name_; }
   std::string description() const override { return host_->description(); }
   Stream& stream() override { return host_->stream(); }
@@ -33,11 +34,13 @@ class Losable final : public Backend {
     return lost_ ? absl::InternalError(name_ + " is lost") : absl::OkStatus();
   }
   int lanes() const override { return lanes_; }
+  DeviceMemoryUse memory() const override { return {.cap = device_bytes_}; }
   void Lose() { lost_ = true; }
 
  private:
   const std::string name_;
   const int lanes_;
+  const int64_t device_bytes_;
   const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
   std::atomic<bool> lost_ = false;
 };
@@ -273,6 +276,92 @@ TEST_CASE("a lost worker's idle threads take no more", "[worker_pool]") {
     ran.WaitForNotification();
     REQUIRE(name == "cpu");
   }
+}
+
+// The name of the worker that ran a task of its own lane.
+std::string RanOn(WorkerPool& pool, int64_t device_bytes) {
+  std::string name;
+  absl::Notification ran;
+  pool.Submit(
+      pool.NewLane(),
+      [&](Backend& backend) {
+        name = backend.name();
+        ran.Notify();
+      },
+      device_bytes);
+  ran.WaitForNotification();
+  return name;
+}
+
+TEST_CASE("a task goes to a worker whose device has the memory for it",
+          "[worker_pool]") {
+  const auto pool_of = [](std::vector<std::pair<std::string, int64_t>> all) {
+    std::vector<std::unique_ptr<Backend>> backends;
+    for (const auto& [name, bytes] : all) {
+      backends.push_back(std::make_unique<Losable>(name, 2, bytes));
+    }
+    return std::make_unique<WorkerPool>(std::move(backends));
+  };
+  const auto mixed = pool_of({{"gpu:0", 100}, {"gpu:1", 200}, {"cpu", 0}});
+  for (int i = 0; i < 50; ++i) {
+    REQUIRE(RanOn(*mixed, 201) == "cpu");
+    REQUIRE(RanOn(*mixed, 101) != "gpu:0");
+  }
+  const auto gpus = pool_of({{"gpu:0", 100}, {"gpu:1", 200}});
+  for (int i = 0; i < 50; ++i) REQUIRE(RanOn(*gpus, 101) == "gpu:1");
+  // With nobody whose device has it, any worker's host does it.
+  const auto small = pool_of({{"gpu:0", 100}});
+  REQUIRE(RanOn(*small, 201) == "gpu:0");
+  while (small->running() > 0) std::this_thread::yield();
+  REQUIRE(small->device_claims()[0].largest == 201);
+  REQUIRE(small->device_claims()[0].now == 0);
+}
+
+TEST_CASE("tasks of one device fit into its memory together, in turn",
+          "[worker_pool]") {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<Losable>("gpu:0", 3, 100));
+  WorkerPool pool(std::move(backends));
+  std::atomic<int64_t> now = 0;
+  std::atomic<bool> too_much = false;
+  std::mutex mutex;
+  std::string order;
+  const auto lane = pool.NewLane();
+  const auto submit = [&](char name, int64_t bytes,
+                          absl::Notification* until = nullptr) {
+    pool.Submit(
+        lane,
+        [&, name, bytes, until](Backend&) {
+          if ((now += bytes) > 100) too_much = true;
+          {
+            std::lock_guard<std::mutex> lock(mutex);
+            order += name;
+          }
+          if (until != nullptr) until->WaitForNotification();
+          now -= bytes;
+        },
+        bytes);
+  };
+  absl::Notification first;
+  submit('a', 60, &first);
+  submit('b', 60);  // waits for a, and holds up the small ones behind it
+  for (int i = 0; i < 3; ++i) submit('c', 10);
+  const auto ran = [&] {
+    std::lock_guard<std::mutex> lock(mutex);
+    return order;
+  };
+  while (ran().empty()) std::this_thread::yield();
+  REQUIRE(pool.device_claims()[0].now == 60);
+  REQUIRE(pool.queued() == 4);
+  REQUIRE(ran() == "a");
+  first.Notify();
+  while (pool.queued() + pool.running() > 0) std::this_thread::yield();
+  REQUIRE(order.size() == 5);
+  // As many as fit, whatever comes.
+  for (int i = 0; i < 200; ++i) submit('d', 1 + i * 7 % 100);
+  while (pool.queued() + pool.running() > 0) std::this_thread::yield();
+  REQUIRE(order.size() == 205);
+  REQUIRE_FALSE(too_much);
 }
 
 TEST_CASE("the time that a worker computes grows, also in mid task",

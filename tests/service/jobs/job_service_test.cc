@@ -46,6 +46,7 @@ TEST_CASE_METHOD(JobFixture,
   REQUIRE(made->plan().tensors() > 0);
   REQUIRE(made->plan().bytes_out() > 0);
   REQUIRE(made->plan().largest_group_bytes() > 0);
+  REQUIRE(made->plan().largest_device_bytes() > 0);
   REQUIRE(DurationFromProto(made->plan().estimated_time()) >
           absl::ZeroDuration());
   REQUIRE(made->plan().summary().resolved().nf4().block_size() == 64);
