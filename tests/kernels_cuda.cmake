@@ -18,6 +18,7 @@ set_source_files_properties(${qs_emulated_kernels} PROPERTIES LANGUAGE CXX)
 add_library(qs_emulated_cuda STATIC
   ${CMAKE_SOURCE_DIR}/kernels/cuda/affine_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/emulation.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/fiber.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/hqq_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/nf4_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/stats_cuda.cc
@@ -100,7 +101,7 @@ qs_test(gpu_bench_test
 qs_test(gpu_small_test
   SOURCES gpu/device_small_test.cc gpu/emulated_gpus.cc
   LIBS qs_emulated_gpu
-  LABELS unit)
+  LABELS unit tsan TIMEOUT 600)
 # That a kernel which spills does not compile; where nvcc is present.
 if(TARGET qs_cuda_kernels)
   add_test(NAME cuda_spill_test

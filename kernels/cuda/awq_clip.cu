@@ -134,6 +134,7 @@ QS_KERNEL void PickKernel(Thread& t, NoShared&, const Params& p) {
       least = error;
       best = Candidate(a, k, range, start);
     }
+    t.WarpBarrier();  // all lanes have read what one writes now
     if (t.ThreadIndex() % kWarpSize != 0) return;
     errors.Set(at, least);
     t.Global(a.low, all).Set(at, best.low);

@@ -1,48 +1,24 @@
 // Tested by tests/kernels/emulation_test.cc.
 #include "kernels/cuda/emulation.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <random>
+#include <thread>
 
-// GCC defines the one, clang has the other.
-#if defined(__SANITIZE_ADDRESS__)
-#define QS_FIBERS_UNDER_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define QS_FIBERS_UNDER_ASAN 1
-#endif
-#endif
-
-#if defined(QS_FIBERS_UNDER_ASAN)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "kernels/cuda/fiber.h"
 
 namespace qs::cuda {
 namespace {
 
-constexpr size_t kStackBytes = 128 << 10;
 constexpr int64_t kMaxSharedBytes = 48 << 10;
 constexpr size_t kWarp = 32;
 constexpr size_t kGuardBytes = 128;  // behind shared memory
+// More than one only where races between blocks are looked for.
+constexpr size_t kMultiprocessors = kFibersAreTraced ? 4 : 1;
 
 struct LaunchStopped {};
-
-// Stack `i` of the fibers of the one block that runs at a time.
-uint8_t* FiberStack(size_t i) {
-  static auto* stacks = new std::vector<std::unique_ptr<uint8_t[]>>;
-  while (stacks->size() <= i) {
-    stacks->push_back(std::make_unique_for_overwrite<uint8_t[]>(kStackBytes));
-  }
-  uint8_t* stack = (*stacks)[i].get();
-#if defined(QS_FIBERS_UNDER_ASAN)
-  // The frames of a fiber that ended here are never returned from.
-  ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);
-#endif
-  return stack;
-}
 
 }  // namespace
 
@@ -69,12 +45,14 @@ void EmulatedDevice::Free(void* address) {
 void EmulatedDevice::FreeAll() { memory_.clear(); }
 
 std::string EmulatedDevice::TakeError() {
+  const std::lock_guard<std::mutex> lock(mutex_);
   std::string taken;
   taken.swap(error_);
   return taken;
 }
 
 void EmulatedDevice::RecordError(const std::string& what) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (error_.empty()) error_ = what + " (seed " + std::to_string(seed_) + ")";
 }
 
@@ -92,29 +70,33 @@ int64_t EmulatedDevice::BytesFrom(const void* address) const {
   return offset > it->second.first ? -1 : it->second.first - offset;
 }
 
-// The fibers of one block and who waits for what.
+// One block: its threads, who of them waits for what, and who runs next.
 class EmulatedBlock {
  public:
   using Body = std::function<void(EmulatedThread&, void*)>;
 
+  // Runs on the first `size` fibers, which have nothing else to do.
   EmulatedBlock(int size, int64_t index, int64_t grid, void* shared,
-                const Body& body, std::mt19937_64& random)
+                const Body& body, const std::vector<Fiber*>& fibers,
+                std::mt19937_64& random)
       : shared_(shared),
         body_(body),
         random_(random),
-        fibers_(static_cast<size_t>(size)),
-        ready_(fibers_.size() / kWarp) {
-    for (size_t i = 0; i < fibers_.size(); ++i) {
-      fibers_[i].thread = std::make_unique<EmulatedThread>(
+        members_(static_cast<size_t>(size)),
+        ready_(members_.size() / kWarp),
+        warp_orders_(ready_.size()) {
+    for (size_t i = 0; i < members_.size(); ++i) {
+      members_[i].thread = std::make_unique<EmulatedThread>(
           *this, static_cast<int>(i), index, size, grid);
-      fibers_[i].stack = FiberStack(i);
-      Prepare(i);
+      members_[i].fiber = fibers[i];
+      members_[i].fiber->Start(RunMember, this, i);
       SetReady(i);
     }
   }
 
   // False after an error.
   bool Run() {
+    Release(&begin_);
     while (!stopped_) {
       const bool waits = ready_[focus_].empty() && !ReleaseWarp(focus_);
       if (waits || random_() % 256 == 0) {
@@ -125,97 +107,87 @@ class EmulatedBlock {
       std::swap(ready[random_() % ready.size()], ready.back());
       const size_t next = ready.back();
       ready.pop_back();
-      Resume(next);
+      members_[next].fiber->Resume();
     }
+    if (stopped_) LetAllLeave();
+    Acquire(&end_);
     return !stopped_;
   }
 
-  void WaitBarrier() { Wait(State::kBarrier); }
-
-  uint64_t Shuffle(int thread, uint64_t bits, int source) {
-    Fiber& me = fibers_[static_cast<size_t>(thread)];
+  // The functions of the running thread, number `thread`.
+  void WaitBarrier(int thread) {
+    WaitInOrder(static_cast<size_t>(thread), State::kBarrier, block_order_);
+  }
+  // A shuffle that orders.
+  QS_NOT_TRACED void WaitWarpBarrier(int thread) {
+    const auto me = static_cast<size_t>(thread);
+    members_[me].source = 0;
+    WaitInOrder(me, State::kShuffle, warp_orders_[me / kWarp]);
+  }
+  QS_NOT_TRACED uint64_t Shuffle(int thread, uint64_t bits, int source) {
+    Member& me = members_[static_cast<size_t>(thread)];
     me.bits = bits;
     me.source = source;
-    Wait(State::kShuffle);
+    Wait(me, State::kShuffle);
     return me.bits;
   }
 
  private:
   enum class State { kReady, kBarrier, kShuffle, kDone };
-  struct Fiber {
-    ucontext_t context;
-    uint8_t* stack = nullptr;
+  struct Member {
+    Fiber* fiber = nullptr;
     std::unique_ptr<EmulatedThread> thread;
     State state = State::kReady;
     uint64_t bits = 0;
     int source = 0;
-    void* fake_stack = nullptr;
+  };
+  // What a barrier orders hangs on one of `sides`: who is early at the next
+  // barrier must not seem to be before who is late in leaving this one, so
+  // they alternate.
+  struct Order {
+    char sides[2] = {0, 0};
+    int passed = 0;  // barriers, or shuffles
   };
 
-  static void Enter(unsigned high, unsigned low) {
-    auto* block = reinterpret_cast<EmulatedBlock*>(
-        (static_cast<uintptr_t>(high) << 32) | low);
-    block->Main();
+  QS_NOT_TRACED static void RunMember(void* block, size_t i) {
+    auto& self = *static_cast<EmulatedBlock*>(block);
+    Acquire(&self.begin_);
+    if (!self.stopped_ && !self.RunBody(i)) self.stopped_ = true;
+    Release(&self.end_);
+    self.members_[i].state = State::kDone;
   }
 
-  void Main() {
-    FinishSwitch(nullptr);
-    Fiber& me = fibers_[current_];
+  bool RunBody(size_t i) {
     try {
-      body_(*me.thread, shared_);
+      body_(*members_[i].thread, shared_);
     } catch (const LaunchStopped&) {
-      stopped_ = true;
+      return false;
     }
-    me.state = State::kDone;
-    SwitchToScheduler(nullptr);
+    return true;
   }
 
-  void Prepare(size_t i) {
-    Fiber& fiber = fibers_[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = &scheduler_;
-    const auto self = reinterpret_cast<uintptr_t>(this);
-    makecontext(&fiber.context, reinterpret_cast<void (*)()>(Enter), 2,
-                static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
-  }
-
-  void Resume(size_t i) {
-    current_ = i;
-#if defined(QS_FIBERS_UNDER_ASAN)
-    void* fake = nullptr;
-    __sanitizer_start_switch_fiber(&fake, fibers_[i].stack, kStackBytes);
-    swapcontext(&scheduler_, &fibers_[i].context);
-    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-#else
-    swapcontext(&scheduler_, &fibers_[i].context);
-#endif
-  }
-
-  void SwitchToScheduler([[maybe_unused]] void** fake) {
-#if defined(QS_FIBERS_UNDER_ASAN)
-    __sanitizer_start_switch_fiber(fake, scheduler_stack_, scheduler_bytes_);
-#endif
-    swapcontext(&fibers_[current_].context, &scheduler_);
-  }
-
-  void FinishSwitch([[maybe_unused]] void* fake) {
-#if defined(QS_FIBERS_UNDER_ASAN)
-    __sanitizer_finish_switch_fiber(fake, &scheduler_stack_, &scheduler_bytes_);
-#endif
-  }
-
-  void Wait(State state) {
-    const size_t me = current_;
-    fibers_[me].state = state;
-    SwitchToScheduler(&fibers_[me].fake_stack);
-    FinishSwitch(fibers_[me].fake_stack);
+  QS_NOT_TRACED void Wait(Member& me, State state) {
+    me.state = state;
+    me.fiber->Yield();
     if (stopped_) throw LaunchStopped{};
   }
 
+  QS_NOT_TRACED void WaitInOrder(size_t i, State state, Order& order) {
+    char* const side = &order.sides[order.passed % 2];
+    Release(side);
+    Wait(members_[i], state);
+    Acquire(side);
+  }
+
+  // After an error: whoever waits throws, and its fiber is free again.
+  void LetAllLeave() {
+    for (Member& member : members_) {
+      while (member.state != State::kDone) member.fiber->Resume();
+    }
+  }
+
   void SetReady(size_t i) {
-    fibers_[i].state = State::kReady;
+    members_[i].state = State::kReady;
     ready_[i / kWarp].push_back(i);
   }
 
@@ -232,17 +204,18 @@ class EmulatedBlock {
   }
 
   int64_t CountIn(State state) const {
-    return std::count_if(fibers_.begin(), fibers_.end(),
-                         [=](const Fiber& f) { return f.state == state; });
+    return std::count_if(members_.begin(), members_.end(),
+                         [=](const Member& m) { return m.state == state; });
   }
 
   // Lets the block go on when all of it is at the barrier. False when it is
   // done or stuck.
   bool ReleaseBlock() {
-    const auto size = static_cast<int64_t>(fibers_.size());
+    const auto size = static_cast<int64_t>(members_.size());
     if (CountIn(State::kDone) == size) return false;
     if (CountIn(State::kBarrier) == size) {
-      for (size_t i = 0; i < fibers_.size(); ++i) SetReady(i);
+      ++block_order_.passed;
+      for (size_t i = 0; i < members_.size(); ++i) SetReady(i);
       return true;
     }
     stopped_ = true;
@@ -260,17 +233,18 @@ class EmulatedBlock {
     const size_t first = warp * kWarp;
     uint64_t bits[kWarp];
     for (size_t i = 0; i < kWarp; ++i) {
-      const Fiber& fiber = fibers_[first + i];
-      if (fiber.state != State::kShuffle ||
-          fiber.source != fibers_[first].source) {
+      const Member& member = members_[first + i];
+      if (member.state != State::kShuffle ||
+          member.source != members_[first].source) {
         return false;
       }
-      bits[i] = fiber.bits;
+      bits[i] = member.bits;
     }
+    ++warp_orders_[warp].passed;
     for (size_t i = 0; i < kWarp; ++i) {
-      Fiber& fiber = fibers_[first + i];
-      const auto source = static_cast<size_t>(fiber.source);
-      fiber.bits = bits[source < kFromLane ? i ^ source : source - kFromLane];
+      Member& member = members_[first + i];
+      const auto source = static_cast<size_t>(member.source);
+      member.bits = bits[source < kFromLane ? i ^ source : source - kFromLane];
       SetReady(first + i);
     }
     return true;
@@ -279,21 +253,87 @@ class EmulatedBlock {
   void* const shared_;
   const Body& body_;
   std::mt19937_64& random_;
-  std::vector<Fiber> fibers_;
+  std::vector<Member> members_;
   std::vector<std::vector<size_t>> ready_;  // by warp
   size_t focus_ = 0;                        // the warp that runs
-  ucontext_t scheduler_;
-  [[maybe_unused]] const void* scheduler_stack_ = nullptr;
-  [[maybe_unused]] size_t scheduler_bytes_ = 0;
-  size_t current_ = 0;
+  Order block_order_;
+  std::vector<Order> warp_orders_;
+  char begin_ = 0;  // what is before all of the block hangs on it
+  char end_ = 0;    // and what all of the block is before
   bool stopped_ = false;
 };
 
-void EmulatedThread::Barrier() { block_.WaitBarrier(); }
+void EmulatedThread::Barrier() { block_.WaitBarrier(index_); }
+
+void EmulatedThread::WarpBarrier() { block_.WaitWarpBarrier(index_); }
 
 uint64_t EmulatedThread::ShuffleBits(uint64_t bits, int source) {
   return block_.Shuffle(index_, bits, source);
 }
+
+namespace {
+
+struct EmulatedGrid {
+  int64_t blocks;
+  int block_size;
+  size_t shared_bytes;
+  const EmulatedBlock::Body& body;
+  std::vector<int64_t> order;  // of blocks
+  uint64_t seed;
+};
+
+// The first `count` fibers of a multiprocessor.
+std::vector<Fiber*>& FibersOf(size_t multiprocessor, size_t count) {
+  static auto& all = *new std::array<std::vector<Fiber*>, kMultiprocessors>;
+  std::vector<Fiber*>& fibers = all[multiprocessor];
+  while (fibers.size() < count) fibers.push_back(new Fiber);
+  return fibers;
+}
+
+// One block after the other, of those dealt to one multiprocessor, until
+// `failed`, which an error sets.
+void RunBlocks(const EmulatedGrid& grid, size_t multiprocessor,
+               std::mt19937_64 random, std::atomic<bool>& failed) {
+  const std::vector<Fiber*>& fibers =
+      FibersOf(multiprocessor, static_cast<size_t>(grid.block_size));
+  std::vector<uint8_t> memory(grid.shared_bytes + kGuardBytes + 128);
+  void* shared = memory.data();
+  size_t space = memory.size();
+  std::align(128, grid.shared_bytes + kGuardBytes, shared, space);
+  auto* guard = static_cast<uint8_t*>(shared) + grid.shared_bytes;
+  for (size_t i = multiprocessor; i < grid.order.size();
+       i += kMultiprocessors) {
+    if (failed.load(std::memory_order_relaxed)) return;
+    std::memset(shared, 0xff, grid.shared_bytes + kGuardBytes);
+    EmulatedBlock block(grid.block_size, grid.order[i], grid.blocks, shared,
+                        grid.body, fibers, random);
+    bool good = block.Run();
+    if (good && std::any_of(guard, guard + kGuardBytes,
+                            [](uint8_t byte) { return byte != 0xff; })) {
+      EmulatedDevice::Get().RecordError(
+          "a kernel wrote beyond its shared memory");
+      good = false;
+    }
+    if (!good) failed.store(true, std::memory_order_relaxed);
+  }
+}
+
+// Every multiprocessor on a thread of its own, the first on this one.
+bool RunGrid(const EmulatedGrid& grid, const std::mt19937_64& random) {
+  std::atomic<bool> failed = false;
+  std::vector<std::thread> others;
+  const size_t busy = std::min(kMultiprocessors, grid.order.size());
+  for (size_t i = 1; i < busy; ++i) {
+    others.emplace_back([&grid, &failed, i] {
+      RunBlocks(grid, i, std::mt19937_64(grid.seed ^ (i << 32)), failed);
+    });
+  }
+  RunBlocks(grid, 0, random, failed);
+  for (std::thread& other : others) other.join();
+  return !failed;
+}
+
+}  // namespace
 
 int EmulateLaunch(int64_t grid, int block, int64_t shared_bytes,
                   const EmulatedBlock::Body& body) {
@@ -310,23 +350,13 @@ int EmulateLaunch(int64_t grid, int block, int64_t shared_bytes,
   std::vector<int64_t> order(static_cast<size_t>(grid));
   for (int64_t i = 0; i < grid; ++i) order[static_cast<size_t>(i)] = i;
   std::shuffle(order.begin(), order.end(), random);
-  const auto bytes = static_cast<size_t>(shared_bytes);
-  std::vector<uint8_t> memory(bytes + kGuardBytes + 128);
-  void* shared = memory.data();
-  size_t space = memory.size();
-  std::align(128, bytes + kGuardBytes, shared, space);
-  auto* guard = static_cast<uint8_t*>(shared) + bytes;
-  for (int64_t index : order) {
-    std::memset(shared, 0xff, bytes + kGuardBytes);
-    EmulatedBlock emulated(block, index, grid, shared, body, random);
-    if (!emulated.Run()) return 1;
-    if (std::any_of(guard, guard + kGuardBytes,
-                    [](uint8_t byte) { return byte != 0xff; })) {
-      device.RecordError("a kernel wrote beyond its shared memory");
-      return 1;
-    }
-  }
-  return 0;
+  const EmulatedGrid launched{grid,
+                              block,
+                              static_cast<size_t>(shared_bytes),
+                              body,
+                              std::move(order),
+                              device.seed()};
+  return RunGrid(launched, random) ? 0 : 1;
 }
 
 }  // namespace qs::cuda

@@ -12,6 +12,17 @@
 //     made from: bounds and alignment.
 //   * Limits of a launch are enforced: 1024 threads, whole warps, 48 KiB of
 //     static shared memory, a grid of 2^31 - 1.
+//   * Under ThreadSanitizer every emulated thread is one to it, and the blocks
+//     of a launch run on four real threads at a time. It reports a race of
+//     shared or global memory whatever the order of this run:
+//       - of a block's threads, unless a barrier of the block or the warp is
+//         between them (a shuffle is none, as in CUDA);
+//       - of blocks, unless both sides are atomic: of two in a launch of up to
+//         four, of three pairs in four in a larger one, by the seed, since two
+//         blocks that one thread runs are ordered for it.
+//     A report fails the process. Atomics are the host's in every build.
+//     Tests that run so: gpu_small_test and those of
+//     tests/kernels_race.cmake.
 //
 // An error stops the launch, which then returns 1 like a sticky CUDA error;
 // EmulatedDevice::TakeError tells what it was.
@@ -19,11 +30,13 @@
 #ifndef QS_KERNELS_CUDA_EMULATION_H_
 #define QS_KERNELS_CUDA_EMULATION_H_
 
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -58,7 +71,8 @@ class EmulatedDevice {
 
  private:
   std::map<uintptr_t, std::pair<int64_t, std::unique_ptr<uint8_t[]>>> memory_;
-  std::string error_;
+  std::mutex mutex_;
+  std::string error_;  // guarded by mutex_
   uint64_t seed_ = 1;
 };
 
@@ -103,11 +117,28 @@ class CheckedPointer {
                 sizeof(Vector));
   }
   void AtomicMin(int64_t i, T value) const {
-    if (value < Get(i)) Set(i, value);
+    const std::atomic_ref<T> there = Atomic(i);
+    T before = there.load(std::memory_order_relaxed);
+    while (value < before && !there.compare_exchange_weak(
+                                 before, value, std::memory_order_relaxed)) {
+    }
   }
-  void AtomicAdd(int64_t i, T value) const { Set(i, Get(i) + value); }
+  void AtomicMax(int64_t i, T value) const {
+    const std::atomic_ref<T> there = Atomic(i);
+    T before = there.load(std::memory_order_relaxed);
+    while (before < value && !there.compare_exchange_weak(
+                                 before, value, std::memory_order_relaxed)) {
+    }
+  }
+  void AtomicAdd(int64_t i, T value) const {
+    Atomic(i).fetch_add(value, std::memory_order_relaxed);
+  }
 
  private:
+  std::atomic_ref<T> Atomic(int64_t i) const {
+    Check(i, 1, std::atomic_ref<T>::required_alignment);
+    return std::atomic_ref<T>(data_[i]);
+  }
   void Check(int64_t i, int64_t n, size_t alignment) const {
     if (i < 0 || i + n > count_) {
       EmulatedDevice::Get().Fail("element " + std::to_string(i) + " + " +
@@ -163,7 +194,7 @@ class EmulatedThread {
     for (int mask = 1; mask < 32; mask *= 2) any |= ShuffleXor(any, mask);
     return any != 0;
   }
-  void WarpBarrier() { ShuffleXor(0, 0); }
+  void WarpBarrier();
   template <class T>
   CheckedPointer<T> Global(T* data, int64_t count) const {
     return CheckedPointer<T>(data, count);

@@ -106,6 +106,7 @@ class BlockRow {
   }
 
   QS_KERNEL void Store(bool changed) {
+    t_.WarpBarrier();  // the lanes of a group have read its scale
     const int64_t cols = s_.weight.cols;
     const auto codes = t_.Global(s_.codes, s_.weight.rows * cols);
     const int64_t padded =

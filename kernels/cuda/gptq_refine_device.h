@@ -84,8 +84,8 @@ QS_KERNEL void ForWarpUnits(const Thread& t, int64_t units, const Body& body) {
 template <class Thread>
 QS_KERNEL void MarkChanged(const Thread& t, const RefineState& a, int64_t row) {
   if (t.ThreadIndex() % kWarpSize != 0) return;
-  t.Global(a.changed, a.weight.rows).Set(row, 1);
-  t.Global(a.any_changed, 1).Set(0, 1);
+  t.Global(a.changed, a.weight.rows).AtomicMax(row, 1);
+  t.Global(a.any_changed, 1).AtomicMax(0, 1);
 }
 
 template <class Thread>

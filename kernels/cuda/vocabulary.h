@@ -65,6 +65,9 @@ struct GlobalPointer {
   QS_KERNEL void AtomicMin(int64_t i, T value) const {
     atomicMin(data + i, value);
   }
+  QS_KERNEL void AtomicMax(int64_t i, T value) const {
+    atomicMax(data + i, value);
+  }
   QS_KERNEL void AtomicAdd(int64_t i, T value) const {
     atomicAdd(data + i, value);
   }

@@ -32,7 +32,8 @@ TEST_CASE("the kernels give the reference's bytes") {
   });
 }
 
-TEST_CASE("every group size that registers hold, and their neighbours") {
+TEST_CASE("every group size that registers hold, and their neighbours",
+          "[race]") {
   uint64_t seed = 3000;
   for (int64_t group_size :
        {4, 8, 15, 16, 24, 32, 64, 96, 128, 255, 256, 512}) {
@@ -102,7 +103,8 @@ TEST_CASE("values on and beside every border, at every scale") {
   }
 }
 
-TEST_CASE("codes of every width, packed and unpacked at every length") {
+TEST_CASE("codes of every width, packed and unpacked at every length",
+          "[race]") {
   uint64_t seed = 9000;
   Stream stream;
   for (int bits = 1; bits <= 8; ++bits) {

@@ -48,7 +48,7 @@ TEST_CASE("AWQ grids, codes and means are the reference's bytes") {
 constexpr double kTf32LossTolerance = 0x1p-10;
 constexpr double kTf32ManyTolerance = 0x1p-13;
 
-TEST_CASE("AWQ losses are the reference's") {
+TEST_CASE("AWQ losses are the reference's", "[race]") {
   const auto reference = NewReferenceBackend();
   EmulatedBackend device;
   ForSome(37, [&](const Case& c) {
@@ -68,7 +68,8 @@ TEST_CASE("AWQ losses are the reference's") {
   });
 }
 
-TEST_CASE("what solved codes can be expected to leave is the reference's") {
+TEST_CASE("what solved codes can be expected to leave is the reference's",
+          "[race]") {
   const auto reference = NewReferenceBackend();
   EmulatedBackend device;
   ForSome(37, [&](const Case& c) {

@@ -143,7 +143,8 @@ TEST_CASE("ranges of weights as they come are the reference's bytes") {
   }
 }
 
-TEST_CASE("codes of given ranges, and rounding to nearest without a factor") {
+TEST_CASE("codes of given ranges, and rounding to nearest without a factor",
+          "[race]") {
   const auto reference = NewReferenceBackend();
   uint64_t seed = 700;
   for (bool symmetric : {true, false}) {
@@ -213,7 +214,7 @@ TEST_CASE("no order of threads changes a byte, nor the partition of the rows") {
   }
 }
 
-TEST_CASE("dead columns, zeroed or not") {
+TEST_CASE("dead columns, zeroed or not", "[race]") {
   const auto reference = NewReferenceBackend();
   for (double dead_diagonal : {0.0, 1.0}) {
     for (int64_t group_size : {30, 120}) {
@@ -268,7 +269,7 @@ double FactorError(const GptqCase& c, const GptqResult& r) {
   return worst;
 }
 
-TEST_CASE("factors of every size around a panel") {
+TEST_CASE("factors of every size around a panel", "[race]") {
   uint64_t seed = 900;
   for (int64_t size : {1, 2, 63, 64, 65, 128, 200}) {
     GptqCase c = MakeGptqCase({.rows = 1,
@@ -292,7 +293,7 @@ TEST_CASE("factors of every size around a panel") {
   }
 }
 
-TEST_CASE("the ladder takes the steps that the CPU's takes") {
+TEST_CASE("the ladder takes the steps that the CPU's takes", "[race]") {
   const auto cpu = NewCpuBackend(1);
   struct Step {
     const char* name;
@@ -370,7 +371,7 @@ TEST_CASE("moments that are no moments are refused as by the reference") {
   }
 }
 
-TEST_CASE("weights that are not finite are found") {
+TEST_CASE("weights that are not finite are found", "[race]") {
   uint64_t seed = 980;
   for (int64_t at : {0, 777, 65 * 90 - 1}) {
     for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {

@@ -71,7 +71,7 @@ int64_t EqualRows(const GptqCase& c, const GptqResult& a, const GptqResult& b) {
   return equal;
 }
 
-TEST_CASE("refining gives the reference's rows, but for ties") {
+TEST_CASE("refining gives the reference's rows, but for ties", "[race]") {
   const auto reference = NewReferenceBackend();
   unsigned seed = 0;
   for (int64_t group_size : {48, 140, 160}) {

@@ -49,7 +49,7 @@ Moments SumOnDevice(const TensorView& x, uint64_t seed) {
   return Sum(gram, x);
 }
 
-TEST_CASE("the device sums what the reference sums") {
+TEST_CASE("the device sums what the reference sums", "[race]") {
   uint64_t seed = 0;
   for (DType dtype : kWeightTypes) {
     for (int64_t inputs : {1, 7, 48, 49, 130}) {
@@ -120,7 +120,7 @@ TEST_CASE("tokens that are added to a sum that holds some") {
   CHECK(twice == before);
 }
 
-TEST_CASE("the finished moment is symmetric") {
+TEST_CASE("the finished moment is symmetric", "[race]") {
   uint64_t seed = 100;
   for (int64_t inputs : {1, 31, 32, 33, 100}) {
     EmulatedDevice::Get().Seed(++seed);
@@ -149,7 +149,7 @@ TEST_CASE("the finished moment is symmetric") {
   }
 }
 
-TEST_CASE("activations that are not finite are found and not added") {
+TEST_CASE("activations that are not finite are found and not added", "[race]") {
   uint64_t seed = 200;
   for (DType dtype : kWeightTypes) {
     for (int64_t at : {0, 777, 7499, 14999}) {

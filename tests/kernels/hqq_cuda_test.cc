@@ -135,7 +135,7 @@ TEST_CASE("large errors shrink as the reference's do") {
 }
 
 // Where the tensor stops before every group has come to rest.
-TEST_CASE("an early stop solves the restless groups again") {
+TEST_CASE("an early stop solves the restless groups again", "[race]") {
   const TestTensor weight =
       TestTensor::Make(DType::kF32, 64 * 64, Kind::kGauss, 11);
   int early = 0;
@@ -164,7 +164,8 @@ TEST_CASE("a tensor beyond one sweep of the grid") {
 }
 
 // Level 3 of the error sum begins at 131072 elements.
-TEST_CASE("the error of a large tensor is added in the reference's order") {
+TEST_CASE("the error of a large tensor is added in the reference's order",
+          "[race]") {
   const TestTensor weight = TestTensor::Make(
       DType::kF32, 131072 + 8192 * 3 + 512 * 5 + 96, Kind::kGauss, 7);
   HqqCase c{weight, 1, 32, 4};

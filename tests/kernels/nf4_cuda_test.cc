@@ -41,7 +41,7 @@ TEST_CASE("the kernels give the reference's bytes") {
   });
 }
 
-TEST_CASE("every block size, with a short last block") {
+TEST_CASE("every block size, with a short last block", "[race]") {
   uint64_t seed = 5000;
   for (int64_t block_size = 32; block_size <= 4096; block_size *= 2) {
     for (int64_t count : {block_size, block_size + 1, 3 * block_size - 7}) {
@@ -212,7 +212,8 @@ void CheckNested(const std::vector<float>& absmax, Nf4Rule rule,
   REQUIRE(EmulatedDevice::Get().TakeError().empty());
 }
 
-TEST_CASE("nested absmax, the emulated device's against the reference's") {
+TEST_CASE("nested absmax, the emulated device's against the reference's",
+          "[race]") {
   uint64_t seed = 17000;
   ForNestedCases([&](const std::vector<float>& absmax, Nf4Rule rule) {
     CheckNested(absmax, rule, ++seed);

@@ -131,7 +131,7 @@ TEST_CASE("every kind, dtype, length and group size") {
   }
 }
 
-TEST_CASE("runs beyond one sweep of the grid") {
+TEST_CASE("runs beyond one sweep of the grid", "[race]") {
   const int64_t count = 9 * kStatsRun + 77;
   const TestTensor weight =
       TestTensor::Make(DType::kBF16, count, Kind::kOutlier, 3);
@@ -141,7 +141,7 @@ TEST_CASE("runs beyond one sweep of the grid") {
   CheckCase({weight, decoded, 96, steps, 4, true}, 5);
 }
 
-TEST_CASE("every bin and both sides of its border") {
+TEST_CASE("every bin and both sides of its border", "[race]") {
   TestTensor weight(DType::kF32, 32 * 3 + 4);
   TestTensor decoded(DType::kF32, weight.count());
   for (int64_t i = 0; i < 96; ++i) {
