@@ -94,8 +94,8 @@ class GpuProvider {
   // Errors: as List; NOT_FOUND — no such index; INTERNAL — the device failed.
   virtual absl::StatusOr<std::unique_ptr<Backend>> Open(
       int index, std::unique_ptr<Backend> host, int lanes) const = 0;
-  // On which devices and when the kernels of this build were verified, or that
-  // none has.
+  // On which devices, when, with which driver, and what of the kernels of this
+  // build was proved; empty: no device has run them, or it has none.
   virtual std::string VerifiedOn() const = 0;
 };
 

@@ -99,7 +99,10 @@ std::string DevicesText(const v1::Capabilities& capabilities) {
          has_memory ? absl::StrCat(device.host_calls()) : "-",
          device.lost().empty() ? "works" : device.lost()});
   }
-  return absl::StrCat(table.Text(), "cuda: ", capabilities.cuda(), "\n");
+  const std::string& verified_on = capabilities.verified_on();
+  return absl::StrCat(table.Text(), "cuda: ", capabilities.cuda(),
+                      "\nCUDA kernels verified on: ",
+                      verified_on.empty() ? "no device" : verified_on, "\n");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "service/jobs/job_server.h"
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
+#include "service/server/workers.h"
 #include "service/tensors/tensor_parts.h"
 
 namespace qs {
@@ -94,7 +95,7 @@ v1::KeptLimits KeptLimitsOf(const ServerOptions& options) {
 }  // namespace
 
 v1::Capabilities MakeCapabilities(const ServerOptions& options,
-                                  const std::string& gpus) {
+                                  const GpuProvider* gpus) {
   v1::Capabilities out;
   out.set_version(kServerVersion);
   out.set_api_version(kApiVersion);
@@ -103,7 +104,8 @@ v1::Capabilities MakeCapabilities(const ServerOptions& options,
   *out.mutable_limits() = LimitsOf(options);
   if (!options.data_dir.empty()) *out.mutable_kept() = KeptLimitsOf(options);
   AddEngines(&out);
-  out.set_cuda(gpus);
+  out.set_cuda(DescribeGpus(gpus));
+  out.set_verified_on(GpusVerifiedOn(gpus));
   return out;
 }
 

@@ -3,8 +3,7 @@
 #ifndef QS_SERVICE_SERVER_CAPABILITIES_H_
 #define QS_SERVICE_SERVER_CAPABILITIES_H_
 
-#include <string>
-
+#include "kernels/backend.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/server/options.h"
 
@@ -12,9 +11,9 @@ namespace qs {
 
 quant::v1::Limits LimitsOf(const ServerOptions& options);
 
-// `gpus`: DescribeGpus'.
+// `gpus` null: the program has none.
 quant::v1::Capabilities MakeCapabilities(const ServerOptions& options,
-                                         const std::string& gpus);
+                                         const GpuProvider* gpus);
 
 }  // namespace qs
 

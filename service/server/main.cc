@@ -40,6 +40,7 @@ int Serve(const ServerOptions& options) {
        {"access", options.access_file.empty() ? "open" : "file"},
        {"workers", FormatWorkers(options.workers)},
        {"gpus", DescribeGpus(&Gpus())},
+       {"gpu_kernels_verified_on", GpusVerifiedOn(&Gpus())},
        {"memory_budget", options.memory_budget},
        {"version", kServerVersion}});
   const auto address = ParseListenAddress(options.listen);

@@ -119,7 +119,7 @@ class Server::Impl {
  public:
   // `file_access` null: everybody may do everything.
   Impl(const ServerOptions& options, std::shared_ptr<FileAccess> file_access,
-       std::vector<std::unique_ptr<Backend>> backends, const std::string& gpus)
+       std::vector<std::unique_ptr<Backend>> backends, const GpuProvider* gpus)
       : options_(options),
         file_access_(std::move(file_access)),
         context_(ContextOptions(
@@ -387,7 +387,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
         FileAccess::Open(options.access_file, !options.tls_client_ca.empty()));
   }
   auto impl = std::make_unique<Impl>(options, std::move(access),
-                                     std::move(backends), DescribeGpus(gpus));
+                                     std::move(backends), gpus);
   QS_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }

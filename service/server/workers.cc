@@ -42,8 +42,11 @@ std::string DescribeGpus(const GpuProvider* gpus) {
                     ", compute capability ", gpu.compute_capability, ", ",
                     gpu.memory_bytes >> 20, " MiB");
   };
-  return absl::StrCat(absl::StrJoin(*list, "; ", describe), "; ",
-                      gpus->VerifiedOn());
+  return absl::StrJoin(*list, "; ", describe);
+}
+
+std::string GpusVerifiedOn(const GpuProvider* gpus) {
+  return gpus == nullptr ? "" : gpus->VerifiedOn();
 }
 
 std::vector<std::string> WorkerNames(

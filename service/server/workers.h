@@ -21,9 +21,10 @@ namespace qs {
 absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
     const ServerOptions& options, const GpuProvider* gpus);
 
-// The GPUs that there are, used or not, or why there is none; and whether a
-// device has verified the kernels.
+// The GPUs that there are, used or not, or why there is none.
 std::string DescribeGpus(const GpuProvider* gpus);
+// As Capabilities.verified_on has it.
+std::string GpusVerifiedOn(const GpuProvider* gpus);
 
 // "gpu:0", "cpu:0", "cpu:1", ...
 std::vector<std::string> WorkerNames(

@@ -422,7 +422,9 @@ class QuantctlTest(programs.QuantctlCase):
                                       "--json", *server).stdout)
         self.assertEqual(plan["schema"], "quantd.plan/1")
         self.assertEqual(len(plan["plan"]["entries"]), len(self.source))
-        self.assertIn("NF4", self.run_ok("capabilities", *server).stdout)
+        text = self.run_ok("capabilities", *server).stdout
+        self.assertIn("NF4", text)
+        self.assertRegex(text, r"\nCUDA kernels verified on: \w")
         capabilities = json.loads(
             self.run_ok("capabilities", "--json", *server).stdout)
         self.assertEqual(capabilities["limits"]["max_message_bytes"], 4 << 20)

@@ -12,7 +12,6 @@ namespace {
 TEST_CASE("a machine without a GPU says why it has none", "[gpus]") {
   const GpuProvider& gpus = Gpus();
   const absl::StatusOr<std::vector<GpuInfo>> list = gpus.List();
-  CHECK_FALSE(gpus.VerifiedOn().empty());
   if (list.ok()) {
     CHECK_FALSE(list->empty());
     CHECK(absl::IsNotFound(

@@ -46,7 +46,7 @@ class FakeGpus final : public GpuProvider {
                                 cuda::NewEmulatedBlas, std::move(host),
                                 memory_cap_, lanes);
   }
-  std::string VerifiedOn() const override { return "no device"; }
+  std::string VerifiedOn() const override { return "fake, 2026-01-31"; }
 
   cuda::FakeDevice& device(size_t i) { return *devices_[i]; }
 
@@ -127,7 +127,8 @@ TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
         kLeastDeviceBytes);
   CHECK(got.cuda() ==
         "gpu:0 fake, compute capability 9.0, 1024 MiB; gpu:1 fake, compute "
-        "capability 9.0, 1024 MiB; no device");
+        "capability 9.0, 1024 MiB");
+  CHECK(got.verified_on() == "fake, 2026-01-31");
   CHECK(gpus.device(0).launches() + gpus.device(1).launches() > 0);
 }
 

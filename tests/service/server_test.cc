@@ -59,6 +59,7 @@ TEST_CASE("capabilities show methods, presets and every limit", "[server]") {
   REQUIRE(got.devices_size() == 2);
   REQUIRE(got.devices(1).name() == "cpu:1");
   REQUIRE_FALSE(got.cuda().empty());
+  REQUIRE(got.verified_on().empty());  // a program without GPU support
 }
 
 TEST_CASE("capabilities show every limit of what is kept", "[server]") {
