@@ -2,7 +2,7 @@
 # Sets up nvcc 13 and the CUDA headers from the Python package index, without
 # root, in a folder of the user's (about 270 MB). The CUDA kernels compile with
 # it on a machine without a GPU or a driver.
-# usage: install-cuda.sh DIR     then: cmake ... -DCMAKE_CUDA_COMPILER=DIR/bin/nvcc
+# usage: install-cuda.sh DIR     then: CUDAToolkit_ROOT=DIR cmake ...
 set -euo pipefail
 dir=${1:?usage: install-cuda.sh DIR}
 version=13.0

@@ -108,4 +108,9 @@ if(TARGET qs_cuda_kernels)
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/spill_test.sh
       ${CMAKE_CUDA_COMPILER} ${qs_cuda_flags})
   set_tests_properties(cuda_spill_test PROPERTIES LABELS "unit" TIMEOUT 120)
+  add_test(NAME cuda_toolkit_root_test
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/toolkit_root_test.sh
+      ${CMAKE_CUDA_COMPILER})
+  set_tests_properties(cuda_toolkit_root_test PROPERTIES
+    LABELS "unit" TIMEOUT 300)
 endif()

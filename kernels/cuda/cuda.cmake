@@ -5,6 +5,16 @@
 set(QS_CUDA_ARCHITECTURES "" CACHE STRING
   "Machine code for these alone (90-real); empty: for all that are supported")
 include(CheckLanguage)
+# CMake looks for nvcc in CUDACXX and PATH alone; a toolkit that is named
+# (variable or environment) goes before what is on PATH.
+if(QS_CUDA AND NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  foreach(root IN ITEMS "${CUDAToolkit_ROOT}" "$ENV{CUDAToolkit_ROOT}")
+    if(root AND NOT CMAKE_CUDA_COMPILER)
+      find_program(CMAKE_CUDA_COMPILER nvcc HINTS "${root}/bin"
+        NO_DEFAULT_PATH)
+    endif()
+  endforeach()
+endif()
 if(QS_CUDA)
   check_language(CUDA)
 endif()
