@@ -27,6 +27,8 @@ if [ "$slow" = 1 ]; then
 fi
 
 if [ "$slow" = 1 ]; then
+  step "CUDA 12"
+  tests/gpu/cuda12_check.sh || [ $? = 77 ]  # skipped without clang 19
   step "address and undefined-behaviour sanitizers"
   build asan
   ctest --preset asan -j "$jobs" --no-tests=error

@@ -221,7 +221,7 @@ template <int kGroupRows>
 int Solve(const HqqParams& hqq, const ErrorShape& shape, uint8_t* workspace,
           cudaStream_t stream) {
   using Params = SolveParams<kGroupRows>;
-  using Shared = SolveShared<Params::kGroups>;
+  using Shared [[maybe_unused]] = SolveShared<Params::kGroups>;  // emulated
   const HqqLayout layout(hqq.count, hqq.group_size, hqq.iterations);
   const Params a = {hqq,
                     shape.rows,
