@@ -237,10 +237,13 @@ std::optional<JobScheduler::Places> JobScheduler::FreePlaces() const {
   absl::MutexLock lock(&mutex_);
   Places places;
   std::map<std::string, int64_t> in_project;
+  std::map<std::string, int64_t> open_in_project;
   int64_t running = 0;
-  int64_t waiting = 0;
   for (const auto& [key, live] : live_) {
-    if (live->waits()) ++waiting;
+    if (live->waits() &&
+        ++open_in_project[key.project] >= options_.max_open_in_project) {
+      places.no_more_open.insert(key.project);
+    }
     if (live->parked()) continue;
     ++running;
     if (live->crashes() >= kSuspectCrashes) return std::nullopt;
@@ -249,7 +252,6 @@ std::optional<JobScheduler::Places> JobScheduler::FreePlaces() const {
     }
   }
   if (draining_ || running >= options_.max_running) return std::nullopt;
-  places.with_waiting = waiting < options_.max_running;
   return places;
 }
 
@@ -266,7 +268,7 @@ absl::StatusOr<bool> JobScheduler::StartOne() {
   if (!places) return false;
   QS_ASSIGN_OR_RETURN(
       const std::optional<JobRecord> next,
-      context_.records.NextQueued(places->full, places->with_waiting));
+      context_.records.NextQueued(places->full, places->no_more_open));
   // A suspect waits until it is alone, and everybody behind it with it.
   if (!next || StartsAlone(*next)) return false;
   const absl::Time now = context_.now();

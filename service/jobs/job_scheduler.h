@@ -5,9 +5,10 @@
 //   open sites    a job begins when one of its tensors can; while all that is
 //                 left of it waits (LiveJob::parked) it takes no place of
 //                 those that run. When more is sealed it goes on at once, even
-//                 beyond max_running. As many as max_running may have open
-//                 sites at a time; others wait in the queue until all of theirs
-//                 are sealed, or one of these places is free
+//                 beyond max_running. So many of a project may have open
+//                 sites at a time (max_open_in_project); others wait in the
+//                 queue until all of theirs are sealed, or one of these places
+//                 is free. No project takes another's
 //   suspects      a job that was running when two processes in a row ended
 //                 runs alone, so that it takes nobody with it
 //   drain         what runs goes back to the queue, at no charge
@@ -40,7 +41,8 @@ namespace qs {
 struct JobSchedulerOptions {
   int64_t max_running = 2;  // but for those that are parked
   int64_t max_running_in_project = 2;
-  int64_t history = 1000;  // jobs that are done and kept
+  int64_t max_open_in_project = 2;  // running or parked, with open sites
+  int64_t history = 1000;           // jobs that are done and kept
   // Between two looks at clocks and progress.
   absl::Duration tick = absl::Milliseconds(250);
 };
@@ -90,8 +92,9 @@ class JobScheduler {
   absl::StatusOr<bool> StartOne();
   // Who may start now; nullopt: nobody.
   struct Places {
-    std::set<std::string> full;  // projects
-    bool with_waiting = false;   // also jobs with open sites
+    // Projects: of which none may, and none with open sites.
+    std::set<std::string> full;
+    std::set<std::string> no_more_open;
   };
   std::optional<Places> FreePlaces() const;
   bool StartsAlone(const JobRecord& job) const;

@@ -83,6 +83,7 @@ v1::KeptLimits KeptLimitsOf(const ServerOptions& options) {
   kept.set_max_calibration_streams(options.max_tensor_streams);
   kept.set_max_running_jobs(options.max_running_jobs);
   kept.set_max_project_running_jobs(MaxRunningInProject(options));
+  kept.set_max_project_waiting_jobs(MaxWaitingInProject(options));
   kept.set_max_project_queued_jobs(options.max_queued_jobs);
   kept.set_max_job_history(options.job_history);
   kept.set_max_job_watches(JobServerOptions().max_watches);

@@ -252,6 +252,14 @@ void AddJobs(CLI::App* app, ServerOptions* o) {
                   "--max-running-jobs")
       ->check(InRange(0, 1000))
       ->group(group);
+  app->add_option("--max-waiting-jobs-per-project",
+                  o->max_waiting_jobs_per_project,
+                  "Jobs of one project that are begun while sites of their "
+                  "calibrations are open; half done they wait beside those "
+                  "that run, and others in the queue; 0: as many as "
+                  "--max-running-jobs")
+      ->check(InRange(0, 1000))
+      ->group(group);
   app->add_option("--max-queued-jobs", o->max_queued_jobs,
                   "Jobs in the queue of one project; one more is refused")
       ->check(InRange(1, 1e6))

@@ -91,8 +91,11 @@ struct ServerOptions {
   // --- jobs (none without a data directory)
   int64_t max_running_jobs = 2;              // at once
   int64_t max_running_jobs_per_project = 0;  // 0: as many as those
-  int64_t max_queued_jobs = 10'000;          // of one project
-  int64_t job_history = 1000;                // jobs that are done and kept
+  // Of one project, begun while sites of their calibrations are open; they
+  // stay, half done, beside those that run. 0: as many as max_running_jobs.
+  int64_t max_waiting_jobs_per_project = 0;
+  int64_t max_queued_jobs = 10'000;  // of one project
+  int64_t job_history = 1000;        // jobs that are done and kept
 
   // --- time, seconds
   double stream_idle_timeout = 60;  // a stream without progress is ended
@@ -111,6 +114,12 @@ inline int64_t MaxRunningInProject(const ServerOptions& options) {
   return options.max_running_jobs_per_project == 0
              ? options.max_running_jobs
              : options.max_running_jobs_per_project;
+}
+
+inline int64_t MaxWaitingInProject(const ServerOptions& options) {
+  return options.max_waiting_jobs_per_project == 0
+             ? options.max_running_jobs
+             : options.max_waiting_jobs_per_project;
 }
 
 // The defaults of this machine: workers from the CPUs and memory_budget from

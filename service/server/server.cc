@@ -106,6 +106,7 @@ JobServerOptions JobOptions(const ServerOptions& options) {
   JobServerOptions out;
   out.scheduler.max_running = options.max_running_jobs;
   out.scheduler.max_running_in_project = MaxRunningInProject(options);
+  out.scheduler.max_open_in_project = MaxWaitingInProject(options);
   out.scheduler.history = options.job_history;
   out.max_queued = options.max_queued_jobs;
   out.max_reads = options.max_tensor_streams;

@@ -213,10 +213,11 @@ class JobRecords {
 
   // --- for the scheduler
   // The queued job of the highest priority, of those the oldest, of a project
-  // that is not in `full`, that can begin; not `with_waiting`: that waits for
-  // nothing.
+  // that is not in `full`, that can begin; of a project in `no_more_open`: that
+  // waits for nothing.
   virtual absl::StatusOr<std::optional<JobRecord>> NextQueued(
-      const std::set<std::string>& full, bool with_waiting = true) = 0;
+      const std::set<std::string>& full,
+      const std::set<std::string>& no_more_open = {}) = 0;
   virtual absl::StatusOr<std::vector<JobKey>> Running() = 0;
   // Queued jobs whose deadline is not after `now`, 100 at most.
   virtual absl::StatusOr<std::vector<JobKey>> QueueTimedOut(absl::Time now) = 0;

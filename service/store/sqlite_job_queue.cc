@@ -36,11 +36,11 @@ absl::StatusOr<std::optional<JobRecord>> HeadOf(SqliteConnection& c,
   return std::nullopt;
 }
 
-// The next project, by name, that has a queued job; empty: there is none.
+// The next project, by name, with a queued job that can begin; empty: there is
+// none.
 absl::StatusOr<std::string> NextProject(SqliteConnection& c,
-                                        const std::string& after,
-                                        bool with_waiting) {
-  const std::string sql = absl::StrCat("SELECT project", QueueOf(with_waiting),
+                                        const std::string& after) {
+  const std::string sql = absl::StrCat("SELECT project", QueueOf(true),
                                        "project > ? ORDER BY project LIMIT 1");
   SqliteStatement row = c.Prepare(sql.c_str());
   row.Bind(1, after);
@@ -64,15 +64,16 @@ absl::StatusOr<std::vector<JobKey>> Keys(SqliteStatement& rows) {
 }  // namespace
 
 absl::StatusOr<std::optional<JobRecord>> NextQueuedJob(
-    SqliteConnection& c, const std::set<std::string>& full, bool with_waiting) {
+    SqliteConnection& c, const std::set<std::string>& full,
+    const std::set<std::string>& no_more_open) {
   std::optional<JobRecord> best;
   std::string project;
   while (true) {
-    QS_ASSIGN_OR_RETURN(project, NextProject(c, project, with_waiting));
+    QS_ASSIGN_OR_RETURN(project, NextProject(c, project));
     if (project.empty()) return best;
     if (full.count(project) > 0) continue;
     QS_ASSIGN_OR_RETURN(std::optional<JobRecord> head,
-                        HeadOf(c, project, with_waiting));
+                        HeadOf(c, project, no_more_open.count(project) == 0));
     if (head && (!best || Before(*head, *best))) best = std::move(head);
   }
 }

@@ -16,7 +16,8 @@ namespace qs {
 
 // As JobRecords has them: NextQueued, Running, QueueTimedOut, QueueCounts.
 absl::StatusOr<std::optional<JobRecord>> NextQueuedJob(
-    SqliteConnection& c, const std::set<std::string>& full, bool with_waiting);
+    SqliteConnection& c, const std::set<std::string>& full,
+    const std::set<std::string>& no_more_open);
 absl::StatusOr<std::vector<JobKey>> RunningJobs(SqliteConnection& c);
 absl::StatusOr<std::vector<JobKey>> TimedOutJobs(SqliteConnection& c,
                                                  absl::Time now);

@@ -210,9 +210,10 @@ class SqliteJobRecords final : public JobRecords {
   }
 
   absl::StatusOr<std::optional<JobRecord>> NextQueued(
-      const std::set<std::string>& full, bool with_waiting) override {
+      const std::set<std::string>& full,
+      const std::set<std::string>& no_more_open) override {
     return Read<std::optional<JobRecord>>([&](SqliteConnection& c) {
-      return NextQueuedJob(c, full, with_waiting);
+      return NextQueuedJob(c, full, no_more_open);
     });
   }
   absl::StatusOr<std::vector<JobKey>> Running() override {

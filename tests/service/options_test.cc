@@ -336,6 +336,7 @@ TEST_CASE("--help has every option with its default, --version the version",
                            "--write-root",
                            "--max-running-jobs",
                            "--max-running-jobs-per-project",
+                           "--max-waiting-jobs-per-project",
                            "--max-queued-jobs",
                            "--job-history",
                            "--check-config"}) {

@@ -82,12 +82,14 @@ TEST_CASE("capabilities show every limit of what is kept", "[server]") {
   REQUIRE(kept.max_store_bytes() == int64_t{1} << 40);
   REQUIRE(kept.max_project_bytes() == 0);
   REQUIRE(kept.max_project_running_jobs() == 3);
+  REQUIRE(kept.max_project_waiting_jobs() == 3);
   options.max_store_bytes = 11 << 20;
   options.max_project_bytes = 12 << 20;
   options.max_tensor_streams = 13;
   options.upload_expiry = 14.5;
   options.max_running_jobs = 16;
   options.max_running_jobs_per_project = 15;
+  options.max_waiting_jobs_per_project = 19;
   options.max_queued_jobs = 17;
   options.job_history = 18;
   kept = kept_of();
@@ -99,6 +101,7 @@ TEST_CASE("capabilities show every limit of what is kept", "[server]") {
   REQUIRE(kept.upload_expiry_seconds() == 14.5);
   REQUIRE(kept.max_running_jobs() == 16);
   REQUIRE(kept.max_project_running_jobs() == 15);
+  REQUIRE(kept.max_project_waiting_jobs() == 19);
   REQUIRE(kept.max_project_queued_jobs() == 17);
   REQUIRE(kept.max_job_history() == 18);
   // What no option sets is there, too.

@@ -103,8 +103,9 @@ class Jobs {
   }
 
   // With open sites; it can begin.
-  JobKey AddWaiting(const std::string& name) {
-    return Add(name, 2, "default", nullptr, {{1}, ""});
+  JobKey AddWaiting(const std::string& name,
+                    const std::string& project = "default") {
+    return Add(name, 2, project, nullptr, {{1}, ""});
   }
 
   JobRecord Get(const JobKey& key) {
@@ -444,6 +445,7 @@ TEST_CASE("a process ends while a job is cancelled or gets its name",
 TEST_CASE("a job that is parked takes no place", "[jobs]") {
   Jobs jobs;
   jobs.options.max_running = 1;
+  jobs.options.max_open_in_project = 1;
   jobs.Start();
   const JobKey parked = jobs.AddWaiting("parked");
   const auto run = jobs.runs.WaitStarted("parked");
@@ -506,6 +508,40 @@ TEST_CASE("a job that is parked takes no place", "[jobs]") {
     jobs.scheduler().Wake();
     REQUIRE(jobs.runs.WaitStarted("next") != nullptr);
   }
+}
+
+TEST_CASE("parked jobs of a project take no place of another's", "[jobs]") {
+  Jobs jobs;
+  jobs.options.max_running = 2;
+  jobs.options.max_open_in_project = 2;
+  jobs.Start();
+  for (const char* name : {"a", "b"}) {
+    jobs.AddWaiting(name, "first");
+    const auto run = jobs.runs.WaitStarted(name);
+    REQUIRE(run != nullptr);
+    run->Wait(1, true);
+  }
+  const JobKey third = jobs.AddWaiting("c", "first");
+  absl::SleepFor(absl::Milliseconds(30));
+  REQUIRE(jobs.Get(third).state == JobState::kQueued);
+  // What is younger, of another project, passes it.
+  for (const char* name : {"d", "e"}) {
+    jobs.AddWaiting(name, "second");
+    const auto run = jobs.runs.WaitStarted(name);
+    REQUIRE(run != nullptr);
+    run->Wait(1, true);
+  }
+  REQUIRE(jobs.scheduler().running() == 4);
+  REQUIRE(jobs.Get(third).state == JobState::kQueued);
+  jobs.runs.Started("d")->Wait(0, false);
+  jobs.runs.Started("d")->Succeed();
+  REQUIRE(jobs.Becomes({"second", "d"}, JobState::kSucceeded));
+  // A place of the second's is none of the first's.
+  absl::SleepFor(absl::Milliseconds(30));
+  REQUIRE(jobs.Get(third).state == JobState::kQueued);
+  jobs.runs.Started("a")->Wait(0, false);
+  jobs.runs.Started("a")->Succeed();
+  REQUIRE(jobs.runs.WaitStarted("c") != nullptr);
 }
 
 TEST_CASE("every end of a job that is parked", "[jobs]") {

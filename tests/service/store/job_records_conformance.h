@@ -378,11 +378,12 @@ inline void CheckPartsThatWait(const RecordsOpener& open) {
   // One can begin, and the job with it where jobs with open sites may.
   REQUIRE(set({{2}, "waits"}));
   REQUIRE((*records.NextQueued({}))->key.id == "a");
-  REQUIRE_FALSE(records.NextQueued({}, false)->has_value());
+  REQUIRE_FALSE(records.NextQueued({}, {"default"})->has_value());
   Put(records, NewWaiting("b", {}));
   REQUIRE((*records.NextQueued({}))->key.id == "a");
-  REQUIRE((*records.NextQueued({}, false))->key.id == "b");
-  REQUIRE_FALSE(records.NextQueued({"default"}, false)->has_value());
+  REQUIRE((*records.NextQueued({}, {"default"}))->key.id == "b");
+  REQUIRE((*records.NextQueued({}, {"other"}))->key.id == "a");
+  REQUIRE_FALSE(records.NextQueued({"default"}, {"default"})->has_value());
   // It waits on while it runs.
   Change(records, key, ToRunning);
   REQUIRE(*records.Awaited() == std::vector<CalibrationKey>{c});
