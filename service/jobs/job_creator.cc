@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "service/jobs/job.h"
 #include "service/jobs/job_calibrations.h"
+#include "service/jobs/job_log.h"
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_output.h"
 #include "service/jobs/job_request.h"
@@ -104,6 +105,7 @@ absl::StatusOr<JobRecord> Store(const JobsContext& context,
   if (!created.ok()) return FromRecords(created.status());
   switch (created->outcome) {
     case Created::kMade:
+      LogJobState(created->job);
       return std::move(created->job);
     case Created::kExisted:
       return SameRequest(std::move(created->job), job.request_hash);

@@ -8,34 +8,17 @@
 #include "kernels/base/status_macros.h"
 #include "service/jobs/job.h"
 #include "service/jobs/job_calibrations.h"
+#include "service/jobs/job_log.h"
 #include "service/jobs/job_messages.h"
 #include "service/jobs/job_metrics.h"
 #include "service/jobs/job_output.h"
 #include "service/server/error.h"
 #include "service/server/log.h"
-#include "service/server/trace_context.h"
 
 namespace qs {
 namespace {
 
 constexpr absl::Duration kHubTick = absl::Seconds(1);
-
-std::string TraceIdOf(const JobRecord& job) {
-  const std::optional<TraceContext> trace = ParseTraceparent(job.trace);
-  return trace ? trace->trace_id : "";
-}
-
-void LogState(const JobRecord& job) {
-  const quant::v1::Job::State state =
-      static_cast<quant::v1::Job::State>(job.state);
-  Log(job.state == JobState::kFailed ? LogLevel::kWarning : LogLevel::kInfo,
-      "job",
-      {{"project", job.key.project},
-       {"job", job.key.id},
-       {"state", quant::v1::Job::State_Name(state)},
-       {"attempt", job.attempt},
-       {"trace_id", TraceIdOf(job)}});
-}
 
 // Whether the result of a job that was publishing has its name.
 bool IsPublished(const JobRecord& job) {
@@ -88,7 +71,7 @@ absl::Status JobScheduler::RecoverOne(const JobKey& key) {
 }
 
 void JobScheduler::Settle(const JobRecord& job) {
-  LogState(job);
+  LogJobState(job);
   if (!IsTerminal(job.state)) return;
   CountJobEnd(job);
   // Of an attempt that did not come to its end.

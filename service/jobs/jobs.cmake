@@ -3,6 +3,7 @@ target_sources(qs_service PRIVATE
   jobs/job_calibrations.cc
   jobs/job_creator.cc
   jobs/job_hub.cc
+  jobs/job_log.cc
   jobs/job_messages.cc
   jobs/job_metrics.cc
   jobs/job_output.cc

@@ -14,7 +14,6 @@
 #include "service/jobs/job_summary.h"
 #include "service/jobs/job_tensors.h"
 #include "service/server/error.h"
-#include "service/server/log.h"
 #include "service/store/stored_calibration.h"
 
 namespace qs {
@@ -50,6 +49,7 @@ LiveJob::LiveJob(const JobsContext& context, JobRecord job, Listener listener)
       key_(job.key),
       attempt_(job.attempt),
       crashes_(job.crashes),
+      log_(job),
       started_(job.started),
       destination_(job.destination),
       staging_(StagingPath(job.destination, job.key.id)),
@@ -227,8 +227,7 @@ void LiveJob::LookAgain() {
   if (found.ok()) SitesSealed(SourceOf(context_, *found));
   const absl::StatusOr<bool> starts = UpdateWaiting(context_, key, found);
   if (!starts.ok()) {
-    Log(LogLevel::kError, "job_waiting_not_recorded",
-        {{"job", key_.id}, {"error", std::string(starts.status().message())}});
+    log_.WriteError("job_waiting_not_recorded", starts.status());
   } else if (*starts) {
     listener_.waiting_changed();
   }
@@ -259,6 +258,10 @@ absl::Status LiveJob::OnTensor(int shard, const v1::TensorReport& report,
   ++tensors_;
   CountQuantized(report.algorithm().substr(0, report.algorithm().find('-')),
                  report.bytes_in(), report.bytes_out());
+  log_.Write(LogLevel::kDebug, "tensor",
+             {{"tensor", report.name()},
+              {"bytes_in", report.bytes_in()},
+              {"bytes_out", report.bytes_out()}});
   bool full = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -420,8 +423,7 @@ void LiveJob::RetryEnd(bool give_up) {
   if (!change) return;
   const absl::StatusOr<JobRecord> job = Change(change);
   if (job.ok()) return listener_.ended(*this, *job);
-  Log(LogLevel::kError, "job_not_recorded",
-      {{"job", key_.id}, {"error", std::string(job.status().message())}});
+  log_.WriteError("job_not_recorded", job.status());
   const bool hopeless = absl::IsNotFound(job.status()) ||
                         ErrorReason(job.status()) == "BAD_STATE";
   if (give_up || hopeless) {

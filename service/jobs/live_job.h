@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "quant/v1/jobs.pb.h"
+#include "service/jobs/job_log.h"
 #include "service/jobs/job_output.h"
 #include "service/jobs/jobs_context.h"
 
@@ -97,6 +98,7 @@ class LiveJob final : public CheckpointRunObserver,
   const JobKey key_;
   const int attempt_;
   std::atomic<int> crashes_;
+  const JobLog log_;
   const absl::Time started_;
   const std::string destination_;
   const std::string staging_;

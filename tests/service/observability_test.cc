@@ -4,6 +4,7 @@
 #include <set>
 #include <string>
 
+#include "tests/service/jobs/job_client.h"
 #include "tests/service/quantd_process.h"
 #include "tests/service/quantize_client.h"
 #include "tests/service/scrape.h"
@@ -157,12 +158,13 @@ TEST_CASE("metrics are off unless they are asked for", "[metrics]") {
 }
 
 // The "rpc" lines of a log.
-std::vector<nlohmann::json> RpcLines(const std::string& log) {
+std::vector<nlohmann::json> LinesOf(const std::string& log,
+                                    const std::string& event) {
   std::vector<nlohmann::json> lines;
   std::istringstream in(log);
   for (std::string line; std::getline(in, line);) {
     auto json = nlohmann::json::parse(line, nullptr, false);
-    if (json.is_object() && json.value("event", "") == "rpc") {
+    if (json.is_object() && json.value("event", "") == event) {
       lines.push_back(std::move(json));
     }
   }
@@ -195,8 +197,8 @@ TEST_CASE("the log names the caller's trace, or a new one", "[trace]") {
   v1::QuantizeResponse response;
   REQUIRE_FALSE(stream->Read(&response));
   REQUIRE_FALSE(stream->Finish().ok());
-  REQUIRE(Eventually([&] { return RpcLines(quantd.Log()).size() == 5; }));
-  const auto lines = RpcLines(quantd.Log());
+  REQUIRE(Eventually([&] { return LinesOf(quantd.Log(), "rpc").size() == 5; }));
+  const auto lines = LinesOf(quantd.Log(), "rpc");
   std::set<std::string> traces;
   std::set<std::string> spans;
   for (const nlohmann::json& line : lines) {
@@ -212,6 +214,112 @@ TEST_CASE("the log names the caller's trace, or a new one", "[trace]") {
   REQUIRE(lines[4]["code"] == "INVALID_ARGUMENT");
   REQUIRE(traces.size() == 4);  // three new ones
   REQUIRE(spans.size() == 5);
+}
+
+// --- logs of jobs
+
+constexpr char kJobTrace[] = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+// A server that may also read the folder itself.
+std::vector<std::string> JobFlags(const JobFolders& folders) {
+  std::filesystem::create_directories(folders.folder / "in");
+  return {"--data-dir",   folders.folder / "data", "--read-root",
+          QS_TEST_DATA,   "--read-root",           folders.folder / "in",
+          "--write-root", folders.folder / "out",  "--log-level",
+          "debug"};
+}
+
+// By a call of kJobTrace; returns the id.
+std::string CreateTraced(const QuantdProcess& quantd,
+                         const v1::CreateJobRequest& request) {
+  grpc::ClientContext context;
+  context.set_deadline(In(absl::Seconds(20)));
+  context.AddMetadata("traceparent",
+                      std::string("00-") + kJobTrace + "-00f067aa0ba902b7-01");
+  v1::Job job;
+  const auto stub = v1::JobService::NewStub(quantd.NewChannel());
+  REQUIRE(stub->CreateJob(&context, request, &job).ok());
+  return job.name().substr(job.name().rfind('/') + 1);
+}
+
+// The states of the job's lines, each of which names all that it must.
+std::vector<std::string> LoggedStates(const QuantdProcess& quantd,
+                                      const std::string& id) {
+  std::vector<std::string> states;
+  for (const nlohmann::json& line : LinesOf(quantd.Log(), "job")) {
+    if (line["job"] != id) continue;
+    REQUIRE(line["project"] == "default");
+    REQUIRE(line["trace_id"] == kJobTrace);
+    REQUIRE(line["attempt"] >= 1);
+    states.push_back(line["state"]);
+  }
+  return states;
+}
+
+bool EndsIn(const QuantdProcess& quantd, const std::string& id,
+            const std::string& state) {
+  return Eventually(
+      [&] {
+        const std::vector<std::string> states = LoggedStates(quantd, id);
+        return !states.empty() && states.back() == state;
+      },
+      absl::Seconds(60));
+}
+
+TEST_CASE("lines of a job name project, job, attempt, tensor and trace",
+          "[trace]") {
+  const JobFolders folders;
+  const QuantdProcess quantd(JobFlags(folders));
+  const std::string id = CreateTraced(quantd, JobRequest(folders, "done"));
+  REQUIRE(EndsIn(quantd, id, "SUCCEEDED"));
+  REQUIRE(LoggedStates(quantd, id) ==
+          std::vector<std::string>{"QUEUED", "RUNNING", "SUCCEEDED"});
+  std::set<std::string> tensors;
+  for (const nlohmann::json& line : LinesOf(quantd.Log(), "tensor")) {
+    REQUIRE(line["project"] == "default");
+    REQUIRE(line["job"] == id);
+    REQUIRE(line["attempt"] == 1);
+    REQUIRE(line["trace_id"] == kJobTrace);
+    tensors.insert(line["tensor"].get<std::string>());
+  }
+  JobClient client(quantd.NewChannel());
+  const auto job = client.Get("projects/-/jobs/" + id);
+  REQUIRE(job.ok());
+  REQUIRE(static_cast<int64_t>(tensors.size()) == job->plan().tensors());
+  REQUIRE(tensors.count("model.layers.0.self_attn.q_proj.weight") == 1);
+}
+
+TEST_CASE("the line of a job that fails says why, and of which tensor",
+          "[trace]") {
+  const JobFolders folders;
+  const QuantdProcess quantd(JobFlags(folders));
+  const std::string path = folders.folder / "in/nan.safetensors";
+  const std::string header = R"({"a.weight":{"dtype":"F32","shape":[64,64],)"
+                             R"("data_offsets":[0,16384]}})";
+  std::ofstream file(path, std::ios::binary);
+  const uint64_t bytes = header.size();
+  file.write(reinterpret_cast<const char*>(&bytes), sizeof(bytes));
+  file << header << std::string(16384, '\xff');
+  file.close();
+  v1::CreateJobRequest request = JobRequest(folders, "failed.safetensors");
+  request.mutable_job()->mutable_source()->set_uri("file://" + path);
+  const std::string id = CreateTraced(quantd, request);
+  REQUIRE(EndsIn(quantd, id, "FAILED"));
+  const nlohmann::json line = LinesOf(quantd.Log(), "job").back();
+  REQUIRE(line["level"] == "warning");
+  REQUIRE(line["reason"] == "NON_FINITE_INPUT");
+  REQUIRE(line["tensor"] == "a.weight");
+}
+
+TEST_CASE("a job keeps its trace over a kill", "[trace]") {
+  const JobFolders folders;
+  std::string id;
+  {
+    const QuantdProcess quantd(JobFlags(folders));
+    id = CreateTraced(quantd, CalibratedRequest(folders, "killed"));
+  }  // killed
+  const QuantdProcess quantd(JobFlags(folders));
+  REQUIRE(EndsIn(quantd, id, "SUCCEEDED"));
 }
 
 }  // namespace

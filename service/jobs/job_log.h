@@ -1,0 +1,39 @@
+// JobLog: the log lines of one attempt of a job. Each names project, job and
+// attempt, and the trace of the call that made the job.
+#ifndef QS_SERVICE_JOBS_JOB_LOG_H_
+#define QS_SERVICE_JOBS_JOB_LOG_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "service/server/log.h"
+#include "service/store/job_records.h"
+
+namespace qs {
+
+// Thread: thread-safe.
+class JobLog {
+ public:
+  explicit JobLog(const JobRecord& job);
+
+  void Write(LogLevel level, std::string_view event,
+             std::vector<LogField> fields) const;
+  // A call or a file that failed, with its text.
+  void WriteError(std::string_view event, const absl::Status& error) const;
+
+ private:
+  const std::string project_;
+  const std::string job_;
+  const int attempt_;
+  const std::string trace_id_;  // empty: none
+};
+
+// Event "job": the state that it came to, and of one that FAILED the reason,
+// the text and, where it was one, the tensor.
+void LogJobState(const JobRecord& job);
+
+}  // namespace qs
+
+#endif  // QS_SERVICE_JOBS_JOB_LOG_H_
