@@ -5,7 +5,10 @@
 #include <string>
 
 #include "absl/time/clock.h"
+#include "quant/quant_spec.h"
 #include "quant/v1/jobs.pb.h"
+#include "service/jobs/job.h"
+#include "service/server/spec_convert.h"
 
 namespace qs {
 namespace {
@@ -52,10 +55,20 @@ MetricValues OldestSeconds(JobRecords& records) {
   return {{{}, absl::ToDoubleSeconds(now - oldest)}};
 }
 
+// Of a closed set. What is queued is legal; "unknown" is for records of another
+// version.
+std::string MethodOf(const JobRecord& job) {
+  v1::Job spec;
+  if (!spec.ParseFromString(job.spec)) return "unknown";
+  const auto quant = SpecFromProto(spec.quantization());
+  return quant.ok() ? SpecMethodName(*quant) : "unknown";
+}
+
 }  // namespace
 
 void CountJobEnd(const JobRecord& job) {
-  const MetricLabels labels = {{"result", StateName(job.state)}};
+  const MetricLabels labels = {{"method", MethodOf(job)},
+                               {"result", StateName(job.state)}};
   // One that never ran took no time.
   const absl::Duration ran = job.started > absl::InfinitePast()
                                  ? job.ended - job.started
@@ -67,6 +80,10 @@ void CountJobEnd(const JobRecord& job) {
   HistogramOf("quantd_job_attempts", "Attempts of jobs that are done",
               {1, 2, 3, 5, 10}, labels)
       .Observe(job.attempt);
+  if (job.state != JobState::kFailed || job.crashes < kMaxCrashes) return;
+  CounterOf("quantd_jobs_quarantined_total",
+            "Jobs that failed because processes ended while they ran")
+      .Increment();
 }
 
 void CountJobCrash() {

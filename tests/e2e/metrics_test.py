@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOMETIMES = {"quantd_gpu_memory_bytes", "quantd_chunk_crc_errors_total",
              "quantd_blob_corrupt_total", "quantd_upload_resumes_total",
              "quantd_admission_rejections_total", "quantd_job_crashes_total",
+             "quantd_jobs_quarantined_total",
              "quantd_tls_certificate_not_after_timestamp_seconds"}
 
 

@@ -176,15 +176,17 @@ TEST_CASE("jobs move their metrics", "[kept_data]") {
   InProcessServer server(options);
   JobClient client(server.NewChannel());
   const auto scrape = [&] { return Scrape(server.server().metrics_port()); };
-  const auto of_result = [](const char* name, const char* result) {
-    return absl::StrCat(name, "{result=\"", result, "\"}");
+  const auto of_result = [](const char* name, const char* method,
+                            const char* result) {
+    return absl::StrCat(name, "{method=\"", method, "\",result=\"", result,
+                        "\"}");
   };
   const std::string done =
-      of_result("quantd_job_duration_seconds_count", "SUCCEEDED");
+      of_result("quantd_job_duration_seconds_count", "gptq", "SUCCEEDED");
   const std::string cancelled =
-      of_result("quantd_job_duration_seconds_count", "CANCELLED");
+      of_result("quantd_job_duration_seconds_count", "nf4", "CANCELLED");
   const std::string attempts =
-      of_result("quantd_job_attempts_sum", "SUCCEEDED");
+      of_result("quantd_job_attempts_sum", "gptq", "SUCCEEDED");
   const Scrape before = scrape();
   const std::string first =
       client.Create(CalibratedRequest(folders, "slow"))->name();

@@ -10,6 +10,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "kernels/backend.h"
 #include "quant/v1/jobs.pb.h"
+#include "service/base/metrics.h"
 #include "service/jobs/job.h"
 #include "service/jobs/job_messages.h"
 #include "service/server/log.h"
@@ -369,6 +370,8 @@ TEST_CASE("after a crash a job goes on from its shards", "[jobs]") {
 
 TEST_CASE("a job that ends processes fails, and takes nobody with it",
           "[jobs]") {
+  const Counter& quarantined = CounterOf("quantd_jobs_quarantined_total", "");
+  const double before = quarantined.Value();
   Jobs jobs;
   jobs.options.max_running = 4;
   const JobKey poison = jobs.Add("poison");
@@ -397,6 +400,7 @@ TEST_CASE("a job that ends processes fails, and takes nobody with it",
   jobs.runs.WaitStarted("fresh")->Succeed();
   REQUIRE(jobs.Becomes(fresh, JobState::kSucceeded));
   REQUIRE(jobs.Get(fresh).attempt == 1);
+  REQUIRE(quarantined.Value() == before + 1);
 }
 
 TEST_CASE("a process ends while a job is cancelled or gets its name",
