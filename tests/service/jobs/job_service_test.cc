@@ -345,10 +345,17 @@ TEST_CASE("lists: filters and pages", "[job_service]") {
   REQUIRE(first->jobs_size() == 3);
   REQUIRE(first->jobs(0).destination().uri() == folders.OutUri("4"));
   REQUIRE_FALSE(first->jobs(0).has_plan());
+  // One that comes and one that goes between the pages shift nothing.
+  REQUIRE(jobs.Create(JobRequest(folders, "5")).ok());
+  REQUIRE(jobs.Cancel(first->jobs(0).name()).ok());
+  REQUIRE(jobs.Delete(first->jobs(0).name()).ok());
   const auto second = jobs.List("", 3, first->next_page_token());
   REQUIRE(second->jobs_size() == 2);
+  REQUIRE(second->jobs(0).destination().uri() == folders.OutUri("1"));
+  REQUIRE(second->jobs(1).destination().uri() == folders.OutUri("0"));
   REQUIRE(second->next_page_token().empty());
-  REQUIRE(jobs.List("labels.n=0")->jobs_size() == 3);
+  REQUIRE(jobs.List("labels.n=0")->jobs_size() == 2);
+  REQUIRE(jobs.List("labels.n=1")->jobs_size() == 2);
   REQUIRE(jobs.List("labels.n=0 state=QUEUED labels.n=1")->jobs().empty());
   for (const char* filter :
        {"state=DONE", "state=", "n=1", "state", "name=x"}) {
