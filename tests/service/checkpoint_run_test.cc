@@ -344,6 +344,31 @@ TEST_CASE("a run that was stopped goes on from its shards", "[run]") {
   CHECK(FilesOf(folder / "parts") == whole);
 }
 
+// Shards of another fingerprint are not gone on from.
+TEST_CASE("a fingerprint is of the plan, the target and the calibration",
+          "[run]") {
+  TemporaryFolder folder;
+  CheckpointRunSpec spec = SpecOf("W4A16-gptq", folder / "out");
+  spec.calibration = folder / "moments.safetensors";
+  fs::copy_file(kCalibration, spec.calibration);
+  const std::string fingerprint = Prepare(spec)->fingerprint();
+  CheckpointRunSpec other = spec;
+  other.output = folder / "elsewhere";
+  CHECK(Prepare(other)->fingerprint() == fingerprint);
+  other = spec;
+  other.quantization.set_preset("W3A16-gptq");
+  CHECK(Prepare(other)->fingerprint() != fingerprint);
+  other = spec;
+  other.exclude = {"*.q_proj.*"};
+  CHECK(Prepare(other)->fingerprint() != fingerprint);
+  other = spec;
+  other.target.set_engine(v1::VLLM);
+  CHECK(Prepare(other)->fingerprint() != fingerprint);
+  fs::last_write_time(spec.calibration, fs::last_write_time(spec.calibration) +
+                                            std::chrono::seconds(5));
+  CHECK(Prepare(spec)->fingerprint() != fingerprint);
+}
+
 TEST_CASE("a run goes on over whatever another has left", "[run]") {
   TemporaryFolder folder;
   const CheckpointRunSpec spec = SpecOf("NF4", folder / "out");
