@@ -106,6 +106,7 @@ class AwqQuantizer final : public QuantizerBase, public AwqMember {
   }
   void AddToReport(TensorReport* report) const override;
   SolverFacts Facts() const;
+  bool Changed(const SolverFacts& solver) const;
 
   StreamedOutput streamed_output() const override {
     if (!writer_->streams()) return {};
@@ -186,12 +187,21 @@ void AwqQuantizer::AddToReport(TensorReport* report) const {
     report->rtn_output_error.signal += facts.rtn.signal;
   }
   report->solver = Facts();
-  if (report->solver->scale_min == 1 && report->solver->scale_max == 1 &&
-      report->output_error.error == report->rtn_output_error.error) {
+  if (!Changed(*report->solver)) {
     report->warnings.push_back(
-        "NO_CHANGE: the calibration changed nothing: no scales, and the error "
-        "of round to nearest");
+        "NO_CHANGE: the calibration changed nothing: no scales, no clipped "
+        "range, every code the nearest");
   }
+}
+
+// What the calibration was for: scales, limits, and codes where they are
+// solved.
+bool AwqQuantizer::Changed(const SolverFacts& solver) const {
+  if (solver.scale_min != 1 || solver.scale_max != 1) return true;
+  for (const AwqTileFacts& facts : facts_) {
+    if (facts.clipped_groups > 0) return true;
+  }
+  return solution_->factor != nullptr && solver.codes_changed > 0;
 }
 
 }  // namespace

@@ -271,6 +271,8 @@ void AwqTile::CountGroup(int64_t group, AwqTileFacts* facts) const {
   }
   const float full = c_.awq().symmetric ? 2 * std::max(-low, high) : high - low;
   const float share = full > 0 ? step * top / full : 1.0f;
+  // Rounding of the scale moves it by less, the least clip by more.
+  facts->clipped_groups += share < 0.99f ? 1 : 0;
   const int bin = static_cast<int>(std::ceil(std::min(share, 1.0f) * 10)) - 1;
   ++facts->clip_histogram[static_cast<size_t>(std::clamp(bin, 0, 9))];
 }

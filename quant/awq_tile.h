@@ -45,6 +45,7 @@ struct AwqTileFacts {
   OutputError ours;
   OutputError rtn;
   std::array<int64_t, 10> clip_histogram{};
+  int64_t clipped_groups = 0;  // whose range is less than the weights'
   int64_t codes_changed = 0;
 };
 

@@ -239,8 +239,8 @@ void GptqQuantizer::AddToReport(TensorReport* report) const {
   const bool scaled = solver.scale_max > solver.scale_min;
   if (report->has_output_error && solver.codes_changed == 0 && !scaled) {
     report->warnings.push_back(
-        "GPTQ_EQUALS_RTN: no code differs from rounding on the same grid: the "
-        "calibration changed nothing");
+        "NO_CHANGE: the calibration changed nothing: no code differs from "
+        "rounding on the same grid");
   }
   report->solver = solver;
 }

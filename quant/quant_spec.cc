@@ -36,13 +36,13 @@ const char* FormatName(OutputFormat format) {
     case OutputFormat::kCompressedTensors:
       return "COMPRESSED_TENSORS";
     case OutputFormat::kGptq:
-      return "GPTQ";
+      return "GPTQ_V1";
     case OutputFormat::kGptqV2:
       return "GPTQ_V2";
     case OutputFormat::kAwqGemm:
       return "AWQ_GEMM";
     case OutputFormat::kHqq:
-      return "HQQ";
+      return "HQQ_STATE_DICT";
   }
   return "?";
 }
@@ -159,8 +159,10 @@ absl::Status Validate(const HqqSpec& spec, OutputFormat format) {
   QS_RETURN_IF_ERROR(CheckRange("hqq.axis", spec.axis, 0, 1));
   QS_RETURN_IF_ERROR(CheckRange("hqq.iterations", spec.iterations, 1, 1000));
   if (format == OutputFormat::kHqq) return absl::OkStatus();
-  if (spec.axis != 1) return Refuse("hqq.axis", "0", "1, or the format HQQ");
-  if (spec.bits == 1) return Refuse("hqq.bits", "1", "2..8, or the format HQQ");
+  if (spec.axis != 1)
+    return Refuse("hqq.axis", "0", "1, or the format HQQ_STATE_DICT");
+  if (spec.bits == 1)
+    return Refuse("hqq.bits", "1", "8, 4, 3, 2, or the format HQQ_STATE_DICT");
   return absl::OkStatus();
 }
 
@@ -243,9 +245,9 @@ absl::Status ValidateHqqRows(const HqqSpec& spec, std::string_view name,
       spec.axis == 1 ? rows * cols / spec.group_size : spec.group_size;
   if (count % per_byte == 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "tensor \"", std::string(name), "\": format: got HQQ with ", count,
-      spec.axis == 1 ? " groups" : " codes a group", ", allowed a multiple of ",
-      per_byte, " for ", spec.bits, " bits"));
+      "tensor \"", std::string(name), "\": format: got HQQ_STATE_DICT with ",
+      count, spec.axis == 1 ? " groups" : " codes a group",
+      ", allowed a multiple of ", per_byte, " for ", spec.bits, " bits"));
 }
 
 // What a packed word needs whole: codes of a column of GPTQ, of a row of AWQ.

@@ -117,6 +117,7 @@ class CalibrationFaultsTest(programs.QuantctlCase):
                  "--range-search", "min-max", "--calibration", path)
         done = self.quantize_ok(MODEL, self.work / "a", *flags)
         self.assertIn("warning " + LAYER, done.stdout)
+        self.assertIn("NO_CHANGE: ", done.stdout)
         file = self.work / "report.json"
         done = self.quantize(MODEL, self.work / "b", *flags,
                              "--fail-on-warning", "--json", file)

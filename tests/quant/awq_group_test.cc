@@ -422,6 +422,33 @@ TEST_CASE("fewer tokens than inputs, and one that drowns all others") {
   }
 }
 
+TEST_CASE("a calibration that changes nothing is a warning") {
+  const int64_t cols = 128;
+  const auto backend = NewCpuBackend(1);
+  const auto bytes = Gaussian(64 * cols, DType::kBF16, 4);
+  for (bool clip : {false, true}) {
+    for (bool symmetric : {false, true}) {
+      // Alone, the linear has nothing to fold scales into.
+      AwqSpec awq = SmallSpec(Profile::kReference);
+      awq.clip = clip;
+      awq.symmetric = symmetric;
+      Moments moments;
+      moments.emplace("in", MomentsOf("in", Tokens(300, cols, 5), cols));
+      const SolvedGroup solved =
+          Solve(Awq(awq, Profile::kReference), Single(64, cols),
+                {{"w.weight", bytes}}, std::move(moments), *backend);
+      const auto& warnings = solved.report("w.weight").warnings;
+      INFO("clip " << clip << ", symmetric " << symmetric);
+      if (clip) {
+        CHECK(warnings.empty());
+      } else {
+        REQUIRE(warnings.size() == 1);
+        CHECK(warnings[0].find("NO_CHANGE: ") == 0);
+      }
+    }
+  }
+}
+
 TEST_CASE("one group a row, and rows that fill no tile") {
   const auto backend = NewCpuBackend(1);
   const auto bytes = Gaussian(45 * 96, DType::kF16, 4);

@@ -318,7 +318,7 @@ TEST_CASE("a calibration that changes nothing is a warning") {
   const QuantizedTensor q = Run(p, *NewCpuBackend(1));
   CHECK(q.report.solver->codes_changed == 0);
   REQUIRE(q.report.warnings.size() == 1);
-  CHECK(q.report.warnings[0].find("GPTQ_EQUALS_RTN: ") == 0);
+  CHECK(q.report.warnings[0].find("NO_CHANGE: ") == 0);
 }
 
 TEST_CASE("columns that no token reached are counted and still rounded") {

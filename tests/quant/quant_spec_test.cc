@@ -67,6 +67,94 @@ TEST_CASE("a format belongs to its method") {
       "format: got BITSANDBYTES, allowed COMPRESSED_TENSORS for rtn");
 }
 
+template <class Spec>
+void RequireSpecRefused(const Spec& spec, OutputFormat format,
+                        const std::string& text) {
+  INFO(text);
+  RequireRefused(ValidateSpec({spec, Profile::kBest, format}), text);
+}
+
+TEST_CASE("gptq: what it takes, and what it says of the rest") {
+  const auto refused = [](const GptqSpec& spec, const std::string& text,
+                          OutputFormat format = OutputFormat::kGptq) {
+    RequireSpecRefused(spec, format, text);
+  };
+  for (int bits : {2, 3, 4, 8}) {
+    for (int64_t group_size : {-1, 16, 1024}) {
+      const GptqSpec spec = {.bits = bits, .group_size = group_size};
+      CHECK(ValidateSpec({spec, Profile::kBest, OutputFormat::kGptq}).ok());
+    }
+  }
+  refused({.bits = 5}, "gptq.bits: got 5, allowed 2, 3, 4, 8");
+  for (const int64_t size : {0, 15, 1025}) {
+    refused({.group_size = size},
+            "gptq.group_size: got " + std::to_string(size) +
+                ", allowed -1 (the whole row) or 16..1024");
+  }
+  refused({.damping = 0}, "gptq.damping: got 0, allowed 1e-08..0.99");
+  refused({.damping = 1}, "gptq.damping: got 1, allowed 1e-08..0.99");
+  refused({.range_norm = 9}, "gptq.range_norm: got 9, allowed 0.1..8");
+  refused({.sweeps = -1}, "gptq.sweeps: got -1, allowed 0..100");
+  refused({.sweeps = 101}, "gptq.sweeps: got 101, allowed 0..100");
+  refused({.group_size = -1, .order = ColumnOrder::kGroupAware},
+          "gptq.order: got GROUP_AWARE, allowed another order with group_size "
+          "-1");
+  refused({.order = ColumnOrder::kActOrder},
+          "gptq.order: got ACT_ORDER, allowed an order with groups as stored: "
+          "no engine loads compressed-tensors with a group index",
+          OutputFormat::kCompressedTensors);
+  refused({},
+          "format: got HQQ_STATE_DICT, allowed COMPRESSED_TENSORS, "
+          "GPTQ_V1, GPTQ_V2 for gptq",
+          OutputFormat::kHqq);
+}
+
+TEST_CASE("awq: what it takes, and what it says of the rest") {
+  const auto refused = [](const AwqSpec& spec, const std::string& text,
+                          OutputFormat format =
+                              OutputFormat::kCompressedTensors) {
+    RequireSpecRefused(spec, format, text);
+  };
+  for (int bits = 2; bits <= 8; ++bits) {
+    CHECK(ValidateSpec({AwqSpec{.bits = bits}, Profile::kBest,
+                        OutputFormat::kCompressedTensors})
+              .ok());
+  }
+  refused({.bits = 1}, "awq.bits: got 1, allowed 2..8");
+  refused({.bits = 9}, "awq.bits: got 9, allowed 2..8");
+  refused({.bits = 3}, "awq.bits: got 3, allowed 4", OutputFormat::kAwqGemm);
+  refused({.group_size = 8},
+          "awq.group_size: got 8, allowed -1 (the whole row) or at least 16");
+  refused({.grid = 0}, "awq.grid: got 0, allowed 1..100");
+  refused({.max_scale_ratio = -1},
+          "awq.max_scale_ratio: got -1, allowed 0..1e+09");
+  refused({.damping = 1}, "awq.damping: got 1, allowed 1e-08..0.99");
+}
+
+TEST_CASE("hqq: what it takes, and what it says of the rest") {
+  const auto refused = [](const HqqSpec& spec, const std::string& text,
+                          OutputFormat format = OutputFormat::kHqq) {
+    RequireSpecRefused(spec, format, text);
+  };
+  for (int bits : {8, 4, 3, 2, 1}) {
+    for (int axis : {0, 1}) {
+      const HqqSpec spec = {.bits = bits, .axis = axis};
+      CHECK(ValidateSpec({spec, Profile::kBest, OutputFormat::kHqq}).ok());
+    }
+  }
+  refused({.bits = 5}, "hqq.bits: got 5, allowed 8, 4, 3, 2, 1");
+  refused({.group_size = 12},
+          "hqq.group_size: got 12, allowed a multiple of 8");
+  refused({.axis = 2}, "hqq.axis: got 2, allowed 0..1");
+  refused({.iterations = 0}, "hqq.iterations: got 0, allowed 1..1000");
+  refused({.axis = 0},
+          "hqq.axis: got 0, allowed 1, or the format HQQ_STATE_DICT",
+          OutputFormat::kCompressedTensors);
+  refused({.bits = 1},
+          "hqq.bits: got 1, allowed 8, 4, 3, 2, or the format HQQ_STATE_DICT",
+          OutputFormat::kCompressedTensors);
+}
+
 TEST_CASE("a group size must divide the columns") {
   CHECK(ValidateSpecForShape(RtnOf(4, 128), "a.weight", 3, 256).ok());
   CHECK(ValidateSpecForShape(RtnOf(4, -1), "a.weight", 3, 7).ok());
