@@ -14,27 +14,12 @@
 #include "kernels/cuda/gram_cuda.h"
 #include "kernels/cuda/hqq_cuda.h"
 #include "kernels/cuda/nf4_cuda.h"
-#include "kernels/cuda/scratch.h"
 #include "kernels/cuda/staged_ops.h"
 #include "kernels/cuda/stats_cuda.h"
+#include "kernels/cuda/workspace_scratch.h"
 
 namespace qs::cuda {
 namespace {
-
-class WorkspaceScratch final : public Scratch {
- public:
-  explicit WorkspaceScratch(Workspace& workspace) : workspace_(workspace) {}
-  absl::StatusOr<void*> Take(int64_t bytes) override {
-    return workspace_.Take(bytes);
-  }
-  absl::Status CopyOut(void* host, const void* device, int64_t bytes,
-                       Stream&) override {
-    return workspace_.CopyOut(host, device, bytes);
-  }
-
- private:
-  Workspace& workspace_;
-};
 
 class CudaBackend final : public Backend {
  public:

@@ -15,9 +15,9 @@
 #include "kernels/cuda/gram_cuda.h"
 #include "kernels/cuda/hqq_cuda.h"
 #include "kernels/cuda/nf4_cuda.h"
-#include "kernels/cuda/scratch.h"
 #include "kernels/cuda/staged_ops.h"
 #include "kernels/cuda/stats_cuda.h"
+#include "kernels/cuda/workspace_scratch.h"
 #include "quant/site_accumulator.h"
 #include "tests/quant/awq_cases.h"
 #include "tests/testing/fake_device.h"
@@ -26,21 +26,6 @@ namespace qs::testing {
 namespace {
 
 constexpr int64_t kMany = int64_t{1} << 40;
-
-class SessionScratch final : public cuda::Scratch {
- public:
-  explicit SessionScratch(cuda::Workspace& workspace) : workspace_(workspace) {}
-  absl::StatusOr<void*> Take(int64_t bytes) override {
-    return workspace_.Take(bytes);
-  }
-  absl::Status CopyOut(void* host, const void* device, int64_t bytes,
-                       Stream&) override {
-    return workspace_.CopyOut(host, device, bytes);
-  }
-
- private:
-  cuda::Workspace& workspace_;
-};
 
 // A worker's backend whose session the test sees.
 class SeenDevice final : public Backend {
@@ -81,7 +66,7 @@ class SeenDevice final : public Backend {
   const std::unique_ptr<cuda::DeviceSession> session_;
   const std::unique_ptr<cuda::Blas> blas_;
   const std::unique_ptr<Backend> host_;
-  SessionScratch scratch_;
+  cuda::WorkspaceScratch scratch_;
   const std::unique_ptr<Nf4Ops> nf4_;
   const std::unique_ptr<AffineOps> affine_;
   const std::unique_ptr<StatsOps> stats_;
