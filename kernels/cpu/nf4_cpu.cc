@@ -18,7 +18,7 @@ namespace nf4 {
 SearchTable::SearchTable(Codebook codebook) {
   const RankTable table = MakeRankTable(codebook, Nf4Rule::kCpu);
   for (int q = -kSearchSteps; q <= kSearchSteps; ++q) {
-    int16_t* row = rows[q + kSearchSteps];
+    int16_t* row = rows[q + kFirstRow];
     for (int k = 0; k < kCandidates; ++k) {
       const SearchTerms terms = MakeSearchTerms(table, q, k);
       row[k] = terms.cross;

@@ -11,11 +11,12 @@
 
 namespace qs::nf4 {
 
-// Row q + 127: the terms of step q, all crosses, then all squares. 8 KiB, which
-// stay in a core's first cache during a search.
+// Row q + kFirstRow: the terms of step q, all crosses, then all squares. 8 KiB,
+// which stay in a core's first cache during a search. No step has row 0.
 struct SearchTable {
+  static constexpr int kFirstRow = kSearchSteps + 1;
   explicit SearchTable(Codebook codebook);
-  alignas(64) int16_t rows[2 * kSearchSteps + 1][2 * kCandidates];
+  alignas(64) int16_t rows[kFirstRow + kSearchSteps + 1][2 * kCandidates] = {};
 };
 
 struct SimdTables {

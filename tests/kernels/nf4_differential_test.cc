@@ -1,6 +1,8 @@
 // Every SIMD target and thread count against the reference, with ==.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -71,6 +73,31 @@ TEST_CASE("codes on both sides of every threshold, and all along [-1, 1]") {
         INFO(c.Describe());
         REQUIRE(RunNf4(backend->nf4(), c) == RunNf4(reference->nf4(), c));
       }
+    }
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
+}
+
+TEST_CASE("the search's steps that end in a half are even") {
+  // Blocks of whole numbers up to 254, which is twice the number of steps. The
+  // shapes of their sums differ, so that some depend on how halves are rounded.
+  TestTensor weight(DType::kF32, int64_t{64} * 4096);
+  std::mt19937_64 random(7);
+  for (int64_t i = 0; i < weight.count(); ++i) {
+    const float draw = std::round(4500 * MakeValue(Kind::kGauss, i, random));
+    StoreFromFloat(weight.data(), DType::kF32, i,
+                   i % 64 == 0 ? 254.0f : std::clamp(draw, -253.0f, 253.0f));
+  }
+  const auto reference = NewReferenceBackend();
+  const auto backend = NewCpuBackend(1);
+  for (Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+    const Nf4Case c{weight, 64, codebook, Nf4Rule::kCpu, Nf4Search::kBestScale,
+                    0};
+    const Nf4Result want = RunNf4(reference->nf4(), c);
+    for (const std::string& target : SimdTargets()) {
+      INFO("target " << target << ", " << c.Describe());
+      REQUIRE(ForceSimdTargetForTest(target).ok());
+      REQUIRE(RunNf4(backend->nf4(), c) == want);
     }
   }
   REQUIRE(ForceSimdTargetForTest("").ok());
