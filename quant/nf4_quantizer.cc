@@ -101,6 +101,11 @@ class Nf4Quantizer final : public QuantizerBase {
   template <typename T, typename Load>
   int64_t FindBadCode(const Slice& slice, Load load) const;
   absl::Status Measure(const Slice& slice, Backend& backend);
+  // The absmax that a reader finds, where it is not stored itself.
+  std::span<const float> NestedAbsmax() const {
+    if (!nf4_.double_quant) return {};
+    return {absmax_.As<float>(), static_cast<size_t>(num_blocks_)};
+  }
   // Codes absmax into pieces_, then leaves the decoded values in absmax_.
   absl::Status NestAbsmax(Backend& backend);
   absl::Status PrepareRefine(Backend& backend) override {
@@ -271,12 +276,14 @@ absl::StatusOr<std::vector<OutputTensor>> Nf4Quantizer::Assemble(
   } else if (!has_second_round()) {
     QS_RETURN_IF_ERROR(NestAbsmax(backend));
   }
-  absmax_ = Buffer();
   ReleaseInput();
   pieces_.packed = std::move(packed_);
   QS_ASSIGN_OR_RETURN(std::vector<OutputTensor> tensors,
                       BitsandbytesTensors(nf4_, info().name, info().dtype,
                                           info().shape, std::move(pieces_)));
+  QS_RETURN_IF_ERROR(VerifyBitsandbytes(tensors, nf4_, info().dtype,
+                                        info().shape, NestedAbsmax()));
+  absmax_ = Buffer();
   tensors.front().shape = {packed_bytes(), 1};  // its bytes may have left
   return tensors;
 }

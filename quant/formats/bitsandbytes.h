@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,6 +51,15 @@ struct DecodedWeight {
 absl::StatusOr<DecodedWeight> DecodeBitsandbytes(
     const std::map<std::string, SafetensorsItem>& tensors,
     const std::string& name);
+
+// Reads the tensors of BitsandbytesTensors back, all but the codes (which may
+// have left already), as DecodeBitsandbytes does. `absmax`: what the codes were
+// chosen against, for nested ones; empty otherwise. Errors: INTERNAL — a piece
+// does not say what it was made from.
+absl::Status VerifyBitsandbytes(const std::vector<OutputTensor>& tensors,
+                                const Nf4Spec& spec, DType dtype,
+                                const std::vector<int64_t>& shape,
+                                std::span<const float> absmax);
 
 // `quantization_config` for config.json, as transformers writes it.
 // `skip_modules`: module names left unquantized (becomes

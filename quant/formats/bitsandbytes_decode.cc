@@ -1,9 +1,11 @@
 // Tested by tests/formats/bitsandbytes_test.cc,
 // tests/formats/bitsandbytes_decode_test.cc and tests/fuzz/safetensors_fuzz.cc.
 //
-// Written from the file format alone, without the kernels and their tables: it
-// is what their output is verified with.
+// Written from the file format alone: it is what the kernels' output is
+// verified with, and only their codebooks are looked at, to compare.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -12,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/nf4_ops.h"
 #include "quant/formats/bitsandbytes.h"
 #include "quant/formats/json.h"
 #include "quant/formats/stored_tensors.h"
@@ -21,6 +24,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int64_t kNumLevels = 16;
 constexpr JsonLimits kStateLimits = {.max_bytes = 65536, .max_depth = 2};
 constexpr std::string_view kStatePrefix = ".quant_state.bitsandbytes__";
 
@@ -164,35 +168,49 @@ absl::StatusOr<QuantState> ParseState(const StoredTensors& tensors,
 }
 
 // absmax of every block, decoded where it is coded itself.
-absl::StatusOr<std::vector<float>> ReadAbsmax(const StoredTensors& tensors,
-                                              const std::string& name,
-                                              const QuantState& state) {
-  const int64_t blocks = state.num_blocks();
-  QS_ASSIGN_OR_RETURN(
-      const auto stored,
-      StoredBytes(tensors, name + ".absmax",
-                  state.nested ? DType::kU8 : DType::kF32, {blocks}));
-  std::vector<float> absmax;
-  absmax.reserve(static_cast<size_t>(blocks));
-  if (!state.nested) {
-    for (int64_t i = 0; i < blocks; ++i) {
-      absmax.push_back(LoadAt<float>(stored, i));
-    }
-    return absmax;
+class AbsmaxReader {
+ public:
+  static absl::StatusOr<AbsmaxReader> Open(const StoredTensors& tensors,
+                                           const std::string& name,
+                                           const QuantState& state) {
+    AbsmaxReader reader(state);
+    const int64_t blocks = state.num_blocks();
+    QS_ASSIGN_OR_RETURN(
+        reader.stored_,
+        StoredBytes(tensors, name + ".absmax",
+                    state.nested ? DType::kU8 : DType::kF32, {blocks}));
+    if (!state.nested) return reader;
+    QS_ASSIGN_OR_RETURN(
+        reader.scales_,
+        StoredBytes(tensors, name + ".nested_absmax", DType::kF32,
+                    {CeilDiv(blocks, state.nested_block_size)}));
+    QS_ASSIGN_OR_RETURN(
+        reader.map_,
+        StoredBytes(tensors, name + ".nested_quant_map", DType::kF32, {256}));
+    return reader;
   }
-  QS_ASSIGN_OR_RETURN(const auto scales,
-                      StoredBytes(tensors, name + ".nested_absmax", DType::kF32,
-                                  {CeilDiv(blocks, state.nested_block_size)}));
-  QS_ASSIGN_OR_RETURN(
-      const auto map,
-      StoredBytes(tensors, name + ".nested_quant_map", DType::kF32, {256}));
-  for (int64_t i = 0; i < blocks; ++i) {
-    const float scaled = LoadAt<float>(map, stored[static_cast<size_t>(i)]) *
-                         LoadAt<float>(scales, i / state.nested_block_size);
-    absmax.push_back(scaled + state.nested_offset);
+
+  float At(int64_t block) const {
+    if (!nested_) return LoadAt<float>(stored_, block);
+    const float scaled =
+        LoadAt<float>(map_, stored_[static_cast<size_t>(block)]) *
+        LoadAt<float>(scales_, block / nested_block_size_);
+    return scaled + nested_offset_;
   }
-  return absmax;
-}
+
+ private:
+  explicit AbsmaxReader(const QuantState& state)
+      : nested_(state.nested),
+        nested_block_size_(state.nested_block_size),
+        nested_offset_(state.nested_offset) {}
+
+  bool nested_;
+  int64_t nested_block_size_;
+  float nested_offset_;
+  std::span<const uint8_t> stored_;
+  std::span<const uint8_t> scales_;
+  std::span<const uint8_t> map_;
+};
 
 // The nibble behind an odd number of codes is a code of 0.0, or 0 where the
 // last block is all zero.
@@ -206,7 +224,47 @@ absl::Status CheckLastNibble(const SafetensorsItem& weight, int64_t n,
                      "a code of zero");
 }
 
+absl::Status Differs(const std::string& name, const char* what) {
+  return absl::InternalError(absl::StrCat("tensor \"", name, "\": the packed ",
+                                          what, " does not read back"));
+}
+
 }  // namespace
+
+absl::Status VerifyBitsandbytes(const std::vector<OutputTensor>& tensors,
+                                const Nf4Spec& spec, DType dtype,
+                                const std::vector<int64_t>& shape,
+                                std::span<const float> absmax) {
+  const std::string& name = tensors.front().name;
+  StoredTensors stored;
+  for (size_t i = 1; i < tensors.size(); ++i) {
+    const OutputTensor& tensor = tensors[i];
+    stored[tensor.name] = {
+        tensor.name, tensor.dtype, tensor.shape,
+        std::span(tensor.data.data(), static_cast<size_t>(tensor.data.size()))};
+  }
+  const absl::StatusOr<QuantState> state = ParseState(stored, name);
+  if (!state.ok() || state->block_size != spec.block_size ||
+      state->dtype != dtype || state->shape != shape ||
+      state->nested != spec.double_quant) {
+    return Differs(name, "quant_state");
+  }
+  const auto map =
+      StoredBytes(stored, name + ".quant_map", DType::kF32, {kNumLevels});
+  const size_t map_bytes = kNumLevels * sizeof(float);
+  if (!map.ok() ||
+      std::memcmp(map->data(), CodebookLevels(spec.codebook), map_bytes) != 0) {
+    return Differs(name, "quant_map");
+  }
+  const auto reader = AbsmaxReader::Open(stored, name, *state);
+  if (!reader.ok()) return Differs(name, "absmax");
+  for (size_t i = 0; i < absmax.size(); ++i) {
+    if (reader->At(static_cast<int64_t>(i)) != absmax[i]) {
+      return Differs(name, "absmax");
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<DecodedWeight> DecodeBitsandbytes(
     const std::map<std::string, SafetensorsItem>& tensors,
@@ -219,20 +277,23 @@ absl::StatusOr<DecodedWeight> DecodeBitsandbytes(
     return StoredError(name, absl::StrCat(weight->data.size(), " bytes"),
                        absl::StrCat(CeilDiv(n, 2), ", by its quant_state"));
   }
-  QS_ASSIGN_OR_RETURN(const std::vector<float> absmax,
-                      ReadAbsmax(tensors, name, state));
+  QS_ASSIGN_OR_RETURN(const AbsmaxReader absmax,
+                      AbsmaxReader::Open(tensors, name, state));
   QS_ASSIGN_OR_RETURN(const auto map, StoredBytes(tensors, name + ".quant_map",
-                                                  DType::kF32, {16}));
+                                                  DType::kF32, {kNumLevels}));
   QS_RETURN_IF_ERROR(CheckLastNibble(*weight, n, map));
   DecodedWeight decoded{state.dtype, std::move(state.shape), {}};
   QS_ASSIGN_OR_RETURN(decoded.data,
                       Buffer::Allocate(n * DTypeBytes(decoded.dtype)));
-  for (int64_t i = 0; i < n; ++i) {
-    const uint8_t pair = weight->data[static_cast<size_t>(i / 2)];
-    const int code = i % 2 == 0 ? pair >> 4 : pair & 15;
-    const float value = LoadAt<float>(map, code) *
-                        absmax[static_cast<size_t>(i / state.block_size)];
-    StoreFromFloat(decoded.data.data(), decoded.dtype, i, value);
+  for (int64_t block = 0; block < state.num_blocks(); ++block) {
+    const float scale = absmax.At(block);
+    const int64_t end = std::min(n, (block + 1) * state.block_size);
+    for (int64_t i = block * state.block_size; i < end; ++i) {
+      const uint8_t pair = weight->data[static_cast<size_t>(i / 2)];
+      const int code = i % 2 == 0 ? pair >> 4 : pair & 15;
+      StoreFromFloat(decoded.data.data(), decoded.dtype, i,
+                     LoadAt<float>(map, code) * scale);
+    }
   }
   return decoded;
 }

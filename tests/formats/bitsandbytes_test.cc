@@ -116,6 +116,60 @@ TEST_CASE("files are byte-equal to those bitsandbytes saved",
   }
 }
 
+TEST_CASE("what is written of a weight is read back before it is sent",
+          "[bitsandbytes]") {
+  const std::unique_ptr<Nf4Ops> ops = NewNf4Reference();
+  Stream stream;
+  const std::vector<int64_t> shape = {3, 12000};
+  std::vector<float> weight(36000);
+  for (size_t i = 0; i < weight.size(); ++i) {
+    weight[i] = 0.01f * static_cast<float>(i % 501) - 2;
+  }
+  for (const bool nested : {false, true}) {
+    const Nf4Spec spec{.double_quant = nested};
+    const auto make = [&] {
+      return Tensors(
+          spec, "a.weight", DType::kF32, shape,
+          Encode(spec, {weight.data(), DType::kF32, shape[0], shape[1]}));
+    };
+    std::vector<float> absmax;
+    if (nested) {
+      Nf4Pieces pieces =
+          Encode(spec, {weight.data(), DType::kF32, shape[0], shape[1]});
+      absmax.resize(static_cast<size_t>(pieces.absmax.size()));
+      REQUIRE(
+          ops->NestedDecode(
+                 {pieces.absmax.data(), pieces.nested_absmax.As<float>(),
+                  &pieces.nested_offset, pieces.absmax.size(), absmax.data()},
+                 stream)
+              .ok());
+    }
+    const auto verify = [&](const std::vector<OutputTensor>& tensors) {
+      return VerifyBitsandbytes(tensors, spec, DType::kF32, shape, absmax);
+    };
+    REQUIRE(verify(make()).ok());
+    CHECK(absl::IsInternal(
+        VerifyBitsandbytes(make(), spec, DType::kBF16, shape, absmax)));
+    CHECK(absl::IsInternal(
+        VerifyBitsandbytes(make(), spec, DType::kF32, {36000}, absmax)));
+    Nf4Spec other = spec;
+    other.block_size = 128;
+    CHECK(absl::IsInternal(
+        VerifyBitsandbytes(make(), other, DType::kF32, shape, absmax)));
+    for (size_t i = 1; i < make().size(); ++i) {
+      auto tensors = make();
+      INFO(tensors[i].name << (nested ? ", nested" : ""));
+      // A byte that each piece needs; plain absmax are compared by the codes.
+      if (nested || tensors[i].name != "a.weight.absmax") {
+        tensors[i].data.data()[3] ^= 0x10;
+        CHECK(absl::IsInternal(verify(tensors)));
+      }
+      tensors.erase(tensors.begin() + static_cast<std::ptrdiff_t>(i));
+      CHECK(absl::IsInternal(verify(tensors)));
+    }
+  }
+}
+
 TEST_CASE("tensors of a weight in the format's order", "[bitsandbytes]") {
   struct Want {
     std::string name;

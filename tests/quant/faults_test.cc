@@ -1,5 +1,6 @@
 // TensorQuantizer when a kernel lies, fails, or the owner cancels.
 #include <atomic>
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,6 +20,7 @@ const std::string kName = "a.weight";
 struct Hooks {
   std::function<absl::Status(const Nf4EncodeArgs&)> nf4_encoded;
   std::function<void()> nested_encoded;
+  std::function<void(const NestedDecodeArgs&)> nested_decoded;
   std::function<void(const Nf4RecodeArgs&)> recoded;
   std::function<void(const PackRowsArgs&)> rows_packed;
   std::function<void(const PackColumnsArgs&)> columns_packed;
@@ -45,7 +47,9 @@ class HookedNf4 final : public Nf4Ops {
     return status;
   }
   absl::Status NestedDecode(const NestedDecodeArgs& a, Stream& s) override {
-    return ops_.NestedDecode(a, s);
+    const absl::Status status = ops_.NestedDecode(a, s);
+    if (hooks_.nested_decoded) hooks_.nested_decoded(a);
+    return status;
   }
 
  private:
@@ -146,6 +150,28 @@ TEST_CASE("a wrong byte of packed output never counts as done") {
     };
     CHECK(absl::IsInternal(FirstTile(asymmetric, backend)));
   }
+}
+
+TEST_CASE("an absmax that a reader does not find never counts as done") {
+  HookedBackend backend;
+  const auto bytes = Gaussian(64 * 128, DType::kBF16, 23);
+  QuantizeOptions options;
+  options.error_report = false;  // codes stay as they are
+  const auto finish = [&] {
+    const auto q =
+        MakeQuantizer(PresetSpec("NF4-dq", Profile::kReference),
+                      {kName, DType::kBF16, {64, 128}}, bytes, options);
+    REQUIRE(q->RunTile(0, backend).ok());
+    return q->Finish(backend).status();
+  };
+  REQUIRE(finish().ok());
+  backend.hooks.nested_decoded = [](const NestedDecodeArgs& a) {
+    a.absmax[77] = std::nextafter(a.absmax[77], 1.0f);
+  };
+  const absl::Status status = finish();
+  CHECK(absl::IsInternal(status));
+  CHECK(std::string(status.message()).find("absmax does not read back") !=
+        std::string::npos);
 }
 
 TEST_CASE("a kernel's error comes through") {
