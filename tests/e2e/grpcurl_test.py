@@ -6,11 +6,13 @@
 grpcurl comes from PATH, or is built once through Go's module proxy. Without
 grpcurl and Go the test is skipped (exit code 77), and says so.
 """
+import base64
 import json
 import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -71,6 +73,13 @@ def check_quantize(output):
     assert set(frames) == {"w", "w.absmax", "w.quant_map",
                            "w.quant_state.bitsandbytes__nf4"}, set(frames)
     assert frames["w"]["dtype"] == "U8" and frames["w"]["shape"] == ["2", "1"]
+    # By hand: 0.1, -0.2, 0.3 and 0.4 of 0.4 are 0.25, -0.5, 0.75 and 1. Either
+    # profile takes NF4's entries 10 (0.2461), 2 (-0.5251), 14 (0.723) and
+    # 15 (1), the first of each two in the high nibble.
+    codes = base64.b64decode(frames["w"]["data"])
+    assert codes == bytes([0xA2, 0xEF]), codes.hex()
+    absmax, = struct.unpack("<f", base64.b64decode(frames["w.absmax"]["data"]))
+    assert 0.39 < absmax < 0.41, absmax
     report = next(v["report"] for v in values if "report" in v)
     assert report["error"]["count"] == "4", report
 

@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "service/server/error.h"
+#include "tests/service/group_messages.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/sanitized.h"
 
 namespace qs::testing {
 namespace {
@@ -119,6 +121,76 @@ TEST_CASE("a deadline ends the stream on both sides", "[stream]") {
   REQUIRE(call.Write(weight.ChunkAt(0, 1 << 20)));
   REQUIRE(call.Finish().status.code() == absl::StatusCode::kDeadlineExceeded);
   REQUIRE(Eventually([&] { return Idle(server.context()); }, absl::Seconds(1)));
+}
+
+// A group that keeps one worker busy for seconds: a layer of 4096 columns, a
+// quarter of that under a sanitizer, whose second moment is a diagonal and one
+// direction.
+Requests LongGroup() {
+  const int64_t inputs = kSanitized ? 1024 : 4096;
+  const int64_t repeats = kSanitized ? 4 : 16;
+  Requests requests = {Config("W4A16-gptq", false, v1::BEST)};
+  requests[0].mutable_config()->set_send_progress(true);
+  TestWeight weight(3, "a.weight", 1024, inputs, 6);
+  const std::vector<uint8_t> part = weight.bytes;
+  for (int64_t i = 1; i < repeats; ++i) {
+    weight.bytes.insert(weight.bytes.end(), part.begin(), part.end());
+  }
+  weight.info.shape[0] *= repeats;
+  const TestSite site("in", inputs, 1, 7);
+  requests.push_back(Group(1, site, {weight}));
+  requests.push_back(SiteBegin(2, 1, site, v1::SiteBegin::SECOND_MOMENT));
+  std::vector<float> moment;
+  for (int64_t i = 0; i < inputs; ++i) {
+    for (int64_t j = i; j < inputs; ++j) moment.push_back(i == j ? 64 : 1);
+  }
+  moment.resize(moment.size() + static_cast<size_t>(inputs), 1.0f);
+  AppendBytes(&requests, 2, AsBytes(moment), 1 << 20);
+  AppendTensor(&requests, 1, weight, 1 << 20);
+  return requests;
+}
+
+ServerOptions OneWorker() {
+  ServerOptions options = TestServerOptions();
+  options.workers = {1, 1};
+  options.memory_budget = int64_t{4} << 30;
+  return options;
+}
+
+TEST_CASE("a worker that solves stops within a second of its client's end",
+          "[stream]") {
+  InProcessServer server(OneWorker());
+  const Requests requests = LongGroup();
+  SECTION("a cancellation") {
+    QuantizeCall call(server.NewChannel());
+    std::thread writer([&] { (void)call.WriteAll(requests); });
+    while (call.answers.progress.empty() && call.ReadOne()) {
+    }
+    const int running = server.context().pool().running();
+    call.context.TryCancel();
+    const bool idle =
+        Eventually([&] { return Idle(server.context()); }, absl::Seconds(1));
+    writer.join();
+    REQUIRE_FALSE(call.answers.progress.empty());
+    REQUIRE(running == 1);
+    REQUIRE(idle);
+    REQUIRE_FALSE(call.Finish().summary);
+  }
+  SECTION("a deadline") {
+    bool solving = false;  // the factor is there, rows follow
+    for (int seconds = 1; !solving && seconds <= 16; seconds *= 2) {
+      INFO("a deadline of " << seconds << " s");
+      QuantizeCall call(server.NewChannel(), absl::Seconds(seconds));
+      std::thread writer([&] { (void)call.WriteAll(requests); });
+      const Answers& answers = call.Finish();
+      writer.join();
+      REQUIRE(answers.status.code() == absl::StatusCode::kDeadlineExceeded);
+      solving = !answers.progress.empty();
+      REQUIRE(
+          Eventually([&] { return Idle(server.context()); }, absl::Seconds(1)));
+    }
+    REQUIRE(solving);
+  }
 }
 
 TEST_CASE("a stream without progress is ended with its reason", "[stream]") {

@@ -305,6 +305,58 @@ TEST_CASE("errors of the config", "[stream_errors]") {
   for (const Case& c : ConfigCases()) RequireError(context, c);
 }
 
+// An optional enum of proto3 takes any number from the wire.
+TEST_CASE("numbers that no enum has", "[stream_errors]") {
+  using Quantization = v1::QuantizationConfig;
+  struct EnumCase {
+    std::string field;
+    std::function<void(v1::QuantizeConfig*)> set;
+  };
+  const auto quantization = [](auto set) {
+    return [set](v1::QuantizeConfig* c) { set(c->mutable_quantization()); };
+  };
+  const EnumCase cases[] = {
+      {"config.quantization.profile", quantization([](Quantization* q) {
+         q->mutable_nf4();
+         q->set_profile(static_cast<v1::Profile>(77));
+       })},
+      {"config.quantization.format", quantization([](Quantization* q) {
+         q->mutable_nf4();
+         q->set_format(static_cast<v1::OutputFormat>(77));
+       })},
+      {"config.quantization.nf4.codebook", quantization([](Quantization* q) {
+         q->mutable_nf4()->set_codebook(
+             static_cast<v1::Nf4Config::Codebook>(77));
+       })},
+      {"config.quantization.nf4.rule", quantization([](Quantization* q) {
+         q->mutable_nf4()->set_rule(static_cast<v1::Nf4Config::Rule>(77));
+       })},
+      {"config.quantization.gptq.order", quantization([](Quantization* q) {
+         q->mutable_gptq()->set_order(static_cast<v1::GptqConfig::Order>(77));
+       })},
+      {"config.quantization.gptq.range_search",
+       quantization([](Quantization* q) {
+         q->mutable_gptq()->set_range_search(
+             static_cast<v1::GptqConfig::RangeSearch>(77));
+       })},
+      {"config.view",
+       [](v1::QuantizeConfig* c) {
+         c->mutable_quantization()->mutable_nf4();
+         c->set_view(static_cast<v1::QuantizeConfig::View>(77));
+       }},
+  };
+  QuantizeContext context(TestContextOptions());
+  for (const EnumCase& c : cases) {
+    v1::QuantizeRequest request;
+    c.set(request.mutable_config());
+    RequireError(context, {c.field,
+                           {request},
+                           StatusCode::kInvalidArgument,
+                           "BAD_FIELD",
+                           c.field + ": got enum number 77, allowed"});
+  }
+}
+
 TEST_CASE("errors of a tensor's begin", "[stream_errors]") {
   QuantizeContext context(TestContextOptions());
   for (const Case& c : TensorCases()) RequireError(context, c);
