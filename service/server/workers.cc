@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "service/server/log.h"
 
 namespace qs {
 
@@ -24,6 +25,11 @@ absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
       return absl::FailedPreconditionError(absl::StrCat(
           "workers: got gpu:", index, ": ", backend.status().message()));
     }
+    // With its libraries, or why one is not there.
+    Log(LogLevel::kInfo, "gpu_worker",
+        {{"worker", (*backend)->name()},
+         {"lanes", (*backend)->lanes()},
+         {"description", (*backend)->description()}});
     backends.push_back(*std::move(backend));
   }
   for (std::unique_ptr<Backend>& backend :

@@ -65,6 +65,8 @@ TEST_CASE("the last GPU lost with --exit-when-lost: exit code 3",
   quantd.RequireQuantizes();  // the stream in which it is lost ends well
   CHECK(quantd.process().WaitForExit(kEndLimit) == kDevicesLost);
   CHECK(quantd.Lost());
+  // What it had been, with its libraries.
+  CHECK(quantd.process().Log().find("\"gpu_worker\"") != std::string::npos);
 }
 
 TEST_CASE("the last GPU lost without it: serves on, and is not ready",
