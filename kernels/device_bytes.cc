@@ -236,7 +236,7 @@ DeviceBytes DeviceBytesOf(const GramFinishArgs& a) {
 
 // ----------------------------------------------------------------------- GPTQ
 
-DeviceBytes DeviceBytesOf(const GptqFactorArgs& a) {
+DeviceBytes DeviceBytesOf(const GptqFactorArgs& a, const DeviceTiles& tiles) {
   const int64_t n = a.size;
   const bool in_place = a.factor != nullptr && a.hessian == a.factor;
   Arrays sum;
@@ -247,6 +247,8 @@ DeviceBytes DeviceBytesOf(const GptqFactorArgs& a) {
       .Add(2, kI32)
       .Add(2, kIndex)
       .Add(n, kF32)
+      .Add(MostFactorScratch(n, tiles), 1)
+      .Add(1, kI32)
       .Add(n * n, kF64)
       .Add(n, kF32);
 }

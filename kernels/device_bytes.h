@@ -61,7 +61,8 @@ DeviceBytes DeviceBytesOf(const GramAccumulateArgs& args,
 DeviceBytes DeviceBytesOf(const GramFinishArgs& args);
 
 // With the two matrices in one memory it may be less.
-DeviceBytes DeviceBytesOf(const GptqFactorArgs& args);
+DeviceBytes DeviceBytesOf(const GptqFactorArgs& args,
+                          const DeviceTiles& tiles = kGpuTiles);
 // Without a factor and its number nothing of [cols, cols] is there.
 DeviceBytes DeviceBytesOf(const GptqSolveArgs& args,
                           const DeviceTiles& tiles = kGpuTiles);

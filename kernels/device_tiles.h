@@ -4,22 +4,30 @@
 #ifndef QS_KERNELS_DEVICE_TILES_H_
 #define QS_KERNELS_DEVICE_TILES_H_
 
+#include <algorithm>
 #include <cstdint>
 
 namespace qs {
 
 struct DeviceTiles {
-  int64_t solve_rows;     // of GPTQ's tiles, the last one filled up
-  int64_t gram_columns;   // of a product of second moments
-  int64_t loss_elements;  // of AWQ's differences of a tile of rows
-  int64_t clip_elements;  // of its clip search's candidates
-  int64_t loss_columns;   // of a product of its losses
-  int64_t loss_parts;     // partial sums of a loss
+  int64_t solve_rows;      // of GPTQ's tiles, the last one filled up
+  int64_t gram_columns;    // of a product of second moments
+  int64_t loss_elements;   // of AWQ's differences of a tile of rows
+  int64_t clip_elements;   // of its clip search's candidates
+  int64_t loss_columns;    // of a product of its losses
+  int64_t loss_parts;      // partial sums of a loss
+  int64_t factor_columns;  // of a block that a library factors
 };
 constexpr DeviceTiles kGpuTiles = {
-    1024, 1024, int64_t{1} << 26, int64_t{1} << 26, 1024, 512};
+    1024, 1024, int64_t{1} << 26, int64_t{1} << 26, 1024, 512, 2048};
 // So that small matrices have several of each.
-constexpr DeviceTiles kEmulatedTiles = {64, 48, 3000, 20000, 64, 3};
+constexpr DeviceTiles kEmulatedTiles = {64, 48, 3000, 20000, 64, 3, 72};
+
+// Bytes of scratch that a library may take for blocks of a factor [size, size].
+constexpr int64_t MostFactorScratch(int64_t size, const DeviceTiles& tiles) {
+  const int64_t columns = std::min(size, tiles.factor_columns);
+  return 8 * columns * columns;
+}
 
 }  // namespace qs
 

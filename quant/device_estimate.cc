@@ -116,11 +116,11 @@ struct Solver {
   ContentId numbered = kSomeNumber;  // its matrices
 };
 
-DeviceBytes FactorBytes(int64_t inputs, bool in_f64) {
+DeviceBytes FactorBytes(int64_t inputs, bool in_f64, const DeviceTiles& tiles) {
   GptqFactorArgs args;
   args.size = inputs;
   args.in_f64 = in_f64;
-  return DeviceBytesOf(args);
+  return DeviceBytesOf(args, tiles);
 }
 
 DeviceBytes ErrorBytes(const Weight& weight, DType decoded, ContentId numbered,
@@ -176,7 +176,7 @@ DeviceBytes GptqBytes(const QuantSpec& spec, const TensorInfo& info,
   solver.static_groups = gptq.order != ColumnOrder::kActOrder;
   solver.refines = best && gptq.sweeps > 0 && solver.static_groups;
   DeviceBytes most =
-      MostOf({FactorBytes(layout.cols, /*in_f64=*/!best),
+      MostOf({FactorBytes(layout.cols, /*in_f64=*/!best, tiles),
               SolverBytes(solver, solved, info.dtype, tiles),
               ErrorBytes(solved, scaled ? DType::kF32 : info.dtype, kSomeNumber,
                          tiles),
@@ -244,7 +244,7 @@ DeviceBytes SearchBytes(const AwqSpec& awq, bool judges, int64_t inputs,
   sampled.candidates = 2 * (awq.grid + 1);
   DeviceBytes most = MostOf({DeviceBytesOf(means), DeviceBytesOf(all, tiles),
                              DeviceBytesOf(sampled, tiles),
-                             FactorBytes(inputs, /*in_f64=*/false)});
+                             FactorBytes(inputs, /*in_f64=*/false, tiles)});
   if (!judges) return most;
   // Some rows are solved with matrices of their own.
   const auto pieces = static_cast<int64_t>(weights.size());

@@ -46,6 +46,7 @@ set(qs_emulated_solver_kernels
   awq_clip
   gptq_error
   gptq_factor
+  gptq_factor_block
   gptq_range
   gptq_refine
   gptq_refine_scales
@@ -59,11 +60,13 @@ add_library(qs_emulated_solvers STATIC
   ${CMAKE_SOURCE_DIR}/kernels/cuda/awq_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/blas_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/blas_emulated.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/cholesky_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_factor_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_refine_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/gptq_solve_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/gram_cuda.cc
+  ${CMAKE_SOURCE_DIR}/kernels/cuda/library.cc
   ${qs_emulated_solver_kernels})
 target_link_libraries(qs_emulated_solvers PUBLIC qs_fake_gpu
   PRIVATE PkgConfig::openblas ${CMAKE_DL_LIBS})
@@ -77,6 +80,7 @@ foreach(name
     awq_cuda
     cuda_blas
     gptq_cuda
+    gptq_factor_cuda
     gptq_refine_cuda
     gram_cuda)
   qs_test(${name}_test
@@ -84,12 +88,15 @@ foreach(name
     LIBS qs_emulated_solvers
     LABELS unit TIMEOUT 600)
 endforeach()
-# cuBLAS's names, for its loader.
-add_library(qs_fake_cublas MODULE testing/fake_cublas.cc)
-target_link_libraries(qs_fake_cublas PRIVATE qs_options)
-add_dependencies(cuda_blas_test qs_fake_cublas)
-target_compile_definitions(cuda_blas_test PRIVATE
-  QS_FAKE_CUBLAS="$<TARGET_FILE:qs_fake_cublas>")
+# cuBLAS's and cuSOLVER's names, for their loader.
+foreach(library cublas cusolver)
+  add_library(qs_fake_${library} MODULE testing/fake_${library}.cc)
+  target_link_libraries(qs_fake_${library} PRIVATE qs_options)
+  add_dependencies(cuda_blas_test qs_fake_${library})
+  string(TOUPPER ${library} upper)
+  target_compile_definitions(cuda_blas_test PRIVATE
+    QS_FAKE_${upper}="$<TARGET_FILE:qs_fake_${library}>")
+endforeach()
 
 # Every row of gpu_bench, which a device is measured with.
 include(gpu/gpu_bench_sources.cmake)

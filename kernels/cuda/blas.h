@@ -1,7 +1,8 @@
-// Blas: the matrix products that the CUDA operations take from a library, and
-// nothing else of it. Two implementations: cuBLAS, loaded when it is first
-// wanted (blas_cuda.cc), and OpenBLAS on the emulated device, for tests
-// (blas_emulated.cc).
+// Blas: the matrix products and triangular solves that the CUDA operations take
+// from a library, and nothing else of it. Two implementations: cuBLAS, loaded
+// when a device is first used (blas_cuda.cc), and plain loops on the emulated
+// device, for tests (blas_emulated.cc). With it comes a library's Cholesky
+// factorisation, where that was found.
 //
 // Matrices are as in BLAS: column-major, `ld` elements from column to column; a
 // row-major [m, n] matrix is the transpose of one. Pointers are device memory.
@@ -15,11 +16,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
+#include "kernels/cuda/cholesky.h"
 #include "kernels/cuda/cuda_ops.h"
 
 namespace qs::cuda {
@@ -66,12 +69,44 @@ struct SyrkArgs {
   int64_t ldc = 0;
 };
 
+// B <- L^-T B, L the lower triangle of A [m, m], B [m, n]. F32 or F64.
+struct TrsmArgs {
+  BlasType type = BlasType::kF32;
+  int64_t m = 0;
+  int64_t n = 0;
+  const void* a = nullptr;
+  int64_t lda = 0;
+  void* b = nullptr;
+  int64_t ldb = 0;
+};
+
 class Blas {
  public:
   virtual ~Blas() = default;
   virtual std::string description() const = 0;
   virtual absl::Status Gemm(const GemmArgs& args, cudaStream_t stream) = 0;
   virtual absl::Status Syrk(const SyrkArgs& args, cudaStream_t stream) = 0;
+  virtual absl::Status Trsm(const TrsmArgs& args, cudaStream_t stream) = 0;
+
+  // Null: there is none, and operations do without.
+  Cholesky* cholesky() const { return cholesky_.get(); }
+  // Which there is, or why there is none.
+  const std::string& cholesky_description() const {
+    return cholesky_description_;
+  }
+  // Before any operation.
+  void SetCholesky(absl::StatusOr<std::unique_ptr<Cholesky>> cholesky) {
+    if (cholesky.ok()) {
+      cholesky_ = *std::move(cholesky);
+      cholesky_description_ = cholesky_->description();
+    } else {
+      cholesky_description_ = std::string(cholesky.status().message());
+    }
+  }
+
+ private:
+  std::unique_ptr<Cholesky> cholesky_;
+  std::string cholesky_description_ = "cuSOLVER was not loaded";
 };
 
 // Where cuBLAS is looked for, in this order: `directory` if not empty, the
@@ -83,6 +118,11 @@ std::vector<std::string> CublasPaths(int major, const std::string& directory);
 // Errors: UNAVAILABLE — which library was not found or lacks what, and why.
 absl::StatusOr<std::unique_ptr<Blas>> LoadCublas(
     const std::vector<std::string>& paths);
+
+// cuBLAS, and cuSOLVER where it is there. `major`, `directory`: as CublasPaths.
+// Errors: as LoadCublas.
+absl::StatusOr<std::unique_ptr<Blas>> LoadLibraries(
+    int major, const std::string& directory);
 
 }  // namespace qs::cuda
 

@@ -2,16 +2,13 @@
 // headers are not needed: the few declarations below are its C interface, the
 // same in CUDA 12 and 13.
 // Tested by tests/kernels/cuda_blas_test.cc.
-#include <dlfcn.h>
-
-#include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/library.h"
 
 namespace qs::cuda {
 namespace {
@@ -21,7 +18,7 @@ using Handle = void*;
 using Status = int;
 constexpr Status kSuccess = 0;
 constexpr int kNoTranspose = 0, kTranspose = 1;
-constexpr int kLower = 0;
+constexpr int kLower = 0, kLeft = 0, kNonUnit = 0;
 constexpr int kCudaF32 = 0, kCudaF64 = 1, kCudaF16 = 2, kCudaBF16 = 14;
 constexpr int kComputeF32 = 68, kComputeF64 = 70, kComputeTf32 = 77;
 constexpr int kDefaultAlgorithm = -1;
@@ -38,6 +35,10 @@ struct Functions {
                   const float*, float*, int);
   Status (*dsyrk)(Handle, int, int, int, int, const double*, const double*, int,
                   const double*, double*, int);
+  Status (*strsm)(Handle, int, int, int, int, int, int, const float*,
+                  const float*, int, float*, int);
+  Status (*dtrsm)(Handle, int, int, int, int, int, int, const double*,
+                  const double*, int, double*, int);
 };
 
 absl::Status FromCublas(const char* call, Status status) {
@@ -47,16 +48,6 @@ absl::Status FromCublas(const char* call, Status status) {
     return absl::ResourceExhaustedError(absl::StrCat(call, ": no memory"));
   }
   return absl::InternalError(absl::StrCat(call, ": cuBLAS status ", status));
-}
-
-absl::Status CheckSizes(std::initializer_list<int64_t> sizes) {
-  for (int64_t size : sizes) {
-    if (size >= 0 && size <= std::numeric_limits<int>::max()) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "cuBLAS: size ", size, ", allowed 0 to ",
-        std::numeric_limits<int>::max()));
-  }
-  return absl::OkStatus();
 }
 
 // What gemm_ex is told of a type.
@@ -92,7 +83,8 @@ class Cublas final : public Blas {
   std::string description() const override { return description_; }
 
   absl::Status Gemm(const GemmArgs& a, cudaStream_t stream) override {
-    QS_RETURN_IF_ERROR(CheckSizes({a.m, a.n, a.k, a.lda, a.ldb, a.ldc}));
+    QS_RETURN_IF_ERROR(
+        CheckSizes("cuBLAS", {a.m, a.n, a.k, a.lda, a.ldb, a.ldc}));
     if (a.m == 0 || a.n == 0) return absl::OkStatus();
     QS_RETURN_IF_ERROR(Use(stream));
     const TypeNumbers type = NumbersOf(a.type);
@@ -109,7 +101,7 @@ class Cublas final : public Blas {
   }
 
   absl::Status Syrk(const SyrkArgs& a, cudaStream_t stream) override {
-    QS_RETURN_IF_ERROR(CheckSizes({a.n, a.k, a.lda, a.ldc}));
+    QS_RETURN_IF_ERROR(CheckSizes("cuBLAS", {a.n, a.k, a.lda, a.ldc}));
     if (a.n == 0) return absl::OkStatus();
     QS_RETURN_IF_ERROR(Use(stream));
     const int n = static_cast<int>(a.n), k = static_cast<int>(a.k);
@@ -128,6 +120,28 @@ class Cublas final : public Blas {
         functions_.ssyrk(handle_, kLower, kTranspose, n, k, &alpha,
                          static_cast<const float*>(a.a), lda, &beta,
                          static_cast<float*>(a.c), ldc));
+  }
+
+  absl::Status Trsm(const TrsmArgs& a, cudaStream_t stream) override {
+    QS_RETURN_IF_ERROR(CheckSizes("cuBLAS", {a.m, a.n, a.lda, a.ldb}));
+    if (a.m == 0 || a.n == 0) return absl::OkStatus();
+    QS_RETURN_IF_ERROR(Use(stream));
+    const int m = static_cast<int>(a.m), n = static_cast<int>(a.n);
+    const int lda = static_cast<int>(a.lda), ldb = static_cast<int>(a.ldb);
+    if (a.type == BlasType::kF64) {
+      const double one = 1;
+      return FromCublas(
+          "cublasDtrsm",
+          functions_.dtrsm(handle_, kLeft, kLower, kTranspose, kNonUnit, m, n,
+                           &one, static_cast<const double*>(a.a), lda,
+                           static_cast<double*>(a.b), ldb));
+    }
+    const float one = 1;
+    return FromCublas(
+        "cublasStrsm",
+        functions_.strsm(handle_, kLeft, kLower, kTranspose, kNonUnit, m, n,
+                         &one, static_cast<const float*>(a.a), lda,
+                         static_cast<float*>(a.b), ldb));
   }
 
  private:
@@ -158,52 +172,25 @@ class Cublas final : public Blas {
   const std::string description_;
 };
 
-// The first of the libraries that is there.
-absl::StatusOr<void*> OpenFirst(const std::vector<std::string>& paths) {
-  std::vector<std::string> reasons;
-  for (const std::string& path : paths) {
-    if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
-      return library;
-    }
-    const char* const reason = dlerror();
-    reasons.push_back(reason == nullptr ? path : reason);
-  }
-  return absl::UnavailableError(
-      absl::StrCat("cuBLAS not found: ", absl::StrJoin(reasons, "; ")));
-}
-
-template <class Function>
-absl::Status Find(void* library, const char* name, Function* function) {
-  void* const symbol = dlsym(library, name);
-  if (symbol == nullptr) {
-    return absl::UnavailableError(absl::StrCat("cuBLAS lacks ", name));
-  }
-  *function = reinterpret_cast<Function>(symbol);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 std::vector<std::string> CublasPaths(int major, const std::string& directory) {
-  const std::string name = absl::StrCat("libcublas.so.", major);
-  std::vector<std::string> paths;
-  if (!directory.empty()) paths.push_back(absl::StrCat(directory, "/", name));
-  paths.push_back(name);
-  paths.push_back(absl::StrCat("/usr/local/cuda/lib64/", name));
-  return paths;
+  return LibraryPaths(absl::StrCat("libcublas.so.", major), directory);
 }
 
 absl::StatusOr<std::unique_ptr<Blas>> LoadCublas(
     const std::vector<std::string>& paths) {
-  QS_ASSIGN_OR_RETURN(void* library, OpenFirst(paths));
+  QS_ASSIGN_OR_RETURN(const Library library, Library::Open("cuBLAS", paths));
   Functions f;
-  QS_RETURN_IF_ERROR(Find(library, "cublasCreate_v2", &f.create));
-  QS_RETURN_IF_ERROR(Find(library, "cublasDestroy_v2", &f.destroy));
-  QS_RETURN_IF_ERROR(Find(library, "cublasGetVersion_v2", &f.get_version));
-  QS_RETURN_IF_ERROR(Find(library, "cublasSetStream_v2", &f.set_stream));
-  QS_RETURN_IF_ERROR(Find(library, "cublasGemmEx", &f.gemm_ex));
-  QS_RETURN_IF_ERROR(Find(library, "cublasSsyrk_v2", &f.ssyrk));
-  QS_RETURN_IF_ERROR(Find(library, "cublasDsyrk_v2", &f.dsyrk));
+  QS_RETURN_IF_ERROR(library.Find("cublasCreate_v2", &f.create));
+  QS_RETURN_IF_ERROR(library.Find("cublasDestroy_v2", &f.destroy));
+  QS_RETURN_IF_ERROR(library.Find("cublasGetVersion_v2", &f.get_version));
+  QS_RETURN_IF_ERROR(library.Find("cublasSetStream_v2", &f.set_stream));
+  QS_RETURN_IF_ERROR(library.Find("cublasGemmEx", &f.gemm_ex));
+  QS_RETURN_IF_ERROR(library.Find("cublasSsyrk_v2", &f.ssyrk));
+  QS_RETURN_IF_ERROR(library.Find("cublasDsyrk_v2", &f.dsyrk));
+  QS_RETURN_IF_ERROR(library.Find("cublasStrsm_v2", &f.strsm));
+  QS_RETURN_IF_ERROR(library.Find("cublasDtrsm_v2", &f.dtrsm));
   Handle handle = nullptr;
   if (const Status status = f.create(&handle); status != kSuccess) {
     return absl::UnavailableError(
@@ -211,8 +198,15 @@ absl::StatusOr<std::unique_ptr<Blas>> LoadCublas(
   }
   int version = 0;
   f.get_version(handle, &version);
-  return std::make_unique<Cublas>(f, handle,
-                                  absl::StrCat("cuBLAS ", version));
+  return std::make_unique<Cublas>(f, handle, absl::StrCat("cuBLAS ", version));
+}
+
+absl::StatusOr<std::unique_ptr<Blas>> LoadLibraries(
+    int major, const std::string& directory) {
+  QS_ASSIGN_OR_RETURN(std::unique_ptr<Blas> blas,
+                      LoadCublas(CublasPaths(major, directory)));
+  blas->SetCholesky(LoadCusolver(CusolverPaths(major, directory)));
+  return blas;
 }
 
 }  // namespace qs::cuda

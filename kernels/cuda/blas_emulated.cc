@@ -1,10 +1,15 @@
-// Plain loops over matrices as cuBLAS has them, column by column: each element
-// is the sum of its products in their order, rounded once. A library's sums
-// differ with the shape and the processor, and tests compare bytes.
+// Plain loops over matrices as cuBLAS and cuSOLVER have them, column by column:
+// each element is the sum of its products in their order, rounded once. A
+// library's sums differ with the shape and the processor, and tests compare
+// bytes.
 // Tested by tests/kernels/cuda_blas_test.cc.
 #include "kernels/cuda/blas_emulated.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -70,6 +75,17 @@ absl::Status CheckMatrix(const Stored& m) {
   return absl::InternalError(text);
 }
 
+// Of memory that a library is given.
+absl::Status CheckBytes(const char* name, const void* data, int64_t bytes) {
+  EmulatedDevice& device = EmulatedDevice::Get();
+  if (bytes == 0 || device.BytesFrom(data) >= bytes) return absl::OkStatus();
+  const std::string text =
+      absl::StrCat("BLAS: ", name, " takes ", bytes,
+                   " bytes, the allocation has ", device.BytesFrom(data));
+  device.RecordError(text);
+  return absl::InternalError(text);
+}
+
 // A matrix of 16-bit floats widened, with the same strides.
 std::vector<float> Widened(const Stored& m, DType dtype) {
   std::vector<float> wide(static_cast<size_t>((m.cols - 1) * m.ld + m.rows));
@@ -124,7 +140,34 @@ class EmulatedBlas final : public Blas {
     return absl::OkStatus();
   }
 
+  absl::Status Trsm(const TrsmArgs& t, cudaStream_t) override {
+    const int64_t element = t.type == BlasType::kF64 ? 8 : 4;
+    QS_RETURN_IF_ERROR(CheckMatrix({"A", t.a, t.m, t.m, t.lda, element}));
+    QS_RETURN_IF_ERROR(CheckMatrix({"B", t.b, t.m, t.n, t.ldb, element}));
+    if (t.type == BlasType::kF64) {
+      SolveTriangle<double>(t);
+    } else {
+      SolveTriangle<float>(t);
+    }
+    return absl::OkStatus();
+  }
+
  private:
+  template <class T>
+  static void SolveTriangle(const TrsmArgs& t) {
+    const T* const l = static_cast<const T*>(t.a);
+    for (int64_t column = 0; column < t.n; ++column) {
+      T* const b = static_cast<T*>(t.b) + column * t.ldb;
+      for (int64_t i = t.m - 1; i >= 0; --i) {
+        double sum = b[i];
+        for (int64_t k = i + 1; k < t.m; ++k) {
+          sum -= static_cast<double>(l[k + i * t.lda]) * b[k];
+        }
+        b[i] = static_cast<T>(sum / l[i * (t.lda + 1)]);
+      }
+    }
+  }
+
   // The lower triangle of A^T A.
   template <class T>
   static void Square(const SyrkArgs& s) {
@@ -161,10 +204,73 @@ class EmulatedBlas final : public Blas {
   }
 };
 
+class EmulatedCholesky final : public Cholesky {
+ public:
+  explicit EmulatedCholesky(int64_t scratch_bytes)
+      : scratch_bytes_(scratch_bytes) {}
+
+  std::string description() const override {
+    return "factorisation by plain loops";
+  }
+
+  absl::StatusOr<int64_t> ScratchBytes(bool in_f64, int64_t n,
+                                       int64_t) override {
+    return scratch_bytes_ >= 0 ? scratch_bytes_ : n * n * (in_f64 ? 8 : 4);
+  }
+
+  absl::Status Factor(const CholeskyArgs& c, cudaStream_t) override {
+    const int64_t element = c.in_f64 ? 8 : 4;
+    QS_ASSIGN_OR_RETURN(const int64_t least,
+                        ScratchBytes(c.in_f64, c.n, c.lda));
+    QS_RETURN_IF_ERROR(CheckMatrix({"A", c.a, c.n, c.n, c.lda, element}));
+    QS_RETURN_IF_ERROR(
+        CheckBytes("scratch", c.scratch, std::max(least, c.scratch_bytes)));
+    QS_RETURN_IF_ERROR(CheckBytes("info", c.info, sizeof(*c.info)));
+    // A library may leave anything in all of it.
+    std::memset(c.scratch, 0xff, static_cast<size_t>(c.scratch_bytes));
+    *c.info = c.in_f64 ? Decompose<double>(c) : Decompose<float>(c);
+    return absl::OkStatus();
+  }
+
+ private:
+  template <class T>
+  static int32_t Decompose(const CholeskyArgs& c) {
+    T* const a = static_cast<T*>(c.a);
+    for (int64_t j = 0; j < c.n; ++j) {
+      // Whatever a library leaves above the diagonal.
+      for (int64_t i = 0; i < j; ++i) {
+        a[i + j * c.lda] = std::numeric_limits<T>::quiet_NaN();
+      }
+      for (int64_t i = j; i < c.n; ++i) {
+        double sum = a[i + j * c.lda];
+        for (int64_t k = 0; k < j; ++k) {
+          sum -= static_cast<double>(a[i + k * c.lda]) * a[j + k * c.lda];
+        }
+        if (i == j && !(sum > 0)) return static_cast<int32_t>(j + 1);
+        a[i + j * c.lda] =
+            static_cast<T>(i == j ? std::sqrt(sum) : sum / a[j * (c.lda + 1)]);
+      }
+    }
+    return 0;
+  }
+
+  const int64_t scratch_bytes_;
+};
+
 }  // namespace
 
 std::unique_ptr<Blas> NewEmulatedBlas() {
+  auto blas = NewEmulatedBlasAlone();
+  blas->SetCholesky(NewEmulatedCholesky());
+  return blas;
+}
+
+std::unique_ptr<Blas> NewEmulatedBlasAlone() {
   return std::make_unique<EmulatedBlas>();
+}
+
+std::unique_ptr<Cholesky> NewEmulatedCholesky(int64_t scratch_bytes) {
+  return std::make_unique<EmulatedCholesky>(scratch_bytes);
 }
 
 }  // namespace qs::cuda

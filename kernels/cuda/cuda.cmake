@@ -49,6 +49,7 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
     cuda/awq_clip.cu
     cuda/gptq_error.cu
     cuda/gptq_factor.cu
+    cuda/gptq_factor_block.cu
     cuda/gptq_range.cu
     cuda/gptq_refine.cu
     cuda/gptq_refine_scales.cu

@@ -39,7 +39,11 @@ class CudaBackend final : public Backend {
       return;
     }
     blas_ = *std::move(blas);
-    products_ = blas_->description();
+    products_ = absl::StrCat(blas_->description(), ", ",
+                             blas_->cholesky() == nullptr
+                                 ? "GPTQ's factor by kernels of quantd: "
+                                 : "",
+                             blas_->cholesky_description());
     Workspace& workspace = session_->workspace();
     gram_ = StageGram(*session_, NewGramCuda(workspace, *blas_), host_->gram());
     gptq_ = StageGptq(*session_, NewGptqCuda(workspace, *blas_), host_->gptq());
@@ -78,7 +82,6 @@ class CudaBackend final : public Backend {
     return *others_[static_cast<size_t>(index) - 1];
   }
 
-  bool has_blas() const { return blas_ != nullptr; }
   // Before any thread computes.
   void AddLane(std::unique_ptr<CudaBackend> lane) {
     others_.push_back(std::move(lane));
@@ -128,8 +131,8 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
         NewLane(shared, new_blas(), shared_host);
     if (absl::IsResourceExhausted(lane.status())) break;
     if (!lane.ok()) return lane.status();
-    // Every lane does what the first does.
-    if (backend->has_blas() && !(*lane)->has_blas()) break;
+    // Every lane does what the first does, with the same libraries.
+    if ((*lane)->description() != backend->description()) break;
     backend->AddLane(*std::move(lane));
   }
   return backend;

@@ -22,8 +22,8 @@ absl::StatusOr<std::unique_ptr<cuda::Blas>> LoadBlas(cuda::Device& device) {
       absl::UnavailableError("cuBLAS was not loaded");
   const char* const directory = std::getenv("QS_CUBLAS_DIR");
   QS_RETURN_IF_ERROR(device.Launch([&] {
-    blas = cuda::LoadCublas(cuda::CublasPaths(
-        cuda::RuntimeMajor(), directory == nullptr ? "" : directory));
+    blas = cuda::LoadLibraries(cuda::RuntimeMajor(),
+                               directory == nullptr ? "" : directory);
     return absl::OkStatus();
   }));
   return blas;

@@ -4,7 +4,7 @@
 //
 // A panel's triangle is factored in shared memory, one thread a row, column by
 // column from the last; then every thread solves one row above it in registers.
-// Tested by tests/kernels/gptq_cuda_test.cc.
+// Tested by tests/kernels/gptq_factor_cuda_test.cc.
 #include <cmath>
 
 #include "kernels/cuda/gptq_launch.h"

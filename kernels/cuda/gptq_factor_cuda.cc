@@ -1,7 +1,18 @@
 // Factor on a device: the ladder of gptq_ops.h over a reversed Cholesky
-// factorisation in panels; what is left of each panel is one symmetric product
-// of the library.
-// Tested by tests/kernels/gptq_cuda_test.cc.
+// factorisation in panels, from the last columns to the first; what each leaves
+// is one symmetric product of cuBLAS.
+//
+// Where cuSOLVER is there (Blas::cholesky), a panel is a block of 2048 columns
+// that it factors, and the rows above are a triangular solve of cuBLAS; without
+// it, 64 columns of kernels of ours. The arithmetic is the same, and so is
+// every outcome of the ladder but for rounding; only the blocks are a few long
+// operations instead of many short ones that wait for each other
+// (tests/bench/RESULTS.md has the estimate). Our kernels also replace pivots,
+// which no library does, and take a block whose library wants more scratch than
+// was estimated for it.
+//
+// Tested by tests/kernels/gptq_factor_cuda_test.cc.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -37,6 +48,7 @@ class Ladder {
     QS_RETURN_IF_ERROR(ReadDiagonal());
     facts_.damping = args_.damping;
     if (!(mean_ > 0)) return DiagonalOnly();
+    QS_RETURN_IF_ERROR(PrepareLibrary());
     bool factored = false;
     if (!args_.in_f64) {
       float* f32 = args_.factor;
@@ -97,6 +109,26 @@ class Ladder {
     return absl::OkStatus();
   }
 
+  // Takes what blocks of the library need; leaves `scratch_` null where there
+  // is none.
+  absl::Status PrepareLibrary() {
+    if (call_.cholesky() == nullptr) return absl::OkStatus();
+    int64_t most = 1;
+    for (int64_t columns : {std::min(n_, kTiles.factor_columns),
+                            (n_ - 1) % kTiles.factor_columns + 1}) {
+      for (bool in_f64 : {false, true}) {
+        if (!in_f64 && args_.in_f64) continue;
+        QS_ASSIGN_OR_RETURN(const int64_t bytes,
+                            call_.FactorScratchBytes(in_f64, columns, n_));
+        most = std::max(most, bytes);
+      }
+    }
+    if (most > MostFactorScratch(n_, kTiles)) return absl::OkStatus();
+    QS_RETURN_IF_ERROR(call_.Take(1, &info_));
+    scratch_bytes_ = most;
+    return call_.Take(most, &scratch_);
+  }
+
   // One factorisation with facts_.damping, in `a`.
   template <class T>
   absl::Status Try(T* a, double least, bool replace, bool* factored) {
@@ -115,12 +147,19 @@ class Ladder {
                                                 args_.order, device_diagonal_},
                               call_.stream());
     }));
-    for (panel.end = n_; panel.end > 0; panel.end = panel.begin) {
-      panel.begin = (panel.end - 1) / kFactorPanel * kFactorPanel;
+    const bool by_library = scratch_ != nullptr && !replace;
+    const int64_t width = by_library ? kTiles.factor_columns : kFactorPanel;
+    bool goes_on = true;
+    for (panel.end = n_; panel.end > 0 && goes_on; panel.end = panel.begin) {
+      panel.begin = (panel.end - 1) / width * width;
       QS_RETURN_IF_ERROR(call_.Check(
           args_.checkpoint,
           static_cast<double>(n_ - panel.end) / static_cast<double>(n_)));
-      QS_RETURN_IF_ERROR(AddPanel(panel));
+      if (by_library) {
+        QS_RETURN_IF_ERROR(AddBlock(panel, &goes_on));
+      } else {
+        QS_RETURN_IF_ERROR(AddPanel(panel));
+      }
     }
     QS_RETURN_IF_ERROR(call_.CopyOut(state, state_, 2));
     *factored = state[0] == 0;
@@ -133,9 +172,43 @@ class Ladder {
     QS_RETURN_IF_ERROR(call_.Launch("Factor panel", [&] {
       return LaunchFactorPanel(panel, call_.stream());
     }));
+    return SubtractPanel(panel);
+  }
+
+  // The same by libraries. `goes_on`: out, whether no pivot was lost.
+  template <class T>
+  absl::Status AddBlock(const FactorPanelArgs<T>& panel, bool* goes_on) {
+    T* const a = panel.matrix.a;
+    const int64_t columns = panel.end - panel.begin;
+    T* const block = a + panel.begin * (n_ + 1);
+    const auto mirror = [&] {
+      return LaunchFactorMirror(
+          FactorMirrorArgs<T>{panel.matrix, panel.begin, panel.end},
+          call_.stream());
+    };
+    QS_RETURN_IF_ERROR(call_.Launch("Factor mirror", mirror));
+    QS_RETURN_IF_ERROR(call_.Factor(
+        {sizeof(T) == 8, columns, block, n_, scratch_, scratch_bytes_, info_}));
+    QS_RETURN_IF_ERROR(call_.Launch("Factor mirror", mirror));
+    QS_RETURN_IF_ERROR(call_.Launch("Factor roots", [&] {
+      return LaunchFactorRoots(FactorRootsArgs<T>{panel, info_},
+                               call_.stream());
+    }));
     if (panel.begin == 0) return absl::OkStatus();
-    // Row-major columns of the panel are a column-major [panel, rows]; the
-    // upper triangle is the lower one.
+    int32_t failed = 0;
+    QS_RETURN_IF_ERROR(call_.CopyOut(&failed, state_, 1));
+    *goes_on = failed == 0;
+    if (!*goes_on) return absl::OkStatus();
+    QS_RETURN_IF_ERROR(call_.Trsm(
+        {kTypeOf<T>, columns, panel.begin, block, n_, a + panel.begin, n_}));
+    return SubtractPanel(panel);
+  }
+
+  // From the columns before it. Row-major columns of the panel are a
+  // column-major [panel, rows]; the upper triangle is the lower one.
+  template <class T>
+  absl::Status SubtractPanel(const FactorPanelArgs<T>& panel) {
+    if (panel.begin == 0) return absl::OkStatus();
     T* const a = panel.matrix.a;
     return call_.Syrk({kTypeOf<T>, panel.begin, panel.end - panel.begin, -1,
                        a + panel.begin, n_, 1, a, n_});
@@ -171,6 +244,9 @@ class Ladder {
   double mean_ = 0;
   double* device_diagonal_ = nullptr;
   int32_t* state_ = nullptr;
+  uint8_t* scratch_ = nullptr;  // of the library; null: without it
+  int64_t scratch_bytes_ = 0;
+  int32_t* info_ = nullptr;
 };
 
 }  // namespace

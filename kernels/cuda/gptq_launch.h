@@ -14,7 +14,7 @@
 
 namespace qs::cuda {
 
-// Factor (gptq_factor.cu) -----------------------------------------------------
+// Factor (gptq_factor.cu, gptq_factor_block.cu) -------------------------------
 
 // Columns of a panel: its triangle is in the shared memory of one block of
 // threads, its rows in registers.
@@ -61,6 +61,23 @@ struct FactorPanelArgs {
   PivotRule rule;
   int32_t* state = nullptr;  // in, out, [2]: failed, pivots replaced
 };
+// The diagonal block [begin, end) mirrored at its other diagonal, in place: by
+// columns, its lower triangle is what a library factors, and the other way
+// round.
+template <class T>
+struct FactorMirrorArgs {
+  using Element = T;
+  FactorMatrix<T> matrix;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+// What a library made of the panel, mirrored back, under the panel's rule
+// (which cannot be `replace`).
+template <class T>
+struct FactorRootsArgs {
+  FactorPanelArgs<T> panel;
+  const int32_t* info = nullptr;  // the library's; not 0: it failed
+};
 // Rounded to F32 with zeros below the diagonal. `matrix.a` may be `factor`.
 template <class T>
 struct FactorStoreArgs {
@@ -73,6 +90,12 @@ int LaunchFactorFill(const FactorFillArgs<double>& args, cudaStream_t stream);
 // The triangle of the panel, then the rows above it.
 int LaunchFactorPanel(const FactorPanelArgs<float>& args, cudaStream_t stream);
 int LaunchFactorPanel(const FactorPanelArgs<double>& args, cudaStream_t stream);
+int LaunchFactorMirror(const FactorMirrorArgs<float>& args,
+                       cudaStream_t stream);
+int LaunchFactorMirror(const FactorMirrorArgs<double>& args,
+                       cudaStream_t stream);
+int LaunchFactorRoots(const FactorRootsArgs<float>& args, cudaStream_t stream);
+int LaunchFactorRoots(const FactorRootsArgs<double>& args, cudaStream_t stream);
 int LaunchFactorStore(const FactorStoreArgs<float>& args, cudaStream_t stream);
 int LaunchFactorStore(const FactorStoreArgs<double>& args, cudaStream_t stream);
 // A factor that is this diagonal, [size].

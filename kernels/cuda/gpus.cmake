@@ -5,6 +5,7 @@ if(TARGET qs_cuda_kernels)
     cuda/affine_cuda.cc
     cuda/awq_cuda.cc
     cuda/blas_cuda.cc
+    cuda/cholesky_cuda.cc
     cuda/cuda_backend.cc
     cuda/cuda_provider.cc
     cuda/gptq_cuda.cc
@@ -13,6 +14,7 @@ if(TARGET qs_cuda_kernels)
     cuda/gptq_solve_cuda.cc
     cuda/gram_cuda.cc
     cuda/hqq_cuda.cc
+    cuda/library.cc
     cuda/nf4_cuda.cc
     cuda/runtime_device.cc
     cuda/stats_cuda.cc

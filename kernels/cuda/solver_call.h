@@ -64,6 +64,30 @@ class SolverCall {
     return workspace_.device().Launch(
         [&] { return blas_.Syrk(args, stream()); });
   }
+  absl::Status Trsm(const TrsmArgs& args) {
+    Worked(static_cast<double>(args.m) * static_cast<double>(args.m) *
+           static_cast<double>(args.n) / 2);
+    return workspace_.device().Launch(
+        [&] { return blas_.Trsm(args, stream()); });
+  }
+  // Null: there is none.
+  Cholesky* cholesky() const { return blas_.cholesky(); }
+  // REQUIRES: there is one.
+  absl::Status Factor(const CholeskyArgs& args) {
+    Worked(static_cast<double>(args.n) * static_cast<double>(args.n) *
+           static_cast<double>(args.n) / 6);
+    return workspace_.device().Launch(
+        [&] { return cholesky()->Factor(args, stream()); });
+  }
+  absl::StatusOr<int64_t> FactorScratchBytes(bool in_f64, int64_t n,
+                                             int64_t lda) {
+    absl::StatusOr<int64_t> bytes = 0;
+    QS_RETURN_IF_ERROR(workspace_.device().Launch([&] {
+      bytes = cholesky()->ScratchBytes(in_f64, n, lda);
+      return absl::OkStatus();
+    }));
+    return bytes;
+  }
 
   // Waits for everything before it.
   template <class T>

@@ -161,6 +161,31 @@ TEST_CASE("small: GPTQ", "[small]") {
   }
 }
 
+// With cuSOLVER, steps of its blocks and of our kernels, which replace pivots.
+TEST_CASE("small: GPTQ's ladder", "[small]") {
+  const auto cpu = NewCpuBackend(1);
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const float off : {0.5f, 1 - 0x1p-20f, 1.02f}) {
+      for (const double damping : {0.0, 0.01}) {
+        GptqCase c = OnePairCase(100, 10, 90, off);
+        c.damping = damping;
+        GptqResult want, got;
+        FactorCase(*cpu, c, &want);
+        FactorCase(*gpu, c, &got);
+        INFO(gpu->name() << " " << off << " damping " << damping);
+        CHECK(got.facts.in_f64 == want.facts.in_f64);
+        CHECK(got.facts.damping_retries == want.facts.damping_retries);
+        CHECK(got.facts.dropped_pivots == want.facts.dropped_pivots);
+        CHECK(want.facts.dropped_pivots == (off > 1 && damping == 0 ? 1 : 0));
+        for (size_t i = 0; i < want.factor.size(); ++i) {
+          REQUIRE(got.factor[i] == Approx(want.factor[i]).epsilon(1e-5));
+        }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
 TEST_CASE("small: AWQ", "[small]") {
   const auto reference = NewReferenceBackend();
   const awq_cases::Input input(96, 192, 3);

@@ -37,8 +37,7 @@ absl::StatusOr<BenchParts> OpenGpu(int index) {
   QS_ASSIGN_OR_RETURN(parts.device, OpenRuntimeDevice(facts));
   parts.new_blas = [] {
     const char* const directory = std::getenv("QS_CUBLAS_DIR");
-    return LoadCublas(
-        CublasPaths(RuntimeMajor(), directory == nullptr ? "" : directory));
+    return LoadLibraries(RuntimeMajor(), directory == nullptr ? "" : directory);
   };
   parts.copy = [](void* to, const void* from, int64_t bytes,
                   cudaStream_t stream) {

@@ -343,6 +343,57 @@ TEST_CASE("without cuBLAS the host multiplies", "[backend]") {
   CHECK(device->launches() == 0);
 }
 
+TEST_CASE("without cuSOLVER the device factors, and says by what",
+          "[backend]") {
+  constexpr int64_t kSize = 100;
+  std::vector<float> hessian(kSize * kSize, 0.5f);
+  for (int64_t i = 0; i < kSize; ++i) {
+    hessian[static_cast<size_t>(i * (kSize + 1))] = 2;
+  }
+  const auto factor = [&](std::unique_ptr<Blas> blas, std::string* says) {
+    const auto backend =
+        *NewCudaBackend(std::make_shared<FakeDevice>(), std::move(blas),
+                        NewCpuBackend(1), kCap);
+    *says = backend->description();
+    std::vector<float> out(kSize * kSize);
+    GptqFactorFacts facts;
+    GptqFactorArgs args;
+    args.hessian = hessian.data();
+    args.size = kSize;
+    args.factor = out.data();
+    args.facts = &facts;
+    REQUIRE(backend->gptq().Factor(args, backend->stream()).ok());
+    CHECK(backend->memory().host_calls == 0);
+    return out;
+  };
+  std::string with, without;
+  const std::vector<float> library = factor(NewEmulatedBlas(), &with);
+  auto alone = NewEmulatedBlasAlone();
+  alone->SetCholesky(absl::UnavailableError("cuSOLVER not found: libx: no"));
+  const std::vector<float> ours = factor(std::move(alone), &without);
+  CHECK(with.find(", plain loops, emulated, factorisation by plain loops;") !=
+        std::string::npos);
+  CHECK(without.find(", plain loops, emulated, GPTQ's factor by kernels of "
+                     "quantd: cuSOLVER not found: libx: no;") !=
+        std::string::npos);
+  for (size_t i = 0; i < ours.size(); ++i) {
+    REQUIRE(ours[i] == Approx(library[i]).margin(1e-6));
+  }
+}
+
+TEST_CASE("lanes of one device have the same libraries", "[backend]") {
+  for (int with : {0, 1, 2}) {  // of three lanes, those that have all
+    auto device = std::make_shared<FakeDevice>();
+    int made = 0;
+    const auto source = [&]() -> absl::StatusOr<std::unique_ptr<Blas>> {
+      return made++ < with ? NewEmulatedBlas() : NewEmulatedBlasAlone();
+    };
+    const auto backend =
+        *NewCudaBackend(device, source, NewCpuBackend(1), kCap, 3);
+    CHECK(backend->lanes() == (with == 0 ? 3 : with));
+  }
+}
+
 TEST_CASE("no backend on a device that is lost", "[backend]") {
   auto device = std::make_shared<FakeDevice>(Faults{.lost_after_launches = 0});
   CHECK(absl::IsInternal(device->Launch([] { return absl::OkStatus(); })));

@@ -1,5 +1,6 @@
-// The interface to a BLAS library: what its emulation computes against plain
-// loops, what it refuses, and why cuBLAS cannot be loaded where it is not.
+// The interface to a BLAS library and to a Cholesky factorisation: what their
+// emulation computes against plain loops, what they refuse, and why cuBLAS and
+// cuSOLVER cannot be loaded where they are not.
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -51,8 +52,7 @@ Stored Store(BlasType type, bool output, const std::vector<double>& values) {
   if (type == BlasType::kBF16 && !output) {
     return half(FloatToBf16, Bf16ToFloat);
   }
-  float* const p =
-      OnDevice(std::vector<float>(values.begin(), values.end()));
+  float* const p = OnDevice(std::vector<float>(values.begin(), values.end()));
   return {p, [=](int64_t i) { return p[i]; }};
 }
 
@@ -102,8 +102,8 @@ void CheckProducts(Blas& blas) {
           const auto at = i + j * g.ldc;
           double want = g.beta == 0 ? 0 : before[static_cast<size_t>(at)];
           for (int64_t l = 0; l < k; ++l) {
-            want += g.alpha * a.at(g.transpose_a ? l + i * g.lda
-                                                 : i + l * g.lda) *
+            want += g.alpha *
+                    a.at(g.transpose_a ? l + i * g.lda : i + l * g.lda) *
                     b.at(g.transpose_b ? j + l * g.ldb : l + j * g.ldb);
           }
           REQUIRE(c.at(at) == want);
@@ -152,6 +152,133 @@ TEST_CASE("the lower triangle of A^T A, and nothing above it") {
   CHECK(Implementations()[1]->description() == "cuBLAS 130002");
 }
 
+template <class T>
+constexpr BlasType kTypeOf = BlasType::kF32;
+template <>
+constexpr BlasType kTypeOf<double> = BlasType::kF64;
+
+// A triangle of few bits with ones, twos and fours on its diagonal, so that a
+// solution and a product with it are exact: L(i, j) for i >= j.
+double TriangleAt(int64_t i, int64_t j) {
+  if (i == j) return static_cast<double>(1 << i % 3);
+  return static_cast<double>((3 * i + 5 * j) % 7 - 3) / 4;
+}
+
+template <class T>
+void CheckSolve(Blas& blas) {
+  const int64_t m = 5, n = 4, lda = 7, ldb = 6;
+  std::vector<T> l(static_cast<size_t>(lda * m), T(NAN));  // is not read
+  for (int64_t j = 0; j < m; ++j) {
+    for (int64_t i = j; i < m; ++i) {
+      l[static_cast<size_t>(i + j * lda)] = static_cast<T>(TriangleAt(i, j));
+    }
+  }
+  const std::vector<double> x = Random(ldb * n, 4);
+  std::vector<T> b(x.begin(), x.end());
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = 0; i < m; ++i) {
+      double sum = 0;
+      for (int64_t k = i; k < m; ++k) {
+        sum += TriangleAt(k, i) * x[static_cast<size_t>(k + j * ldb)];
+      }
+      b[static_cast<size_t>(i + j * ldb)] = static_cast<T>(sum);
+    }
+  }
+  T* const out = OnDevice(b);
+  REQUIRE(
+      blas.Trsm({kTypeOf<T>, m, n, OnDevice(l), lda, out, ldb}, SomeStream())
+          .ok());
+  for (size_t i = 0; i < x.size(); ++i) {
+    REQUIRE(static_cast<double>(out[i]) == x[i]);
+  }
+  EmulatedDevice::Get().FreeAll();
+}
+
+TEST_CASE("a triangle is solved with, from its last row on") {
+  for (const auto& blas : Implementations()) {
+    INFO(blas->description());
+    CheckSolve<float>(*blas);
+    CheckSolve<double>(*blas);
+    CHECK(
+        blas->Trsm({BlasType::kF32, 0, 3, nullptr, 1, nullptr, 1}, SomeStream())
+            .ok());
+  }
+}
+
+std::vector<std::unique_ptr<Cholesky>> Factorisations() {
+  std::vector<std::unique_ptr<Cholesky>> all;
+  all.push_back(NewEmulatedCholesky());
+  auto loaded = LoadCusolver({"/nowhere/libcusolver.so", QS_FAKE_CUSOLVER});
+  INFO(loaded.status().ToString());
+  REQUIRE(loaded.ok());
+  all.push_back(*std::move(loaded));
+  return all;
+}
+
+// Of L L^T, exact; with its minor number `bad` made negative (0: none).
+template <class T>
+void CheckFactor(Cholesky& cholesky, int bad) {
+  const int64_t n = 6, lda = 8;
+  const bool in_f64 = sizeof(T) == 8;
+  std::vector<T> a(static_cast<size_t>(lda * n), T(NAN));  // is not read
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = j; i < n; ++i) {
+      double sum = 0;
+      for (int64_t k = 0; k <= j; ++k) {
+        sum += TriangleAt(i, k) * TriangleAt(j, k);
+      }
+      if (i == j && i + 1 == bad) sum -= 16;
+      a[static_cast<size_t>(i + j * lda)] = static_cast<T>(sum);
+    }
+  }
+  CholeskyArgs args;
+  args.in_f64 = in_f64;
+  args.n = n;
+  T* const out = OnDevice(a);
+  args.a = out;
+  args.lda = lda;
+  const auto bytes = cholesky.ScratchBytes(in_f64, n, lda);
+  REQUIRE(bytes.ok());
+  CHECK(*bytes > 0);
+  args.scratch_bytes = *bytes;
+  args.scratch = EmulatedDevice::Get().Allocate(*bytes);
+  args.info = OnDevice(std::vector<int32_t>{77});
+  REQUIRE(cholesky.Factor(args, SomeStream()).ok());
+  CHECK(*args.info == bad);
+  for (int64_t j = 0; bad == 0 && j < n; ++j) {
+    for (int64_t i = j; i < n; ++i) {
+      REQUIRE(static_cast<double>(out[i + j * lda]) == TriangleAt(i, j));
+    }
+  }
+  EmulatedDevice::Get().FreeAll();
+}
+
+TEST_CASE("the lower triangle is factored, or the minor that is lost named") {
+  for (const auto& cholesky : Factorisations()) {
+    INFO(cholesky->description());
+    for (int bad : {0, 1, 4, 6}) {
+      CheckFactor<float>(*cholesky, bad);
+      CheckFactor<double>(*cholesky, bad);
+    }
+  }
+  CHECK(Factorisations()[1]->description() == "cuSOLVER 12004");
+}
+
+TEST_CASE("what cuSOLVER refuses is an error of the device") {
+  const auto cusolver = std::move(Factorisations()[1]);
+  CHECK(cusolver->ScratchBytes(false, 1, int64_t{1} << 31).status().message() ==
+        "cuSOLVER: size 2147483648, allowed 0 to 2147483647");
+  CholeskyArgs args;
+  CHECK(cusolver->Factor(args, SomeStream()).ok());  // of nothing
+  args.n = args.lda = 1;
+  const absl::Status status = cusolver->Factor(args, nullptr);
+  CHECK(status.message() == "cusolverDnSpotrf: cuSOLVER status 3");
+  CHECK(absl::IsInternal(status));
+  args.in_f64 = true;
+  CHECK(cusolver->Factor(args, nullptr).message() ==
+        "cusolverDnDpotrf: cuSOLVER status 3");
+}
+
 TEST_CASE("sizes beyond cuBLAS's integers are refused, empty ones are done") {
   const auto blas = std::move(Implementations()[1]);
   GemmArgs g;
@@ -167,8 +294,7 @@ TEST_CASE("sizes beyond cuBLAS's integers are refused, empty ones are done") {
             .ok());
   // What the library refuses is an error of the device.
   g.n = 1;
-  CHECK(blas->Gemm(g, nullptr).message() ==
-        "cublasGemmEx: cuBLAS status 7");
+  CHECK(blas->Gemm(g, nullptr).message() == "cublasGemmEx: cuBLAS status 7");
 }
 
 TEST_CASE("a matrix beyond its allocation is an error") {
@@ -206,6 +332,28 @@ TEST_CASE("without cuBLAS the reason names the library") {
   const auto other = LoadCublas({"libm.so.6"});
   REQUIRE(!other.ok());
   CHECK(other.status().message() == "cuBLAS lacks cublasCreate_v2");
+}
+
+TEST_CASE("without cuSOLVER the products are there and the reason is told") {
+  // The name that belongs to a runtime: of CUDA 12 and of CUDA 13.
+  CHECK(CusolverPaths(12, "")[0] == "libcusolver.so.11");
+  CHECK(CusolverPaths(13, "/nowhere")[0] == "/nowhere/libcusolver.so.12");
+  auto blas = LoadCublas({QS_FAKE_CUBLAS});
+  REQUIRE(blas.ok());
+  CHECK((*blas)->cholesky() == nullptr);
+  CHECK((*blas)->cholesky_description() == "cuSOLVER was not loaded");
+  (*blas)->SetCholesky(LoadCusolver(CusolverPaths(99, "/nowhere")));
+  CHECK((*blas)->cholesky() == nullptr);
+  const std::string& why = (*blas)->cholesky_description();
+  CHECK(why.find("cuSOLVER not found: ") == 0);
+  CHECK(why.find("/nowhere/libcusolver.so.98") != std::string::npos);
+  (*blas)->SetCholesky(LoadCusolver({"libm.so.6"}));
+  CHECK((*blas)->cholesky_description() == "cuSOLVER lacks cusolverDnCreate");
+  (*blas)->SetCholesky(LoadCusolver({QS_FAKE_CUSOLVER}));
+  CHECK((*blas)->cholesky() != nullptr);
+  CHECK((*blas)->cholesky_description() == "cuSOLVER 12004");
+  // Without cuBLAS there is nothing.
+  CHECK(LoadLibraries(99, "/nowhere").status().message().find("cuBLAS") == 0);
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
-// GPTQ on the host emulation against the reference: factors within what F32
-// rounds, ranges of given weights with ==, codes but for ties; rows alone and
-// together, and the same bytes in every order of threads.
+// GPTQ on the host emulation against the reference: ranges of given weights
+// with
+// ==, codes but for ties; rows alone and together, and the same bytes in every
+// order of threads. Factors: gptq_factor_cuda_test.cc.
 #include "kernels/cuda/gptq_cuda.h"
 
 #include <cmath>
 #include <cstring>
-#include <functional>
 
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/emulated_backend.h"
@@ -148,10 +148,12 @@ TEST_CASE("codes of given ranges, and rounding to nearest without a factor",
   const auto reference = NewReferenceBackend();
   uint64_t seed = 700;
   for (bool symmetric : {true, false}) {
-    GptqCase c = MakeGptqCase(
-        {.rows = 70, .cols = 150, .tokens = 200, .seed = 5});
+    GptqCase c =
+        MakeGptqCase({.rows = 70, .cols = 150, .tokens = 200, .seed = 5});
     c.order = "desc_act_static";
-    c.grid = {.bits = 3, .group_size = 50, .symmetric = symmetric,
+    c.grid = {.bits = 3,
+              .group_size = 50,
+              .symmetric = symmetric,
               .scale_dtype = DType::kF16};
     GptqResult want;
     FactorCase(*reference, c, &want);
@@ -218,8 +220,8 @@ TEST_CASE("dead columns, zeroed or not", "[race]") {
   const auto reference = NewReferenceBackend();
   for (double dead_diagonal : {0.0, 1.0}) {
     for (int64_t group_size : {30, 120}) {
-      GptqCase c = MakeGptqCase(
-          {.rows = 20, .cols = 120, .tokens = 500, .seed = 3});
+      GptqCase c =
+          MakeGptqCase({.rows = 20, .cols = 120, .tokens = 500, .seed = 3});
       for (int64_t dead : {0, 17, 64, 119}) {
         for (int64_t i = 0; i < c.cols; ++i) {
           c.hessian[static_cast<size_t>(dead * c.cols + i)] = 0;
@@ -238,145 +240,12 @@ TEST_CASE("dead columns, zeroed or not", "[race]") {
   }
 }
 
-// max |R R^T - P H P^T - damping| relative to the diagonal.
-double FactorError(const GptqCase& c, const GptqResult& r) {
-  const int64_t n = c.cols;
-  double mean = 0;
-  const auto h = [&](int64_t i, int64_t j) {
-    return c.H(r.order[static_cast<size_t>(i)],
-               r.order[static_cast<size_t>(j)]);
-  };
-  for (int64_t i = 0; i < n; ++i) {
-    mean += (h(i, i) == 0 ? c.dead_diagonal : h(i, i)) / static_cast<double>(n);
-  }
-  const auto wanted = [&](int64_t i, int64_t j) {
-    if (i != j) return h(i, j);
-    const double d = h(i, i) == 0 ? c.dead_diagonal : h(i, i);
-    return d + r.facts.damping * mean;
-  };
-  double worst = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = i; j < n; ++j) {
-      double sum = 0;
-      for (int64_t k = j; k < n; ++k) {
-        sum += static_cast<double>(r.factor[static_cast<size_t>(i * n + k)]) *
-               static_cast<double>(r.factor[static_cast<size_t>(j * n + k)]);
-      }
-      worst = std::max(worst, std::abs(sum - wanted(i, j)) /
-                                  std::sqrt(wanted(i, i) * wanted(j, j)));
-    }
-  }
-  return worst;
-}
-
-TEST_CASE("factors of every size around a panel", "[race]") {
-  uint64_t seed = 900;
-  for (int64_t size : {1, 2, 63, 64, 65, 128, 200}) {
-    GptqCase c = MakeGptqCase({.rows = 1,
-                               .cols = size,
-                               .tokens = 3 * size + 5,
-                               .seed = static_cast<unsigned>(size)});
-    c.order = "desc_act";
-    EmulatedDevice::Get().Seed(++seed);
-    EmulatedBackend backend;
-    GptqResult got;
-    FactorCase(backend, c, &got);
-    INFO("size " << size << " seed " << seed);
-    CHECK(!got.facts.in_f64);
-    // sqrt(size) roundings of F32 in each element, times 8.
-    CHECK(FactorError(c, got) <= 8 * 0x1p-24 * std::sqrt(size) + 0x1p-22);
-    for (int64_t i = 0; i < size; ++i) {
-      for (int64_t j = 0; j < i; ++j) {
-        REQUIRE(got.factor[static_cast<size_t>(i * size + j)] == 0);
-      }
-    }
-  }
-}
-
-TEST_CASE("the ladder takes the steps that the CPU's takes", "[race]") {
-  const auto cpu = NewCpuBackend(1);
-  struct Step {
-    const char* name;
-    double damping;
-    std::function<void(GptqCase&)> change;
-  };
-  const auto at = [](GptqCase& c, int64_t i, int64_t j) -> float& {
-    return c.hessian[static_cast<size_t>(i * c.cols + j)];
-  };
-  const Step steps[] = {
-      {"well conditioned", 0.01, [](GptqCase&) {}},
-      {"F64", 1e-7, [](GptqCase&) {}},  // fewer tokens than columns
-      {"more damping", 0.001,
-       [&](GptqCase& c) { at(c, 10, 90) = at(c, 90, 10) =
-                              1.02f * std::sqrt(at(c, 10, 10) *
-                                                at(c, 90, 90)); }},
-      {"replaced pivots", 0, [](GptqCase&) {}},
-      {"only the diagonal", 0.01,
-       [](GptqCase& c) { std::fill(c.hessian.begin(), c.hessian.end(), 0); }},
-  };
-  uint64_t seed = 950;
-  for (const Step& step : steps) {
-    GptqCase c =
-        MakeGptqCase({.rows = 1, .cols = 100, .tokens = 60, .seed = 4});
-    c.damping = step.damping;
-    step.change(c);
-    EmulatedDevice::Get().Seed(++seed);
-    EmulatedBackend backend;
-    GptqResult got, want;
-    FactorCase(backend, c, &got);
-    FactorCase(*cpu, c, &want);
-    INFO(step.name);
-    GptqResult in_place;
-    FactorCase(backend, c, &in_place, /*in_place=*/true);
-    CHECK(in_place.factor == got.factor);
-    CHECK(got.facts.in_f64 == want.facts.in_f64);
-    CHECK(got.facts.damping == want.facts.damping);
-    CHECK(got.facts.damping_retries == want.facts.damping_retries);
-    CHECK(got.facts.diagonal_only == want.facts.diagonal_only);
-    CHECK(got.facts.dead_columns == want.facts.dead_columns);
-    // Which of nearly equal pivots are lost is rounding.
-    CHECK((got.facts.dropped_pivots > 0) == (want.facts.dropped_pivots > 0));
-    if (step.name == std::string("replaced pivots")) {
-      CHECK(got.facts.dropped_pivots >= 30);
-    } else if (!got.facts.diagonal_only) {
-      CHECK(FactorError(c, got) <= 1e-5);
-    } else {
-      CHECK(got.factor == want.factor);
-    }
-  }
-}
-
-TEST_CASE("moments that are no moments are refused as by the reference") {
-  const auto reference = NewReferenceBackend();
-  uint64_t seed = 970;
-  for (int64_t index : {0, 7, 505, 9999}) {
-    for (float bad : {NAN, INFINITY, -INFINITY, -1.0f}) {
-      if (bad == -1.0f && index % 101 != 0) continue;  // on the diagonal
-      GptqCase c =
-          MakeGptqCase({.rows = 1, .cols = 100, .tokens = 60, .seed = 4});
-      c.hessian[static_cast<size_t>(index)] = bad;
-      std::vector<float> factor(10000);
-      GptqFactorFacts facts;
-      GptqFactorArgs args;
-      args.hessian = c.hessian.data();
-      args.size = c.cols;
-      args.factor = factor.data();
-      args.facts = &facts;
-      EmulatedDevice::Get().Seed(++seed);
-      EmulatedGptq gptq;
-      Stream stream;
-      CHECK(gptq.Factor(args, stream) ==
-            reference->gptq().Factor(args, reference->stream()));
-    }
-  }
-}
-
 TEST_CASE("weights that are not finite are found", "[race]") {
   uint64_t seed = 980;
   for (int64_t at : {0, 777, 65 * 90 - 1}) {
     for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-      GptqCase c = MakeGptqCase({.rows = 65, .cols = 90, .tokens = 100,
-                                 .seed = 4, .dtype = dtype});
+      GptqCase c = MakeGptqCase(
+          {.rows = 65, .cols = 90, .tokens = 100, .seed = 4, .dtype = dtype});
       StoreFromFloat(c.weight.data(), dtype, at, INFINITY);
       StoreFromFloat(c.weight.data(), dtype, 65 * 90 - 1, NAN);
       EmulatedDevice::Get().Seed(++seed);
@@ -398,41 +267,29 @@ TEST_CASE("checkpoints see the work advance and stop it") {
   EmulatedBackend backend;
   GptqResult result;
   FactorCase(backend, c, &result);
-  GptqFactorFacts facts;
-  GptqFactorArgs factor;
-  factor.hessian = c.hessian.data();
-  factor.size = c.cols;
-  factor.factor = result.factor.data();
-  factor.facts = &facts;
   int64_t bad = 0;
   GptqSolveArgs solve = SolveArgs(c, &result, &bad);
   std::vector<double> done;
   int left = 0;
-  const PanelCheck check = [&](double share) {
+  solve.checkpoint = [&](double share) {
     done.push_back(share);
     return --left > 0 ? absl::OkStatus() : absl::CancelledError("stop");
   };
-  factor.checkpoint = check;
-  solve.checkpoint = check;
+  const size_t blocks = 3;
   for (int calls : {1, 3, 100}) {
-    for (bool solves : {false, true}) {
-      done.clear();
-      left = calls;
-      const absl::Status status =
-          solves ? backend.gptq().Solve(solve, backend.stream())
-                 : backend.gptq().Factor(factor, backend.stream());
-      const size_t all = solves ? 3 : 5;  // blocks, panels
-      if (calls <= static_cast<int>(all)) {
-        CHECK(status.code() == absl::StatusCode::kCancelled);
-        CHECK(done.size() == static_cast<size_t>(calls));
-      } else {
-        CHECK(status.ok());
-        CHECK(done.size() == all);
-      }
-      CHECK(std::is_sorted(done.begin(), done.end()));
-      CHECK(done.front() == 0);
-      CHECK(done.back() <= 1);
+    done.clear();
+    left = calls;
+    const absl::Status status = backend.gptq().Solve(solve, backend.stream());
+    if (calls <= static_cast<int>(blocks)) {
+      CHECK(status.code() == absl::StatusCode::kCancelled);
+      CHECK(done.size() == static_cast<size_t>(calls));
+    } else {
+      CHECK(status.ok());
+      CHECK(done.size() == blocks);
     }
+    CHECK(std::is_sorted(done.begin(), done.end()));
+    CHECK(done.front() == 0);
+    CHECK(done.back() <= 1);
   }
 }
 
@@ -464,8 +321,8 @@ TEST_CASE("every code decodes to the reference's value") {
         args.codes = codes.data();
         args.scales = scales.data();
         args.zero_points = seed % 2 == 0 ? nullptr : zero_points.data();
-        args.grid = {.bits = bits, .group_size = 48,
-                     .scale_dtype = scale_dtype};
+        args.grid = {
+            .bits = bits, .group_size = 48, .scale_dtype = scale_dtype};
         args.group_index = seed % 3 == 0 ? nullptr : index.data();
         std::vector<uint8_t> want(rows * cols * 4), got(rows * cols * 4);
         args.weight = {want.data(), dtype, rows, cols};

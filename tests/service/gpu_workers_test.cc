@@ -29,8 +29,10 @@ using cuda::Faults;
 class FakeGpus final : public GpuProvider {
  public:
   explicit FakeGpus(const Faults& first = {}, const Faults& second = {},
-                    int64_t memory_cap = int64_t{1} << 30)
+                    int64_t memory_cap = int64_t{1} << 30,
+                    cuda::BlasSource new_blas = cuda::NewEmulatedBlas)
       : memory_cap_(memory_cap),
+        new_blas_(std::move(new_blas)),
         devices_{std::make_shared<cuda::FakeDevice>(first, /*lazy=*/true),
                  std::make_shared<cuda::FakeDevice>(second)} {}
 
@@ -42,9 +44,8 @@ class FakeGpus final : public GpuProvider {
                                                 std::unique_ptr<Backend> host,
                                                 int lanes) const override {
     if (index > 1) return absl::NotFoundError("got 2, allowed 0 to 1");
-    return cuda::NewCudaBackend(devices_[static_cast<size_t>(index)],
-                                cuda::NewEmulatedBlas, std::move(host),
-                                memory_cap_, lanes);
+    return cuda::NewCudaBackend(devices_[static_cast<size_t>(index)], new_blas_,
+                                std::move(host), memory_cap_, lanes);
   }
   std::string VerifiedOn() const override { return "fake, 2026-01-31"; }
 
@@ -52,6 +53,7 @@ class FakeGpus final : public GpuProvider {
 
  private:
   const int64_t memory_cap_;
+  const cuda::BlasSource new_blas_;
   const std::vector<std::shared_ptr<cuda::FakeDevice>> devices_;
 };
 
@@ -130,6 +132,33 @@ TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
         "capability 9.0, 1024 MiB");
   CHECK(got.verified_on() == "fake, 2026-01-31");
   CHECK(gpus.device(0).launches() + gpus.device(1).launches() > 0);
+}
+
+TEST_CASE("which library a GPU lacks is told", "[gpu]") {
+  const struct {
+    const char* says;
+    cuda::BlasSource new_blas;
+  } lacks[] = {
+      {"second moments, GPTQ and AWQ on the host: cuBLAS not found: libx",
+       []() -> absl::StatusOr<std::unique_ptr<cuda::Blas>> {
+         return absl::UnavailableError("cuBLAS not found: libx");
+       }},
+      {"GPTQ's factor by kernels of quantd: cuSOLVER not found: liby",
+       []() -> absl::StatusOr<std::unique_ptr<cuda::Blas>> {
+         auto blas = cuda::NewEmulatedBlasAlone();
+         blas->SetCholesky(absl::UnavailableError("cuSOLVER not found: liby"));
+         return blas;
+       }}};
+  for (const auto& lack : lacks) {
+    FakeGpus gpus({}, {}, int64_t{1} << 30, lack.new_blas);
+    GpuServer server("gpu:0", gpus);
+    RequireQuantizes(server);
+    const v1::Capabilities got = server.Capabilities();
+    REQUIRE(got.devices_size() == 1);
+    INFO(got.devices(0).description());
+    CHECK(got.devices(0).description().find(lack.says) != std::string::npos);
+    CHECK(got.devices(0).lost().empty());
+  }
 }
 
 TEST_CASE("lanes of one GPU overlap, and it stays one worker", "[gpu]") {

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "kernels/backend.h"
 #include "tests/testing/emulated_awq.h"
@@ -14,6 +15,11 @@ namespace qs::cuda {
 
 class EmulatedBackend final : public Backend {
  public:
+  EmulatedBackend() = default;
+  // GPTQ on these libraries.
+  explicit EmulatedBackend(std::unique_ptr<Blas> blas)
+      : gptq_(std::move(blas)) {}
+
   std::string name() const override { return "emulated"; }
   std::string description() const override { return "host emulation"; }
   Stream& stream() override { return stream_; }

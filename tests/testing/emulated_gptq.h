@@ -3,6 +3,7 @@
 #define QS_TESTS_TESTING_EMULATED_GPTQ_H_
 
 #include <memory>
+#include <utility>
 
 #include "kernels/base/checked_math.h"
 #include "kernels/cuda/gptq_cuda.h"
@@ -12,7 +13,9 @@ namespace qs::cuda {
 
 class EmulatedGptq final : public GptqOps {
  public:
-  EmulatedGptq() : ops_(NewGptqCuda(solver_.workspace(), solver_.blas())) {}
+  explicit EmulatedGptq(std::unique_ptr<Blas> blas = NewEmulatedBlas())
+      : solver_(std::move(blas)),
+        ops_(NewGptqCuda(solver_.workspace(), solver_.blas())) {}
 
   absl::Status Factor(const GptqFactorArgs& host, Stream&) override {
     return solver_.Do([&](StagedCall& call) {

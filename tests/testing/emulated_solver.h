@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "kernels/cuda/blas_emulated.h"
@@ -20,11 +21,11 @@ namespace qs::cuda {
 
 class EmulatedSolver {
  public:
-  EmulatedSolver()
+  explicit EmulatedSolver(std::unique_ptr<Blas> blas = NewEmulatedBlas())
       : device_(Faults(), /*lazy=*/true),
         // Too little for a chunk that several arrays could share.
         ledger_(Workspace::kLeastChunk - 1),
-        blas_(NewEmulatedBlas()) {
+        blas_(std::move(blas)) {
     auto workspace = Workspace::Create(device_, ledger_);
     REQUIRE(workspace.ok());
     workspace_ = *std::move(workspace);

@@ -51,6 +51,24 @@ int Syrk(void* handle, int uplo, int trans, int n, int k, const T* alpha,
   return kSuccess;
 }
 
+template <class T>
+int Trsm(void* handle, int side, int uplo, int trans, int diag, int m, int n,
+         const T* alpha, const T* a, int lda, T* b, int ldb) {
+  if (static_cast<Context*>(handle)->stream == nullptr) return kInvalidValue;
+  // CUBLAS_SIDE_LEFT, CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_T,
+  // CUBLAS_DIAG_NON_UNIT.
+  if (side != 0 || uplo != 0 || trans != 1 || diag != 0) return kNotSupported;
+  for (int j = 0; j < n; ++j) {
+    T* const x = b + static_cast<int64_t>(j) * ldb;
+    for (int i = m - 1; i >= 0; --i) {
+      T sum = *alpha * x[i];
+      for (int k = i + 1; k < m; ++k) sum -= a[k + i * lda] * x[k];
+      x[i] = sum / a[i + i * lda];
+    }
+  }
+  return kSuccess;
+}
+
 }  // namespace
 
 extern "C" {
@@ -79,8 +97,8 @@ int cublasGemmEx(void* handle, int transa, int transb, int m, int n, int k,
   if (static_cast<Context*>(handle)->stream == nullptr) return kInvalidValue;
   const bool f64 = c_type == 1;
   // CUBLAS_COMPUTE_32F, _32F_FAST_TF32 (F32 alone), _64F; default algorithm.
-  const bool known = f64 ? compute == 70
-                         : compute == 68 || (compute == 77 && a_type == 0);
+  const bool known =
+      f64 ? compute == 70 : compute == 68 || (compute == 77 && a_type == 0);
   if (a_type != b_type || !known || algo != -1 || (f64 && a_type != 1)) {
     return kNotSupported;
   }
@@ -114,6 +132,17 @@ int cublasDsyrk_v2(void* handle, int uplo, int trans, int n, int k,
                    const double* alpha, const double* a, int lda,
                    const double* beta, double* c, int ldc) {
   return Syrk(handle, uplo, trans, n, k, alpha, a, lda, beta, c, ldc);
+}
+
+int cublasStrsm_v2(void* handle, int side, int uplo, int trans, int diag, int m,
+                   int n, const float* alpha, const float* a, int lda, float* b,
+                   int ldb) {
+  return Trsm(handle, side, uplo, trans, diag, m, n, alpha, a, lda, b, ldb);
+}
+int cublasDtrsm_v2(void* handle, int side, int uplo, int trans, int diag, int m,
+                   int n, const double* alpha, const double* a, int lda,
+                   double* b, int ldb) {
+  return Trsm(handle, side, uplo, trans, diag, m, n, alpha, a, lda, b, ldb);
 }
 
 }  // extern "C"

@@ -69,6 +69,21 @@ inline GptqCase MakeGptqCase(const ProblemShape& shape) {
   return c;
 }
 
+// The identity but for `off` between columns p and q: whichever of them comes
+// first has a pivot of 1 - off^2.
+inline GptqCase OnePairCase(int64_t size, int64_t p, int64_t q, float off) {
+  GptqCase c;
+  c.rows = 1;
+  c.cols = size;
+  c.hessian.assign(static_cast<size_t>(size * size), 0.0f);
+  for (int64_t i = 0; i < size; ++i) {
+    c.hessian[static_cast<size_t>(i * (size + 1))] = 1;
+  }
+  c.hessian[static_cast<size_t>(p * size + q)] = off;
+  c.hessian[static_cast<size_t>(q * size + p)] = off;
+  return c;
+}
+
 }  // namespace qs
 
 #endif  // QS_TESTS_TESTING_GPTQ_PROBLEMS_H_
