@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,25 @@ constexpr int kRatios = 20;  // of AutoAWQ
 
 double Product(double a, double b, double c) { return a * b * c; }
 
+// Another's products, without a library's factorisation.
+class ProductsOf final : public Blas {
+ public:
+  explicit ProductsOf(Blas& blas) : blas_(blas) {}
+  std::string description() const override { return blas_.description(); }
+  absl::Status Gemm(const GemmArgs& args, cudaStream_t stream) override {
+    return blas_.Gemm(args, stream);
+  }
+  absl::Status Syrk(const SyrkArgs& args, cudaStream_t stream) override {
+    return blas_.Syrk(args, stream);
+  }
+  absl::Status Trsm(const TrsmArgs& args, cudaStream_t stream) override {
+    return blas_.Trsm(args, stream);
+  }
+
+ private:
+  Blas& blas_;
+};
+
 // GPTQ of [rows, cols] on the device, by parts.
 class GptqRows {
  public:
@@ -34,7 +54,9 @@ class GptqRows {
         scales_(memory_.New<uint16_t>(rows_ * CeilDiv(cols, shapes.group))),
         error_(memory_.New<double>(rows_)),
         bad_(memory_.New<int64_t>(1)),
-        ops_(NewGptqCuda(machine.workspace(), machine.blas())) {
+        ops_(NewGptqCuda(machine.workspace(), machine.blas())),
+        products_(machine.blas()),
+        own_(NewGptqCuda(machine.workspace(), products_)) {
     grid_.group_size = shapes.group;
     grid_.scale_dtype = DType::kBF16;
     grid_.decoded_dtype = DType::kBF16;
@@ -61,7 +83,7 @@ class GptqRows {
                        body);
     };
     const auto given_h = [&](int64_t call) -> absl::Status {
-      QS_RETURN_IF_ERROR(Factor());
+      QS_RETURN_IF_ERROR(Factor(*ops_));
       return Solve(call, GptqRange::kCurvature);
     };
     const auto best = [&](int64_t call) -> absl::Status {
@@ -71,7 +93,12 @@ class GptqRows {
     QS_RETURN_IF_ERROR(
         add("given H: factor, ranges, codes", factor + solve, asked, given_h));
     QS_RETURN_IF_ERROR(
-        add("factor", factor, {}, [&](int64_t) { return Factor(); }));
+        add("factor", factor, {}, [&](int64_t) { return Factor(*ops_); }));
+    QS_RETURN_IF_ERROR(
+        add("factor in F64 (reference)", factor, {},
+            [&](int64_t) { return Factor(*ops_, /*in_f64=*/true); }));
+    QS_RETURN_IF_ERROR(add("factor without cuSOLVER", factor, {},
+                           [&](int64_t) { return Factor(*own_); }));
     QS_RETURN_IF_ERROR(
         add("codes, min-max ranges", solve, {},
             [&](int64_t call) { return Solve(call, GptqRange::kMinMax); }));
@@ -86,15 +113,16 @@ class GptqRows {
  private:
   Stream& stream() { return machine_.workspace().stream(); }
 
-  absl::Status Factor() {
+  absl::Status Factor(GptqOps& ops, bool in_f64 = false) {
     GptqFactorFacts facts;
     GptqFactorArgs args;
     args.hessian = hessian_;
     args.size = cols_;
     args.order = order_;
+    args.in_f64 = in_f64;
     args.factor = factor_;
     args.facts = &facts;
-    return ops_->Factor(args, stream());
+    return ops.Factor(args, stream());
   }
 
   absl::Status Solve(int64_t call, GptqRange range) {
@@ -142,6 +170,8 @@ class GptqRows {
   double* const error_;
   int64_t* const bad_;
   const std::unique_ptr<GptqOps> ops_;
+  ProductsOf products_;
+  const std::unique_ptr<GptqOps> own_;
   GptqGrid grid_;
   const float* hessian_ = nullptr;
   const int32_t* order_ = nullptr;

@@ -2,9 +2,9 @@
 # Puts quantd and quantctl with every shared library that they need, and the
 # loader, into a folder that runs on a machine with none of our packages: for
 # tests/gpu/run.sh on a GPU's machine (QS_BUNDLE=DIR). Only what belongs to the
-# GPU's driver, libcuda and with it cuBLAS, is taken from that machine. (Not one
-# static file: Debian has no static oneTBB, and a static program loads no
-# driver.)
+# GPU's driver, libcuda and with it cuBLAS and cuSOLVER, is taken from that
+# machine. (Not one static file: Debian has no static oneTBB, and a static
+# program loads no driver.)
 # usage: bundle.sh DIR [BIN_DIR]     BIN_DIR: build/release/bin
 set -euo pipefail
 dir=${1:?usage: bundle.sh DIR [BIN_DIR]}

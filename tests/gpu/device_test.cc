@@ -3,11 +3,14 @@
 // on real hardware. Elementwise results with ==, GPTQ's within a tolerance;
 // sums are in device_sums_test.cc. Run by tests/gpu/run.sh; without a GPU it
 // fails and says why there is none.
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/device_tiles.h"
 #include "tests/gpu/device_testing.h"
 #include "tests/testing/affine_cases.h"
 #include "tests/testing/awq_cases.h"
@@ -105,6 +108,47 @@ TEST_CASE("GPTQ: factor and codes", "[gpu]") {
         CHECK(want.relative_error() <=
               got.relative_error() * (1 + kSolvedErrorTolerance));
       }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+// Wider than what a library factors at once.
+TEST_CASE("GPTQ: a factor of several blocks", "[gpu]") {
+  GptqCase c;
+  c.rows = 1;
+  c.cols = 2 * kGpuTiles.factor_columns + 4;
+  c.hessian.resize(static_cast<size_t>(c.cols * c.cols));
+  for (int64_t i = 0; i < c.cols; ++i) {
+    for (int64_t j = 0; j < c.cols; ++j) {
+      const auto apart = static_cast<double>(std::abs(i - j));
+      const auto loud = static_cast<double>((1 + i % 7) * (1 + j % 7));
+      c.hessian[static_cast<size_t>(i * c.cols + j)] =
+          static_cast<float>(loud * std::pow(0.9, apart));
+    }
+  }
+  const auto cpu = NewCpuBackend(4);
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const bool in_f64 : {false, true}) {
+      c.in_f64 = in_f64;
+      GptqResult want, got, again;
+      FactorCase(*cpu, c, &want);
+      FactorCase(*gpu, c, &got);
+      FactorCase(*gpu, c, &again);
+      INFO(gpu->name() << " in F64: " << in_f64);
+      CHECK(got.factor == again.factor);
+      CHECK(got.facts.in_f64 == want.facts.in_f64);
+      // As in gptq_factor_cuda_test.cc.
+      const double tolerance = in_f64 ? 0x1p-22 : 0x1p-13;
+      double most = 0;
+      for (size_t i = 0; i < want.factor.size(); ++i) {
+        const auto column = static_cast<int64_t>(i) % c.cols;
+        const double size =
+            want.factor[static_cast<size_t>(column * (c.cols + 1))];
+        most = std::max(
+            most, std::abs(double{got.factor[i]} - want.factor[i]) / size);
+      }
+      CHECK(most <= tolerance);
     }
     RequireOnDevice(*gpu);
   }

@@ -105,6 +105,8 @@ TEST_CASE("every row runs and is finite", "[gpu_bench]") {
                             "second moments",
                             "GPTQ given H",
                             "GPTQ factor",
+                            "GPTQ factor in F64",
+                            "GPTQ factor without cuSOLVER",
                             "GPTQ codes",
                             "GPTQ output error",
                             "AWQ 20 losses and clip",

@@ -34,7 +34,7 @@ TENSOR_TOLERANCE = 0.10
 
 # From the driver's packages, wherever the machine has them.
 OF_THE_DRIVER = re.compile(
-    r"^lib(cuda|cublas|nvidia-|nvJitLink)[-\w]*\.so")
+    r"^lib(cuda|cublas|cusolver|cusparse|nvidia-|nvJitLink)[-\w]*\.so")
 
 
 class StreamTest(unittest.TestCase):
