@@ -1,6 +1,7 @@
 # The server over real connections, in the test's process and as a binary.
 qs_test(service_grpc_test
-  SOURCES service/plan_call_test.cc service/quantd_test.cc
+  SOURCES service/malformed_message_test.cc service/plan_call_test.cc
+    service/quantd_test.cc
     service/quantize_stream_test.cc service/server_test.cc
   LIBS qs_service nlohmann_json::nlohmann_json
   LABELS service)

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/device_estimate.h"
+#include "quant/v1/calibrations.pb.h"
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
 #include "service/calibrations/serial_call.h"
@@ -57,6 +58,8 @@ class ActivationsCall final : public SerialCall<Request, Response> {
         },
         DeviceMemoryFor(SiteDeviceBytes(batch_->site->inputs, batch_->dtype)));
   }
+
+  void Malformed(const absl::Status& status) override { Fail(status); }
 
   void Close() override {
     const absl::Status status = Checkpoint(/*asked=*/true);
@@ -274,8 +277,8 @@ class ActivationsCall final : public SerialCall<Request, Response> {
 
 }  // namespace
 
-grpc::ServerBidiReactor<Request, Response>* NewActivationsCall(
-    CalibrationContext& context, grpc::CallbackServerContext* call) {
+BytesReactor* NewActivationsCall(CalibrationContext& context,
+                                 grpc::CallbackServerContext* call) {
   return SerialCall<Request, Response>::Start<ActivationsCall>(
       context, "WriteActivations", call);
 }

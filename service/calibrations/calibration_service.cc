@@ -46,8 +46,19 @@ absl::Status CreateError(const absl::Status& status, bool request_id_reused,
   return CalibrationError(status);
 }
 
-class CalibrationServiceImpl final
-    : public v1::CalibrationService::CallbackService {
+// Client streams through raw byte buffers, the rest through messages.
+using Service = v1::CalibrationService;
+using Base = Service::WithCallbackMethod_CreateCalibration<
+    Service::WithRawCallbackMethod_WriteActivations<
+        Service::WithRawCallbackMethod_WriteSecondMoments<
+            Service::WithCallbackMethod_SealSites<
+                Service::WithCallbackMethod_GetCalibration<
+                    Service::WithCallbackMethod_ListCalibrations<
+                        Service::WithCallbackMethod_DeleteCalibration<
+                            Service::WithCallbackMethod_ReadSite<
+                                Service::Service>>>>>>>>;
+
+class CalibrationServiceImpl final : public Base {
  public:
   explicit CalibrationServiceImpl(CalibrationContext& context)
       : context_(context) {}
@@ -61,15 +72,11 @@ class CalibrationServiceImpl final
                });
   }
 
-  grpc::ServerBidiReactor<v1::WriteActivationsRequest,
-                          v1::WriteActivationsResponse>*
-  WriteActivations(Call* call) override {
+  BytesReactor* WriteActivations(Call* call) override {
     return NewActivationsCall(context_, call);
   }
 
-  grpc::ServerBidiReactor<v1::WriteSecondMomentsRequest,
-                          v1::WriteSecondMomentsResponse>*
-  WriteSecondMoments(Call* call) override {
+  BytesReactor* WriteSecondMoments(Call* call) override {
     return NewMomentsCall(context_, call);
   }
 

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/v1/calibrations.pb.h"
 #include "service/calibrations/calibration_errors.h"
 #include "service/calibrations/calibration_messages.h"
 #include "service/calibrations/serial_call.h"
@@ -196,8 +197,8 @@ class MomentsCall final : public SerialCall<Request, Response> {
 
 }  // namespace
 
-grpc::ServerBidiReactor<Request, Response>* NewMomentsCall(
-    CalibrationContext& context, grpc::CallbackServerContext* call) {
+BytesReactor* NewMomentsCall(CalibrationContext& context,
+                             grpc::CallbackServerContext* call) {
   return SerialCall<Request, Response>::Start<MomentsCall>(
       context, "WriteSecondMoments", call);
 }

@@ -2,16 +2,15 @@
 #ifndef QS_SERVICE_CALIBRATIONS_MOMENTS_CALL_H_
 #define QS_SERVICE_CALIBRATIONS_MOMENTS_CALL_H_
 
-#include <grpcpp/support/server_callback.h>
+#include <grpcpp/server_context.h>
 
-#include "quant/v1/calibrations.pb.h"
 #include "service/calibrations/calibration_context.h"
+#include "service/server/message_bytes.h"
 
 namespace qs {
 
-grpc::ServerBidiReactor<quant::v1::WriteSecondMomentsRequest,
-                        quant::v1::WriteSecondMomentsResponse>*
-NewMomentsCall(CalibrationContext& context, grpc::CallbackServerContext* call);
+BytesReactor* NewMomentsCall(CalibrationContext& context,
+                             grpc::CallbackServerContext* call);
 
 }  // namespace qs
 

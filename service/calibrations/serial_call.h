@@ -3,6 +3,8 @@
 // read when the step is done. Answers go out meanwhile.
 //
 //   Take(message) ... StepDone(status)   for each message
+//   Malformed(status) ... StepDone(status) in place of Take for bytes that are
+//                                        no Request
 //   Close() ... StepDone(status)         after the half-close, or before the
 //                                        call is ended from outside
 //   Release()                            last, when gRPC is done with the call
@@ -13,7 +15,6 @@
 #define QS_SERVICE_CALIBRATIONS_SERIAL_CALL_H_
 
 #include <grpcpp/server_context.h>
-#include <grpcpp/support/server_callback.h>
 
 #include <deque>
 #include <memory>
@@ -25,13 +26,13 @@
 #include "absl/time/clock.h"
 #include "service/calibrations/calibration_context.h"
 #include "service/server/grpc_status.h"
+#include "service/server/message_bytes.h"
 #include "service/server/served_call.h"
 
 namespace qs {
 
 template <typename Request, typename Response>
-class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
-                   public LiveCall {
+class SerialCall : public BytesReactor, public LiveCall {
  public:
   // gRPC drives `Call`, a SerialCall, from now on.
   template <typename Call>
@@ -58,8 +59,8 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
     last_message_ = absl::Now();
     if (busy_) return;  // closing: what comes now is not taken
     if (ok) {
-      served_.AddBytes(static_cast<int64_t>(request_.ByteSizeLong()));
-      return RunLocked([](SerialCall& self) { self.Take(self.request_); });
+      served_.AddBytes(static_cast<int64_t>(in_.Length()));
+      return RunLocked([](SerialCall& self) { self.TakeBytes(); });
     }
     closing_ = true;
     RunLocked([](SerialCall& self) { self.Close(); });
@@ -109,6 +110,7 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
 
  protected:
   virtual void Take(const Request& request) = 0;
+  virtual void Malformed(const absl::Status& status) { StepDone(status); }
   virtual void Close() = 0;
   virtual void Release() = 0;
 
@@ -174,6 +176,12 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
     ReadLocked();
   }
 
+  // A step: what was read.
+  void TakeBytes() {
+    const absl::Status parsed = ParseMessage(++messages_, &in_, &request_);
+    parsed.ok() ? Take(request_) : Malformed(parsed);
+  }
+
   // A step of this, which is then busy until StepDone.
   template <typename Step>
   void RunLocked(Step step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -188,21 +196,21 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
       return;
     }
     reading_ = true;
-    this->StartRead(&request_);
+    StartRead(&in_);
   }
 
   void SendLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_ || finished_) return;
     if (!responses_.empty()) {
-      response_ = std::move(responses_.front());
+      out_ = SerializeMessage(responses_.front());
       responses_.pop_front();
-      served_.AddBytes(static_cast<int64_t>(response_.ByteSizeLong()));
+      served_.AddBytes(static_cast<int64_t>(out_.Length()));
       writing_ = true;
-      return this->StartWrite(&response_);
+      return StartWrite(&out_);
     }
     if (!ended_) return;
     finished_ = true;
-    this->Finish(ToGrpcStatus(end_status_));
+    Finish(ToGrpcStatus(end_status_));
   }
 
   // The first status counts. It is sent behind the answers.
@@ -226,9 +234,11 @@ class SerialCall : public grpc::ServerBidiReactor<Request, Response>,
   ServedCall served_;
   grpc::CallbackServerContext* const call_;  // until OnDone
   const std::shared_ptr<IoStrand> strand_;
-  Caller caller_;  // before the first step
-  Request request_;
-  Response response_;
+  Caller caller_;         // before the first step
+  grpc::ByteBuffer in_;   // of gRPC while reading_, of the step while busy_
+  int64_t messages_ = 0;  // of the steps
+  Request request_;       // of the steps
+  grpc::ByteBuffer out_;  // of gRPC while writing_
 
   mutable absl::Mutex mutex_;
   // gRPC's hold on this, until it is released; steps have their own.

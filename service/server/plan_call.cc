@@ -8,6 +8,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "kernels/base/status_macros.h"
+#include "quant/v1/quantization.pb.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
 
@@ -16,7 +18,7 @@ namespace {
 
 namespace v1 = quant::v1;
 
-class PlanCall final : public PlanReactor {
+class PlanCall final : public BytesReactor {
  public:
   static PlanCall* New(PlanContext& plans, QuantizeContext& context,
                        std::unique_ptr<ServedCall> served) {
@@ -35,16 +37,16 @@ class PlanCall final : public PlanReactor {
         lane_(context.pool().NewLane()) {
     const absl::Status admitted = Admit(++plans_.calls);
     if (admitted.ok()) {
-      StartRead(&request_);
+      StartRead(&in_);
     } else {
       End(admitted);
     }
   }
 
   void OnReadDone(bool ok) override {
-    const absl::Status status = ok ? input_.Add(request_) : input_.Complete();
+    const absl::Status status = ok ? Take() : input_.Complete();
     if (!status.ok()) return End(status);
-    if (ok) return StartRead(&request_);
+    if (ok) return StartRead(&in_);
     {
       absl::MutexLock lock(&mutex_);
       planning_ = !ended_;
@@ -82,6 +84,11 @@ class PlanCall final : public PlanReactor {
         {{"allowed", absl::StrCat(plans_.max_calls)}});
   }
 
+  absl::Status Take() {
+    QS_RETURN_IF_ERROR(ParseMessage(++messages_, &in_, &request_));
+    return input_.Add(request_);
+  }
+
   // On a worker.
   void MakeResponses() {
     const absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
@@ -101,7 +108,10 @@ class PlanCall final : public PlanReactor {
   void WriteNext() {
     absl::MutexLock lock(&mutex_);
     if (ended_) return;
-    if (next_ < responses_.size()) return StartWrite(&responses_[next_++]);
+    if (next_ < responses_.size()) {
+      out_ = SerializeMessage(responses_[next_++]);
+      return StartWrite(&out_);
+    }
     ended_ = true;
     Finish(grpc::Status::OK);
   }
@@ -119,6 +129,9 @@ class PlanCall final : public PlanReactor {
   PlanContext& plans_;
   QuantizeContext& context_;
   const std::unique_ptr<ServedCall> served_;
+  grpc::ByteBuffer in_;
+  grpc::ByteBuffer out_;
+  int64_t messages_ = 0;
   v1::PlanCheckpointRequest request_;
   PlanInput input_;
   const std::shared_ptr<WorkerPool::Lane> lane_;
@@ -133,8 +146,8 @@ class PlanCall final : public PlanReactor {
 
 }  // namespace
 
-PlanReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
-                            std::unique_ptr<ServedCall> served) {
+BytesReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
+                             std::unique_ptr<ServedCall> served) {
   return PlanCall::New(plans, context, std::move(served));
 }
 

@@ -3,12 +3,10 @@
 #ifndef QS_SERVICE_SERVER_PLAN_CALL_H_
 #define QS_SERVICE_SERVER_PLAN_CALL_H_
 
-#include <grpcpp/support/server_callback.h>
-
 #include <atomic>
 #include <memory>
 
-#include "quant/v1/quantization.pb.h"
+#include "service/server/message_bytes.h"
 #include "service/server/plan_convert.h"
 #include "service/server/served_call.h"
 #include "service/stream/quantize_context.h"
@@ -21,13 +19,11 @@ struct PlanContext {
   std::atomic<int64_t> calls{0};  // that are open
 };
 
-using PlanReactor = grpc::ServerBidiReactor<quant::v1::PlanCheckpointRequest,
-                                            quant::v1::PlanCheckpointResponse>;
-
 // The reactor for one call; gRPC drives it from now on. Errors end the call:
-// DRAINING, TOO_MANY_PLANS and those of PlanInput and MakePlan.
-PlanReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
-                            std::unique_ptr<ServedCall> served);
+// DRAINING, TOO_MANY_PLANS, MALFORMED_MESSAGE and those of PlanInput and
+// MakePlan.
+BytesReactor* NewPlanReactor(PlanContext& plans, QuantizeContext& context,
+                             std::unique_ptr<ServedCall> served);
 
 }  // namespace qs
 

@@ -12,23 +12,21 @@
 
 namespace qs {
 
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>*
-QuantizeServiceImpl::Quantize(grpc::CallbackServerContext* call) {
+BytesReactor* QuantizeServiceImpl::Quantize(grpc::CallbackServerContext* call) {
   auto served = std::make_unique<ServedCall>("Quantize", *call);
   const auto caller = served->Authorize(access_, *call, Role::kUser);
   if (caller.ok()) return NewQuantizeReactor(context_, call, std::move(served));
   served->End(caller.status());
-  return new RefusedStream<grpc::ByteBuffer, grpc::ByteBuffer>(caller.status());
+  return new RefusedStream(caller.status());
 }
 
-PlanReactor* QuantizeServiceImpl::PlanCheckpoint(
+BytesReactor* QuantizeServiceImpl::PlanCheckpoint(
     grpc::CallbackServerContext* call) {
   auto served = std::make_unique<ServedCall>("PlanCheckpoint", *call);
   const auto caller = served->Authorize(access_, *call, Role::kReader);
   if (caller.ok()) return NewPlanReactor(plans_, context_, std::move(served));
   served->End(caller.status());
-  return new RefusedStream<quant::v1::PlanCheckpointRequest,
-                           quant::v1::PlanCheckpointResponse>(caller.status());
+  return new RefusedStream(caller.status());
 }
 
 grpc::ServerUnaryReactor* QuantizeServiceImpl::GetCapabilities(

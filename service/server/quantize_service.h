@@ -11,10 +11,10 @@
 
 namespace qs {
 
-// Quantize through raw byte buffers, the rest through messages.
+// Streams through raw byte buffers, the rest through messages.
 using QuantizeServiceBase =
     quant::v1::QuantizeService::WithRawCallbackMethod_Quantize<
-        quant::v1::QuantizeService::WithCallbackMethod_PlanCheckpoint<
+        quant::v1::QuantizeService::WithRawCallbackMethod_PlanCheckpoint<
             quant::v1::QuantizeService::WithCallbackMethod_GetCapabilities<
                 quant::v1::QuantizeService::Service>>>;
 
@@ -31,9 +31,8 @@ class QuantizeServiceImpl final : public QuantizeServiceBase {
         capabilities_(std::move(capabilities)),
         host_threads_(host_threads) {}
 
-  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Quantize(
-      grpc::CallbackServerContext* call) override;
-  PlanReactor* PlanCheckpoint(grpc::CallbackServerContext* call) override;
+  BytesReactor* Quantize(grpc::CallbackServerContext* call) override;
+  BytesReactor* PlanCheckpoint(grpc::CallbackServerContext* call) override;
   grpc::ServerUnaryReactor* GetCapabilities(
       grpc::CallbackServerContext* call,
       const quant::v1::GetCapabilitiesRequest* request,

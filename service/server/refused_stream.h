@@ -2,20 +2,16 @@
 #ifndef QS_SERVICE_SERVER_REFUSED_STREAM_H_
 #define QS_SERVICE_SERVER_REFUSED_STREAM_H_
 
-#include <grpcpp/support/server_callback.h>
-
 #include "absl/status/status.h"
 #include "service/server/grpc_status.h"
+#include "service/server/message_bytes.h"
 
 namespace qs {
 
 // Deletes itself. Thread: gRPC's.
-template <typename Request, typename Response>
-class RefusedStream final : public grpc::ServerBidiReactor<Request, Response> {
+class RefusedStream final : public BytesReactor {
  public:
-  explicit RefusedStream(const absl::Status& why) {
-    this->Finish(ToGrpcStatus(why));
-  }
+  explicit RefusedStream(const absl::Status& why) { Finish(ToGrpcStatus(why)); }
   void OnDone() override { delete this; }
 };
 

@@ -31,6 +31,7 @@ add_library(qs_service STATIC
   server/listen_address.cc
   server/log.cc
   server/machine.cc
+  server/message_bytes.cc
   server/metrics_server.cc
   server/options.cc
   server/plan_call.cc

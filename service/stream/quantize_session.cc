@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "service/server/error.h"
+#include "service/server/message_bytes.h"
 #include "service/server/spec_convert.h"
 #include "service/stream/group_progress.h"
 #include "service/stream/input_errors.h"
@@ -65,15 +66,14 @@ void QuantizeSession::OnRequest(std::span<const ByteSpan> slices,
   {
     absl::MutexLock lock(&input_mutex_);
     if (TakesNoInput()) return;
+    ++messages_;
     const bool parsed = ParseRequest(slices, &request_);
     // The next message may travel while this one is copied: it is taken in
     // after this one, by the lock. A chunk never parks the stream.
     reads_on = parsed && request_.is_chunk && ReadAhead();
     request_.chunk.owner = std::move(owner);
     status = parsed ? input_.OnRequest(request_)
-                    : RpcError(absl::StatusCode::kInvalidArgument,
-                               "MALFORMED_MESSAGE",
-                               "message: bytes that are no QuantizeRequest");
+                    : MalformedMessageError(messages_, "QuantizeRequest");
     request_.chunk.owner = nullptr;
     input_failed_ = !status.ok();
     if (status.ok() && input_.parked()) return;

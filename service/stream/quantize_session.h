@@ -153,6 +153,7 @@ class QuantizeSession final
 
   absl::Mutex input_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   StreamInput input_ ABSL_GUARDED_BY(input_mutex_);
+  int64_t messages_ ABSL_GUARDED_BY(input_mutex_) = 0;
   ParsedRequest request_ ABSL_GUARDED_BY(input_mutex_);
   // What was read ahead of an error must not end the stream with another one.
   bool input_failed_ ABSL_GUARDED_BY(input_mutex_) = false;

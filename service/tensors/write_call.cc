@@ -1,7 +1,6 @@
 // Tested by tests/service/tensors/tensor_service_test.cc.
 #include "service/tensors/write_call.h"
 
-#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/server_context.h>
 
 #include <memory>
@@ -17,6 +16,7 @@
 #include "service/base/metrics.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
+#include "service/server/message_bytes.h"
 #include "service/server/options.h"
 #include "service/server/served_call.h"
 #include "service/stream/crc32c.h"
@@ -56,9 +56,7 @@ absl::Status CheckCrc(const Request& request, int64_t persisted) {
        {"persisted_size", absl::StrCat(persisted)}});
 }
 
-class WriteCall final
-    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
-      public LiveCall {
+class WriteCall final : public BytesReactor, public LiveCall {
  public:
   static WriteCall* New(TensorContext& context,
                         grpc::CallbackServerContext* call) {
@@ -192,12 +190,7 @@ class WriteCall final
   }
 
   absl::Status TakeMessage(grpc::ByteBuffer* message) {
-    const grpc::Status parsed =
-        grpc::SerializationTraits<Request>::Deserialize(message, &request_);
-    if (!parsed.ok()) {
-      return RpcError(absl::StatusCode::kInvalidArgument, "MALFORMED_MESSAGE",
-                      "message: its bytes are no WriteTensorRequest");
-    }
+    QS_RETURN_IF_ERROR(ParseMessage(++messages_, message, &request_));
     const bool first = writer_ == nullptr;
     QS_RETURN_IF_ERROR(first ? OpenUpload() : CheckSameUpload());
     QS_RETURN_IF_ERROR(CheckData(request_));
@@ -299,10 +292,7 @@ class WriteCall final
   }
 
   void Encode(const Response& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    bool own = false;
-    out_.Clear();
-    grpc::SerializationTraits<Response>::Serialize(response, &out_, &own)
-        .IgnoreError();
+    out_ = SerializeMessage(response);
     served_.AddBytes(static_cast<int64_t>(out_.Length()));
   }
 
@@ -323,6 +313,7 @@ class WriteCall final
   IoStrand strand_;
 
   // Of the steps alone.
+  int64_t messages_ = 0;
   Request request_;
   std::string upload_;
   std::unique_ptr<UploadWriter> writer_;
@@ -347,8 +338,8 @@ class WriteCall final
 
 }  // namespace
 
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* NewWriteCall(
-    TensorContext& context, grpc::CallbackServerContext* call) {
+BytesReactor* NewWriteCall(TensorContext& context,
+                           grpc::CallbackServerContext* call) {
   return WriteCall::New(context, call);
 }
 

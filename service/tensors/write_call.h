@@ -4,9 +4,9 @@
 #ifndef QS_SERVICE_TENSORS_WRITE_CALL_H_
 #define QS_SERVICE_TENSORS_WRITE_CALL_H_
 
-#include <grpcpp/support/byte_buffer.h>
-#include <grpcpp/support/server_callback.h>
+#include <grpcpp/server_context.h>
 
+#include "service/server/message_bytes.h"
 #include "service/tensors/tensor_context.h"
 
 namespace qs {
@@ -16,8 +16,8 @@ namespace qs {
 constexpr int64_t kWriteAheadBytes = int64_t{4} << 20;
 
 // The reactor for one call; gRPC drives it from now on.
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* NewWriteCall(
-    TensorContext& context, grpc::CallbackServerContext* call);
+BytesReactor* NewWriteCall(TensorContext& context,
+                           grpc::CallbackServerContext* call);
 
 }  // namespace qs
 

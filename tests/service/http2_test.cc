@@ -66,6 +66,31 @@ TEST_CASE("a call by hand is answered", "[http2]") {
   REQUIRE(data == GrpcMessage("\x08\x01"));  // SERVING
 }
 
+TEST_CASE("a plan whose last message is none is refused", "[http2]") {
+  const Server server;
+  v1::PlanCheckpointRequest config;
+  config.mutable_config()->mutable_quantization()->set_preset("NF4");
+  v1::PlanCheckpointRequest tensor;
+  v1::TensorHeader* header = tensor.mutable_tensors()->add_tensors();
+  header->set_name("a.weight");
+  header->set_dtype(v1::BF16);
+  header->add_shape(64);
+  header->add_shape(64);
+  header->set_file("model.safetensors");
+  header->set_end(2 * 64 * 64);
+  const std::string begin =
+      Http2Greeting() + Call(1, "/quant.v1.QuantizeService/PlanCheckpoint");
+  const std::string messages = GrpcMessage(config.SerializeAsString()) +
+                               GrpcMessage(tensor.SerializeAsString());
+  RawHttp2 good(server.port());
+  REQUIRE(good.Send(begin + Message(1, messages)));
+  CHECK(good.Status(1) == grpc::OK);
+  RawHttp2 bad(server.port());
+  REQUIRE(bad.Send(
+      begin + Message(1, messages + GrpcMessage("\xff\xff\xff\xff garbage"))));
+  CHECK(bad.Status(1) == grpc::INVALID_ARGUMENT);
+}
+
 TEST_CASE("what is no HTTP/2 is not talked to", "[http2]") {
   const Server server;
   const std::string preface = Http2Greeting().substr(0, 24);
