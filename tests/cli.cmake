@@ -15,7 +15,8 @@ qs_test(job_watch_test
 
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 foreach(name quantctl quantctl_calibration quantctl_calibration_faults
-    quantctl_calibrate quantctl_faults quantctl_jobs quantctl_results quantctl_stacks
+    quantctl_calibrate quantctl_faults quantctl_jobs quantctl_results
+    quantctl_safety quantctl_stacks
     quantctl_upload)
   add_test(NAME ${name}_e2e
     COMMAND Python3::Interpreter

@@ -1,5 +1,5 @@
 foreach(name awq_format bitsandbytes checkpoint compressed_tensors dequantize gptq_format
-        hqq_format json posix_fault)
+        hqq_format json posix_fault utf8)
   set(more)
   if(name STREQUAL "bitsandbytes")
     set(more formats/bitsandbytes_decode_test.cc)

@@ -127,10 +127,12 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(
   checkpoint.opener_ = opener;
   checkpoint.is_directory_ = S_ISDIR(info.st_mode);
   if (!checkpoint.is_directory_) {
+    const std::string name = path.substr(path.rfind('/') + 1);
+    QS_RETURN_IF_ERROR(CheckFileName(name, "checkpoint"));
     QS_ASSIGN_OR_RETURN(SafetensorsFile file,
                         SafetensorsFile::Open(path, opener));
     checkpoint.shards_.push_back(std::move(file));
-    checkpoint.shard_names_ = {path.substr(path.rfind('/') + 1)};
+    checkpoint.shard_names_ = {name};
     checkpoint.tensors_ = TensorsOf(checkpoint.shards_);
     return checkpoint;
   }

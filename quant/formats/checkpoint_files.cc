@@ -8,6 +8,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/file_opener.h"
 #include "quant/formats/json.h"
+#include "quant/formats/utf8.h"
 
 namespace qs {
 namespace {
@@ -22,6 +23,10 @@ absl::Status CheckFollowed(const FolderEntry& entry) {
   return absl::IsNotFound(status) || absl::IsInvalidArgument(status)
              ? absl::OkStatus()
              : status;
+}
+
+std::string FolderText(const std::string& path) {
+  return absl::StrCat("directory ", QuoteForError(path));
 }
 
 // Null for a file, and for a directory to look into.
@@ -55,10 +60,10 @@ class SideFileWalk {
     const std::string path = (below + "/" + entry.name).substr(1);
     if (taken_.contains(path)) return absl::OkStatus();
     if (files_.size() + left_out_.size() >= kMaxSideFiles) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("directory ", QuoteForError(root_),
-                       ": got more files than allowed: ", kMaxSideFiles));
+      return absl::InvalidArgumentError(absl::StrCat(
+          FolderText(root_), ": got more files than allowed: ", kMaxSideFiles));
     }
+    QS_RETURN_IF_ERROR(CheckFileName(path, FolderText(root_)));
     QS_RETURN_IF_ERROR(CheckFollowed(entry));
     const char* reason = WhyNotRead(entry, depth);
     if (reason != nullptr) {
@@ -86,17 +91,23 @@ class SideFileWalk {
 
 }  // namespace
 
+absl::Status CheckFileName(const std::string& name, const std::string& what) {
+  if (IsUtf8(name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ": got the file name ", QuoteForError(name),
+                   ", allowed: names in UTF-8; rename the file"));
+}
+
 absl::StatusOr<std::vector<std::string>> ListSafetensors(
     const std::string& directory, const FileOpener* opener) {
   std::vector<std::string> names;
-  QS_RETURN_IF_ERROR(VisitFolder(directory, opener,
-                                 [&](const FolderEntry& entry) -> absl::Status {
-                                   if (!entry.name.ends_with(".safetensors"))
-                                     return absl::OkStatus();
-                                   if (entry.is_file())
-                                     names.push_back(entry.name);
-                                   return CheckFollowed(entry);
-                                 }));
+  const auto visit = [&](const FolderEntry& entry) -> absl::Status {
+    if (!entry.name.ends_with(".safetensors")) return absl::OkStatus();
+    QS_RETURN_IF_ERROR(CheckFileName(entry.name, FolderText(directory)));
+    if (entry.is_file()) names.push_back(entry.name);
+    return CheckFollowed(entry);
+  };
+  QS_RETURN_IF_ERROR(VisitFolder(directory, opener, visit));
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -24,4 +24,5 @@ target_sources(qs_quant PRIVATE
   formats/safetensors_file.cc
   formats/safetensors_header.cc
   formats/safetensors_writer.cc
-  formats/stored_tensors.cc)
+  formats/stored_tensors.cc
+  formats/utf8.cc)

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "quant/formats/utf8.h"
 
 namespace qs {
 namespace {
@@ -83,8 +84,7 @@ class Builder final : public nlohmann::json_sax<Json> {
     // The parser counts the byte it stopped at.
     const size_t at = position == 0 ? 0 : position - 1;
     return Fail(absl::StrCat("byte ", at, ": got ",
-                             absl::Utf8SafeCHexEscape(Cut(why, 200)),
-                             ", allowed: JSON"));
+                             EscapeControls(Cut(why, 200)), ", allowed: JSON"));
   }
 
  private:
@@ -152,7 +152,8 @@ class Builder final : public nlohmann::json_sax<Json> {
 std::string QuoteForError(std::string_view text) {
   // Escaping what is cut anyway would cost time and memory.
   const std::string cut = Cut(std::string(text.substr(0, 124)), 120);
-  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(cut), "\"");
+  return absl::StrCat("\"", EscapeControls(absl::Utf8SafeCHexEscape(cut)),
+                      "\"");
 }
 
 std::string JsonForError(const Json& value) {

@@ -3,12 +3,16 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <initializer_list>
 #include <sstream>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
+#include "quant/formats/json.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/argument_groups.h"
 #include "service/cli/job_arguments.h"
 
@@ -195,7 +199,44 @@ absl::Status Wrong(const std::string& text) {
   return absl::InvalidArgumentError(text);
 }
 
+absl::Status CheckUtf8(const char* flag, const std::string& text) {
+  if (IsUtf8(text)) return absl::OkStatus();
+  return Wrong(
+      absl::StrCat(flag, ": got ", QuoteForError(text), ", allowed UTF-8"));
+}
+
+// What goes to the server goes as UTF-8; names of local files may be anything.
+absl::Status CheckUtf8(const Arguments& a) {
+  const std::initializer_list<std::pair<const char*, const std::string*>> one =
+      {{"--preset", &a.config.preset},
+       {"--server", &a.server.address},
+       {"--name", &a.name},
+       {"JOB", &a.job.name},
+       {"SOURCE", &a.job.source},
+       {"--calibration", &a.job.calibration},
+       {"--calibration-name", &a.job.calibration_name},
+       {"DESTINATION", &a.job.destination},
+       {"--tensors", &a.job.tensors},
+       {"--request-id", &a.job.request_id},
+       {"--filter", &a.job.filter}};
+  for (const auto& [flag, text] : one) {
+    QS_RETURN_IF_ERROR(CheckUtf8(flag, *text));
+  }
+  const std::initializer_list<
+      std::pair<const char*, const std::vector<std::string>*>>
+      many = {{"--include", &a.config.include},
+              {"--exclude", &a.config.exclude},
+              {"--label", &a.job.labels}};
+  for (const auto& [flag, texts] : many) {
+    for (const std::string& text : *texts) {
+      QS_RETURN_IF_ERROR(CheckUtf8(flag, text));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Check(const Arguments& a) {
+  QS_RETURN_IF_ERROR(CheckUtf8(a));
   if (a.server.tls_cert.empty() != a.server.tls_key.empty()) {
     return Wrong(
         "--tls-cert and --tls-key: got one of them, allowed both or none");

@@ -289,6 +289,10 @@ TEST_CASE("usage errors name the flag and have exit code 2") {
       {Quantize({"--preset", "NF4", "--streams", "0"}), "--streams"},
       {Quantize({"--preset", "NF4", "--target", "gpu"}), "--target"},
       {{"health", "--tls-key", "k"}, "--tls-cert and --tls-key"},
+      {Quantize({"--preset", "NF4", "--include", "a\xff*"}),
+       "--include: got \"a\\xff*\", allowed UTF-8"},
+      {{"plan", "in", "--preset", "NF4", "--exclude", "\xc3"},
+       "--exclude: got \"\\xc3\", allowed UTF-8"},
   };
   for (const Case& c : cases) {
     const ParsedArguments parsed = ParseArguments(c.args);

@@ -294,6 +294,48 @@ TEST_CASE("index and shards agree in both directions", "[checkpoint]") {
                    "\"s2.safetensors\", allowed: one file");
 }
 
+TEST_CASE("names that are no UTF-8 are refused, wherever they are",
+          "[checkpoint]") {
+  const std::string wanted =
+      "\": got the file name \"b\\xffd.txt\", allowed: names in UTF-8";
+  TempDir dir;
+  WriteSharded(dir);
+  WriteText(dir.File("\xc3\xa9.txt"), "fine");
+  REQUIRE(Checkpoint::Open(dir.path()).ok());
+  WriteText(dir.File("b\xff"
+                     "d.txt"),
+            "text");
+  CheckInvalid(Checkpoint::Open(dir.path()).status(),
+               "directory \"" + dir.path() + wanted);
+  std::filesystem::create_directory(dir.File("sub"));
+  std::filesystem::rename(dir.File("b\xff"
+                                   "d.txt"),
+                          dir.File("sub/b\xff"
+                                   "d.txt"));
+  CheckInvalid(Checkpoint::Open(dir.path()).status(),
+               "got the file name \"sub/b\\xffd.txt\"");
+  // What is not read is reported, too.
+  std::filesystem::remove_all(dir.File("sub"));
+  std::filesystem::create_symlink("/nowhere", dir.File("l\xff"));
+  CheckInvalid(Checkpoint::Open(dir.path()).status(),
+               "got the file name \"l\\xff\"");
+
+  TempDir other;
+  WriteText(other.File("s\xff.safetensors"), Shard({"a"}));
+  CheckInvalid(Checkpoint::Open(other.path()).status(),
+               "got the file name \"s\\xff.safetensors\"");
+  CheckInvalid(Checkpoint::Open(other.File("s\xff.safetensors")).status(),
+               "checkpoint: got the file name \"s\\xff.safetensors\"");
+  // A tensor's name is in the header's JSON.
+  std::string shard = Shard({"a"});
+  shard[shard.find("\"a\"") + 1] = '\xff';
+  WriteText(other.File("model.safetensors"), shard);
+  const absl::Status status =
+      Checkpoint::Open(other.File("model.safetensors")).status();
+  CheckInvalid(status, "UTF-8");
+  CHECK(status.message().find('\xff') == absl::string_view::npos);
+}
+
 TEST_CASE("quantization_config goes to the end of config.json",
           "[checkpoint]") {
   const auto merge = [](const std::string& config, const std::string& added) {

@@ -52,6 +52,8 @@ TEST_CASE("many keys take linear time and are still compared", "[json]") {
 
 TEST_CASE("what errors quote is short and printable", "[json]") {
   CHECK(QuoteForError("a\"b\n\x01") == "\"a\\\"b\\n\\x01\"");
+  // Nor what a terminal takes for a control, nor what is no UTF-8.
+  CHECK(QuoteForError("\xc2\x9b\xff\xc3\xa9") == "\"\\xc2\\x9b\\xff\xc3\xa9\"");
   CHECK(QuoteForError(std::string(120, 'x')) ==
         "\"" + std::string(120, 'x') + "\"");
   CHECK(QuoteForError(std::string(121, 'x')) ==
