@@ -213,9 +213,12 @@ int64_t CompressedTensorsBytes(const GridSpec& grid, DType dtype, int64_t rows,
          2 * DTypeBytes(DType::kI64);
 }
 
-std::string CompressedTensorsConfigJson(
-    const GridSpec& grid, const std::vector<std::string>& ignore) {
-  using Json = nlohmann::ordered_json;
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json GroupJson(const CompressedTensorsGroup& of) {
+  const GridSpec& grid = of.grid;
   const bool channel = grid.group_size < 0;
   Json weights;
   weights["actorder"] = nullptr;
@@ -228,10 +231,20 @@ std::string CompressedTensorsConfigJson(
   Json group;
   group["input_activations"] = nullptr;
   group["output_activations"] = nullptr;
-  group["targets"] = std::vector<std::string>{"Linear"};
+  group["targets"] = of.targets;
   group["weights"] = std::move(weights);
+  return group;
+}
+
+}  // namespace
+
+std::string CompressedTensorsConfigJson(
+    const std::vector<CompressedTensorsGroup>& groups,
+    const std::vector<std::string>& ignore) {
   Json config;
-  config["config_groups"]["group_0"] = std::move(group);
+  for (size_t i = 0; i < groups.size(); ++i) {
+    config["config_groups"][absl::StrCat("group_", i)] = GroupJson(groups[i]);
+  }
   config["format"] = "pack-quantized";
   config["global_compression_ratio"] = nullptr;
   config["ignore"] = ignore;

@@ -45,10 +45,20 @@ absl::StatusOr<DecodedWeight> DecodeCompressedTensors(
     const GridSpec& grid, const std::map<std::string, SafetensorsItem>& tensors,
     const std::string& name);
 
-// `quantization_config` for config.json: one config group, exact module names
-// in `ignore`. `ignore` are modules without ".weight", checkpoint order.
-std::string CompressedTensorsConfigJson(const GridSpec& grid,
-                                        const std::vector<std::string>& ignore);
+// Modules with one grid. A target is a module class, a module's name, or "re:"
+// and a regular expression that matches from a name's beginning on. Of several
+// that match loaders take a name before an expression, or the first.
+struct CompressedTensorsGroup {
+  GridSpec grid;
+  std::vector<std::string> targets = {"Linear"};
+};
+
+// `quantization_config` for config.json, exact module names in `ignore`, which
+// goes before all targets. `ignore` are modules without ".weight", checkpoint
+// order.
+std::string CompressedTensorsConfigJson(
+    const std::vector<CompressedTensorsGroup>& groups,
+    const std::vector<std::string>& ignore);
 
 }  // namespace qs
 

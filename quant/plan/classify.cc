@@ -193,9 +193,22 @@ Reason ByGlobs(const Draft& draft, DraftTensor* item) {
   return included ? "excluded" : "not included";
 }
 
-Reason CarryForGroups(Draft* draft, const std::string& name, int64_t cols) {
+Reason ByOverride(const Draft& draft, size_t i, DraftTensor* item) {
+  const int rule = draft.entry(i).rule;
+  if (rule == 0) return std::nullopt;
+  const PlanOverride& found =
+      draft.request.overrides[static_cast<size_t>(rule) - 1];
+  if (found.spec) return std::nullopt;
+  item->left_out_by_glob = true;
+  item->skipped = true;
+  return absl::StrCat("skipped by override ", rule, " (",
+                      QuoteForError(found.tensors), ")");
+}
+
+Reason CarryForGroups(Draft* draft, const std::string& name, int64_t group_size,
+                      int64_t cols) {
   const std::string text =
-      absl::StrCat("group_size: got ", SpecGrid(draft->request.spec).group_size,
+      absl::StrCat("group_size: got ", group_size,
                    ", allowed -1 or a divisor of ", cols, " columns");
   draft->findings.Add(Severity::kWarning, "GROUP_SIZE", name,
                       text + "; carried");
@@ -203,14 +216,14 @@ Reason CarryForGroups(Draft* draft, const std::string& name, int64_t cols) {
 }
 
 // Shapes that the groups or the packed words of the format do not fit.
-Reason ByGrid(Draft* draft, const std::string& name, const MatrixShape& shape) {
-  const QuantSpec& spec = draft->request.spec;
+Reason ByGrid(Draft* draft, const QuantSpec& spec, const std::string& name,
+              const MatrixShape& shape) {
   const FormatRules* rules = TargetRules(*draft);
   const bool whole = (rules != nullptr && rules->whole_groups) ||
                      spec.format == OutputFormat::kCompressedTensors;
   const int64_t group_size = SpecGrid(spec).group_size;
   if (whole && group_size > 0 && shape.cols % group_size != 0) {
-    return CarryForGroups(draft, name, shape.cols);
+    return CarryForGroups(draft, name, group_size, shape.cols);
   }
   const absl::Status status =
       ValidateSpecForShape(spec, name, shape.rows, shape.cols);
@@ -233,7 +246,7 @@ Reason BySize(Draft* draft, size_t i) {
   }
   if (shape.rows == 1) return "one output row";
   if (IsNf4(*draft)) return std::nullopt;
-  return ByGrid(draft, draft->TitleOf(i), shape);
+  return ByGrid(draft, draft->SpecOf(i), draft->TitleOf(i), shape);
 }
 
 Reason ReasonToCarry(Draft* draft, size_t i) {
@@ -251,6 +264,7 @@ Reason ReasonToCarry(Draft* draft, size_t i) {
   }
   if (Reason reason = ByTarget(*draft, *item)) return reason;
   if (Reason reason = ByGlobs(*draft, item)) return reason;
+  if (Reason reason = ByOverride(*draft, i, item)) return reason;
   return BySize(draft, i);
 }
 

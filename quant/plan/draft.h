@@ -1,6 +1,6 @@
 // Draft: a plan in the making. MakePlan runs the stages over it in this order:
-// source check, ties, split stacks, classify, shared inputs, fused groups, join
-// stacks, sites, lint, files, output config.
+// source check, ties, split stacks, overrides, classify, shared inputs, fused
+// groups, join stacks, sites, lint, files, output config.
 #ifndef QS_QUANT_PLAN_DRAFT_H_
 #define QS_QUANT_PLAN_DRAFT_H_
 
@@ -32,7 +32,8 @@ struct DraftTensor {
   bool is_stack = false;   // 3-D stack of experts, not split
   bool is_linear = false;  // maybe an nn.Linear: named when not quantized
   bool left_out_by_glob = false;
-  std::string whole;  // why a stack is not split; empty: it is not known
+  bool skipped = false;  // by a rule, which is a glob, too
+  std::string whole;     // why a stack is not split; empty: it is not known
 };
 
 struct Draft {
@@ -51,6 +52,14 @@ struct Draft {
   const PlanEntry& entry(size_t i) const { return plan.entries[i]; }
   bool Quantizes(size_t i) const {
     return entry(i).action == TensorAction::kQuantize;
+  }
+  // How tensor i is quantized, if it is.
+  const QuantSpec& SpecOf(size_t i) const { return SpecOfRule(entry(i).rule); }
+  // The request's, of 0 and of a rule that skips.
+  const QuantSpec& SpecOfRule(int rule) const {
+    if (rule == 0) return request.spec;
+    const auto& spec = request.overrides[static_cast<size_t>(rule) - 1].spec;
+    return spec ? *spec : request.spec;
   }
   // What findings call it: a slice is known by its stack.
   const std::string& TitleOf(size_t i) const {
@@ -78,6 +87,16 @@ absl::Status SplitStacks(Draft* draft);
 // is carried.
 void JoinStacks(Draft* draft);
 
+// Which override holds for each tensor. Errors: INVALID_ARGUMENT — one matches
+// no name, or is not of the request's format.
+absl::Status ApplyOverrides(Draft* draft);
+
+// Adds a finding for each override that changes nothing.
+void ReportUnusedOverrides(Draft* draft);
+
+// Whether one of the configurations in use needs a calibration.
+bool SomeNeedCalibration(const Draft& draft);
+
 // Decides each remaining tensor by itself. Errors: INVALID_ARGUMENT — include
 // selects nothing.
 absl::Status Classify(Draft* draft);
@@ -88,7 +107,8 @@ absl::Status Classify(Draft* draft);
 void ShareInputs(Draft* draft);
 
 // Carries the rest of a fused group when one of it is carried (not in the
-// formats of bitsandbytes and hqq), and forgets groups of one.
+// formats of bitsandbytes and hqq), and forgets groups of one. Overrides that
+// split a group are an error.
 void CompleteGroups(Draft* draft);
 
 // The inputs that quantized linears read. Adds findings NO_FOLD for AWQ.

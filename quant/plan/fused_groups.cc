@@ -1,5 +1,8 @@
 // Tested by tests/quant/plan_rules_test.cc.
+#include <optional>
+
 #include "absl/strings/str_cat.h"
+#include "quant/formats/json.h"
 #include "quant/plan/draft.h"
 
 namespace qs {
@@ -9,6 +12,10 @@ struct Group {
   size_t members = 0;
   size_t quantized = 0;
   size_t carried = 0;  // the first one, rather one that a glob leaves out
+  // Of those that are quantized: the first one, and the first one that is
+  // quantized in another way.
+  std::optional<size_t> first;
+  std::optional<size_t> other;
 };
 
 std::unordered_map<std::string_view, Group> CollectGroups(const Draft& draft) {
@@ -19,6 +26,12 @@ std::unordered_map<std::string_view, Group> CollectGroups(const Draft& draft) {
     ++group.members;
     if (draft.Quantizes(i)) {
       ++group.quantized;
+      if (!group.first) {
+        group.first = i;
+      } else if (!group.other &&
+                 draft.SpecOf(i) != draft.SpecOf(*group.first)) {
+        group.other = i;
+      }
     } else if (group.members - group.quantized == 1 ||
                (draft.tensors[i].left_out_by_glob &&
                 !draft.tensors[group.carried].left_out_by_glob)) {
@@ -37,11 +50,13 @@ void CarryWithGroup(Draft* draft, size_t i, size_t cause) {
 }
 
 // A glob through a group is the caller's to mend when the target fuses it: a
-// wider choice than asked for would go unnoticed in a script.
+// wider choice than asked for would go unnoticed in a script. A rule through it
+// always is.
 void ReportSplit(Draft* draft, size_t cause) {
   const DraftTensor& item = draft->tensors[cause];
   const bool is_error =
-      item.left_out_by_glob && draft->request.engine == Engine::kVllm;
+      item.skipped ||
+      (item.left_out_by_glob && draft->request.engine == Engine::kVllm);
   draft->findings.Add(
       is_error ? Severity::kError : Severity::kWarning, "GROUP_SPLIT",
       draft->TitleOf(cause),
@@ -49,6 +64,25 @@ void ReportSplit(Draft* draft, size_t cause) {
                    " is fused: all of it is quantized or none. This one is "
                    "carried (",
                    draft->entry(cause).reason, "), so the whole group is"));
+}
+
+std::string RuleText(const Draft& draft, size_t i) {
+  const int rule = draft.entry(i).rule;
+  if (rule == 0) return "no override";
+  const PlanOverride& found =
+      draft.request.overrides[static_cast<size_t>(rule) - 1];
+  return absl::StrCat("override ", rule, " (", QuoteForError(found.tensors),
+                      ")");
+}
+
+void ReportTwoWays(Draft* draft, size_t first, size_t other) {
+  draft->findings.Add(
+      Severity::kError, "GROUP_SPLIT", draft->TitleOf(other),
+      absl::StrCat("group ", draft->tensors[other].group,
+                   " is fused: all of it is quantized in one way. For this one "
+                   "holds ",
+                   RuleText(*draft, other), ", for ", draft->TitleOf(first),
+                   " ", RuleText(*draft, first)));
 }
 
 }  // namespace
@@ -65,6 +99,7 @@ void CompleteGroups(Draft* draft) {
     if (item.group.empty()) continue;
     const Group& group = groups.at(item.group);
     const bool split = group.quantized > 0 && group.quantized < group.members;
+    if (fused && group.other == i) ReportTwoWays(draft, *group.first, i);
     if (!fused || !split) continue;
     if (i == group.carried) ReportSplit(draft, i);
     if (draft->Quantizes(i)) CarryWithGroup(draft, i, group.carried);

@@ -44,9 +44,13 @@ class Linter {
   FindingList Run();
 
  private:
-  void CheckScheme(const FormatRules& rules);
-  void CheckMarlinScheme(const FormatRules& rules);
-  void CheckGptqScheme(const FormatRules& rules);
+  void CheckSchemes(const FormatRules& rules);
+  void CheckScheme(const FormatRules& rules, const QuantSpec& spec,
+                   std::string_view tensor);
+  void CheckMarlinScheme(const FormatRules& rules, const QuantSpec& spec,
+                         std::string_view tensor);
+  void CheckGptqScheme(const FormatRules& rules, const QuantSpec& spec,
+                       std::string_view tensor);
   void CheckSkipNames();
   void CheckStacks();
   void CheckTensor(const FormatRules& rules, size_t i);
@@ -62,6 +66,7 @@ class Linter {
   void Warn(std::string_view rule, std::string_view tensor, std::string text) {
     findings_.Add(Severity::kWarning, rule, tensor, std::move(text));
   }
+  // Of the request: format, and what all of a format have in common.
   const QuantSpec& spec() const { return draft_.request.spec; }
   int64_t tp() const { return draft_.request.tensor_parallel; }
   Parallel ParallelOf(size_t i) const {
@@ -90,7 +95,7 @@ FindingList Linter::Run() {
           absl::StrCat(title_, " does not load ", FormatTitle(spec().format)));
     return findings_;
   }
-  CheckScheme(*rules);
+  CheckSchemes(*rules);
   if (rules->substring_skips) CheckSkipNames();
   if (rules->unpacks_experts) CheckStacks();
   CountFusedRows();
@@ -100,61 +105,83 @@ FindingList Linter::Run() {
   return findings_;
 }
 
-void Linter::CheckScheme(const FormatRules& rules) {
-  if (spec().nf4() != nullptr) return;
-  const GridSpec grid = SpecGrid(spec());
+// Each that is in use, once. What an override breaks is said of the first
+// tensor that it holds for.
+void Linter::CheckSchemes(const FormatRules& rules) {
+  std::vector<std::pair<const QuantSpec*, std::string_view>> schemes;
+  const auto add = [&](const QuantSpec& one, std::string_view tensor) {
+    const bool known =
+        std::any_of(schemes.begin(), schemes.end(),
+                    [&](const auto& other) { return *other.first == one; });
+    if (!known) schemes.emplace_back(&one, tensor);
+  };
+  if (draft_.request.overrides.empty()) add(spec(), "");
+  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+    if (!draft_.Quantizes(i)) continue;
+    const QuantSpec& one = draft_.SpecOf(i);
+    add(one, one == spec() ? "" : std::string_view(draft_.entry(i).name));
+  }
+  for (const auto& [one, tensor] : schemes) CheckScheme(rules, *one, tensor);
+}
+
+void Linter::CheckScheme(const FormatRules& rules, const QuantSpec& spec,
+                         std::string_view tensor) {
+  if (spec.nf4() != nullptr) return;
+  const GridSpec grid = SpecGrid(spec);
   if (rules.symmetric_only && !grid.symmetric) {
-    Error("ASYMMETRIC", "",
+    Error("ASYMMETRIC", tensor,
           absl::StrCat(title_,
                        " fails on the zero points of an asymmetric scheme; "
                        "allowed is symmetric"));
   }
   if (!Allows(rules.bits, grid.bits)) {
-    Error("BITS", "",
+    Error("BITS", tensor,
           absl::StrCat("bits: got ", grid.bits, "; ", title_, " takes ",
                        absl::StrJoin(rules.bits, ", "), " in ",
-                       FormatTitle(spec().format)));
+                       FormatTitle(spec.format)));
   }
   if (!Allows(rules.group_sizes, grid.group_size)) {
-    Error("GROUP_SIZES", "",
+    Error("GROUP_SIZES", tensor,
           absl::StrCat("group_size: got ", grid.group_size, "; ", title_,
                        " takes ", absl::StrJoin(rules.group_sizes, ", "),
-                       " in ", FormatTitle(spec().format)));
+                       " in ", FormatTitle(spec.format)));
   }
-  CheckGptqScheme(rules);
-  CheckMarlinScheme(rules);
+  CheckGptqScheme(rules, spec, tensor);
+  CheckMarlinScheme(rules, spec, tensor);
 }
 
-void Linter::CheckGptqScheme(const FormatRules& rules) {
-  const GptqSpec* gptq = spec().gptq();
+void Linter::CheckGptqScheme(const FormatRules& rules, const QuantSpec& spec,
+                             std::string_view tensor) {
+  const GptqSpec* gptq = spec.gptq();
   if (gptq == nullptr) return;
   if (rules.no_act_order && gptq->order == ColumnOrder::kActOrder &&
       gptq->group_size != -1) {
-    Error("ACT_ORDER", "",
+    Error("ACT_ORDER", tensor,
           absl::StrCat(title_,
                        " does not read the group of each column; allowed is "
                        "an order with groups as stored (ACT_ORDER_STATIC)"));
   }
-  if (spec().format == OutputFormat::kGptq && !gptq->symmetric) {
-    Warn("GPTQ_V1_ZERO_POINT", "",
+  if (spec.format == OutputFormat::kGptq && !gptq->symmetric) {
+    Warn("GPTQ_V1_ZERO_POINT", tensor,
          "GPTQ v1 cannot store a zero point of 0, which groups without "
          "negative weights have: such a tensor is refused; GPTQ_V2 stores it");
   }
 }
 
-void Linter::CheckMarlinScheme(const FormatRules& rules) {
-  const GridSpec grid = SpecGrid(spec());
+void Linter::CheckMarlinScheme(const FormatRules& rules, const QuantSpec& spec,
+                               std::string_view tensor) {
+  const GridSpec grid = SpecGrid(spec);
   const auto& bits = rules.marlin_bits;
   if (bits.empty()) return;
   const auto& groups = rules.marlin_group_sizes;
   if (!Allows(bits, grid.bits) && Allows(rules.bits, grid.bits)) {
-    Warn("MARLIN_BITS", "",
+    Warn("MARLIN_BITS", tensor,
          absl::StrCat("bits: got ", grid.bits, "; the fast kernels of ", title_,
                       " take ", absl::StrJoin(bits, ", ")));
   }
   if (!Allows(groups, grid.group_size) &&
       Allows(rules.group_sizes, grid.group_size)) {
-    Warn("MARLIN_GROUP_SIZE", "",
+    Warn("MARLIN_GROUP_SIZE", tensor,
          absl::StrCat("group_size: got ", grid.group_size,
                       "; the fast kernels of ", title_, " take ",
                       absl::StrJoin(groups, ", ")));
@@ -226,7 +253,7 @@ void Linter::CheckSplit(const FormatRules& rules, size_t i) {
                               " is split over ranks: got tensor_parallel ",
                               tp(), ", allowed a divisor of ", entry.cols));
   }
-  const int64_t group_size = SpecGrid(spec()).group_size;
+  const int64_t group_size = SpecGrid(draft_.SpecOf(i)).group_size;
   if (spec().nf4() != nullptr || group_size < 0) return;
   const int64_t per_rank = RankCols(i);
   if (per_rank % group_size == 0) return;

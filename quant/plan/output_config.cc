@@ -8,6 +8,7 @@
 #include "quant/formats/gptq_format.h"
 #include "quant/formats/hqq_format.h"
 #include "quant/plan/draft.h"
+#include "quant/plan/scheme_targets.h"
 #include "quant/plan/skip_names.h"
 
 namespace qs {
@@ -88,8 +89,7 @@ void AddStacks(const Draft& draft, NameList* ignore) {
 std::string CompressedTensorsJson(const Draft& draft) {
   NameList ignore = NotQuantized(draft);
   AddStacks(draft, &ignore);
-  return CompressedTensorsConfigJson(SpecGrid(draft.request.spec),
-                                     ignore.names());
+  return CompressedTensorsConfigJson(SchemeGroups(draft), ignore.names());
 }
 
 bool QuantizesExperts(const Draft& draft) {

@@ -77,7 +77,7 @@ absl::Status CountBytes(Draft* draft) {
       ++plan.tensors_quantized;
       QS_ASSIGN_OR_RETURN(
           entry.bytes_out,
-          OutputBytes(draft->request.spec,
+          OutputBytes(draft->SpecOf(i),
                       {tensor.name, tensor.dtype, tensor.shape}));
     }
     if (!SharesRange(*draft, i)) plan.bytes_in += entry.bytes_in;
@@ -136,11 +136,13 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   QS_RETURN_IF_ERROR(CheckSourceIsFloat(draft));
   FindTies(&draft);
   QS_RETURN_IF_ERROR(SplitStacks(&draft));
+  QS_RETURN_IF_ERROR(ApplyOverrides(&draft));
   QS_RETURN_IF_ERROR(Classify(&draft));
   ShareInputs(&draft);
   CompleteGroups(&draft);
   JoinStacks(&draft);
-  if (request.list_sites || NeedsCalibration(request.spec)) {
+  ReportUnusedOverrides(&draft);
+  if (request.list_sites || SomeNeedCalibration(draft)) {
     draft.plan.sites = PlanSites(&draft);
   }
   QS_RETURN_IF_ERROR(CountBytes(&draft));

@@ -24,7 +24,9 @@ target_sources(qs_quant PRIVATE
   plan/glob.cc
   plan/lint.cc
   plan/output_config.cc
+  plan/overrides.cc
   plan/plan.cc
+  plan/scheme_targets.cc
   plan/sites.cc
   plan/skip_names.cc
   plan/source_check.cc

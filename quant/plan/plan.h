@@ -32,11 +32,19 @@
 // globs are to be mended and not silently widened. bitsandbytes and hqq files
 // are loaded module by module, so there globs are taken as they are.
 //
+// Overrides: rules of the request, the first that matches a name holds. They
+// give tensors another configuration of the same format, or carry them. A fused
+// group that they would split is an error whatever the target (GROUP_SPLIT;
+// skipping in bitsandbytes' and hqq's formats splits nothing).
+// compressed-tensors alone can say different grids of different tensors, so in
+// other formats the grid is the request's.
+//
 // Sites: inputs that one or more linears read, with the operation before that
 // can absorb their scales. A fold is stated only where the catalogue knows
 // every reader of the producer's output and the checkpoint has no other
 // candidate; else it is kNone with the reason, and for AWQ a finding NO_FOLD
-// says so.
+// says so. It is none, too, where the site's readers, or its producer, are
+// quantized in different ways: they could not be solved together.
 //
 // Findings: those of the target as its rules say; without a target those of
 // every engine that knows the format, as warnings. Equal ones are merged: the
@@ -82,6 +90,12 @@ struct PlanInputFile {
   int64_t size_bytes = 0;
 };
 
+// A rule for tensors whose names match the glob.
+struct PlanOverride {
+  std::string tensors;
+  std::optional<QuantSpec> spec;  // none: they are carried
+};
+
 struct PlanRequest {
   std::vector<PlanTensor> tensors;
   std::vector<PlanInputFile> files;  // every file of the checkpoint
@@ -91,8 +105,9 @@ struct PlanRequest {
   int tensor_parallel = 1;
   std::vector<std::string> include;  // globs (* ? [..]) on tensor names
   std::vector<std::string> exclude;  // wins over include
-  bool list_sites = false;           // as for a method that needs a calibration
-  int64_t max_entries = 1 << 20;     // with the slices of stacks
+  std::vector<PlanOverride> overrides;
+  bool list_sites = false;        // as for a method that needs a calibration
+  int64_t max_entries = 1 << 20;  // with the slices of stacks
 };
 
 enum class TensorAction { kQuantize, kCarry, kTied, kSplit };
@@ -121,6 +136,7 @@ struct PlanEntry {
   std::string tied_to;
   // Of an entry that is no tensor of the checkpoint, but a part of one.
   std::optional<PlanSlice> slice;
+  int rule = 0;           // of the overrides, the first is 1; 0: none
   int64_t bytes_in = 0;   // 0 when split: the slices have them
   int64_t bytes_out = 0;  // 0 when tied or split; with double_quant at most
   int64_t rows = 0;       // AsMatrix of the shape
@@ -200,7 +216,8 @@ struct Plan {
 //
 // Errors: RESOURCE_EXHAUSTED — more than max_entries. INVALID_ARGUMENT — spec;
 // duplicate tensor; a byte range that does not fit shape and dtype; config.json
-// no object (text begins with "config.json"); include matches no name.
+// no object (text begins with "config.json"); include, or an override, matches
+// no name; an override that the format cannot hold.
 // FAILED_PRECONDITION — the source is quantized already (text says by what).
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 

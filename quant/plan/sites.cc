@@ -85,6 +85,9 @@ class SiteList {
   void Collect();
   void AddReader(size_t i);
   void FindFolds();
+  const QuantSpec& SpecOf(const std::string& name) const;
+  bool HasAwq(const PlanSite& site) const;
+  void RefuseMixed(PlanSite* site) const;
   void RefuseSharedProducers();
   void TieByProducers();
   void SetGroups();
@@ -124,15 +127,46 @@ void SiteList::Collect() {
 
 void SiteList::FindFolds() {
   const FoldFinder finder(*draft_);
-  const bool is_awq = draft_->request.spec.awq() != nullptr;
   for (size_t i = 0; i < sites_.size(); ++i) {
     PlanSite& site = sites_[i];
     site.fold = finder.Find(site, carried_[i]);
-    if (site.fold.kind != FoldKind::kNone || !is_awq) continue;
+    RefuseMixed(&site);
+    if (site.fold.kind != FoldKind::kNone || !HasAwq(site)) continue;
     draft_->findings.Add(
         Severity::kWarning, "NO_FOLD", site.consumers.front(),
         absl::StrCat("its input is not scaled: ", site.fold.reason));
   }
+}
+
+const QuantSpec& SiteList::SpecOf(const std::string& name) const {
+  return draft_->SpecOf(draft_->by_name.at(name));
+}
+
+bool SiteList::HasAwq(const PlanSite& site) const {
+  return std::any_of(
+      site.consumers.begin(), site.consumers.end(),
+      [&](const std::string& name) { return SpecOf(name).awq() != nullptr; });
+}
+
+// What a fold joins is solved by one configuration.
+void SiteList::RefuseMixed(PlanSite* site) const {
+  if (site->fold.kind == FoldKind::kNone || draft_->request.overrides.empty()) {
+    return;
+  }
+  const QuantSpec& spec = SpecOf(site->consumers.front());
+  std::string reason;
+  for (const std::string& name : site->consumers) {
+    if (SpecOf(name) == spec) continue;
+    reason = "its readers are quantized in different ways";
+  }
+  const size_t producer = draft_->by_name.at(site->fold.producer);
+  if (draft_->Quantizes(producer) && draft_->SpecOf(producer) != spec) {
+    reason = absl::StrCat(site->fold.producer,
+                          ", which makes it, is quantized in another way");
+  }
+  if (reason.empty()) return;
+  site->fold = PlanFold();
+  site->fold.reason = std::move(reason);
 }
 
 // One producer cannot be divided by the scales of two sites.

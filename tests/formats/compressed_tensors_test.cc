@@ -233,8 +233,8 @@ TEST_CASE("the scheme reads as the library wrote it", "[compressed_tensors]") {
     const GoldenFile file = ReadGolden(path);
     const nlohmann::json want = nlohmann::json::parse(
         file.metadata.at("quantization_args").get<std::string>());
-    const nlohmann::json config =
-        nlohmann::json::parse(CompressedTensorsConfigJson(SpecOf(file), {}));
+    const nlohmann::json config = nlohmann::json::parse(
+        CompressedTensorsConfigJson({{SpecOf(file)}}, {}));
     const nlohmann::json& got =
         config.at("config_groups").at("group_0").at("weights");
     for (const auto& [key, value] : want.items()) {
@@ -248,7 +248,7 @@ TEST_CASE("the scheme reads as the library wrote it", "[compressed_tensors]") {
 }
 
 TEST_CASE("quantization_config names what is ignored", "[compressed_tensors]") {
-  CHECK(CompressedTensorsConfigJson({.bits = 4, .group_size = 128},
+  CHECK(CompressedTensorsConfigJson({{{.bits = 4, .group_size = 128}}},
                                     {"lm_head", "model.layers.0.mlp.gate"}) ==
         R"({"config_groups":{"group_0":{"input_activations":null,)"
         R"("output_activations":null,"targets":["Linear"],"weights":)"
