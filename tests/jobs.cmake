@@ -41,3 +41,9 @@ qs_test(job_links_test
   SOURCES service/jobs/job_links_test.cc
   LIBS qs_service
   LABELS service)
+# Jobs whose tensors are quantized in several ways.
+qs_test(job_overrides_test
+  SOURCES service/jobs/job_overrides_test.cc
+  LIBS qs_service nlohmann_json::nlohmann_json
+  LABELS service
+  TIMEOUT 600)

@@ -15,9 +15,52 @@ namespace {
 
 namespace v1 = quant::v1;
 
+bool NeedsMoments(const v1::QuantizationConfig& config) {
+  return config.has_gptq() || config.has_awq();
+}
+
+// Of one that does.
 std::string MethodOf(const v1::QuantizationConfig& config) {
   return config.has_gptq() ? "gptq" : "awq";
 }
+
+std::string MethodOf(const v1::PlanSummary& plan) {
+  if (NeedsMoments(plan.resolved())) return MethodOf(plan.resolved());
+  for (const v1::Override& rule : plan.overrides()) {
+    if (NeedsMoments(rule.config())) return MethodOf(rule.config());
+  }
+  return "";
+}
+
+// The configurations of a plan, each once, and which of them rules mean.
+class Schemes {
+ public:
+  explicit Schemes(const v1::PlanSummary& plan) : all_{&plan.resolved()} {
+    std::vector<std::string> texts = {plan.resolved().SerializeAsString()};
+    of_rule_.push_back(0);
+    for (const v1::Override& rule : plan.overrides()) {
+      if (!rule.has_config()) {
+        of_rule_.push_back(0);  // of what it skips nobody asks
+        continue;
+      }
+      const std::string text = rule.config().SerializeAsString();
+      const auto found = std::find(texts.begin(), texts.end(), text);
+      of_rule_.push_back(static_cast<size_t>(found - texts.begin()));
+      if (found != texts.end()) continue;
+      texts.push_back(text);
+      all_.push_back(&rule.config());
+    }
+  }
+  const std::vector<const v1::QuantizationConfig*>& all() const { return all_; }
+  size_t Of(const v1::PlanEntry& entry) const {
+    const auto rule = static_cast<size_t>(entry.rule());
+    return rule < of_rule_.size() ? of_rule_[rule] : 0;
+  }
+
+ private:
+  std::vector<const v1::QuantizationConfig*> all_;
+  std::vector<size_t> of_rule_;
+};
 
 // Whether what scales share must be solved together.
 bool ScalesInputs(const v1::QuantizationConfig& config) {
@@ -35,11 +78,15 @@ PlanSite FromProto(const v1::PlanSite& site) {
   return out;
 }
 
-// Makes the batches of one plan.
+// Makes the batches of one plan. What is solved together has one configuration:
+// a plan with overrides is batched as if each scheme were a plan of its own.
 class BatchMaker {
  public:
   BatchMaker(const PlanAnswer& plan, const Calibration* calibration)
-      : plan_(plan), calibration_(calibration), batched_(plan.entries.size()) {
+      : plan_(plan),
+        calibration_(calibration),
+        schemes_(plan.summary),
+        batched_(plan.entries.size()) {
     for (size_t i = 0; i < plan.entries.size(); ++i) {
       index_of_.emplace(plan.entries[i].name(), i);
     }
@@ -50,13 +97,17 @@ class BatchMaker {
   }
 
   absl::StatusOr<std::vector<WorkBatch>> Make() {
-    if (calibration_ != nullptr) {
-      if (ScalesInputs(plan_.summary.resolved())) {
-        QS_RETURN_IF_ERROR(AddSolveGroups());
+    for (size_t s = 0; calibration_ != nullptr && s < schemes_.all().size();
+         ++s) {
+      const v1::QuantizationConfig& config = *schemes_.all()[s];
+      const std::vector<v1::PlanSite> part = SitesOf(s);
+      if (ScalesInputs(config)) {
+        QS_RETURN_IF_ERROR(AddSolveGroups(part, config.has_awq()));
       }
-      QS_RETURN_IF_ERROR(AddSites());
+      QS_RETURN_IF_ERROR(AddSites(part));
     }
     AddSingles();
+    for (WorkBatch& batch : batches_) SetRule(&batch);
     std::stable_sort(batches_.begin(), batches_.end(),
                      [](const WorkBatch& a, const WorkBatch& b) {
                        return a.tensors[0].tensor < b.tensors[0].tensor;
@@ -67,8 +118,12 @@ class BatchMaker {
  private:
   using Sites = std::vector<const v1::PlanSite*>;
 
-  absl::Status AddSites();
-  absl::Status AddSolveGroups();
+  // The sites with those of their readers that have the scheme.
+  std::vector<v1::PlanSite> SitesOf(size_t scheme) const;
+  absl::Status AddSites(const std::vector<v1::PlanSite>& sites);
+  absl::Status AddSolveGroups(const std::vector<v1::PlanSite>& sites,
+                              bool is_awq);
+  void SetRule(WorkBatch* batch) const;
   bool FitsWhole(const Sites& sites) const;
   absl::Status AddWhole(const std::string& name, const Sites& sites);
   absl::Status AddPairs(const Sites& sites);
@@ -85,6 +140,7 @@ class BatchMaker {
 
   const PlanAnswer& plan_;
   const Calibration* const calibration_;
+  const Schemes schemes_;
   std::unordered_map<std::string, size_t> index_of_;  // of entries
   std::unordered_map<std::string, const SiteMatch*> match_of_;
   std::vector<bool> batched_;
@@ -136,9 +192,35 @@ absl::Status BatchMaker::AddTensor(const std::string& name,
   return absl::OkStatus();
 }
 
-// The tensors of each site, few at a time.
-absl::Status BatchMaker::AddSites() {
+std::vector<v1::PlanSite> BatchMaker::SitesOf(size_t scheme) const {
+  if (schemes_.all().size() == 1) return plan_.sites;
+  std::vector<v1::PlanSite> sites;
   for (const v1::PlanSite& site : plan_.sites) {
+    v1::PlanSite part = site;
+    part.clear_consumers();
+    for (const std::string& consumer : site.consumers()) {
+      const auto found = index_of_.find(consumer);
+      if (found != index_of_.end() &&
+          schemes_.Of(plan_.entries[found->second]) == scheme) {
+        part.add_consumers(consumer);
+      }
+    }
+    if (part.consumers_size() > 0) sites.push_back(std::move(part));
+  }
+  return sites;
+}
+
+void BatchMaker::SetRule(WorkBatch* batch) const {
+  for (const BatchTensor& tensor : batch->tensors) {
+    if (tensor.fold_only) continue;
+    batch->rule = plan_.entries[tensor.tensor].rule();
+    return;
+  }
+}
+
+// The tensors of each site, few at a time.
+absl::Status BatchMaker::AddSites(const std::vector<v1::PlanSite>& sites) {
+  for (const v1::PlanSite& site : sites) {
     std::vector<std::string> left;
     for (const std::string& consumer : site.consumers()) {
       const auto found = index_of_.find(consumer);
@@ -267,9 +349,10 @@ void BatchMaker::Keep(WorkBatch batch) {
   batches_.push_back(std::move(batch));
 }
 
-absl::Status BatchMaker::AddSolveGroups() {
+absl::Status BatchMaker::AddSolveGroups(const std::vector<v1::PlanSite>& all,
+                                        bool is_awq) {
   std::map<std::string, Sites> groups;
-  for (const v1::PlanSite& site : plan_.sites) {
+  for (const v1::PlanSite& site : all) {
     groups[site.group()].push_back(&site);
   }
   for (const auto& [name, sites] : groups) {
@@ -277,7 +360,7 @@ absl::Status BatchMaker::AddSolveGroups() {
         std::any_of(sites.begin(), sites.end(), [](const v1::PlanSite* site) {
           return site->fold().kind() != v1::Fold::KIND_UNSPECIFIED;
         });
-    if (plan_.summary.resolved().has_awq() || (folds && FitsWhole(sites))) {
+    if (is_awq || (folds && FitsWhole(sites))) {
       QS_RETURN_IF_ERROR(AddWhole(name, sites));
     } else if (folds) {
       QS_RETURN_IF_ERROR(AddPairs(sites));
@@ -311,23 +394,45 @@ BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
   return totals;
 }
 
-bool NeedsCalibration(const v1::QuantizationConfig& resolved) {
-  return resolved.has_gptq() || resolved.has_awq();
+bool NeedsCalibration(const v1::PlanSummary& plan) {
+  return !MethodOf(plan).empty();
 }
 
 absl::Status CheckCalibrationGiven(const std::string& path,
                                    const PlanAnswer& plan) {
-  if (!path.empty() || !NeedsCalibration(plan.summary.resolved())) {
+  if (!path.empty() || !NeedsCalibration(plan.summary)) {
     return absl::OkStatus();
   }
   return UsageError(absl::StrCat(
-      "--calibration: got none with method ", MethodOf(plan.summary.resolved()),
+      "--calibration: got none with method ", MethodOf(plan.summary),
       ", allowed a file with the second moments of its inputs"));
 }
 
 absl::Status MomentsFault(const absl::Status& status) {
   return absl::IsDataLoss(status) ? status : InputFault(status);
 }
+
+namespace {
+
+// Of what is missing, what a method that cannot do without is to have.
+CalibrationMatch NeededOf(const CalibrationMatch& match,
+                          const PlanAnswer& plan) {
+  CalibrationMatch needed;
+  if (match.missing.empty() || !NeedsCalibration(plan.summary)) return needed;
+  const Schemes schemes(plan.summary);
+  std::set<std::string_view> names;
+  for (const v1::PlanEntry& entry : plan.entries) {
+    if (NeedsMoments(*schemes.all()[schemes.Of(entry)])) {
+      names.insert(entry.name());
+    }
+  }
+  for (const std::string& name : match.missing) {
+    if (names.contains(name)) needed.missing.push_back(name);
+  }
+  return needed;
+}
+
+}  // namespace
 
 absl::StatusOr<Calibration> OpenCalibration(
     const std::string& path, const PlanAnswer& plan,
@@ -345,9 +450,7 @@ absl::StatusOr<Calibration> MatchCalibration(CalibrationIndex index,
   absl::StatusOr<CalibrationMatch> match =
       index.Match(sites, plan.summary.architecture());
   if (!match.ok()) return MomentsFault(match.status());
-  if (NeedsCalibration(plan.summary.resolved())) {
-    QS_RETURN_IF_ERROR(InputFault(index.RequireComplete(*match)));
-  }
+  QS_RETURN_IF_ERROR(InputFault(index.RequireComplete(NeededOf(*match, plan))));
   if (match->sites.empty()) {
     return InputFault(index.source().Error(
         absl::StrCat("got ", index.source().sites().size(),

@@ -41,6 +41,9 @@ struct WorkBatch {
   std::string name;
   std::vector<BatchSite> sites;  // empty: a tensor by itself
   std::vector<BatchTensor> tensors;
+  // Of the plan's overrides one whose configuration all of them have; 0: they
+  // have the plan's own.
+  int rule = 0;
 };
 
 // What a run sends.
@@ -52,12 +55,13 @@ struct BatchTotals {
 BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
                      const std::vector<PlannedTensor>& tensors);
 
-// Tensors in one group, at most, where a method solves each by itself, or could:
-// more only hold memory.
+// Tensors in one group, at most, where a method solves each by itself, or
+// could: more only hold memory.
 constexpr size_t kMaxGroupTensors = 16;
 
-// Whether the method cannot do without second moments.
-bool NeedsCalibration(const quant::v1::QuantizationConfig& resolved);
+// Whether the plan's method, or one of its overrides, cannot do without second
+// moments.
+bool NeedsCalibration(const quant::v1::PlanSummary& plan);
 
 // kUsage — the plan's method needs a calibration and `path` is empty.
 absl::Status CheckCalibrationGiven(const std::string& path,

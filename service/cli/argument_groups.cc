@@ -78,6 +78,21 @@ void AddSelection(CLI::App* app, ConfigArguments* config) {
   const std::string group = "Selection and target";
   AddGlobs(app, config, group);
   app->add_option(
+         "--override", config->overrides,
+         "GLOB=skip, GLOB=PRESET or GLOB={JSON of a "
+         "QuantizationConfig}: tensors\nthat are done otherwise; repeat "
+         "for more, the first that matches holds")
+      ->type_name("RULE")
+      ->allow_extra_args(false)
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            const auto rule = ParseOverride(text);
+            return rule.ok() ? std::string()
+                             : std::string(rule.status().message());
+          },
+          ""))
+      ->group(group);
+  app->add_option(
          "--target", config->target,
          absl::StrCat("Engine that will load the result; its rules are "
                       "checked:\n",

@@ -86,9 +86,10 @@ absl::Status CheckKeys(const Json& json, const std::string& where,
 std::vector<std::string> FormatWords() { return Words(kFormats); }
 std::vector<std::string> TargetWords() { return Words(kTargets); }
 
-absl::StatusOr<v1::QuantizationConfig> ParseConfigFile(
-    std::string_view text, const std::string& path) {
-  const std::string where = absl::StrCat("--config ", path);
+namespace {
+
+absl::StatusOr<v1::QuantizationConfig> ParseConfig(std::string_view text,
+                                                   const std::string& where) {
   QS_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(text, where));
   v1::QuantizationConfig config;
   QS_RETURN_IF_ERROR(CheckKeys(json, where, config.GetDescriptor()));
@@ -102,6 +103,44 @@ absl::StatusOr<v1::QuantizationConfig> ParseConfigFile(
   }
   QS_RETURN_IF_ERROR(MessageFromJson(json, where, &config));
   return config;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::QuantizationConfig> ParseConfigFile(
+    std::string_view text, const std::string& path) {
+  return ParseConfig(text, absl::StrCat("--config ", path));
+}
+
+absl::StatusOr<v1::Override> ParseOverride(std::string_view text) {
+  const size_t json = text.find("={");
+  const size_t equals = json != text.npos ? json : text.rfind('=');
+  const std::string_view value =
+      equals == text.npos ? "" : text.substr(equals + 1);
+  v1::Override out;
+  if (equals == text.npos || equals == 0 || value.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--override: got ", QuoteForError(text),
+                     ", allowed GLOB=skip, GLOB=PRESET or GLOB={JSON}"));
+  }
+  out.set_tensors(std::string(text.substr(0, equals)));
+  if (value == "skip") {
+    out.set_skip(true);
+  } else if (json == text.npos) {
+    out.mutable_config()->set_preset(std::string(value));
+  } else {
+    QS_ASSIGN_OR_RETURN(
+        *out.mutable_config(),
+        ParseConfig(value, absl::StrCat("--override ", out.tensors())));
+  }
+  return out;
+}
+
+void SetOverrides(const ConfigArguments& config,
+                  google::protobuf::RepeatedPtrField<v1::Override>* overrides) {
+  for (const std::string& text : config.overrides) {
+    *overrides->Add() = *ParseOverride(text);
+  }
 }
 
 absl::Status CheckConfig(const ConfigArguments& c) {

@@ -27,7 +27,8 @@ struct ConfigArguments {
   quant::v1::QuantizationConfig file;  // what is in it
   std::vector<std::string> include;
   std::vector<std::string> exclude;
-  std::string target;  // see TargetWords, or empty
+  std::vector<std::string> overrides;  // as ParseOverride takes them
+  std::string target;                  // see TargetWords, or empty
   int tensor_parallel = 1;
   bool list_sites = false;
 };
@@ -40,6 +41,14 @@ std::vector<std::string> TargetWords();
 // preset together with a method of two kinds.
 absl::StatusOr<quant::v1::QuantizationConfig> ParseConfigFile(
     std::string_view text, const std::string& path);
+
+// "GLOB=skip", "GLOB=PRESET" or "GLOB={JSON of a QuantizationConfig}"; the last
+// "=" counts, or the first "={". Errors: INVALID_ARGUMENT.
+absl::StatusOr<quant::v1::Override> ParseOverride(std::string_view text);
+// REQUIRES: ParseOverride takes all of them.
+void SetOverrides(
+    const ConfigArguments& config,
+    google::protobuf::RepeatedPtrField<quant::v1::Override>* overrides);
 
 // Whether flags and file go together. Errors: INVALID_ARGUMENT.
 absl::Status CheckConfig(const ConfigArguments& config);

@@ -137,6 +137,10 @@ std::string JobText(const v1::Job& job) {
                    "\nsource:      ", SourceText(job.source()),
                    "\nmethod:      ", ConfigName(job.quantization()),
                    "\ndestination: ", DestinationOf(job), "\n");
+  for (const v1::Override& rule : job.overrides()) {
+    absl::StrAppend(&text, "override:    ", rule.tensors(), "=",
+                    rule.skip() ? "skip" : ConfigName(rule.config()), "\n");
+  }
   for (const auto& [key, value] : job.labels()) {
     absl::StrAppend(&text, "label:       ", key, "=", value, "\n");
   }

@@ -208,6 +208,7 @@ absl::StatusOr<v1::CreateJobRequest> JobsRun::Request() {
   for (const std::string& glob : config.exclude) {
     job->mutable_source()->add_exclude(glob);
   }
+  SetOverrides(config, job->mutable_overrides());
   if (!from.calibration.empty()) {
     job->mutable_calibration()->set_uri(from.calibration);
   }

@@ -36,6 +36,7 @@ v1::PlanCheckpointRequest ConfigMessage(
   out->set_config_json(checkpoint.config_json());
   for (const std::string& glob : config.include) out->add_include(glob);
   for (const std::string& glob : config.exclude) out->add_exclude(glob);
+  SetOverrides(config, out->mutable_overrides());
   return request;
 }
 

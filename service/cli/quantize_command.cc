@@ -55,6 +55,7 @@ v1::QuantizeConfig StreamConfig(const PlanAnswer& plan,
                                 const RunArguments& run) {
   v1::QuantizeConfig config;
   *config.mutable_quantization() = plan.summary.resolved();
+  *config.mutable_overrides() = plan.summary.overrides();
   config.set_send_progress(true);
   if (run.skip_error_report) config.set_skip_error_report(true);
   if (run.skip_digest) config.set_skip_digest(true);

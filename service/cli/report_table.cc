@@ -85,7 +85,11 @@ std::string ActionText(const v1::PlanEntry& entry) {
 
 std::string WhyText(const v1::PlanEntry& entry) {
   if (entry.action() == v1::PlanEntry::TIED) return "to " + entry.tied_to();
-  if (entry.action() == v1::PlanEntry::QUANTIZE) return entry.site();
+  if (entry.action() == v1::PlanEntry::QUANTIZE) {
+    const std::string rule =
+        entry.rule() > 0 ? absl::StrCat("; override ", entry.rule()) : "";
+    return entry.site() + rule;
+  }
   return entry.reason();
 }
 

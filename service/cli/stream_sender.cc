@@ -51,7 +51,7 @@ absl::Status StreamSender::Send(const WorkBatch& batch, bool* written) {
     status = SendSite(batch.sites[i], *group);
   }
   for (size_t i = 0; status.ok() && written_ && i < batch.tensors.size(); ++i) {
-    status = SendTensor(batch.tensors[i], group);
+    status = SendTensor(batch.tensors[i], batch.rule, group);
   }
   *written = written_;
   return status;
@@ -62,6 +62,7 @@ void StreamSender::WriteGroup(const WorkBatch& batch, int64_t handle) {
   begin->Clear();
   begin->set_handle(handle);
   begin->set_name(batch.name);
+  begin->set_rule(batch.rule);
   for (const BatchSite& site : batch.sites) {
     *begin->add_sites() = site.declared;
   }
@@ -155,7 +156,7 @@ absl::StatusOr<int> StreamSender::InputOf(int shard) {
   return input_.get();
 }
 
-absl::Status StreamSender::SendTensor(const BatchTensor& tensor,
+absl::Status StreamSender::SendTensor(const BatchTensor& tensor, int rule,
                                       std::optional<int64_t> group) {
   const PlannedTensor& source = checkpoint_.tensors()[tensor.tensor];
   const SafetensorsFile& file =
@@ -165,6 +166,7 @@ absl::Status StreamSender::SendTensor(const BatchTensor& tensor,
   begin->Clear();
   begin->set_handle(TensorHandle(tensor.tensor));
   Describe(source.entry, begin);
+  begin->set_rule(rule);
   if (group) begin->set_group(*group);
   Write();
   v1::Chunk* chunk = request_.mutable_chunk();

@@ -50,7 +50,7 @@ class StreamSender {
       const BatchSite& site);
   void WriteMoments(const SiteMoments& moments, int64_t handle);
   void AppendFloats(const float* values, int64_t count, int64_t total);
-  absl::Status SendTensor(const BatchTensor& tensor,
+  absl::Status SendTensor(const BatchTensor& tensor, int rule,
                           std::optional<int64_t> group);
   absl::StatusOr<int> InputOf(int shard);
   void Write() { written_ = written_ && stream_.Write(request_); }

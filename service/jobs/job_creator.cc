@@ -235,6 +235,7 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
                      spec.source().include().end());
   out.exclude.assign(spec.source().exclude().begin(),
                      spec.source().exclude().end());
+  out.overrides.assign(spec.overrides().begin(), spec.overrides().end());
   out.max_plan_tensors = context.max_plan_tensors;
   out.workers = context.pool.threads();
   return out;

@@ -361,9 +361,12 @@ absl::Status ResultReader::OpenTensor() {
   }
   v1::Job job;
   if (!job.ParseFromString(job_.spec)) job.Clear();
-  QS_ASSIGN_OR_RETURN(QuantSpec spec,
+  QS_ASSIGN_OR_RETURN(const QuantSpec spec,
                       SpecFromProto(job.quantization(), "job.quantization"));
-  weight_.emplace(std::move(spec), budget_, wake_);
+  QS_ASSIGN_OR_RETURN(
+      const std::vector<PlanOverride> overrides,
+      OverridesFromProto(job.overrides(), spec, "job.overrides"));
+  weight_.emplace(SpecsByRule(spec, overrides), budget_, wake_);
   return absl::OkStatus();
 }
 

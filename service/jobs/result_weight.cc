@@ -70,8 +70,13 @@ absl::StatusOr<bool> ResultWeight::Reserve(const v1::TensorReport& report,
 absl::Status ResultWeight::Decode(const v1::TensorReport& report,
                                   std::vector<OutputTensor> outputs) {
   QS_ASSIGN_OR_RETURN(const Described tensor, Describe(report));
-  QS_ASSIGN_OR_RETURN(weight_, Dequantize(spec_, report.name(), tensor.dtype,
-                                          tensor.shape, outputs));
+  const auto rule = static_cast<size_t>(report.rule());
+  if (rule >= specs_.size()) {
+    return RpcError(absl::StatusCode::kDataLoss, "RESULT_CORRUPT",
+                    absl::StrCat(report.name(), ": a damaged report"));
+  }
+  QS_ASSIGN_OR_RETURN(weight_, Dequantize(specs_[rule], report.name(),
+                                          tensor.dtype, tensor.shape, outputs));
   return absl::OkStatus();
 }
 

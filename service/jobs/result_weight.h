@@ -24,10 +24,12 @@ namespace qs {
 
 class ResultWeight {
  public:
-  // `budget` outlives it. `wake` is called from any thread when memory that was
-  // not there is; also after this is gone.
-  ResultWeight(QuantSpec spec, ByteBudget& budget, std::function<void()> wake)
-      : spec_(std::move(spec)), budget_(budget), wake_(std::move(wake)) {}
+  // `specs`: by the rule that a report names, not empty. `budget` outlives it.
+  // `wake` is called from any thread when memory that was not there is; also
+  // after this is gone.
+  ResultWeight(std::vector<QuantSpec> specs, ByteBudget& budget,
+               std::function<void()> wake)
+      : specs_(std::move(specs)), budget_(budget), wake_(std::move(wake)) {}
   ~ResultWeight() { Reset(); }
   ResultWeight(const ResultWeight&) = delete;
   ResultWeight& operator=(const ResultWeight&) = delete;
@@ -37,7 +39,8 @@ class ResultWeight {
   // budget; DATA_LOSS RESULT_CORRUPT — a report that is none.
   absl::StatusOr<bool> Reserve(const quant::v1::TensorReport& report,
                                int64_t packed_bytes);
-  // REQUIRES: Reserve gave true. `outputs`: what it is stored as.
+  // REQUIRES: Reserve gave true. `outputs`: what it is stored as. Errors:
+  // RESULT_CORRUPT; those of decoding.
   absl::Status Decode(const quant::v1::TensorReport& report,
                       std::vector<OutputTensor> outputs);
   // Null: not decoded.
@@ -53,7 +56,7 @@ class ResultWeight {
     ByteBudget::Ticket ticket = 0;  // 0: not in the line
   };
 
-  const QuantSpec spec_;
+  const std::vector<QuantSpec> specs_;
   ByteBudget& budget_;
   const std::function<void()> wake_;
   std::shared_ptr<Room> room_;  // null: not asked for

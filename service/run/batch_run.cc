@@ -40,6 +40,7 @@ BatchRun::BatchRun(const Host& host, const BatchQueue::Batch& batch,
       host_(host),
       work_(batch.work),
       batch_(work_->batches[batch.place]),
+      spec_(host.plan.SpecOf(batch_)),
       done_(std::move(done)) {}
 
 // The task holds the batch, so steps may use a plain `this`.
@@ -89,12 +90,11 @@ absl::Status BatchRun::Open() {
   options.tiled_input = true;
   options.cancelled = &host_.cancelled;
   Member& member = *members_[0];
-  QS_ASSIGN_OR_RETURN(
-      member.quantizer,
-      TensorQuantizer::Create(host_.plan.quant,
-                              host_.plan.InfoOf(member.tensor), options));
-  member.device_bytes = DeviceMemoryFor(
-      TensorDeviceBytes(host_.plan.quant, member.quantizer->info(), {}));
+  QS_ASSIGN_OR_RETURN(member.quantizer,
+                      TensorQuantizer::Create(
+                          spec_, host_.plan.InfoOf(member.tensor), options));
+  member.device_bytes =
+      DeviceMemoryFor(TensorDeviceBytes(spec_, member.quantizer->info(), {}));
   RunTiles(member, /*read=*/true);
   return absl::OkStatus();
 }
@@ -108,8 +108,8 @@ absl::Status BatchRun::OpenGroup() {
   options.on_shared = [this](double done) { OnShared(done); };
   QS_ASSIGN_OR_RETURN(GroupInfo info, host_.plan.GroupOf(batch_));
   EstimateGroup(info);
-  QS_ASSIGN_OR_RETURN(
-      group_, SolveGroup::Create(host_.plan.quant, std::move(info), options));
+  QS_ASSIGN_OR_RETURN(group_,
+                      SolveGroup::Create(spec_, std::move(info), options));
   std::map<std::string, std::shared_ptr<Site>> sites;
   for (size_t i = 0; i < batch_.sites.size(); ++i) {
     sites[batch_.sites[i].declared.name()] = group_->site(i);
@@ -142,14 +142,13 @@ absl::Status BatchRun::OpenGroup() {
 }
 
 void BatchRun::EstimateGroup(const GroupInfo& info) {
-  const QuantSpec& spec = host_.plan.quant;
-  solve_device_bytes_ = DeviceMemoryFor(SolveDeviceBytes(spec, info));
+  solve_device_bytes_ = DeviceMemoryFor(SolveDeviceBytes(spec_, info));
   const DeviceUse use =
-      GroupDeviceUse(spec, info, host_.plan.spec.error_report);
+      GroupDeviceUse(spec_, info, host_.plan.spec.error_report);
   for (size_t i = 0; i < members_.size(); ++i) {
     if (info.tensors[i].role != GroupRole::kQuantize) continue;
     members_[i]->device_bytes =
-        DeviceMemoryFor(TensorDeviceBytes(spec, info.tensors[i].info, use));
+        DeviceMemoryFor(TensorDeviceBytes(spec_, info.tensors[i].info, use));
   }
 }
 
@@ -217,7 +216,7 @@ absl::Status BatchRun::EndRound(Member& member, Backend& backend) {
 }
 
 int64_t BatchRun::SharedPart(int64_t bytes) const {
-  if (batch_.sites.empty() || !NeedsCalibration(host_.plan.quant)) return 0;
+  if (batch_.sites.empty() || !NeedsCalibration(spec_)) return 0;
   return bytes / (solves_whole_ ? kSearchShare : kFactorShare);
 }
 

@@ -93,6 +93,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   const Host host_;
   const std::shared_ptr<const RunWork> work_;
   const WorkBatch& batch_;
+  const QuantSpec& spec_;  // the plan's
   const std::function<void(absl::Status)> done_;
   std::atomic<int64_t> steps_ = 0;
   std::atomic<bool> failed_ = false;

@@ -395,6 +395,7 @@ void Run::TellWaiting() {
 
 absl::Status Run::TakeTensor(size_t tensor, QuantizedTensor result) {
   v1::TensorReport report = ReportToProto(result.report);
+  report.set_rule(plan_->answer.entries[tensor].rule());
   for (const OutputTensor& output : result.tensors) {
     report.add_output_tensors(output.name);
   }

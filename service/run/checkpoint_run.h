@@ -63,6 +63,7 @@ struct CheckpointRunSpec {
   quant::v1::Target target;
   std::vector<std::string> include;  // globs on tensor names; empty: all
   std::vector<std::string> exclude;  // wins over include
+  std::vector<quant::v1::Override> overrides;
   bool error_report = true;
   int64_t max_plan_tensors = 200'000;
   int workers = 8;  // of the pool that will run it: for the memory estimate

@@ -2,10 +2,12 @@
 #include "service/run/run_plan.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "quant/device_estimate.h"
 #include "quant/solve_group.h"
@@ -15,6 +17,7 @@
 #include "service/server/error.h"
 #include "service/server/plan_convert.h"
 #include "service/server/proto_convert.h"
+#include "service/server/spec_convert.h"
 #include "service/stream/digest.h"
 #include "service/stream/group_job.h"
 #include "service/stream/input_errors.h"
@@ -124,6 +127,8 @@ absl::StatusOr<PlanRequest> RunPlan::RequestOf() const {
   *config->mutable_target() = spec.target;
   config->mutable_include()->Add(spec.include.begin(), spec.include.end());
   config->mutable_exclude()->Add(spec.exclude.begin(), spec.exclude.end());
+  config->mutable_overrides()->Add(spec.overrides.begin(),
+                                   spec.overrides.end());
   config->set_list_sites(has_calibration());
   config->set_config_json(checkpoint ? checkpoint->config_json()
                                      : spec.config_json);
@@ -159,9 +164,9 @@ absl::Status RunPlan::PlanBlobs() {
 }
 
 absl::Status RunPlan::Plan(PlanRequest request) {
-  quant = request.spec;
+  quants = SpecsByRule(request.spec, request.overrides);
   QS_ASSIGN_OR_RETURN(const qs::Plan made, PlanWithReasons(request));
-  for (v1::PlanCheckpointResponse& response : PlanToProto(made, quant)) {
+  for (v1::PlanCheckpointResponse& response : PlanToProto(made, request)) {
     AddTo(std::move(response), &answer);
   }
   return answer.summary.refused() ? RefusedError(answer) : absl::OkStatus();
@@ -174,7 +179,7 @@ absl::StatusOr<std::optional<Calibration>> RunPlan::OpenMoments() const {
   if (!spec.calibration.empty()) {
     return OpenCalibration(spec.calibration, answer, spec.calibration_opener);
   }
-  if (!NeedsCalibration(answer.summary.resolved())) return std::nullopt;
+  if (!NeedsCalibration(answer.summary)) return std::nullopt;
   return RpcError(absl::StatusCode::kInvalidArgument, "CALIBRATION_MISSING",
                   "calibration: got none, allowed one with the second moments "
                   "of the inputs");
@@ -213,8 +218,17 @@ absl::Status RunPlan::MakeWork() {
     if (work->open[b].empty()) continue;
     size.tensors_waiting += static_cast<int64_t>(batches[b].tensors.size());
   }
-  size.algorithm = SpecAlgorithm(quant);
+  size.algorithm = Algorithms();
   return absl::OkStatus();
+}
+
+// Of all batches; of a plan without overrides one.
+std::string RunPlan::Algorithms() const {
+  std::set<std::string> all;
+  for (const WorkBatch& batch : work->batches) {
+    all.insert(SpecAlgorithm(SpecOf(batch)));
+  }
+  return absl::StrJoin(all, "+");
 }
 
 // Tensors are exact; what describes them is rounded up.
@@ -262,6 +276,9 @@ absl::Status RunPlan::Fingerprint() {
     absl::StrAppend(&text, entry.name(), " ", static_cast<int>(entry.action()),
                     "\n");
   }
+  for (const v1::Override& rule : answer.summary.overrides()) {
+    rule.AppendToString(&text);
+  }
   absl::StrAppend(&text, answer.summary.quantization_config_json(), "\n",
                   spec.error_report ? 1 : 0, "\n");
   QS_ASSIGN_OR_RETURN(const std::string identity, input->Identity());
@@ -292,7 +309,7 @@ absl::StatusOr<GroupInfo> RunPlan::GroupOf(const WorkBatch& batch) const {
     out->set_site(tensor.site);
     if (tensor.fold_only) out->set_role(v1::GroupTensor::FOLD_ONLY);
   }
-  return GroupFromProto(quant, begin);
+  return GroupFromProto(SpecOf(batch), begin);
 }
 
 double RunPlan::SecondsOf(const WorkBatch& batch) const {
@@ -304,7 +321,8 @@ double RunPlan::SecondsOf(const WorkBatch& batch) const {
     const int64_t cols = shape.back();
     int64_t rows = 1;
     for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
-    seconds += EstimateCoreSeconds(quant, rows, cols, spec.error_report);
+    seconds +=
+        EstimateCoreSeconds(SpecOf(batch), rows, cols, spec.error_report);
   }
   return seconds;
 }
@@ -318,17 +336,19 @@ absl::StatusOr<int64_t> RunPlan::BytesOf(const WorkBatch& batch,
   int64_t bytes = 0;
   if (batch.sites.empty()) {
     QS_ASSIGN_OR_RETURN(
-        bytes, EstimateMemoryBytes(quant, InfoOf(batch.tensors[0].tensor),
-                                   options, workers));
+        bytes,
+        EstimateMemoryBytes(SpecOf(batch), InfoOf(batch.tensors[0].tensor),
+                            options, workers));
   } else {
     QS_ASSIGN_OR_RETURN(const GroupInfo info, GroupOf(batch));
-    QS_ASSIGN_OR_RETURN(bytes,
-                        EstimateGroupBytes(quant, info, options, workers));
+    QS_ASSIGN_OR_RETURN(
+        bytes, EstimateGroupBytes(SpecOf(batch), info, options, workers));
   }
   return bytes + tensors * TensorJob::kOverhead;
 }
 
 absl::StatusOr<int64_t> RunPlan::DeviceBytesOf(const WorkBatch& batch) const {
+  const QuantSpec& quant = SpecOf(batch);
   if (batch.sites.empty()) {
     return DeviceMemoryFor(
         TensorDeviceBytes(quant, InfoOf(batch.tensors[0].tensor), {}));

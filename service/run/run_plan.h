@@ -32,7 +32,7 @@ struct RunPlan {
       CheckpointRunSpec spec);
 
   CheckpointRunSpec spec;
-  QuantSpec quant;
+  std::vector<QuantSpec> quants;  // by rule, see SpecsByRule
   PlanAnswer answer;
   // Of a checkpoint; nullopt of blobs.
   std::optional<Checkpoint> checkpoint;
@@ -50,6 +50,9 @@ struct RunPlan {
   absl::StatusOr<std::shared_ptr<const RunWork>> Renewed(
       const RunWork& before,
       std::shared_ptr<const CalibrationSource> moments) const;
+  const QuantSpec& SpecOf(const WorkBatch& batch) const {
+    return quants[static_cast<size_t>(batch.rule)];
+  }
   TensorInfo InfoOf(size_t tensor) const;
   // REQUIRES: the batch has sites. Errors: ValidateGroup's.
   absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
@@ -72,6 +75,7 @@ struct RunPlan {
   }
   absl::StatusOr<std::optional<Calibration>> OpenMoments() const;
   absl::Status MakeWork();
+  std::string Algorithms() const;
   int64_t FileBytes() const;
   absl::StatusOr<std::string> CalibrationIdentity() const;
   absl::Status Fingerprint();

@@ -61,6 +61,7 @@ v1::Limits LimitsOf(const ServerOptions& options) {
   limits.set_max_streams(options.max_streams);
   limits.set_max_plan_tensors(options.max_plan_tensors);
   limits.set_memory_budget_bytes(options.memory_budget);
+  limits.set_max_overrides(kMaxOverrides);
   return limits;
 }
 

@@ -92,7 +92,7 @@ class PlanCall final : public BytesReactor {
   // On a worker.
   void MakeResponses() {
     const absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
-    if (plan.ok()) responses_ = PlanToProto(*plan, input_.request().spec);
+    if (plan.ok()) responses_ = PlanToProto(*plan, input_.request());
     {
       absl::MutexLock lock(&mutex_);
       planning_ = false;

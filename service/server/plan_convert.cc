@@ -80,6 +80,7 @@ void ToProto(const PlanEntry& entry, v1::PlanEntry* out) {
   out->set_bytes_out(entry.bytes_out);
   out->set_rows(entry.rows);
   out->set_cols(entry.cols);
+  out->set_rule(entry.rule);
   if (!entry.slice) return;
   v1::TensorSlice* slice = out->mutable_slice();
   slice->set_tensor(entry.slice->tensor);
@@ -164,7 +165,8 @@ void Append(const std::vector<Item>& items,
   }
 }
 
-v1::PlanCheckpointResponse SummaryOf(const Plan& plan, const QuantSpec& spec) {
+v1::PlanCheckpointResponse SummaryOf(const Plan& plan,
+                                     const PlanRequest& request) {
   v1::PlanCheckpointResponse response;
   v1::PlanSummary* summary = response.mutable_summary();
   summary->set_architecture(plan.architecture);
@@ -177,7 +179,8 @@ v1::PlanCheckpointResponse SummaryOf(const Plan& plan, const QuantSpec& spec) {
   summary->set_bytes_out(plan.bytes_out);
   summary->set_refused(plan.refused);
   summary->set_quantization_config_json(plan.quantization_config_json);
-  *summary->mutable_resolved() = SpecToProto(spec);
+  *summary->mutable_resolved() = SpecToProto(request.spec);
+  *summary->mutable_overrides() = OverridesToProto(request.overrides);
   for (const std::string& engine : plan.engines) summary->add_engines(engine);
   return response;
 }
@@ -213,6 +216,9 @@ absl::Status PlanInput::AddConfig(const v1::PlanConfig& config) {
   has_config_ = true;
   QS_ASSIGN_OR_RETURN(request_.spec, SpecFromProto(config.quantization(),
                                                    "config.quantization"));
+  QS_ASSIGN_OR_RETURN(request_.overrides,
+                      OverridesFromProto(config.overrides(), request_.spec,
+                                         "config.overrides"));
   QS_ASSIGN_OR_RETURN(request_.engine,
                       EngineFromProto(config.target().engine()));
   if (config.target().has_tensor_parallel()) {
@@ -299,14 +305,14 @@ absl::StatusOr<Plan> PlanWithReasons(const PlanRequest& request) {
   return WithReason(status, "BAD_FIELD");
 }
 
-std::vector<v1::PlanCheckpointResponse> PlanToProto(const Plan& plan,
-                                                    const QuantSpec& spec) {
+std::vector<v1::PlanCheckpointResponse> PlanToProto(
+    const Plan& plan, const PlanRequest& request) {
   std::vector<v1::PlanCheckpointResponse> out;
   Append(plan.entries, &out);
   Append(plan.files, &out);
   Append(plan.sites, &out);
   Append(plan.findings, &out);
-  out.push_back(SummaryOf(plan, spec));
+  out.push_back(SummaryOf(plan, request));
   return out;
 }
 

@@ -43,9 +43,9 @@ class PlanInput {
 // MakePlan with the .proto's reasons on its errors.
 absl::StatusOr<Plan> PlanWithReasons(const PlanRequest& request);
 
-// Messages of about 256 KiB each, the summary last.
+// Messages of about 256 KiB each, the summary last. `plan` is `request`'s.
 std::vector<quant::v1::PlanCheckpointResponse> PlanToProto(
-    const Plan& plan, const QuantSpec& spec);
+    const Plan& plan, const PlanRequest& request);
 
 }  // namespace qs
 

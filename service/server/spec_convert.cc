@@ -284,4 +284,75 @@ v1::QuantizationConfig SpecToProto(const QuantSpec& spec) {
   return config;
 }
 
+namespace {
+
+absl::StatusOr<PlanOverride> OverrideFromProto(const v1::Override& from,
+                                               const QuantSpec& base,
+                                               std::string_view field) {
+  PlanOverride out;
+  out.tensors = from.tensors();
+  if (out.tensors.empty()) {
+    return BadFieldError(Path(field, "tensors"), "got none, allowed a glob");
+  }
+  if (from.has_config()) {
+    v1::QuantizationConfig config = from.config();
+    if (!config.has_profile()) {
+      config.set_profile(FindProto(kProfiles, base.profile));
+    }
+    if (!config.has_format()) {
+      config.set_format(FindProto(kFormats, base.format));
+    }
+    QS_ASSIGN_OR_RETURN(out.spec, SpecFromProto(config, Path(field, "config")));
+    return out;
+  }
+  if (from.skip()) return out;
+  return BadFieldError(std::string(field),
+                       "got neither config nor skip, allowed one of config and "
+                       "skip: true");
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<PlanOverride>> OverridesFromProto(
+    const OverridesProto& overrides, const QuantSpec& base,
+    std::string_view field) {
+  if (overrides.size() > kMaxOverrides) {
+    return BadFieldError(std::string(field),
+                         absl::StrCat("got ", overrides.size(),
+                                      ", allowed at most ", kMaxOverrides));
+  }
+  std::vector<PlanOverride> out;
+  for (int i = 0; i < overrides.size(); ++i) {
+    QS_ASSIGN_OR_RETURN(
+        PlanOverride one,
+        OverrideFromProto(overrides[i], base,
+                          absl::StrCat(std::string(field), "[", i, "]")));
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+std::vector<QuantSpec> SpecsByRule(const QuantSpec& base,
+                                   const std::vector<PlanOverride>& overrides) {
+  std::vector<QuantSpec> specs = {base};
+  for (const PlanOverride& one : overrides) {
+    specs.push_back(one.spec.value_or(base));
+  }
+  return specs;
+}
+
+OverridesProto OverridesToProto(const std::vector<PlanOverride>& overrides) {
+  OverridesProto out;
+  for (const PlanOverride& one : overrides) {
+    v1::Override* const added = out.Add();
+    added->set_tensors(one.tensors);
+    if (one.spec) {
+      *added->mutable_config() = SpecToProto(*one.spec);
+    } else {
+      added->set_skip(true);
+    }
+  }
+  return out;
+}
+
 }  // namespace qs

@@ -3,9 +3,13 @@
 #ifndef QS_SERVICE_SERVER_SPEC_CONVERT_H_
 #define QS_SERVICE_SERVER_SPEC_CONVERT_H_
 
+#include <google/protobuf/repeated_ptr_field.h>
+
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
 #include "quant/v1/quantization.pb.h"
 
@@ -18,6 +22,22 @@ absl::StatusOr<QuantSpec> SpecFromProto(
     const quant::v1::QuantizationConfig& config,
     std::string_view field = "config.quantization");
 quant::v1::OutputFormat FormatToProto(OutputFormat format);
+
+constexpr int kMaxOverrides = 100;
+
+// Rules beside `base`, which has the profile and format that they leave out.
+// `field` is where they lie; errors are BAD_FIELD under it: more than
+// kMaxOverrides, no glob, neither or another than true to do, SpecFromProto's.
+using OverridesProto = google::protobuf::RepeatedPtrField<quant::v1::Override>;
+absl::StatusOr<std::vector<PlanOverride>> OverridesFromProto(
+    const OverridesProto& overrides, const QuantSpec& base,
+    std::string_view field);
+// The configurations by the number of the rule; 0, and that of a rule which
+// skips, is `base`.
+std::vector<QuantSpec> SpecsByRule(const QuantSpec& base,
+                                   const std::vector<PlanOverride>& overrides);
+// Every field set.
+OverridesProto OverridesToProto(const std::vector<PlanOverride>& overrides);
 
 // Every field set; never a preset.
 quant::v1::QuantizationConfig SpecToProto(const QuantSpec& spec);

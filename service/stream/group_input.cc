@@ -29,12 +29,14 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
                                                " open groups, allowed ",
                                                limits_.max_open_tensors()));
   }
-  QS_ASSIGN_OR_RETURN(GroupInfo info, GroupFromProto(*spec_, begin));
+  QS_ASSIGN_OR_RETURN(const QuantSpec* const spec,
+                      SpecOf(begin.rule(), "group"));
+  QS_ASSIGN_OR_RETURN(GroupInfo info, GroupFromProto(*spec, begin));
   for (const GroupTensor& tensor : info.tensors) {
     QS_RETURN_IF_ERROR(CheckSize(tensor.info));
   }
   const absl::StatusOr<int64_t> estimate =
-      EstimateGroupBytes(*spec_, info, JobOptions(), TensorJob::kMaxTilesHeld);
+      EstimateGroupBytes(*spec, info, JobOptions(), TensorJob::kMaxTilesHeld);
   if (!estimate.ok()) {
     return BadFieldError("group", std::string(estimate.status().message()));
   }
@@ -47,16 +49,18 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
     return TooLargeError(absl::StrCat("group \"", info.name, "\""),
                          "needs memory of", room, budget_.capacity());
   }
-  return Reserve(room, begin.handle(), std::move(info));
+  return Reserve(room, begin.handle(), {std::move(info), begin.rule()});
 }
 
-absl::Status StreamInput::OpenGroup(int64_t handle, GroupInfo info,
+absl::Status StreamInput::OpenGroup(int64_t handle, GroupInfo info, int rule,
                                     Reservation reservation) {
   QuantizeOptions options = JobOptions();
   if (send_progress_) options.on_shared = host_.GroupProgress(handle);
-  auto group = GroupJob::Create(handle, *spec_, std::move(info), options,
-                                std::move(reservation));
+  auto group =
+      GroupJob::Create(handle, specs_[static_cast<size_t>(rule)],
+                       std::move(info), options, std::move(reservation));
   if (!group.ok()) return OpenError(group.status());
+  (*group)->set_rule(rule);
   groups_[handle] = *std::move(group);
   return absl::OkStatus();
 }
@@ -79,6 +83,7 @@ absl::Status StreamInput::OnGroupTensor(const TensorBegin& begin) {
     return ErrorReason(job.status()).empty() ? OpenError(job.status())
                                              : job.status();
   }
+  (*job)->set_rule(group->rule());
   open_[begin.handle()] = {*std::move(job), std::move(group)};
   host_.TensorBegun();
   return absl::OkStatus();

@@ -37,6 +37,9 @@ class GroupJob {
       const QuantizeOptions& options, Reservation reservation);
 
   int64_t handle() const { return handle_; }
+  // Of the stream's overrides the one that its tensors have; 0: none.
+  int rule() const { return rule_; }
+  void set_rule(int rule) { rule_ = rule; }
   const std::string& name() const { return group_->info().name; }
 
   // Errors: NOT_IN_GROUP; BAD_FIELD; MEMORY_BUDGET.
@@ -76,6 +79,7 @@ class GroupJob {
   const std::shared_ptr<Reservation> reservation_;
   const int64_t handle_;
   const QuantSpec spec_;
+  int rule_ = 0;
   const std::unique_ptr<SolveGroup> group_;
   const DeviceUse device_use_;  // of its tensors
   const int64_t solve_device_bytes_;

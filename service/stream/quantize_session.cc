@@ -141,14 +141,17 @@ void QuantizeSession::OnRoom(Reservation reservation) {
 }
 
 void QuantizeSession::Accepted(const quant::v1::QuantizeConfig& config,
-                               const QuantSpec& spec) {
+                               const QuantSpec& spec,
+                               const std::vector<PlanOverride>& overrides) {
   // Before the first tensor, so nobody works or emits yet.
   if (config.skip_digest()) output_.LeaveOutDigest();
   if (config.view() == quant::v1::QuantizeConfig::DEQUANTIZED) {
-    dequantized_as_ = spec;
+    dequantized_as_ = SpecsByRule(spec, overrides);
   }
   quant::v1::QuantizeResponse response;
   *response.mutable_accepted()->mutable_resolved() = SpecToProto(spec);
+  *response.mutable_accepted()->mutable_overrides() =
+      OverridesToProto(overrides);
   *response.mutable_accepted()->mutable_limits() = context_.limits();
   Send({EncodeResponse(response), nullptr});
 }
@@ -252,8 +255,11 @@ void QuantizeSession::TileLeft() {
 
 void QuantizeSession::FinishTensor(const std::shared_ptr<TensorJob>& job,
                                    Backend& backend) {
-  const absl::Status status =
-      job->Finish(backend, dequantized_as_ ? &*dequantized_as_ : nullptr);
+  const QuantSpec* const floats_of =
+      dequantized_as_.empty()
+          ? nullptr
+          : &dequantized_as_[static_cast<size_t>(job->rule())];
+  const absl::Status status = job->Finish(backend, floats_of);
   if (!status.ok()) return End(ComputeError(status));
   Emit({job, /*finished=*/true});
 }

@@ -92,8 +92,8 @@ class QuantizeSession final
   QuantizeSession(QuantizeContext& context, SessionTransport& transport);
 
   // StreamInput::Host; input_mutex_ is held.
-  void Accepted(const quant::v1::QuantizeConfig& config,
-                const QuantSpec& spec) override;
+  void Accepted(const quant::v1::QuantizeConfig& config, const QuantSpec& spec,
+                const std::vector<PlanOverride>& overrides) override;
   void TensorBegun() override;
   void TileDue(std::shared_ptr<TensorJob> job, TensorJob::Due due) override;
   void SiteWorkDue(std::shared_ptr<SiteJob> site) override;
@@ -158,8 +158,9 @@ class QuantizeSession final
   // What was read ahead of an error must not end the stream with another one.
   bool input_failed_ ABSL_GUARDED_BY(input_mutex_) = false;
 
-  // Set before the first tensor: send floats, read back from this form.
-  std::optional<QuantSpec> dequantized_as_;
+  // Set before the first tensor, by rule: send floats, read back from this
+  // form. Empty: packed.
+  std::vector<QuantSpec> dequantized_as_;
 
   StreamOutput output_;  // whoever emits; the last emit precedes the summary
 

@@ -24,11 +24,11 @@ std::string TensorText(const TensorInfo& info) {
   return absl::StrCat("tensor \"", info.name, "\"");
 }
 
-std::string WantedText(const StreamInput::Wanted& what) {
-  if (const auto* group = std::get_if<GroupInfo>(&what)) {
+std::string WantedText(const StreamInput::Wanted& wanted) {
+  if (const auto* group = std::get_if<GroupInfo>(&wanted.what)) {
     return absl::StrCat("group \"", group->name, "\"");
   }
-  return TensorText(std::get<TensorInfo>(what));
+  return TensorText(std::get<TensorInfo>(wanted.what));
 }
 
 }  // namespace
@@ -39,7 +39,7 @@ absl::Status StreamInput::OnRequest(const ParsedRequest& request) {
   if (kind == QuantizeRequest::kConfig) {
     return OnConfig(request.message.config());
   }
-  if (!spec_) {
+  if (specs_.empty()) {
     return InvalidError("CONFIG_MISSING",
                         "message: the first one must be config");
   }
@@ -60,7 +60,7 @@ absl::Status StreamInput::OnRequest(const ParsedRequest& request) {
 }
 
 absl::Status StreamInput::OnHalfClose() const {
-  if (!spec_) {
+  if (specs_.empty()) {
     return InvalidError("CONFIG_MISSING", "stream: ended before config");
   }
   if (open_.empty()) return CheckGroupsComplete();
@@ -75,11 +75,14 @@ absl::Status StreamInput::OnHalfClose() const {
 }
 
 absl::Status StreamInput::OnConfig(const QuantizeConfig& config) {
-  if (spec_) {
+  if (!specs_.empty()) {
     return InvalidError("CONFIG_TWICE",
                         "config: got a second one, allowed one");
   }
-  QS_ASSIGN_OR_RETURN(spec_, SpecFromProto(config.quantization()));
+  QS_ASSIGN_OR_RETURN(const QuantSpec spec,
+                      SpecFromProto(config.quantization()));
+  QS_ASSIGN_OR_RETURN(overrides_, OverridesFromProto(config.overrides(), spec,
+                                                     "config.overrides"));
   error_report_ = !config.skip_error_report();
   if (!QuantizeConfig::View_IsValid(config.view())) {
     return BadFieldError(
@@ -89,8 +92,22 @@ absl::Status StreamInput::OnConfig(const QuantizeConfig& config) {
   }
   dequantized_ = config.view() == QuantizeConfig::DEQUANTIZED;
   send_progress_ = config.send_progress();
-  host_.Accepted(config, *spec_);
+  specs_ = SpecsByRule(spec, overrides_);
+  host_.Accepted(config, spec, overrides_);
   return absl::OkStatus();
+}
+
+absl::StatusOr<const QuantSpec*> StreamInput::SpecOf(int rule,
+                                                     const char* field) const {
+  const auto place = static_cast<size_t>(rule);
+  if (rule >= 0 && place < specs_.size() &&
+      (rule == 0 || overrides_[place - 1].spec)) {
+    return &specs_[place];
+  }
+  return BadFieldError(
+      absl::StrCat(field, ".rule"),
+      absl::StrCat("got ", rule, ", allowed 0 to ", overrides_.size(),
+                   ", of config.overrides one that has a config"));
 }
 
 absl::Status StreamInput::CheckHandle(int64_t handle, const char* field) const {
@@ -113,17 +130,19 @@ absl::Status StreamInput::OnTensor(const TensorBegin& begin) {
   }
   if (begin.has_group()) return OnGroupTensor(begin);
   QS_ASSIGN_OR_RETURN(TensorInfo info, TensorInfoFromProto(begin, "tensor"));
-  if (NeedsCalibration(*spec_)) {
+  QS_ASSIGN_OR_RETURN(const QuantSpec* const spec,
+                      SpecOf(begin.rule(), "tensor"));
+  if (NeedsCalibration(*spec)) {
     return InvalidError(
         "CALIBRATION_MISSING",
         absl::StrCat(TensorText(info), ": tensor.group: got none, ",
-                     SpecMethodName(*spec_),
+                     SpecMethodName(*spec),
                      " needs the second moments of its input: begin "
                      "a group and send its site"),
-        {{"method", SpecMethodName(*spec_)}});
+        {{"method", SpecMethodName(*spec)}});
   }
-  QS_ASSIGN_OR_RETURN(const int64_t bytes, RoomFor(info));
-  return Reserve(bytes, begin.handle(), std::move(info));
+  QS_ASSIGN_OR_RETURN(const int64_t bytes, RoomFor(info, *spec));
+  return Reserve(bytes, begin.handle(), {std::move(info), begin.rule()});
 }
 
 absl::Status StreamInput::CheckSize(const TensorInfo& info) const {
@@ -147,10 +166,11 @@ int64_t StreamInput::DequantizedBytes(const TensorInfo& info) const {
   return *CheckedNumElements(info.shape) * (DTypeBytes(info.dtype) + 1);
 }
 
-absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info) const {
+absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info,
+                                             const QuantSpec& spec) const {
   QS_RETURN_IF_ERROR(CheckSize(info));
   const absl::StatusOr<int64_t> estimate =
-      EstimateMemoryBytes(*spec_, info, JobOptions(), TensorJob::kMaxTilesHeld);
+      EstimateMemoryBytes(spec, info, JobOptions(), TensorJob::kMaxTilesHeld);
   if (!estimate.ok()) {
     return BadFieldError("tensor", std::string(estimate.status().message()));
   }
@@ -163,25 +183,26 @@ absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info) const {
   return room;
 }
 
-absl::Status StreamInput::Reserve(int64_t bytes, int64_t handle, Wanted what) {
+absl::Status StreamInput::Reserve(int64_t bytes, int64_t handle,
+                                  Wanted wanted) {
   std::optional<Reservation> reservation;
   if (open_.empty() && groups_.empty()) {
     ByteBudget::Ticket ticket = 0;
     reservation = budget_.ReserveOrWait(bytes, host_.WhenRoom(), &ticket);
     if (!reservation) {
-      parked_ = Parked{handle, std::move(what), ticket};
+      parked_ = Parked{handle, std::move(wanted), ticket};
       return absl::OkStatus();
     }
   } else {
     reservation = budget_.TryReserve(bytes);
-    if (!reservation) return NoRoomError(WantedText(what), bytes, budget_);
+    if (!reservation) return NoRoomError(WantedText(wanted), bytes, budget_);
   }
-  return Open(handle, std::move(what), *std::move(reservation));
+  return Open(handle, std::move(wanted), *std::move(reservation));
 }
 
 absl::Status StreamInput::OnRoom(Reservation reservation) {
   Parked parked = *std::exchange(parked_, std::nullopt);
-  return Open(parked.handle, std::move(parked.what), std::move(reservation));
+  return Open(parked.handle, std::move(parked.wanted), std::move(reservation));
 }
 
 QuantizeOptions StreamInput::JobOptions() const {
@@ -193,18 +214,21 @@ QuantizeOptions StreamInput::JobOptions() const {
   return options;
 }
 
-absl::Status StreamInput::Open(int64_t handle, Wanted what,
+absl::Status StreamInput::Open(int64_t handle, Wanted wanted,
                                Reservation reservation) {
-  if (GroupInfo* group = std::get_if<GroupInfo>(&what)) {
-    return OpenGroup(handle, std::move(*group), std::move(reservation));
+  if (GroupInfo* group = std::get_if<GroupInfo>(&wanted.what)) {
+    return OpenGroup(handle, std::move(*group), wanted.rule,
+                     std::move(reservation));
   }
+  const QuantSpec& spec = SpecOf(wanted);
   auto quantizer = TensorQuantizer::Create(
-      *spec_, std::get<TensorInfo>(std::move(what)), JobOptions());
+      spec, std::get<TensorInfo>(std::move(wanted.what)), JobOptions());
   if (!quantizer.ok()) return OpenError(quantizer.status());
   const std::shared_ptr<TensorJob> job =
       TensorJob::Create(handle, *std::move(quantizer), std::move(reservation));
   job->set_device_bytes(
-      DeviceMemoryFor(TensorDeviceBytes(*spec_, job->info(), {})));
+      DeviceMemoryFor(TensorDeviceBytes(spec, job->info(), {})));
+  job->set_rule(wanted.rule);
   open_[handle] = {job, nullptr};
   host_.TensorBegun();
   return absl::OkStatus();

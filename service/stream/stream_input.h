@@ -15,8 +15,10 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/stream/byte_budget.h"
@@ -41,16 +43,20 @@ class StreamInput {
     std::shared_ptr<SiteJob> site;
     std::shared_ptr<GroupJob> site_group;
   };
-  // What waits for memory.
-  using Wanted = std::variant<TensorInfo, GroupInfo>;
+  // What waits for memory, and the rule that it is quantized by.
+  struct Wanted {
+    std::variant<TensorInfo, GroupInfo> what;
+    int rule = 0;
+  };
 
   // Called from within On*; must not call back into the StreamInput.
   class Host {
    public:
     virtual ~Host() = default;
-    // The config is good; `spec` has every default filled in.
+    // The config is good; the others have every default filled in.
     virtual void Accepted(const quant::v1::QuantizeConfig& config,
-                          const QuantSpec& spec) = 0;
+                          const QuantSpec& spec,
+                          const std::vector<PlanOverride>& overrides) = 0;
     virtual void TensorBegun() = 0;
     virtual void TileDue(std::shared_ptr<TensorJob> job,
                          TensorJob::Due tile) = 0;
@@ -90,7 +96,7 @@ class StreamInput {
  private:
   struct Parked {
     int64_t handle;
-    Wanted what;
+    Wanted wanted;
     ByteBudget::Ticket ticket = 0;
   };
 
@@ -103,10 +109,16 @@ class StreamInput {
   absl::Status CheckSize(const TensorInfo& info) const;
   int64_t DequantizedBytes(const TensorInfo& info) const;
   // Bytes to reserve, or why the tensor is refused.
-  absl::StatusOr<int64_t> RoomFor(const TensorInfo& info) const;
-  absl::Status Reserve(int64_t bytes, int64_t handle, Wanted what);
+  absl::StatusOr<int64_t> RoomFor(const TensorInfo& info,
+                                  const QuantSpec& spec) const;
+  // `field`: of the message that names the rule. Errors: BAD_FIELD.
+  absl::StatusOr<const QuantSpec*> SpecOf(int rule, const char* field) const;
+  const QuantSpec& SpecOf(const Wanted& wanted) const {
+    return specs_[static_cast<size_t>(wanted.rule)];
+  }
+  absl::Status Reserve(int64_t bytes, int64_t handle, Wanted wanted);
   QuantizeOptions JobOptions() const;
-  absl::Status Open(int64_t handle, Wanted what, Reservation reservation);
+  absl::Status Open(int64_t handle, Wanted wanted, Reservation reservation);
 
   absl::StatusOr<TensorJob*> FindOpen(int64_t handle) const;
   // The checks that data and float_values share.
@@ -115,7 +127,7 @@ class StreamInput {
 
   // In group_input.cc.
   absl::Status OnGroup(const quant::v1::GroupBegin& begin);
-  absl::Status OpenGroup(int64_t handle, GroupInfo info,
+  absl::Status OpenGroup(int64_t handle, GroupInfo info, int rule,
                          Reservation reservation);
   absl::StatusOr<std::shared_ptr<GroupJob>> FindGroup(int64_t handle,
                                                       const char* field) const;
@@ -132,7 +144,9 @@ class StreamInput {
   const quant::v1::Limits& limits_;
   ByteBudget& budget_;
   const std::atomic<bool>& cancelled_;
-  std::optional<QuantSpec> spec_;
+  // By rule, see SpecsByRule; empty: no config yet.
+  std::vector<QuantSpec> specs_;
+  std::vector<PlanOverride> overrides_;
   bool error_report_ = true;
   bool dequantized_ = false;
   bool send_progress_ = false;

@@ -18,7 +18,7 @@ StreamOutput::Step StreamOutput::Next(const std::shared_ptr<TensorJob>& job) {
   const QuantizedTensor& result = job->result();
   TensorJob::Cursor& cursor = job->cursor;
   if (cursor.output == result.tensors.size()) {
-    return {Report(job->handle(), result), true};
+    return {Report(*job), true};
   }
   const OutputTensor& output = result.tensors[cursor.output];
   const ByteSpan rest =
@@ -73,7 +73,8 @@ OutMessage StreamOutput::NextFrame(const std::shared_ptr<TensorJob>& job,
   return EncodeFrame(frame, payload, std::move(owner));
 }
 
-OutMessage StreamOutput::Report(int64_t handle, const QuantizedTensor& result) {
+OutMessage StreamOutput::Report(const TensorJob& job) {
+  const QuantizedTensor& result = job.result();
   const TensorReport& report = result.report;
   ++tensors_;
   bytes_in_ += report.bytes_in;
@@ -93,7 +94,8 @@ OutMessage StreamOutput::Report(int64_t handle, const QuantizedTensor& result) {
   }
   QuantizeResponse response;
   *response.mutable_report() = ReportToProto(report);
-  response.mutable_report()->set_handle(handle);
+  response.mutable_report()->set_handle(job.handle());
+  response.mutable_report()->set_rule(job.rule());
   for (const OutputTensor& output : result.tensors) {
     response.mutable_report()->add_output_tensors(output.name);
   }

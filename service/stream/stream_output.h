@@ -44,7 +44,7 @@ class StreamOutput {
   OutMessage NextFrame(const std::shared_ptr<TensorJob>& job,
                        const StreamedOutput& output, ByteSpan rest,
                        std::shared_ptr<const void> owner);
-  OutMessage Report(int64_t handle, const QuantizedTensor& result);
+  OutMessage Report(const TensorJob& job);
 
   bool with_digest_ = true;
   Sha256 digest_;

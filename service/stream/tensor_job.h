@@ -66,6 +66,9 @@ class TensorJob {
   // What a step takes of a GPU's memory, at most. Set before any is due.
   int64_t device_bytes() const { return device_bytes_; }
   void set_device_bytes(int64_t bytes) { device_bytes_ = bytes; }
+  // Of the stream's overrides the one that it has; 0: none. The same.
+  int rule() const { return rule_; }
+  void set_rule(int rule) { rule_ = rule; }
 
   // --- the reader's part
   int64_t received() const { return received_; }
@@ -154,6 +157,7 @@ class TensorJob {
   const int64_t pieces_at_once_;
   QuantizedTensor result_;
   int64_t device_bytes_ = 0;
+  int rule_ = 0;
 
   const bool copies_;  // all input at once
   int64_t received_ = 0;

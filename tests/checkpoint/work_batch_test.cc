@@ -139,6 +139,92 @@ TEST_CASE("gptq with scaling: a group as for awq, if something folds") {
   CHECK(TensorsOf(plan, batches[1]) == Names{"q@in", "v@in"});
 }
 
+// The rule of a plan for entries that have it.
+void AddRule(const v1::QuantizationConfig& config, const Names& entries,
+             PlanAnswer* plan) {
+  v1::Override* const rule = plan->summary.add_overrides();
+  rule->set_tensors("*");
+  *rule->mutable_config() = config;
+  for (v1::PlanEntry& entry : plan->entries) {
+    if (std::count(entries.begin(), entries.end(), entry.name()) == 0) continue;
+    entry.set_rule(plan->summary.overrides_size());
+  }
+}
+
+TEST_CASE("overrides: what is solved together has one configuration") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_awq()->set_bits(4);
+  // As the plan leaves it when v is quantized in another way than q and o.
+  for (v1::PlanSite& site : plan.sites) site.clear_fold();
+  v1::QuantizationConfig eight;
+  eight.mutable_awq()->set_bits(8);
+  AddRule(eight, {"v"}, &plan);
+  const Calibration calibration = Serving(plan);
+  const std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  CHECK(TensorsOf(plan, batches[0]) == Names{"o@out", "q@in"});
+  CHECK(batches[0].rule == 0);
+  CHECK(TensorsOf(plan, batches[1]) == Names{"v@in"});
+  CHECK(batches[1].rule == 1);
+  REQUIRE(batches[1].sites.size() == 1);
+}
+
+TEST_CASE("overrides: each scheme is batched as its method is") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_awq()->set_bits(4);
+  plan.sites[1].clear_fold();
+  v1::QuantizationConfig rtn;
+  rtn.mutable_rtn()->set_bits(8);
+  AddRule(rtn, {"o"}, &plan);
+  const Calibration calibration = Serving(plan);
+  std::vector<WorkBatch> batches = BatchesOf(plan, &calibration);
+  REQUIRE(batches.size() == 2);
+  CHECK(TensorsOf(plan, batches[0]) == Names{"o@out"});
+  CHECK(batches[0].rule == 1);
+  CHECK_FALSE(batches[0].sites[0].declared.has_fold());
+  // The norm and the router come first, and have no rule.
+  CHECK(TensorsOf(plan, batches[1]) ==
+        Names{"q@in", "router@in*", "norm*", "v@in"});
+  CHECK(batches[1].rule == 0);
+  // Without a calibration each goes by itself, with its rule.
+  plan.summary.mutable_resolved()->mutable_rtn()->set_bits(4);
+  batches = BatchesOf(plan, nullptr);
+  REQUIRE(batches.size() == 3);
+  CHECK(batches[0].rule == 1);
+  CHECK(batches[1].rule == 0);
+}
+
+TEST_CASE("overrides with equal configurations are one scheme") {
+  PlanAnswer plan = AttentionPlan();
+  plan.summary.mutable_resolved()->mutable_awq()->set_bits(4);
+  AddRule(plan.summary.resolved(), {"q"}, &plan);
+  AddRule(plan.summary.resolved(), {"v", "o"}, &plan);
+  const Calibration calibration = Serving(plan);
+  CHECK(BatchesOf(plan, &calibration).size() == 1);
+}
+
+TEST_CASE("overrides: only a method that needs moments misses them") {
+  PlanAnswer plan;
+  plan.summary.set_architecture("llama");
+  AddEntry("model.layers.0.self_attn.q_proj.weight", v1::PlanEntry::QUANTIZE,
+           "a", &plan);
+  AddEntry("nowhere.weight", v1::PlanEntry::QUANTIZE, "b", &plan);
+  AddPlanSite("a", {plan.entries[0].name()}, "a", &plan).set_inputs(256);
+  AddPlanSite("b", {plan.entries[1].name()}, "b", &plan);
+  plan.summary.mutable_resolved()->mutable_gptq()->set_bits(4);
+  const auto open = [&] {
+    return OpenCalibration(QS_TEST_DATA "/tiny-llama-calibration.safetensors",
+                           plan);
+  };
+  CHECK(std::string(open().status().message()).find("nowhere.weight") !=
+        std::string::npos);
+  v1::QuantizationConfig rtn;
+  rtn.mutable_rtn()->set_bits(8);
+  AddRule(rtn, {"nowhere.weight"}, &plan);
+  CHECK(open().ok());
+  CHECK(CheckCalibrationGiven("", plan).message() != "");
+}
+
 TEST_CASE("gptq with scaling: a group of many tensors goes site by site") {
   PlanAnswer plan;
   Names names;

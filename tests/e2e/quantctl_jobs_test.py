@@ -132,6 +132,72 @@ class QuantctlJobsTest(unittest.TestCase):
             self.assertEqual((a / name).read_bytes(), (b / name).read_bytes(),
                              name)
 
+    def test_overrides(self):
+        rules = ("--override", "*.down_proj.*=W8A16", "--override",
+                 '*.o_proj.*={"rtn": {"bits": 3, "group_size": 32}}',
+                 "--override", "*layers.0.self_attn.[qkv]_proj.*=skip",
+                 "--target", "vllm")
+        shown = self.jobs_ok(*self.create("a", "--validate-only", "--json",
+                                          *rules))
+        resolved = json.loads(shown)["plan"]["summary"]["overrides"]
+        self.assertEqual([list(r)[-1] for r in resolved],
+                         ["config", "config", "skip"])
+        self.assertEqual(resolved[1]["config"]["rtn"]["bits"], 3)
+        done = self.jobs_ok(*self.create("a", "--wait", *rules))
+        self.assertIn("override:    *.down_proj.*=W8A16\n", done)
+        self.assertIn("override:    *layers.0.self_attn.[qkv]_proj.*=skip\n",
+                      done)
+        # What the stream-through call writes, byte for byte.
+        streamed = quantctl("quantize", self.model, "-o",
+                            self.work / "streamed", "--preset", "W4A16-gptq",
+                            "--calibration", self.calibration, *rules,
+                            "--server", self.server.address)
+        self.assertEqual(streamed.returncode, 0, streamed.stderr)
+        self.assert_same_tree(self.work / "out" / "a", self.work / "streamed")
+        self.check_mixed(self.work / "streamed")
+        plan = quantctl("plan", self.model, "--preset", "W4A16-gptq", *rules,
+                        "--server", self.server.address)
+        self.assertRegex(plan.stdout, r"layers\.0\.mlp\.down_proj\.weight +"
+                         r"quantize .*; override 1\n")
+        for rule, code, says in (
+                ("*.q_proj.*=W8A16", 3, "GROUP_SPLIT"),
+                ("*.dwn_proj.*=skip", 2, "matches none of"),
+                ("*.down_proj.*=NF4", 2, "format"),
+                ("*.down_proj.*", 2, "--override"),
+                ('*={"rtn": {"bit": 3}}', 2, "bit")):
+            with self.subTest(rule=rule):
+                done = quantctl("quantize", self.model, "-o", self.work / "x",
+                                "--preset", "W4A16", "--override", rule,
+                                "--server", self.server.address)
+                self.assertEqual(done.returncode, code, done.stderr)
+                self.assertIn(says, done.stderr)
+                self.assertFalse((self.work / "x").exists())
+
+    def check_mixed(self, out):
+        """Tensors and config agree, by what their sizes say."""
+        tensors = read_checkpoint(out)
+        quantization = json.loads(
+            (out / "config.json").read_text())["quantization_config"]
+        self.assertIn("model.layers.0.self_attn.q_proj",
+                      quantization["ignore"])
+        self.assertIn("model.layers.0.self_attn.q_proj.weight", tensors)
+        bits = {"down_proj": 8, "o_proj": 3, "up_proj": 4}
+        for name in [n for n in tensors if n.endswith(".weight_packed")]:
+            module = name.removesuffix(".weight_packed")
+            groups = [g["weights"] for g in
+                      quantization["config_groups"].values()
+                      if any(re.match(t[3:], module) if t.startswith("re:")
+                             else t == module for t in g["targets"])]
+            self.assertEqual(len(groups), 1, module)
+            rows, cols = tensors[name][1]
+            _, shape, _ = tensors[module + ".weight_scale"]
+            wide = bits.get(module.split(".")[-1], 4)
+            self.assertEqual(groups[0]["num_bits"], wide, module)
+            size = groups[0]["group_size"]
+            inputs = cols * 32 // wide
+            self.assertEqual(shape, [rows, inputs // size if size else 1],
+                             module)
+
     def calibrate(self, *args):
         done = quantctl("calibrate", *args, "--server", self.server.address)
         self.assertEqual(done.returncode, 0, done.stderr)

@@ -51,6 +51,21 @@ def unpack(words, bits, count):
     return (pair >> (position % 32)) & ((1 << bits) - 1)
 
 
+def scheme_of(module, groups):
+    """Of compressed-tensors' config groups the one for a module: by its name,
+    an expression, or the class of all linears, in this order."""
+    def matches(target, kind):
+        if kind == "expression":
+            return target.startswith("re:") and re.match(target[3:], module)
+        return target == (module if kind == "name" else "Linear")
+
+    for kind in ("name", "expression", "class"):
+        for group in groups.values():
+            if any(matches(target, kind) for target in group["targets"]):
+                return group["weights"]
+    raise KeyError(module)
+
+
 def decode_compressed(module, tensors, scheme):
     bits = scheme["num_bits"]
     rows, cols = tensors.pop(module + ".weight_shape").tolist()
@@ -118,13 +133,13 @@ def decode(folder):
     quantization = agreement.config_of(folder)["quantization_config"]
     method = quantization["quant_method"]
     if method == "compressed-tensors":
-        quantization = quantization["config_groups"]["group_0"]["weights"]
+        groups = quantization["config_groups"]
     end, decode_one = {
         "bitsandbytes": (".weight.absmax",
                          lambda m, t: decode_bitsandbytes(m + ".weight", t)),
         "compressed-tensors": (".weight_packed",
                                lambda m, t: decode_compressed(
-                                   m, t, quantization)),
+                                   m, t, scheme_of(m, groups))),
         "gptq": (".qweight", lambda m, t: decode_gptq(m, t, quantization)),
         "awq": (".qweight", lambda m, t: decode_awq(m, t, quantization)),
         "hqq": (".W_q", decode_hqq),

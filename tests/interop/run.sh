@@ -66,6 +66,13 @@ case $engine in
     solve gptq-v1 --preset W4A16-gptq --format gptq
     solve gptq-v2-asymmetric --method gptq --format gptq-v2 --asymmetric
     solve awq-gemm --method awq --format awq
+    solve mixed --preset W4A16-gptq --override '*.down_proj.*=W8A16' \
+      --override '*layers.1.self_attn.[qkv]_proj.*=skip' \
+      --override '*.o_proj.*={"rtn":{"bits":3,"group_size":32}}' \
+      --override '*layers.[23].mlp*={"awq":{"bits":5,"group_size":64}}'
+    quantize nf4-skip --preset NF4 --override '*layers.2.*.q_proj.*=skip'
+    mixture mixtral mixtral-mixed --preset W8A16 \
+      --override '*.experts.*={"rtn":{"bits":4,"group_size":64}}'
     mixture mixtral mixtral-W8A16 --preset W8A16
     mixture mixtral mixtral-W8A16-gptq --preset W8A16-gptq --no-awq-scaling \
       --calibration "$work/mixtral-made/calibration.safetensors"
@@ -100,6 +107,12 @@ case $engine in
     quantize W4A16-hqq --preset W4A16-hqq
     solve gptq-v1 --preset W4A16-gptq --format gptq
     solve awq-gemm --method awq --format awq
+    # One kernel there is, for 4 bits: other groups and zero points.
+    solve mixed --preset W4A16-gptq \
+      --override '*.self_attn.[qkv]_proj.*={"rtn":{"group_size":32}}' \
+      --override '*layers.1.mlp.*={"gptq":{"symmetric":false}}' \
+      --override '*layers.2.self_attn.o_proj.*=skip' \
+      --override '*layers.[0-2].mlp.down_proj.*=W4A16-hqq'
     ;;
 esac
 # The engines write much, of which the verdicts are enough when all is well.

@@ -364,6 +364,20 @@ TEST_CASE("a fingerprint is of the plan, the target and the calibration",
   other = spec;
   other.target.set_engine(v1::VLLM);
   CHECK(Prepare(other)->fingerprint() != fingerprint);
+  // Overrides, whether or not they change which tensors are quantized.
+  std::set<std::string> fingerprints = {fingerprint};
+  v1::Override rule;
+  rule.set_tensors("*.down_proj.*");
+  for (const char* preset : {"", "W8A16-gptq", "W3A16-gptq"}) {
+    if (*preset == 0) {
+      rule.set_skip(true);
+    } else {
+      rule.mutable_config()->set_preset(preset);
+    }
+    other = spec;
+    other.overrides = {rule};
+    CHECK(fingerprints.insert(Prepare(other)->fingerprint()).second);
+  }
   fs::last_write_time(spec.calibration, fs::last_write_time(spec.calibration) +
                                             std::chrono::seconds(5));
   CHECK(Prepare(spec)->fingerprint() != fingerprint);
