@@ -56,10 +56,10 @@ quantize() { # preset, target, more arguments...
   "$bin/quantctl" report "$to.json" --html "$to.html" >/dev/null
 }
 
-# By grpcurl where it is installed, else the same job by quantctl. The server
+# By grpcurl where it, or Go, is installed, else the same job by quantctl. The server
 # keeps the result in its store, from which it is read.
 create_job() { # prints its name
-  if ! command -v grpcurl >/dev/null; then
+  if [ -z "$grpcurl" ]; then
     "$bin/quantctl" jobs create "$PWD/$model" --preset W4A16-gptq \
       --target vllm --calibration "$PWD/$calibration" --server "$server" \
       --json | sed -n 's/^ "name": "\(.*\)",\{0,1\}$/\1/p'
@@ -70,7 +70,7 @@ create_job() { # prints its name
     "quantization":{"preset":"W4A16-gptq"},"target":{"engine":"VLLM"}}}'
   printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/CreateJob\n' \
     "'$job'" "$server" >&2
-  grpcurl -plaintext -d "$job" "$server" quant.v1.JobService/CreateJob |
+  "$grpcurl" -plaintext -d "$job" "$server" quant.v1.JobService/CreateJob |
     sed -n 's/^  "name": "\(.*\)",$/\1/p'
 }
 
@@ -78,10 +78,10 @@ create_job() { # prints its name
 show_tensor() { # job
   local request='{"name":"'$1'","wait":true,"view":"PACKED",
     "include":["model.layers.0.self_attn.k_proj.weight"]}'
-  command -v grpcurl >/dev/null || return 0
+  [ -n "$grpcurl" ] || return 0
   printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/ReadResult\n' \
     "'$request'" "$server"
-  grpcurl -plaintext -d "$request" "$server" quant.v1.JobService/ReadResult |
+  "$grpcurl" -plaintext -d "$request" "$server" quant.v1.JobService/ReadResult |
     grep -v '"data":' | sed -n 1,40p
 }
 
@@ -96,6 +96,7 @@ run_job() {
 
 step "packages"
 deploy/install-deps.sh
+grpcurl=$(deploy/find-grpcurl.sh) || grpcurl=
 
 step "build (release)"
 build

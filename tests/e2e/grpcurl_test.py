@@ -3,15 +3,13 @@
 
     grpcurl_test.py BIN_DIR
 
-grpcurl comes from PATH, or is built once through Go's module proxy. Without
-grpcurl and Go the test is skipped (exit code 77), and says so.
+Without grpcurl and Go (deploy/find-grpcurl.sh) the test is skipped (exit code
+77), and says so.
 """
 import base64
 import json
-import os
 import pathlib
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -21,24 +19,13 @@ import time
 from checkpoints import make_small
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-VERSION = "v1.9.3"
 SKIPPED = 77
 
 
 def find_grpcurl():
-    found = shutil.which("grpcurl")
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME",
-                                        pathlib.Path.home() / ".cache"))
-    built = cache / "quantd" / "bin" / "grpcurl"
-    if found or built.exists():
-        return found or str(built)
-    if not shutil.which("go"):
-        return None
-    built.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["go", "install", f"github.com/fullstorydev/grpcurl/cmd/grpcurl@{VERSION}"],
-        env={**os.environ, "GOBIN": str(built.parent)}, check=True)
-    return str(built)
+    found = subprocess.run([ROOT / "deploy" / "find-grpcurl.sh"],
+                           stdout=subprocess.PIPE, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def readme_commands():
