@@ -181,6 +181,43 @@ class QuantctlTest(programs.QuantctlCase):
                                            "symmetric": False})
         self.assertEqual(resolved["profile"], "REFERENCE")
 
+    def test_flags_reach_the_output(self):
+        """Blocks, double quantization, targets and ranks, in what is written."""
+        name = "model.layers.0.mlp.down_proj.weight"
+        out = self.work / "nf4"
+        self.quantize_ok(MODEL, out, "--method", "nf4", "--blocksize", "256",
+                         "--double-quant", "--target", "bitsandbytes",
+                         "--include", "*.layers.0.mlp.*")
+        packed = read_checkpoint(out)
+        state = json.loads(
+            packed[name + ".quant_state.bitsandbytes__nf4"][2])
+        self.assertEqual((state["blocksize"], state["nested_blocksize"]),
+                         (256, 256))
+        rows, cols = self.source[name][1]
+        self.assertEqual(packed[name + ".absmax"][:2],
+                         ("U8", [-(-rows * cols // 256)]))
+        config = self.check_config(MODEL, out, "bitsandbytes")
+        self.assertTrue(config["bnb_4bit_use_double_quant"])
+
+        out, file = self.work / "rtn", self.work / "report.json"
+        self.quantize_ok(MODEL, out, "--method", "rtn", "--group-size", "32",
+                         "--symmetric", "--target", "vllm",
+                         "--tensor-parallel", "2", "--json", file)
+        config = self.check_config(MODEL, out, "compressed-tensors")
+        weights = config["config_groups"]["group_0"]["weights"]
+        self.assertEqual((weights["symmetric"], weights["group_size"]),
+                         (True, 32))
+        self.assertNotIn(name.replace("weight", "weight_zero_point"),
+                         read_checkpoint(out))
+        report = json.loads(file.read_text())
+        self.assertFalse(report["plan"]["summary"].get("refused", False))
+        # More ranks than the model has groups in a row: nothing is written.
+        refused = self.quantize(MODEL, self.work / "no", "--method", "rtn",
+                                "--group-size", "128", "--target", "vllm",
+                                "--tensor-parallel", "16")
+        self.assertEqual(refused.returncode, 3, refused.stdout + refused.stderr)
+        self.assertFalse((self.work / "no").exists())
+
     def test_presets(self):
         """Every preset that the server lists, and one that is changed."""
         server = ("--server", self.server.address)
