@@ -42,10 +42,12 @@ JobLog::JobLog(const JobRecord& job)
       attempt_(job.attempt),
       trace_id_(TraceIdOf(job)) {}
 
+JobLog::JobLog(const JobKey& job) : project_(job.project), job_(job.id) {}
+
 void JobLog::Write(LogLevel level, std::string_view event,
                    std::vector<LogField> fields) const {
-  std::vector<LogField> all = {
-      {"project", project_}, {"job", job_}, {"attempt", attempt_}};
+  std::vector<LogField> all = {{"project", project_}, {"job", job_}};
+  if (attempt_ >= 0) all.emplace_back("attempt", attempt_);
   if (!trace_id_.empty()) all.emplace_back("trace_id", trace_id_);
   for (LogField& field : fields) all.push_back(std::move(field));
   Log(level, event, all);

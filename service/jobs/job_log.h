@@ -1,5 +1,6 @@
 // JobLog: the log lines of one attempt of a job. Each names project, job and
-// attempt, and the trace of the call that made the job.
+// attempt, and the trace of the call that made the job; of a job whose record
+// is not at hand, project and job.
 #ifndef QS_SERVICE_JOBS_JOB_LOG_H_
 #define QS_SERVICE_JOBS_JOB_LOG_H_
 
@@ -13,10 +14,11 @@
 
 namespace qs {
 
-// Thread: thread-safe.
+// Copyable. Thread: thread-safe.
 class JobLog {
  public:
   explicit JobLog(const JobRecord& job);
+  explicit JobLog(const JobKey& job);
 
   void Write(LogLevel level, std::string_view event,
              std::vector<LogField> fields) const;
@@ -24,10 +26,10 @@ class JobLog {
   void WriteError(std::string_view event, const absl::Status& error) const;
 
  private:
-  const std::string project_;
-  const std::string job_;
-  const int attempt_;
-  const std::string trace_id_;  // empty: none
+  std::string project_;
+  std::string job_;
+  int attempt_ = -1;      // not known
+  std::string trace_id_;  // empty: none
 };
 
 // Event "job": the state that it came to, and of one that FAILED the reason,

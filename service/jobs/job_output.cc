@@ -17,7 +17,6 @@
 #include "quant/formats/posix_file.h"
 #include "quant/formats/safetensors.h"
 #include "service/server/error.h"
-#include "service/server/log.h"
 #include "service/stream/digest.h"
 
 namespace qs {
@@ -157,12 +156,12 @@ absl::Status PublishOutput(const std::string& staging,
   return SyncFolder(fs::path(destination).parent_path().string());
 }
 
-void RemoveOutput(const std::string& staging) {
+void RemoveOutput(const std::string& staging, const JobLog& log) {
   std::error_code error;
   fs::remove_all(staging, error);
   if (!error) return;
-  Log(LogLevel::kWarning, "job_output_left",
-      {{"path", staging}, {"error", error.message()}});
+  log.Write(LogLevel::kWarning, "job_output_left",
+            {{"path", staging}, {"error", error.message()}});
 }
 
 }  // namespace qs

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "service/jobs/job_log.h"
 
 namespace qs {
 
@@ -39,14 +40,14 @@ absl::StatusOr<OutputDigest> DigestOutput(
     const std::map<std::string, FileDigest>& known,
     const std::function<bool()>& stop);
 
-// Renames for good: the folders of `staging`, whose files are synced, are before
-// and its parent's after. Nothing is replaced. Errors: ALREADY_EXISTS
+// Renames for good: the folders of `staging`, whose files are synced, are
+// before and its parent's after. Nothing is replaced. Errors: ALREADY_EXISTS
 // DESTINATION_EXISTS; FAILED_PRECONDITION OUTPUT_FAILED.
 absl::Status PublishOutput(const std::string& staging,
                            const std::string& destination);
 
-// What is left over stays and is logged.
-void RemoveOutput(const std::string& staging);
+// What is left over stays, and the job's log says so.
+void RemoveOutput(const std::string& staging, const JobLog& log);
 
 }  // namespace qs
 

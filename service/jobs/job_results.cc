@@ -13,9 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/safetensors.h"
+#include "service/jobs/job_log.h"
 #include "service/jobs/job_output.h"
 #include "service/server/error.h"
-#include "service/server/log.h"
 #include "service/store/blob_folder.h"
 #include "service/tensors/store_error.h"
 
@@ -169,10 +169,11 @@ void JobResults::Remove(const JobKey& key) {
 void JobResults::RemoveFiles(const JobKey& key) const {
   const std::string path = PathOf(key);
   const std::string staging = StagingPath(path, key.id);
-  RemoveOutput(staging);
+  const JobLog log(key);
+  RemoveOutput(staging, log);
   if (!Exists(path)) return;
   const bool renamed = ::rename(path.c_str(), staging.c_str()) == 0;
-  RemoveOutput(renamed ? staging : path);
+  RemoveOutput(renamed ? staging : path, log);
 }
 
 absl::StatusOr<UniqueFd> JobResults::OpenFile(const JobKey& key,
@@ -213,8 +214,7 @@ absl::Status JobResults::SweepProject(JobRecords& records,
       Settle(key, BytesBelow(path) + BytesBelow(StagingPath(path, id)));
       continue;
     }
-    Log(LogLevel::kInfo, "job_result_swept",
-        {{"project", project}, {"job", id}});
+    JobLog(key).Write(LogLevel::kInfo, "job_result_swept", {});
     Remove(key);
   }
   return absl::OkStatus();

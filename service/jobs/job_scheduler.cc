@@ -75,7 +75,7 @@ void JobScheduler::Settle(const JobRecord& job) {
   if (!IsTerminal(job.state)) return;
   CountJobEnd(job);
   // Of an attempt that did not come to its end.
-  RemoveOutput(StagingPath(job.destination, job.key.id));
+  RemoveOutput(StagingPath(job.destination, job.key.id), JobLog(job));
   const bool kept = job.stored && job.state == JobState::kSucceeded;
   if (job.stored && !kept && context_.results != nullptr) {
     context_.results->Remove(job.key);
@@ -85,7 +85,9 @@ void JobScheduler::Settle(const JobRecord& job) {
   absl::Status status =
       kept ? absl::OkStatus() : context_.records.StartOver(job.key);
   if (status.ok()) status = context_.records.TrimHistory(options_.history);
-  if (!status.ok() && !absl::IsNotFound(status)) LogFailure("history", status);
+  if (!status.ok() && !absl::IsNotFound(status)) {
+    JobLog(job).WriteError("job_store", status);
+  }
 }
 
 void JobScheduler::Start() {

@@ -176,7 +176,7 @@ absl::StatusOr<std::set<int>> LiveJob::Adopt(const std::string& fingerprint) {
                        return absl::OkStatus();
                      }).status());
   if (!same || !Exists(staging_)) {
-    RemoveOutput(staging_);
+    RemoveOutput(staging_, log_);
     QS_RETURN_IF_ERROR(FromRecords(context_.records.StartOver(key_)));
     return std::set<int>();
   }
@@ -410,7 +410,7 @@ void LiveJob::EndWith(JobRecords::Change change, bool keep_output) {
     };
   }
   // Before the job's name for the destination is free again.
-  if (!keep_output) RemoveOutput(staging_);
+  if (!keep_output) RemoveOutput(staging_, log_);
   RetryEnd(false);
 }
 

@@ -10,23 +10,23 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
-#include "service/server/log.h"
 #include "service/tensors/store_error.h"
 
 namespace qs {
 
 absl::Status ResultFile::Corrupt(const std::string& what) const {
   CountDamagedRead();
-  Log(LogLevel::kError, "job_result_corrupt",
-      {{"file", record_.file}, {"error", what}});
+  log_.Write(LogLevel::kError, "job_result_corrupt",
+             {{"file", record_.file}, {"error", what}});
   return RpcError(absl::StatusCode::kDataLoss, "RESULT_CORRUPT",
                   absl::StrCat("result file \"", record_.file, "\": ", what,
                                ": delete the job and make it again"),
                   {{"file", record_.file}});
 }
 
-absl::StatusOr<ResultFile> ResultFile::Make(UniqueFd fd, JobFileRecord record) {
-  ResultFile file(std::move(fd), std::move(record));
+absl::StatusOr<ResultFile> ResultFile::Make(UniqueFd fd, JobFileRecord record,
+                                            JobLog log) {
+  ResultFile file(std::move(fd), std::move(record), std::move(log));
   struct stat info = {};
   if (::fstat(file.fd_.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
     return file.Corrupt("it is no file");

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/formats/posix_file.h"
+#include "service/jobs/job_log.h"
 #include "service/store/job_records.h"
 #include "service/stream/digest.h"
 
@@ -20,9 +21,10 @@ class ResultFile {
   // Bytes that one step reads at most.
   static constexpr int64_t kStepBytes = int64_t{1} << 20;
 
-  // `record.bytes` below 0: whatever it has. Errors: DATA_LOSS RESULT_CORRUPT —
-  // another size.
-  static absl::StatusOr<ResultFile> Make(UniqueFd fd, JobFileRecord record);
+  // `record.bytes` below 0: whatever it has. `log`: of the job it is of.
+  // Errors: DATA_LOSS RESULT_CORRUPT — another size.
+  static absl::StatusOr<ResultFile> Make(UniqueFd fd, JobFileRecord record,
+                                         JobLog log);
 
   const std::string& name() const { return record_.file; }
   const std::string& digest() const { return record_.digest; }
@@ -39,13 +41,14 @@ class ResultFile {
   absl::Status ReadAt(int64_t offset, std::span<uint8_t> data) const;
 
  private:
-  ResultFile(UniqueFd fd, JobFileRecord record)
-      : fd_(std::move(fd)), record_(std::move(record)) {}
+  ResultFile(UniqueFd fd, JobFileRecord record, JobLog log)
+      : fd_(std::move(fd)), record_(std::move(record)), log_(std::move(log)) {}
 
   absl::Status Corrupt(const std::string& what) const;
 
   UniqueFd fd_;
   JobFileRecord record_;
+  JobLog log_;
   Sha256 hash_;
   int64_t hashed_ = 0;
   bool checked_ = false;

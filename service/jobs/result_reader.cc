@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/plan/plan.h"
+#include "service/jobs/job_log.h"
 #include "service/jobs/job_messages.h"
 #include "service/server/error.h"
 #include "service/server/options.h"
@@ -221,7 +222,7 @@ absl::Status ResultReader::OpenHere(const JobFileRecord& record,
   }
   if (!fd.ok()) return fd.status();
   QS_ASSIGN_OR_RETURN(ResultFile file,
-                      ResultFile::Make(*std::move(fd), record));
+                      ResultFile::Make(*std::move(fd), record, JobLog(job_)));
   if (offset > file.size()) {
     return RpcError(
         absl::StatusCode::kOutOfRange, "OFFSET_PAST_END",

@@ -289,6 +289,37 @@ TEST_CASE("lines of a job name project, job, attempt, tensor and trace",
   REQUIRE(tensors.count("model.layers.0.self_attn.q_proj.weight") == 1);
 }
 
+TEST_CASE("the line of a damaged result names its job and trace", "[trace]") {
+  const JobFolders folders;
+  const QuantdProcess quantd(JobFlags(folders));
+  v1::CreateJobRequest request = JobRequest(folders, "unused");
+  request.mutable_job()->clear_destination();
+  const std::string id = CreateTraced(quantd, request);
+  REQUIRE(EndsIn(quantd, id, "SUCCEEDED"));
+  for (const auto& item :
+       std::filesystem::recursive_directory_iterator(folders.folder / "data")) {
+    if (item.path().filename() != "model-00001-of-00002.safetensors") continue;
+    std::filesystem::resize_file(item.path(), item.file_size() - 1);
+  }
+  grpc::ClientContext context;
+  context.set_deadline(In(absl::Seconds(20)));
+  v1::ReadResultRequest read;
+  read.set_name("projects/-/jobs/" + id);
+  read.set_file("model-00001-of-00002.safetensors");
+  const auto stub = v1::JobService::NewStub(quantd.NewChannel());
+  const auto stream = stub->ReadResult(&context, read);
+  v1::ReadResultResponse response;
+  while (stream->Read(&response)) {
+  }
+  REQUIRE(stream->Finish().error_code() == grpc::StatusCode::DATA_LOSS);
+  const auto lines = LinesOf(quantd.Log(), "job_result_corrupt");
+  REQUIRE(lines.size() == 1);
+  REQUIRE(lines[0]["project"] == "default");
+  REQUIRE(lines[0]["job"] == id);
+  REQUIRE(lines[0]["attempt"] == 1);
+  REQUIRE(lines[0]["trace_id"] == kJobTrace);
+}
+
 TEST_CASE("the line of a job that fails says why, and of which tensor",
           "[trace]") {
   const JobFolders folders;

@@ -71,9 +71,10 @@ TEST_CASE("a name is given once, and nothing is replaced", "[job_output]") {
   REQUIRE(Exists(destination + "/f"));
   REQUIRE_FALSE(Exists(staging));
   REQUIRE(ErrorReason(PublishOutput(staging, folder / "b")) == "OUTPUT_FAILED");
-  RemoveOutput(destination);
+  const JobLog log(JobKey{"default", "a"});
+  RemoveOutput(destination, log);
   REQUIRE_FALSE(Exists(destination));
-  RemoveOutput(destination);
+  RemoveOutput(destination, log);
 }
 
 }  // namespace
