@@ -1,5 +1,6 @@
 target_sources(qs_quant PRIVATE
   awq_checks.cc
+  awq_estimate.cc
   awq_fold.cc
   awq_folded_tensor.cc
   awq_group.cc

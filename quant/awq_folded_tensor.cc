@@ -24,7 +24,8 @@ class AwqFoldedTensor final : public QuantizerBase, public AwqMember {
     return {InputView(0, shape.rows, shape.cols)};
   }
   void SetSolution(std::shared_ptr<const AwqSiteSolution>,
-                   AwqTransform transform) override {
+                   AwqTransform transform, const PhaseTimes& times) override {
+    AddTime(times);
     transform_ = std::move(transform);
     solved_ = true;
   }

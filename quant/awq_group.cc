@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/awq_checks.h"
 #include "quant/awq_fold.h"
@@ -33,10 +32,6 @@ constexpr double kSearchPart = 0.8;
 constexpr double kSearchFactorPart = 0.15;
 
 using Solution = std::shared_ptr<AwqSiteSolution>;
-
-int64_t NumElements(const TensorInfo& info) {
-  return CheckedNumElements(info.shape).value_or(0);
-}
 
 // How scales are searched: AWQ's own spec, or what it would be for GPTQ.
 QuantSpec SearchSpec(const QuantSpec& spec) {
@@ -87,6 +82,9 @@ class AwqGroup final : public GroupBase {
     return awq().group_size == -1 ? inputs : std::min(awq().group_size, inputs);
   }
   absl::Status CheckCancelled() const;
+  // The tensor that what is done for a site counts for: the first that is
+  // quantized and reads it, else the group's first.
+  size_t PayerOf(size_t site) const;
   // The checkpoint of what is done for a site, of that for all sites.
   PanelCheck SitePart(const PanelCheck& all, size_t site) const;
   // Tells how far Solve is, and whether it is to end.
@@ -113,6 +111,7 @@ class AwqGroup final : public GroupBase {
   std::vector<AwqMember*> members_;         // owned by who took them
   std::vector<std::vector<float>> scales_;  // of each site, once solved
   double told_ = 0;                         // of Solve
+  PhaseClock* clock_ = nullptr;             // the same: of the site it is at
 };
 
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> AwqGroup::TakeTensor(
@@ -165,6 +164,11 @@ absl::Status AwqGroup::CheckMembers() const {
 
 absl::Status AwqGroup::Solve(Backend& backend) {
   QS_RETURN_IF_ERROR(CheckMembers());
+  std::vector<PhaseClock> clocks(members_.size());
+  const auto at = [&](size_t site) {
+    clock_ = &clocks[PayerOf(site)];
+    clock_->Enter(Phase::kPrepare);
+  };
   std::vector<AwqTransform> transforms(members_.size());
   std::vector<Solution> solutions(info().sites.size());
   const PanelCheck all = [this](double done) { return Check(done); };
@@ -172,26 +176,41 @@ absl::Status AwqGroup::Solve(Backend& backend) {
   for (size_t s = 0; s < solutions.size(); ++s) {
     const PanelCheck part = SitePart(PartOf(all, 0, searched), s);
     QS_RETURN_IF_ERROR(part(0));
+    at(s);
     QS_ASSIGN_OR_RETURN(solutions[s], SolveSite(s, part, backend, &transforms));
     scales_.push_back(solutions[s]->scales.values);
     // Its moments go with it, unless someone else holds it.
     ReleaseSite(s);
+    clock_->Stop();
   }
   // Factors last, so that there are none yet while scales are searched.
   for (size_t s = 0; s < solutions.size(); ++s) {
     if (!awq().solve_codes || solutions[s]->moment == nullptr) continue;
+    at(s);
     QS_RETURN_IF_ERROR(FactorMoment(info().sites[s].inputs,
                                     SitePart(PartOf(all, searched, 1), s),
                                     backend, solutions[s].get()));
+    clock_->Stop();
   }
   QS_RETURN_IF_ERROR(Check(1));
   for (size_t t = 0; t < members_.size(); ++t) {
     const int site = info().tensors[t].site;
     members_[t]->SetSolution(
         site < 0 ? nullptr : solutions[static_cast<size_t>(site)],
-        std::move(transforms[t]));
+        std::move(transforms[t]), clocks[t].times());
   }
   return absl::OkStatus();
+}
+
+size_t AwqGroup::PayerOf(size_t site) const {
+  const std::vector<GroupTensor>& tensors = info().tensors;
+  const auto first = std::find_if(
+      tensors.begin(), tensors.end(), [site](const GroupTensor& tensor) {
+        return tensor.role == GroupRole::kQuantize &&
+               tensor.site == static_cast<int>(site);
+      });
+  return first == tensors.end() ? 0
+                                : static_cast<size_t>(first - tensors.begin());
 }
 
 PanelCheck AwqGroup::SitePart(const PanelCheck& all, size_t site) const {
@@ -226,7 +245,9 @@ std::vector<TensorView> AwqGroup::ReaderPieces(size_t site) const {
 absl::StatusOr<Solution> AwqGroup::SolveSite(
     size_t site, const PanelCheck& checkpoint, Backend& backend,
     std::vector<AwqTransform>* transforms) {
+  clock_->Enter(Phase::kWait);
   QS_ASSIGN_OR_RETURN(const SiteMoments* moments, this->site(site)->Moments());
+  clock_->Enter(Phase::kPrepare);
   QS_RETURN_IF_ERROR(moments->Check());
   auto solution = std::make_shared<AwqSiteSolution>();
   solution->tokens = moments->tokens();
@@ -234,6 +255,7 @@ absl::StatusOr<Solution> AwqGroup::SolveSite(
                      [this](size_t t) { return ValuesOf(t); });
   QS_RETURN_IF_ERROR(SearchScales(site, *moments, fold, checkpoint, backend,
                                   &solution->scales));
+  clock_->Enter(Phase::kPrepare);
   fold.Apply(solution->scales.values, transforms);
   // A pool has no readers: nobody needs its moment from here on.
   if (!ReaderPieces(site).empty()) {
@@ -270,6 +292,7 @@ absl::StatusOr<Buffer> AwqGroup::SearchFactor(const SiteMoments& moments,
                                               const PanelCheck& checkpoint,
                                               Backend& backend) const {
   QS_ASSIGN_OR_RETURN(Buffer factor, AllocateSquare(moments.inputs()));
+  clock_->Enter(Phase::kFactor);
   GptqFactorFacts facts;
   GptqFactorArgs args;
   args.hessian = moments.second_moment();
@@ -294,6 +317,7 @@ absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
   const std::vector<TensorView> pieces = ReaderPieces(site);
   if (pieces.empty()) return absl::OkStatus();
   if (inputs % GroupSize(inputs) != 0) return CheckReaders(site);
+  clock_->Enter(Phase::kSearch);
   QS_ASSIGN_OR_RETURN(std::vector<float> w_mean,
                       MeanWeights(site, pieces, backend));
   if (!fold.scales()) return absl::OkStatus();
@@ -333,6 +357,7 @@ absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
     fold.Adjust(s);
   };
   args.checkpoint = PartOf(checkpoint, factored, 1);
+  clock_->Enter(Phase::kSearch);
   QS_ASSIGN_OR_RETURN(*scales, SearchAwqScales(std::move(args), backend));
   return absl::OkStatus();
 }
@@ -355,6 +380,7 @@ absl::Status AwqGroup::UseMoment(const SiteMoments& moments, size_t site,
 absl::Status AwqGroup::FactorMoment(int64_t size, const PanelCheck& checkpoint,
                                     Backend& backend,
                                     AwqSiteSolution* solution) const {
+  clock_->Enter(Phase::kFactor);
   QS_ASSIGN_OR_RETURN(
       solution->factor,
       MakeGptqFactor(SolveSpec(spec()), Profile::kBest, GroupSize(size),
@@ -371,31 +397,6 @@ absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
   QS_RETURN_IF_ERROR(CheckAwqFolds(info));
   return std::unique_ptr<SolveGroup>(
       std::make_unique<AwqGroup>(spec, std::move(info), options));
-}
-
-absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
-                                              const GroupInfo& info,
-                                              int64_t max_tiles) {
-  QS_RETURN_IF_ERROR(CheckAwqTensors(spec, info));
-  int64_t bytes = GroupSiteBytes(spec, info);
-  int64_t running = 0;
-  int64_t largest = 0;
-  for (const GroupTensor& tensor : info.tensors) {
-    if (tensor.role == GroupRole::kFoldOnly) {
-      bytes += 2 * NumElements(tensor.info) * DTypeBytes(tensor.info.dtype);
-      continue;
-    }
-    // All input at once: a tile's is there when another one runs.
-    QS_ASSIGN_OR_RETURN(const int64_t held,
-                        EstimateMemoryBytes(spec, tensor.info));
-    const TileScratch scratch = TileScratchOf(spec, tensor.info);
-    bytes += held - scratch.bytes * scratch.tiles;
-    running += scratch.tiles;
-    largest = std::max(largest, scratch.bytes);
-  }
-  // Of many experts not all run at once.
-  return bytes + largest * std::min(running, std::max(kEstimatedTilesRunning,
-                                                      max_tiles));
 }
 
 }  // namespace qs

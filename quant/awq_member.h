@@ -10,6 +10,7 @@
 
 #include "kernels/base/tensor_view.h"
 #include "quant/awq_solution.h"
+#include "quant/phase_times.h"
 #include "quant/tensor_quantizer.h"
 
 namespace qs {
@@ -20,9 +21,10 @@ class AwqMember {
   // The input in pieces of whole rows. REQUIRES: all of it is there, and no
   // tile has run.
   virtual std::vector<TensorView> Pieces() const = 0;
-  // `solution`: of the site that its columns read; null: none.
+  // `solution`: of the site that its columns read; null: none. `times`: of what
+  // the group did that counts for this tensor.
   virtual void SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
-                           AwqTransform transform) = 0;
+                           AwqTransform transform, const PhaseTimes& times) = 0;
 };
 
 struct AwqTensor {

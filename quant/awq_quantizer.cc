@@ -90,7 +90,8 @@ class AwqQuantizer final : public QuantizerBase, public AwqMember {
   }
 
   void SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
-                   AwqTransform transform) override {
+                   AwqTransform transform, const PhaseTimes& times) override {
+    AddTime(times);
     solution_ = std::move(solution);
     transform_ = std::move(transform);
     context_.solution = solution_.get();
@@ -140,12 +141,12 @@ absl::Status AwqQuantizer::EncodeTile(int64_t index, int64_t begin, int64_t end,
       AwqTile::Create(context_, InputView(begin, rows, context_.cols),
                       first_row));
   AwqTileFacts facts;
-  QS_RETURN_IF_ERROR(tile.Run(backend, &facts));
+  QS_RETURN_IF_ERROR(tile.Run(backend, clock(index), &facts));
   facts_[static_cast<size_t>(index)] = facts;
   QS_RETURN_IF_ERROR(Pack(index, first_row, rows, tile, backend));
-  return options().error_report
-             ? errors().Measure(index, tile.Measured(), backend)
-             : absl::OkStatus();
+  if (!options().error_report) return absl::OkStatus();
+  clock(index).Enter(Phase::kReport);
+  return errors().Measure(index, tile.Measured(), backend);
 }
 
 absl::Status AwqQuantizer::Pack(int64_t index, int64_t first_row, int64_t rows,
@@ -156,6 +157,7 @@ absl::Status AwqQuantizer::Pack(int64_t index, int64_t first_row, int64_t rows,
   grid.codes = tile.codes();
   grid.scales = tile.scales();
   grid.zero_points = context_.awq().symmetric ? nullptr : tile.zero_points();
+  grid.clock = &clock(index);
   if (writer_->streams()) {
     QS_ASSIGN_OR_RETURN(uint8_t* const words,
                         BeginTileOutput(index, writer_->StreamedBytes(rows)));

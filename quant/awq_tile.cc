@@ -73,15 +73,24 @@ GptqGrid AwqTile::SolverGrid() const {
           .decoded_dtype = c_.dtype};
 }
 
-absl::Status AwqTile::Run(Backend& backend, AwqTileFacts* facts) {
+absl::Status AwqTile::Run(Backend& backend, PhaseClock& clock,
+                          AwqTileFacts* facts) {
+  clock.Enter(Phase::kPrepare);
   Scale();
+  clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Yardstick(backend));
   const bool solves = c_.solution->factor != nullptr;
-  QS_RETURN_IF_ERROR(solves ? SolveCodes(backend) : ClipAndRound(backend));
+  QS_RETURN_IF_ERROR(solves ? SolveCodes(backend, clock)
+                            : ClipAndRound(backend, clock));
+  clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Decode({codes_, scales_, zero_points_}, backend));
   QS_RETURN_IF_ERROR(
       Errors({decoded_, c_.dtype, rows_, c_.cols}, error_, signal_, backend));
-  if (c_.best()) QS_RETURN_IF_ERROR(KeepBetterRows(backend));
+  if (c_.best()) {
+    clock.Enter(Phase::kRefine);
+    QS_RETURN_IF_ERROR(KeepBetterRows(backend));
+    clock.Enter(Phase::kReport);
+  }
   Count(facts);
   return absl::OkStatus();
 }
@@ -123,8 +132,9 @@ absl::Status AwqTile::Yardstick(Backend& backend) {
                 backend);
 }
 
-absl::Status AwqTile::ClipAndRound(Backend& backend) {
+absl::Status AwqTile::ClipAndRound(Backend& backend, PhaseClock& clock) {
   if (c_.clips) {
+    clock.Enter(Phase::kSearch);
     AwqClipArgs clip;
     clip.weight = scaled_;
     // AutoAWQ's search is in the weight's dtype, its codes are in the file's.
@@ -136,6 +146,7 @@ absl::Status AwqTile::ClipAndRound(Backend& backend) {
     clip.high = high_;
     QS_RETURN_IF_ERROR(backend.awq().ClipSearch(clip, backend.stream()));
   }
+  clock.Enter(Phase::kEncode);
   AwqQuantizeArgs round;
   round.weight = scaled_;
   round.grid = c_.grid;
@@ -147,7 +158,8 @@ absl::Status AwqTile::ClipAndRound(Backend& backend) {
   return backend.awq().Quantize(round, backend.stream());
 }
 
-absl::Status AwqTile::SolveCodes(Backend& backend) {
+absl::Status AwqTile::SolveCodes(Backend& backend, PhaseClock& clock) {
+  clock.Enter(Phase::kEncode);
   int64_t first_non_finite = -1;
   GptqSolveArgs solve;
   solve.weight = scaled_;
@@ -166,6 +178,7 @@ absl::Status AwqTile::SolveCodes(Backend& backend) {
     std::fill_n(zero_points_, rows_ * c_.groups,
                 static_cast<uint8_t>(1 << (c_.awq().bits - 1)));
   }
+  clock.Enter(Phase::kRefine);
   return Refine(backend);
 }
 

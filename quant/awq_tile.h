@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "quant/awq_solution.h"
+#include "quant/phase_times.h"
 #include "quant/quant_spec.h"
 #include "quant/quantized_tensor.h"
 #include "quant/quantizer_base.h"
@@ -57,8 +58,9 @@ class AwqTile {
                                         TensorView weight, int64_t first_row);
   static int64_t ScratchBytes(const AwqTileContext& context);
 
-  // Codes, and the sums of what they cost.
-  absl::Status Run(Backend& backend, AwqTileFacts* facts);
+  // Codes, and the sums of what they cost. Round to nearest, against which BEST
+  // holds each row, is kReport's.
+  absl::Status Run(Backend& backend, PhaseClock& clock, AwqTileFacts* facts);
 
   const uint8_t* codes() const { return codes_; }
   const void* scales() const { return scales_; }
@@ -90,8 +92,8 @@ class AwqTile {
 
   void Scale();
   absl::Status Yardstick(Backend& backend);
-  absl::Status ClipAndRound(Backend& backend);
-  absl::Status SolveCodes(Backend& backend);
+  absl::Status ClipAndRound(Backend& backend, PhaseClock& clock);
+  absl::Status SolveCodes(Backend& backend, PhaseClock& clock);
   absl::Status Refine(Backend& backend);
   absl::Status KeepBetterRows(Backend& backend);
   void TakeRow(int64_t row, const Grids& from);

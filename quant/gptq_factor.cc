@@ -118,17 +118,19 @@ absl::StatusOr<std::shared_ptr<const GptqFactor>> MakeGptqFactor(
 
 absl::StatusOr<std::shared_ptr<const GptqFactor>> SharedGptqFactor(
     const GptqSpec& spec, Profile profile, int64_t group_size, Site& site,
-    const PanelCheck& checkpoint, Backend& backend) {
+    const PanelCheck& checkpoint, Backend& backend, PhaseClock* clock) {
   const bool grouped = spec.order == ColumnOrder::kGroupAware ||
                        spec.order == ColumnOrder::kActOrder;
   const std::string key = absl::StrCat(
       "gptq/", static_cast<int>(profile), "/", static_cast<int>(spec.order),
       "/", grouped ? group_size : 0, "/", spec.damping);
+  Enter(clock, Phase::kWait);
   QS_ASSIGN_OR_RETURN(
       Site::Derived derived,
       site.Derive(
           key,
           [&](const SiteMoments& moments) -> absl::StatusOr<Site::Derived> {
+            Enter(clock, Phase::kFactor);
             QS_RETURN_IF_ERROR(moments.Check());
             QS_ASSIGN_OR_RETURN(
                 std::shared_ptr<const GptqFactor> made,

@@ -51,11 +51,13 @@ absl::StatusOr<std::shared_ptr<const GptqFactor>> MakeGptqFactor(
     const GptqSpec& spec, Profile profile, int64_t group_size,
     const MomentView& moment, const PanelCheck& checkpoint, Backend& backend);
 
-// The site's, made by the first that asks, with that one's backend.
+// The site's, made by the first that asks, with that one's backend. `clock`
+// (may be null) is in kFactor while this caller makes it, else in kWait.
 // Errors: INVALID_ARGUMENT — SiteMoments::Check's; `checkpoint`'s.
 absl::StatusOr<std::shared_ptr<const GptqFactor>> SharedGptqFactor(
     const GptqSpec& spec, Profile profile, int64_t group_size, Site& site,
-    const PanelCheck& checkpoint, Backend& backend);
+    const PanelCheck& checkpoint, Backend& backend,
+    PhaseClock* clock = nullptr);
 
 // What the report says of it.
 void AddFacts(const GptqFactor& factor, SolverFacts* facts);

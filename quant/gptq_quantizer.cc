@@ -68,7 +68,7 @@ class GptqQuantizer final : public QuantizerBase, public AwqMember {
 
   std::vector<TensorView> Pieces() const override;
   void SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
-                   AwqTransform transform) override;
+                   AwqTransform transform, const PhaseTimes& times) override;
 
  private:
   absl::Status EncodeTile(int64_t index, int64_t begin, int64_t end,
@@ -80,7 +80,7 @@ class GptqQuantizer final : public QuantizerBase, public AwqMember {
 
   const GptqLayout& layout() const { return context_.layout; }
   // Of the site or of the group's solution.
-  absl::StatusOr<GptqInput> FindInput(Backend& backend);
+  absl::StatusOr<GptqInput> FindInput(Backend& backend, PhaseClock& clock);
   absl::Status Write(int64_t index, int64_t first_row, int64_t rows,
                      const GptqCodes& codes, Backend& backend);
 
@@ -122,7 +122,9 @@ std::vector<TensorView> GptqQuantizer::Pieces() const {
 }
 
 void GptqQuantizer::SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
-                                AwqTransform transform) {
+                                AwqTransform transform,
+                                const PhaseTimes& times) {
+  AddTime(times);
   solution_ = std::move(solution);
   transform_ = std::move(transform);
   absl::MutexLock lock(&mutex_);
@@ -131,7 +133,9 @@ void GptqQuantizer::SetSolution(std::shared_ptr<const AwqSiteSolution> solution,
   tokens_ = solution_->tokens;
 }
 
-absl::StatusOr<GptqInput> GptqQuantizer::FindInput(Backend& backend) {
+absl::StatusOr<GptqInput> GptqQuantizer::FindInput(Backend& backend,
+                                                   PhaseClock& clock) {
+  clock.Enter(Phase::kWait);
   absl::MutexLock lock(&mutex_);
   if (factor_ == nullptr) {
     if (options().site == nullptr) {
@@ -146,7 +150,7 @@ absl::StatusOr<GptqInput> GptqQuantizer::FindInput(Backend& backend) {
     };
     QS_ASSIGN_OR_RETURN(factor_, SharedGptqFactor(context_.gptq, spec().profile,
                                                   layout().group_size, site,
-                                                  checkpoint, backend));
+                                                  checkpoint, backend, &clock));
     if (options().on_shared != nullptr) options().on_shared(1);
     hessian_ = moments->second_moment();
     tokens_ = moments->tokens();
@@ -156,7 +160,9 @@ absl::StatusOr<GptqInput> GptqQuantizer::FindInput(Backend& backend) {
 
 absl::Status GptqQuantizer::EncodeTile(int64_t index, int64_t begin,
                                        int64_t end, Backend& backend) {
-  QS_ASSIGN_OR_RETURN(const GptqInput input, FindInput(backend));
+  PhaseClock& clock = this->clock(index);
+  QS_ASSIGN_OR_RETURN(const GptqInput input, FindInput(backend, clock));
+  clock.Enter(Phase::kPrepare);
   const int64_t first_row = begin / layout().cols;
   const int64_t rows = (end - begin) / layout().cols;
   QS_ASSIGN_OR_RETURN(
@@ -164,10 +170,11 @@ absl::Status GptqQuantizer::EncodeTile(int64_t index, int64_t begin,
       GptqTile::Create(context_, input, InputView(begin, rows, layout().cols),
                        first_row));
   GptqTileFacts facts;
-  QS_RETURN_IF_ERROR(tile.Run(backend, &facts));
+  QS_RETURN_IF_ERROR(tile.Run(backend, clock, &facts));
   facts_[static_cast<size_t>(index)] = facts;
   QS_RETURN_IF_ERROR(Write(index, first_row, rows, tile.codes(), backend));
   if (!options().error_report) return absl::OkStatus();
+  clock.Enter(Phase::kReport);
   QS_ASSIGN_OR_RETURN(const MeasuredPiece piece, tile.Measured(backend));
   return errors().Measure(index, piece, backend);
 }
@@ -181,6 +188,7 @@ absl::Status GptqQuantizer::Write(int64_t index, int64_t first_row,
   grid.codes = codes.codes;
   grid.scales = codes.scales;
   grid.zero_points = codes.zero_points;
+  grid.clock = &clock(index);
   if (writer_->streams()) {
     QS_ASSIGN_OR_RETURN(uint8_t* const words,
                         BeginTileOutput(index, writer_->StreamedBytes(rows)));
@@ -193,7 +201,9 @@ absl::StatusOr<std::vector<OutputTensor>> GptqQuantizer::Assemble(
     Backend& backend) {
   ReleaseInput();
   if (context_.gptq.order == ColumnOrder::kActOrder) {
-    QS_ASSIGN_OR_RETURN(const GptqInput input, FindInput(backend));
+    QS_ASSIGN_OR_RETURN(const GptqInput input,
+                        FindInput(backend, whole_clock()));
+    whole_clock().Enter(Phase::kPack);
     QS_RETURN_IF_ERROR(writer_->SetGroupIndex(input.factor->group_of));
   }
   return writer_->Finish();

@@ -97,20 +97,29 @@ TensorView GptqTile::Scaled(const TensorView& in, float* to) const {
   return {to, DType::kF32, in.rows, in.cols};
 }
 
-absl::Status GptqTile::Run(Backend& backend, GptqTileFacts* facts) {
+absl::Status GptqTile::Run(Backend& backend, PhaseClock& clock,
+                           GptqTileFacts* facts) {
   const GptqRows rows = Rows();
+  clock.Enter(Phase::kEncode);
   QS_RETURN_IF_ERROR(rows.Solve(false, solved_, error_, backend));
   if (c_.best && !c_.dynamic()) {
+    clock.Enter(Phase::kRefine);
     QS_RETURN_IF_ERROR(FindGptqStarts(rows, solved_, error_, other_,
                                       other_error_, start_, backend));
   }
-  if (refines()) QS_RETURN_IF_ERROR(rows.Refine(solved_, error_, backend));
-  return c_.best || c_.measures ? Compare(backend, facts) : absl::OkStatus();
+  if (refines()) {
+    clock.Enter(Phase::kRefine);
+    QS_RETURN_IF_ERROR(rows.Refine(solved_, error_, backend));
+  }
+  if (!c_.best && !c_.measures) return absl::OkStatus();
+  return Compare(backend, clock, facts);
 }
 
 // Errors of the solution and of rounding, rows exchanged where BEST may, and
 // what the report says of both.
-absl::Status GptqTile::Compare(Backend& backend, GptqTileFacts* facts) {
+absl::Status GptqTile::Compare(Backend& backend, PhaseClock& clock,
+                               GptqTileFacts* facts) {
+  clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Yardstick(backend));
   if (!refines()) {
     const GptqRows rows = Rows();
@@ -120,7 +129,9 @@ absl::Status GptqTile::Compare(Backend& backend, GptqTileFacts* facts) {
                     nullptr, backend));
   }
   if (c_.best && c_.gptq.order != ColumnOrder::kActOrder) {
+    clock.Enter(Phase::kRefine);
     QS_RETURN_IF_ERROR(KeepBetterRows(backend));
+    clock.Enter(Phase::kReport);
   }
   for (int64_t r = 0; r < weight_.rows; ++r) {
     const double square = static_cast<double>(Divisor(r)) * Divisor(r);

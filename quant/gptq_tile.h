@@ -48,8 +48,9 @@ class GptqTile {
   // What the operations themselves take for a tile.
   static int64_t OperationBytes(const GptqLayout& layout);
 
-  // Codes, and what is known of their cost.
-  absl::Status Run(Backend& backend, GptqTileFacts* facts);
+  // Codes, and what is known of their cost. Round to nearest, which BEST may
+  // take, is kReport's.
+  absl::Status Run(Backend& backend, PhaseClock& clock, GptqTileFacts* facts);
 
   const GptqCodes& codes() const { return solved_; }
   // For the report, after Run: the weights that engines will act on.
@@ -67,7 +68,8 @@ class GptqTile {
   void TakeArrays();
   TensorView Scaled(const TensorView& in, float* to) const;
 
-  absl::Status Compare(Backend& backend, GptqTileFacts* facts);
+  absl::Status Compare(Backend& backend, PhaseClock& clock,
+                       GptqTileFacts* facts);
   absl::Status Yardstick(Backend& backend);
   absl::Status KeepBetterRows(Backend& backend);
   absl::Status CountChanged(Backend& backend, GptqTileFacts* facts);

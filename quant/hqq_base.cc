@@ -72,6 +72,7 @@ QuantizerOfGroups::Measuring QuantizerOfGroups::TakeMeasuring(
 
 absl::Status QuantizerOfGroups::Encode(const Slice& slice, int64_t tile,
                                        Backend& backend) {
+  clock(tile).Enter(Phase::kEncode);
   int64_t first_non_finite = -1;
   HqqFacts facts;
   HqqEncodeArgs args;

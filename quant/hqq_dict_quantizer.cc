@@ -61,6 +61,7 @@ class DictQuantizer final : public QuantizerOfGroups {
   // `slice` stands for its groups, which with axis 0 lie elsewhere.
   absl::Status MeasureSlice(const Slice& slice, int64_t tile,
                             const Measuring& measuring, Backend& backend) {
+    clock(tile).Enter(Phase::kReport);
     TensorView weight = slice.weight;
     HqqDecodeArgs decode;
     decode.codes = slice.codes;
@@ -102,6 +103,7 @@ class DictQuantizer final : public QuantizerOfGroups {
     QS_ASSIGN_OR_RETURN(pieces.packed,
                         Buffer::Allocate(HqqPackedBytes(layout_)));
     PackHqqCodes(layout_, codes_.data(), pieces.packed.data());
+    whole_clock().Enter(Phase::kVerify);
     QS_ASSIGN_OR_RETURN(Buffer unpacked, Buffer::Allocate(cut().elements()));
     UnpackHqqCodes(layout_, pieces.packed.data(), unpacked.data());
     const uint8_t* end = codes_.data() + cut().elements();
@@ -110,6 +112,7 @@ class DictQuantizer final : public QuantizerOfGroups {
     if (differs.first != end) {
       return VerificationError(differs.first - codes_.data());
     }
+    whole_clock().Enter(Phase::kPack);
     codes_ = Buffer();
     pieces.scales = std::move(scales_);
     pieces.zeros = std::move(zeros_);

@@ -79,8 +79,10 @@ class GridQuantizer final : public QuantizerOfGroups {
     rows.scales = slice.scales;
     rows.zero_points = slice.zero_points;
     rows.words = reinterpret_cast<uint32_t*>(words);
+    rows.clock = &clock(tile);
     QS_RETURN_IF_ERROR(writer_->AddRows(rows, backend));
     if (!options().error_report) return absl::OkStatus();
+    clock(tile).Enter(Phase::kReport);
     AffineDecodeArgs decode;
     decode.codes = slice.codes;
     decode.scales = slice.scales;

@@ -42,7 +42,8 @@ class MeasuredQuantizer final : public TensorQuantizer {
         shape_(AsMatrix(method->info().shape)),
         method_(std::move(method)),
         weight_(std::move(weight)),
-        method_input_(static_cast<size_t>(method_->num_tiles())) {}
+        method_input_(static_cast<size_t>(method_->num_tiles())),
+        copy_clocks_(static_cast<size_t>(method_->num_tiles())) {}
 
   const TensorInfo& info() const override { return method_->info(); }
   uint8_t* input() override { return weight_.data(); }
@@ -87,28 +88,40 @@ class MeasuredQuantizer final : public TensorQuantizer {
   const std::unique_ptr<TensorQuantizer> method_;
   Buffer weight_;
   std::vector<uint8_t*> method_input_;  // by tile, with tiled_input
+  std::vector<PhaseClock> copy_clocks_;
 };
 
 absl::Status MeasuredQuantizer::RunTile(int64_t tile, Backend& backend) {
+  PhaseClock& clock = copy_clocks_[static_cast<size_t>(tile)];
+  clock.Enter(Phase::kPrepare);
   const int64_t begin = TileBegin(tile);
   uint8_t* const out = options_.tiled_input
                            ? method_input_[static_cast<size_t>(tile)]
                            : method_->input() + begin;
   std::memcpy(out, weight_.data() + begin,
               static_cast<size_t>(tile_input_end(tile) - begin));
+  clock.Stop();
   return method_->RunTile(tile, backend);
 }
 
 absl::StatusOr<QuantizedTensor> MeasuredQuantizer::Finish(Backend& backend) {
   QS_ASSIGN_OR_RETURN(QuantizedTensor result, method_->Finish(backend));
+  PhaseClock clock;
+  clock.Enter(Phase::kWait);
   QS_ASSIGN_OR_RETURN(const SiteMoments* const moments,
                       options_.site->Moments());
+  clock.Enter(Phase::kReport);
   QS_ASSIGN_OR_RETURN(const OutputTensor decoded,
                       Dequantize(spec_, info().name, info().dtype, info().shape,
                                  result.tensors));
   QS_RETURN_IF_ERROR(Measure(decoded.data, *moments, &result.report, backend));
   result.report.has_output_error = true;
   result.report.tokens = moments->tokens();
+  clock.Stop();
+  result.report.phases.Add(clock.times());
+  for (const PhaseClock& copy : copy_clocks_) {
+    result.report.phases.Add(copy.times());
+  }
   return result;
 }
 

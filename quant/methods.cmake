@@ -4,6 +4,7 @@ target_sources(qs_quant PRIVATE
   group_parts.cc
   measured_quantizer.cc
   nf4_quantizer.cc
+  phase_times.cc
   quant_spec.cc
   quantized_tensor.cc
   quantizer_base.cc

@@ -174,9 +174,13 @@ absl::Status Nf4Quantizer::EncodeTile(int64_t tile, int64_t begin, int64_t end,
 }
 
 absl::Status Nf4Quantizer::EncodeSlice(const Slice& slice, Backend& backend) {
+  PhaseClock& clock = this->clock(slice.tile);
+  clock.Enter(Phase::kEncode);  // codes are packed as they are found
   QS_RETURN_IF_ERROR(Encode(slice, backend));
+  clock.Enter(Phase::kVerify);
   QS_RETURN_IF_ERROR(Check(slice));
   if (!options().error_report || nf4_.double_quant) return absl::OkStatus();
+  clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Decode(slice, backend));
   return Measure(slice, backend);
 }
@@ -275,6 +279,7 @@ absl::StatusOr<std::vector<OutputTensor>> Nf4Quantizer::Assemble(
     pieces_.absmax = std::move(absmax_);
   } else if (!has_second_round()) {
     QS_RETURN_IF_ERROR(NestAbsmax(backend));
+    whole_clock().Enter(Phase::kPack);
   }
   ReleaseInput();
   pieces_.packed = std::move(packed_);
@@ -289,6 +294,7 @@ absl::StatusOr<std::vector<OutputTensor>> Nf4Quantizer::Assemble(
 }
 
 absl::Status Nf4Quantizer::NestAbsmax(Backend& backend) {
+  whole_clock().Enter(Phase::kEncode);
   QS_ASSIGN_OR_RETURN(pieces_.absmax, Buffer::Allocate(num_blocks_));
   QS_ASSIGN_OR_RETURN(pieces_.nested_absmax,
                       AllocateFloats(CeilDiv(num_blocks_, kNestedBlockSize)));
@@ -327,11 +333,15 @@ absl::Status Nf4Quantizer::RefineTile(int64_t tile, int64_t begin, int64_t end,
 }
 
 absl::Status Nf4Quantizer::RefineSlice(const Slice& slice, Backend& backend) {
+  PhaseClock& clock = this->clock(slice.tile);
   if (best()) {
+    clock.Enter(Phase::kRefine);
     QS_RETURN_IF_ERROR(Recode(slice, backend));
+    clock.Enter(Phase::kVerify);
     QS_RETURN_IF_ERROR(Check(slice));
   }
   if (!options().error_report) return absl::OkStatus();
+  clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Decode(slice, backend));
   return Measure(slice, backend);
 }

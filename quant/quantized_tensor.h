@@ -11,6 +11,7 @@
 #include "kernels/base/buffer.h"
 #include "kernels/base/dtype.h"
 #include "kernels/stats_ops.h"
+#include "quant/phase_times.h"
 
 namespace qs {
 
@@ -69,7 +70,11 @@ struct TensorReport {
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
   int64_t memory_bytes = 0;  // reserved for it; whoever reserved says so
-  double quantize_seconds = 0;  // worker time
+  // Of its tasks on their workers. What tensors share counts for one of them:
+  // a factor for the one whose task made it; of a group that is solved at once,
+  // what is done for a site for the first tensor that is quantized and reads
+  // it.
+  PhaseTimes phases;
   std::string device;
   std::string algorithm;
 };

@@ -2,11 +2,9 @@
 #include "quant/quantizer_base.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <new>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,8 +13,6 @@
 
 namespace qs {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // `count` bytes of what the pieces are one after the other, from `offset` on.
 void CopyFrom(std::span<const InputPiece> pieces, size_t offset, size_t count,
@@ -45,10 +41,6 @@ const uint8_t* FindWhole(std::span<const InputPiece> pieces, size_t offset,
     offset -= piece.size();
   }
   return nullptr;
-}
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 }  // namespace
@@ -93,7 +85,7 @@ absl::Status QuantizerBase::AllocateInput() {
     if (options_.streamed_output) {
       tile_outputs_.resize(static_cast<size_t>(num_tiles()));
     }
-    tile_seconds_.resize(static_cast<size_t>(num_tiles()));
+    tile_clocks_.resize(static_cast<size_t>(num_tiles()));
     if (options_.error_report) errors_.SetNumTiles(num_tiles());
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
@@ -136,17 +128,18 @@ void QuantizerBase::ReleaseTileInput(int64_t tile) {
 
 absl::Status QuantizerBase::RunTile(int64_t tile, Backend& backend) {
   QS_RETURN_IF_ERROR(CheckCancelled());
-  const Clock::time_point start = Clock::now();
+  clock(tile).Enter(Phase::kPrepare);
   const Range range = TileRange(tile);
   const absl::Status status = EncodeTile(tile, range.begin, range.end, backend);
   if (!has_second_round()) ReleaseTileInput(tile);
-  tile_seconds_[static_cast<size_t>(tile)] = SecondsSince(start);
+  clock(tile).Stop();
   return status;
 }
 
 absl::Status QuantizerBase::RunTileFrom(std::span<const InputPiece> pieces,
                                         int64_t tile, Backend& backend) {
   if (!stages_input() || has_second_round()) {
+    clock(tile).Enter(Phase::kPrepare);  // copied first
     return TensorQuantizer::RunTileFrom(pieces, tile, backend);
   }
   tile_pieces_[static_cast<size_t>(tile)] = pieces;
@@ -157,29 +150,30 @@ absl::Status QuantizerBase::RunTileFrom(std::span<const InputPiece> pieces,
 
 absl::Status QuantizerBase::BetweenRounds(Backend& backend) {
   QS_RETURN_IF_ERROR(CheckCancelled());
-  const Clock::time_point start = Clock::now();
+  whole_clock_.Enter(Phase::kPrepare);
   const absl::Status status = PrepareRefine(backend);
-  between_seconds_ = SecondsSince(start);
+  whole_clock_.Stop();
   return status;
 }
 
 absl::Status QuantizerBase::RerunTile(int64_t tile, Backend& backend) {
   QS_RETURN_IF_ERROR(CheckCancelled());
-  const Clock::time_point start = Clock::now();
+  clock(tile).Enter(Phase::kPrepare);
   const Range range = TileRange(tile);
   const absl::Status status = RefineTile(tile, range.begin, range.end, backend);
   ReleaseTileInput(tile);
-  tile_seconds_[static_cast<size_t>(tile)] += SecondsSince(start);
+  clock(tile).Stop();
   return status;
 }
 
 absl::StatusOr<QuantizedTensor> QuantizerBase::Finish(Backend& backend) {
   QS_RETURN_IF_ERROR(CheckCancelled());
-  const Clock::time_point start = Clock::now();
+  whole_clock_.Enter(Phase::kPack);
   QuantizedTensor result;
   QS_ASSIGN_OR_RETURN(result.tensors, Assemble(backend));
   ReleaseInput();
 
+  whole_clock_.Enter(Phase::kReport);
   TensorReport& report = result.report;
   report.name = info_.name;
   report.shape = info_.shape;
@@ -192,11 +186,17 @@ absl::StatusOr<QuantizedTensor> QuantizerBase::Finish(Backend& backend) {
   report.device = backend.description();
   report.algorithm = SpecAlgorithm(spec_);
   if (options_.error_report) errors_.Fill(&report);
-  report.quantize_seconds =
-      std::accumulate(tile_seconds_.begin(), tile_seconds_.end(),
-                      between_seconds_ + SecondsSince(start));
   AddToReport(&report);
+  whole_clock_.Stop();
+  report.phases = Times();
   return result;
+}
+
+PhaseTimes QuantizerBase::Times() const {
+  PhaseTimes sum = others_times_;
+  sum.Add(whole_clock_.times());
+  for (const PhaseClock& tile : tile_clocks_) sum.Add(tile.times());
+  return sum;
 }
 
 absl::Status QuantizerBase::CheckCancelled() const {

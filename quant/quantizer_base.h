@@ -1,5 +1,7 @@
 // QuantizerBase: what every TensorQuantizer does alike — owns the input, cuts
 // it into tiles, keeps time, watches the cancel flag, fills in the report.
+// Methods tell the clocks which phase begins (phase_times.h); a task that says
+// nothing prepares.
 //
 // A tile is the unit of scheduling; inside it a method works on slices, so that
 // a slice and its scratch stay in a core's cache.
@@ -17,6 +19,7 @@
 #include "kernels/base/buffer.h"
 #include "kernels/base/tensor_view.h"
 #include "quant/error_collector.h"
+#include "quant/phase_times.h"
 #include "quant/tensor_quantizer.h"
 
 namespace qs {
@@ -130,6 +133,14 @@ class QuantizerBase : public TensorQuantizer {
   const QuantizeOptions& options() const { return options_; }
   const Partition& partition() const { return partition_; }
   ErrorCollector& errors() { return errors_; }
+  // Runs while a tile's task does. Thread: that of the tile.
+  PhaseClock& clock(int64_t tile) {
+    return tile_clocks_[static_cast<size_t>(tile)];
+  }
+  // In PrepareRefine and Assemble: of the tensor as a whole.
+  PhaseClock& whole_clock() { return whole_clock_; }
+  // Time that others spent for it.
+  void AddTime(const PhaseTimes& times) { others_times_.Add(times); }
 
  private:
   // Elements [begin, end) of a tile.
@@ -139,6 +150,7 @@ class QuantizerBase : public TensorQuantizer {
   };
   Range TileRange(int64_t tile) const;
   void ReleaseTileInput(int64_t tile);
+  PhaseTimes Times() const;
 
   const QuantSpec spec_;
   const TensorInfo info_;
@@ -150,8 +162,9 @@ class QuantizerBase : public TensorQuantizer {
   std::vector<std::span<const InputPiece>> tile_pieces_;
   std::vector<Buffer> tile_outputs_;  // with streamed_output
   ErrorCollector errors_;
-  std::vector<double> tile_seconds_;
-  double between_seconds_ = 0;
+  std::vector<PhaseClock> tile_clocks_;
+  PhaseClock whole_clock_;
+  PhaseTimes others_times_;
 };
 
 }  // namespace qs

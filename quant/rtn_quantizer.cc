@@ -128,9 +128,8 @@ class RtnQuantizer final : public QuantizerBase {
   void MoveTo(int64_t first_row, int64_t rows, Slice* slice);  // but `words`
   absl::Status RunSlice(const Slice& slice, Backend& backend);
   absl::Status Encode(const Slice& slice, Backend& backend) const;
-  absl::Status PackAndCheck(const Slice& slice, Backend& backend) const;
-  absl::Status PackAndCheckZeroPoints(const Slice& slice,
-                                      Backend& backend) const;
+  absl::Status PackAndCheck(const Slice& slice, Backend& backend);
+  absl::Status PackAndCheckZeroPoints(const Slice& slice, Backend& backend);
   absl::Status Measure(const Slice& slice, Backend& backend);
 
   const RtnSpec rtn_;
@@ -197,12 +196,15 @@ absl::Status RtnQuantizer::EncodeTile(int64_t tile, int64_t begin, int64_t end,
 }
 
 absl::Status RtnQuantizer::RunSlice(const Slice& slice, Backend& backend) {
+  clock(slice.tile).Enter(Phase::kEncode);
   QS_RETURN_IF_ERROR(Encode(slice, backend));
   QS_RETURN_IF_ERROR(PackAndCheck(slice, backend));
   if (!rtn_.symmetric) {
     QS_RETURN_IF_ERROR(PackAndCheckZeroPoints(slice, backend));
   }
-  return options().error_report ? Measure(slice, backend) : absl::OkStatus();
+  if (!options().error_report) return absl::OkStatus();
+  clock(slice.tile).Enter(Phase::kReport);
+  return Measure(slice, backend);
 }
 
 absl::Status RtnQuantizer::Encode(const Slice& slice, Backend& backend) const {
@@ -224,8 +226,8 @@ absl::Status RtnQuantizer::Encode(const Slice& slice, Backend& backend) const {
                                                first_non_finite);
 }
 
-absl::Status RtnQuantizer::PackAndCheck(const Slice& slice,
-                                        Backend& backend) const {
+absl::Status RtnQuantizer::PackAndCheck(const Slice& slice, Backend& backend) {
+  clock(slice.tile).Enter(Phase::kPack);
   PackRowsArgs pack;
   pack.codes = slice.codes;
   pack.rows = slice.rows;
@@ -233,6 +235,7 @@ absl::Status RtnQuantizer::PackAndCheck(const Slice& slice,
   pack.bits = rtn_.bits;
   pack.words = slice.words;
   QS_RETURN_IF_ERROR(backend.affine().PackRows(pack, backend.stream()));
+  clock(slice.tile).Enter(Phase::kVerify);
   UnpackRowsArgs unpack;
   unpack.words = slice.words;
   unpack.rows = slice.rows;
@@ -247,7 +250,8 @@ absl::Status RtnQuantizer::PackAndCheck(const Slice& slice,
 }
 
 absl::Status RtnQuantizer::PackAndCheckZeroPoints(const Slice& slice,
-                                                  Backend& backend) const {
+                                                  Backend& backend) {
+  clock(slice.tile).Enter(Phase::kPack);
   PackColumnsArgs pack;
   pack.codes = slice.zero_points;
   pack.rows = slice.rows;
@@ -255,6 +259,7 @@ absl::Status RtnQuantizer::PackAndCheckZeroPoints(const Slice& slice,
   pack.bits = rtn_.bits;
   pack.words = slice.zero_point_words;
   QS_RETURN_IF_ERROR(backend.affine().PackColumns(pack, backend.stream()));
+  clock(slice.tile).Enter(Phase::kVerify);
   UnpackColumnsArgs unpack;
   unpack.words = slice.zero_point_words;
   unpack.rows = slice.rows;
@@ -295,8 +300,8 @@ absl::StatusOr<std::vector<OutputTensor>> RtnQuantizer::Assemble(Backend&) {
   pieces.words = std::move(words_);
   pieces.scales = std::move(scales_);
   pieces.zero_point_words = std::move(zero_point_words_);
-  return CompressedTensors(SpecGrid(spec()), info().name, info().dtype, layout_.rows,
-                           layout_.cols, std::move(pieces));
+  return CompressedTensors(SpecGrid(spec()), info().name, info().dtype,
+                           layout_.rows, layout_.cols, std::move(pieces));
 }
 
 }  // namespace

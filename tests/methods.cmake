@@ -1,5 +1,5 @@
 foreach(name quant_spec measured_quantizer tensor_report faults quality solve_group
-        group_memory site_accumulator time_estimate)
+        phase_times group_memory site_accumulator time_estimate)
   qs_test(quant_${name}_test
     SOURCES quant/${name}_test.cc
     LIBS qs_quant

@@ -125,6 +125,7 @@ absl::Status AwqWriter::Allocate() {
 }
 
 absl::Status AwqWriter::AddRows(const GridRows& rows, Backend&) {
+  Enter(rows.clock, Phase::kPack);
   QS_RETURN_IF_ERROR(CheckRows(rows, layout_.grid, shape()));
   QS_RETURN_IF_ERROR(PutScales(
       rows, StoredScaleOf(OutputFormat::kAwqGemm, shape().dtype).dtype,

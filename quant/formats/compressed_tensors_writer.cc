@@ -80,7 +80,9 @@ absl::Status CompressedTensorsWriter::AddCodes(const GridRows& rows,
     const int64_t some = std::min(kSlabRows, rows.rows - done);
     const uint8_t* codes = rows.codes + done * cols;
     uint32_t* at = words + done * row_words_;
+    Enter(rows.clock, Phase::kPack);
     QS_RETURN_IF_ERROR(PackRows(backend, codes, some, cols, grid_.bits, at));
+    Enter(rows.clock, Phase::kVerify);
     QS_RETURN_IF_ERROR(
         UnpackRows(backend, at, some, cols, grid_.bits, again.data()));
     if (std::memcmp(codes, again.data(), static_cast<size_t>(some * cols)) !=
@@ -103,6 +105,7 @@ absl::Status CompressedTensorsWriter::AddZeros(const GridRows& rows,
   pack.words = zero_words_.As<uint32_t>() +
                rows.first_row * grid_.bits / kWordBits * groups();
   QS_RETURN_IF_ERROR(backend.affine().PackColumns(pack, backend.stream()));
+  Enter(rows.clock, Phase::kVerify);
   UnpackColumnsArgs unpack;
   unpack.words = pack.words;
   unpack.rows = pack.rows;
@@ -119,6 +122,7 @@ absl::Status CompressedTensorsWriter::AddZeros(const GridRows& rows,
 
 absl::Status CompressedTensorsWriter::AddRows(const GridRows& rows,
                                               Backend& backend) {
+  Enter(rows.clock, Phase::kPack);
   QS_RETURN_IF_ERROR(CheckRows(rows, grid_, shape_));
   if (streamed_ != (rows.words != nullptr)) {
     return absl::InternalError("got packed words of an unexpected owner");

@@ -69,7 +69,8 @@ class GptqWriter final : public GridWriter {
   int bits() const { return layout_.grid.bits; }
   bool v1() const { return layout_.version == GptqVersion::kV1; }
 
-  absl::Status AddSlab(const uint8_t* codes, int64_t first_row, int64_t rows,
+  // Rows [done, done + some) of `rows`.
+  absl::Status AddSlab(const GridRows& rows, int64_t done, int64_t some,
                        Backend& backend);
   absl::Status AddZeros(const GridRows& rows);
 
@@ -100,24 +101,28 @@ absl::Status GptqWriter::Allocate() {
   return absl::OkStatus();
 }
 
-absl::Status GptqWriter::AddSlab(const uint8_t* codes, int64_t first_row,
-                                 int64_t rows, Backend& backend) {
+absl::Status GptqWriter::AddSlab(const GridRows& rows, int64_t done,
+                                 int64_t some, Backend& backend) {
   const int64_t cols = shape().cols;
   const int64_t total = shape().rows;
-  const int64_t num_words = rows * row_words_;
+  const int64_t first_row = rows.first_row + done;
+  const uint8_t* const codes = rows.codes + done * cols;
+  const int64_t num_words = some * row_words_;
   const int64_t word_bytes =
-      (num_words + rows * kLineWords) * DTypeBytes(DType::kI32);
+      (num_words + some * kLineWords) * DTypeBytes(DType::kI32);
+  Enter(rows.clock, Phase::kPack);
   QS_ASSIGN_OR_RETURN(Buffer scratch,
-                      Buffer::Allocate(word_bytes + rows * cols));
+                      Buffer::Allocate(word_bytes + some * cols));
   auto* words = scratch.As<uint32_t>();
   uint32_t* block = words + num_words;
   uint8_t* unpacked = scratch.data() + word_bytes;
   uint32_t* at = qweight_.As<uint32_t>() + first_row;
-  QS_RETURN_IF_ERROR(PackRows(backend, codes, rows, cols, bits(), words));
-  PutColumns(words, rows, row_words_, total, block, at);
-  TakeColumns(at, rows, row_words_, total, block, words);
-  QS_RETURN_IF_ERROR(UnpackRows(backend, words, rows, cols, bits(), unpacked));
-  if (std::memcmp(codes, unpacked, static_cast<size_t>(rows * cols)) != 0) {
+  QS_RETURN_IF_ERROR(PackRows(backend, codes, some, cols, bits(), words));
+  PutColumns(words, some, row_words_, total, block, at);
+  Enter(rows.clock, Phase::kVerify);
+  TakeColumns(at, some, row_words_, total, block, words);
+  QS_RETURN_IF_ERROR(UnpackRows(backend, words, some, cols, bits(), unpacked));
+  if (std::memcmp(codes, unpacked, static_cast<size_t>(some * cols)) != 0) {
     return MismatchError(shape().name, first_row);
   }
   return absl::OkStatus();
@@ -154,15 +159,15 @@ absl::Status GptqWriter::AddZeros(const GridRows& rows) {
 }
 
 absl::Status GptqWriter::AddRows(const GridRows& rows, Backend& backend) {
+  Enter(rows.clock, Phase::kPack);
   QS_RETURN_IF_ERROR(CheckRows(rows, layout_.grid, shape()));
   QS_RETURN_IF_ERROR(AddZeros(rows));
   QS_RETURN_IF_ERROR(
       PutScales(rows, StoredScaleOf(OutputFormat::kGptq, shape().dtype).dtype,
                 groups(), shape(), scales_.As<uint16_t>()));
   for (int64_t done = 0; done < rows.rows; done += kSlabRows) {
-    QS_RETURN_IF_ERROR(AddSlab(rows.codes + done * shape().cols,
-                               rows.first_row + done,
-                               std::min(kSlabRows, rows.rows - done), backend));
+    QS_RETURN_IF_ERROR(
+        AddSlab(rows, done, std::min(kSlabRows, rows.rows - done), backend));
   }
   return absl::OkStatus();
 }

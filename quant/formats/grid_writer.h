@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "quant/phase_times.h"
 #include "quant/quant_spec.h"
 #include "quant/quantized_tensor.h"
 
@@ -58,6 +59,9 @@ struct GridRows {
   // Where the packed words of these rows go when they leave in pieces
   // (streams()), else null and the writer keeps them.
   uint32_t* words = nullptr;
+  // Told when packing and when verifying begins; null: nobody. AWQ files are
+  // compared in the cache, word by word: all of it is packing there.
+  PhaseClock* clock = nullptr;
 };
 
 class GridWriter {

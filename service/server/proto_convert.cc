@@ -44,6 +44,9 @@ v1::ErrorStats ErrorStatsToProto(const ErrorSums& sums) {
   stats.set_relative_frobenius_error(RelativeFrobeniusError(sums));
   stats.set_sqnr_db(SqnrDb(sums));
   stats.set_cosine_similarity(CosineSimilarity(sums));
+  stats.set_weight_squared(sums.weight_squared);
+  stats.set_decoded_squared(sums.decoded_squared);
+  stats.set_dot_product(sums.dot);
   return stats;
 }
 
@@ -71,6 +74,20 @@ void OutputErrorToProto(const TensorReport& report, v1::TensorReport* out) {
   out->set_output_error(RelativeOutputError(report.output_error));
   out->set_rtn_output_error(RelativeOutputError(report.rtn_output_error));
   out->set_tokens(report.tokens);
+}
+
+v1::PhaseSeconds PhasesToProto(const PhaseTimes& times) {
+  v1::PhaseSeconds out;
+  out.set_wait(times[Phase::kWait]);
+  out.set_prepare(times[Phase::kPrepare]);
+  out.set_factor(times[Phase::kFactor]);
+  out.set_search(times[Phase::kSearch]);
+  out.set_encode(times[Phase::kEncode]);
+  out.set_refine(times[Phase::kRefine]);
+  out.set_pack(times[Phase::kPack]);
+  out.set_verify(times[Phase::kVerify]);
+  out.set_report(times[Phase::kReport]);
+  return out;
 }
 
 v1::SolverFacts SolverFactsToProto(const SolverFacts& facts) {
@@ -117,7 +134,8 @@ v1::TensorReport ReportToProto(const TensorReport& report) {
                             weights);
   }
   out.set_memory_bytes(report.memory_bytes);
-  out.set_quantize_seconds(report.quantize_seconds);
+  out.set_quantize_seconds(report.phases.Total());
+  *out.mutable_phases() = PhasesToProto(report.phases);
   out.set_device(report.device);
   out.set_algorithm(report.algorithm);
   return out;

@@ -139,7 +139,8 @@ TEST_CASE("a report has all its figures", "[proto_convert]") {
   report.dtype = DType::kF16;
   report.bytes_in = 32;
   report.bytes_out = 12;
-  report.quantize_seconds = 0.5;
+  double seconds = 0.25;
+  for (double& phase : report.phases.seconds) phase = seconds *= 2;
   report.device = std::string("d");
   report.algorithm = "nf4-best/1";
   report.memory_bytes = int64_t{1} << 40;
@@ -148,7 +149,17 @@ TEST_CASE("a report has all its figures", "[proto_convert]") {
   REQUIRE(out.shape(1) == 8);
   REQUIRE(out.dtype() == v1::F16);
   REQUIRE(out.bits_per_weight() == 6);
-  REQUIRE(out.quantize_seconds() == 0.5);
+  REQUIRE(out.quantize_seconds() == 255.5);
+  REQUIRE(out.phases().wait() == 0.5);
+  REQUIRE(out.phases().prepare() == 1);
+  REQUIRE(out.phases().factor() == 2);
+  REQUIRE(out.phases().search() == 4);
+  REQUIRE(out.phases().encode() == 8);
+  REQUIRE(out.phases().refine() == 16);
+  REQUIRE(out.phases().pack() == 32);
+  REQUIRE(out.phases().verify() == 64);
+  REQUIRE(out.phases().report() == 128);
+  REQUIRE(out.phases().GetDescriptor()->field_count() == kPhases);
   REQUIRE(out.device() == "d");
   REQUIRE(out.algorithm() == "nf4-best/1");
   REQUIRE(out.memory_bytes() == int64_t{1} << 40);
@@ -161,6 +172,8 @@ TEST_CASE("a report has all its figures", "[proto_convert]") {
   report.error.absolute_error = 8;
   report.error.max_absolute_error = 1.5;
   report.error.weight_squared = 16;
+  report.error.decoded_squared = 9;
+  report.error.dot = 10.5;
   report.error.histogram[31] = 5;
   report.rtn = report.error;
   report.rtn.squared_error = 8;
@@ -172,6 +185,10 @@ TEST_CASE("a report has all its figures", "[proto_convert]") {
   REQUIRE(out.error().max_absolute_error() == 1.5);
   REQUIRE(out.error().relative_frobenius_error() == 0.5);
   REQUIRE(out.error().sqnr_db() == Approx(10 * std::log10(4.0)));
+  REQUIRE(out.error().cosine_similarity() == 0.875);
+  REQUIRE(out.error().weight_squared() == 16);
+  REQUIRE(out.error().decoded_squared() == 9);
+  REQUIRE(out.error().dot_product() == 10.5);
   REQUIRE(out.rtn().mean_squared_error() == 0.5);
   REQUIRE(out.mse_ratio_to_rtn() == 0.5);
   REQUIRE(out.worst_groups(0).group() == 3);
