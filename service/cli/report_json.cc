@@ -130,6 +130,7 @@ absl::Status ReadReport(const Json& json, RunReport* report) {
 Json TotalsToJson(const RunTotals& totals) {
   quant::v1::TensorReport figures;  // for its rule on infinite figures
   figures.set_mse_ratio_to_rtn(totals.mse_ratio_to_rtn);
+  Json all = MessageToJson(totals.all);
   return {{"tensors", totals.tensors},
           {"weights", totals.weights},
           {"bytes_in", totals.bytes_in},
@@ -143,8 +144,13 @@ Json TotalsToJson(const RunTotals& totals) {
           {"output_error", totals.output_error},
           {"rtn_output_error", totals.rtn_output_error},
           {"worker_seconds", totals.worker_seconds},
+          {"phases", MessageToJson(totals.all.phases())},
           {"memory_bytes", totals.memory_bytes},
-          {"warnings", totals.warnings}};
+          {"warnings", totals.warnings},
+          {"worst_groups", all["worst_groups"]},
+          {"solver", all.value("solver", Json())},
+          {"devices", all["devices"]},
+          {"algorithms", all["algorithms"]}};
 }
 
 std::string DumpJson(const Json& json) {

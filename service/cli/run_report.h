@@ -6,13 +6,15 @@
 // empty), target, streams, seconds; `plan` {summary, entries, files, findings,
 // sites}; `summary` {tensors, weights, bytes_in, bytes_out, bits_per_weight,
 // error, rtn, mse_ratio_to_rtn, histogram, with_output_error, output_error,
-// rtn_output_error, worker_seconds, warnings}; `tensors`; `folded`: tensors
-// that were not quantized and changed. plan, target, tensors and folded hold
-// the messages of the .proto under its field names: PlanEntry, PlanFile,
-// Finding, PlanSite, PlanSummary, Target, TensorReport, ErrorStats,
-// SolverFacts. Integers are numbers; a figure that is infinite (the SQNR
-// without any error) is null. Fields may be added under the same schema name;
-// readers leave unknown ones aside.
+// rtn_output_error, worker_seconds, phases, memory_bytes, warnings,
+// worst_groups, solver (or null), devices, algorithms}; `tensors`; `folded`:
+// tensors that were not quantized and changed. plan, target, tensors and folded
+// hold the messages of the .proto under its field names: PlanEntry, PlanFile,
+// Finding, PlanSite, PlanSummary, Target, TensorReport, ErrorStats, WorstGroup,
+// PhaseSeconds, SolverFacts; the summary's own are ReportTotals'. Integers are
+// numbers; a figure that is infinite (the SQNR without any error) is null.
+// Fields may be added under the same schema name; readers leave unknown ones
+// aside.
 #ifndef QS_SERVICE_CLI_RUN_REPORT_H_
 #define QS_SERVICE_CLI_RUN_REPORT_H_
 
@@ -24,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/cli/plan_client.h"
+#include "service/server/report_sums.h"
 
 namespace qs::cli {
 
@@ -45,7 +48,7 @@ struct RunReport {
 };
 
 // Over all tensors that have error statistics, weight by weight; sizes over
-// all. The SQNR leaves out tensors without any error: their energy is unknown.
+// all (service/server/report_sums.h).
 struct RunTotals {
   int64_t tensors = 0;
   int64_t weights = 0;
@@ -63,9 +66,10 @@ struct RunTotals {
   double worker_seconds = 0;
   int64_t memory_bytes = 0;  // the most that one of them took of the server's
   int64_t warnings = 0;
+  // The rest, and what of the above it has, as a server's own summary has it.
+  quant::v1::ReportTotals all;
 };
 RunTotals TotalsOf(const std::vector<quant::v1::TensorReport>& tensors);
-int64_t WeightsOf(const quant::v1::TensorReport& tensor);
 
 // How often plan entries have an action.
 struct PlanCounts {

@@ -2,8 +2,10 @@
 #include "service/server/plan_convert.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -165,6 +167,31 @@ void Append(const std::vector<Item>& items,
   }
 }
 
+void AddCarried(const Plan& plan, v1::PlanSummary* summary) {
+  constexpr size_t kMostReasons = 16;
+  std::map<std::string, v1::CarriedTensors> by_reason;
+  for (const PlanEntry& entry : plan.entries) {
+    if (entry.action != TensorAction::kCarry) continue;
+    v1::CarriedTensors& sum = by_reason[entry.reason];
+    sum.set_reason(entry.reason);
+    sum.set_tensors(sum.tensors() + 1);
+    sum.set_bytes(sum.bytes() + entry.bytes_in);
+  }
+  std::vector<v1::CarriedTensors> sums;
+  for (auto& [reason, sum] : by_reason) sums.push_back(std::move(sum));
+  std::stable_sort(sums.begin(), sums.end(), [](const auto& a, const auto& b) {
+    return a.bytes() > b.bytes();
+  });
+  while (sums.size() > kMostReasons) {
+    v1::CarriedTensors& last = sums[sums.size() - 2];
+    last.set_reason("other reasons");
+    last.set_tensors(last.tensors() + sums.back().tensors());
+    last.set_bytes(last.bytes() + sums.back().bytes());
+    sums.pop_back();
+  }
+  summary->mutable_carried()->Add(sums.begin(), sums.end());
+}
+
 v1::PlanCheckpointResponse SummaryOf(const Plan& plan,
                                      const PlanRequest& request) {
   v1::PlanCheckpointResponse response;
@@ -182,6 +209,7 @@ v1::PlanCheckpointResponse SummaryOf(const Plan& plan,
   *summary->mutable_resolved() = SpecToProto(request.spec);
   *summary->mutable_overrides() = OverridesToProto(request.overrides);
   for (const std::string& engine : plan.engines) summary->add_engines(engine);
+  AddCarried(plan, summary);
   return response;
 }
 

@@ -38,6 +38,7 @@ add_library(qs_service STATIC
   server/plan_convert.cc
   server/proto_convert.cc
   server/quantize_service.cc
+  server/report_sums.cc
   server/self_ping.cc
   server/served_call.cc
   server/server.cc

@@ -76,24 +76,12 @@ OutMessage StreamOutput::NextFrame(const std::shared_ptr<TensorJob>& job,
 OutMessage StreamOutput::Report(const TensorJob& job) {
   const QuantizedTensor& result = job.result();
   const TensorReport& report = result.report;
-  ++tensors_;
-  bytes_in_ += report.bytes_in;
-  bytes_out_ += report.bytes_out;
   // "gptq-best/2"
   CountQuantized(report.algorithm.substr(0, report.algorithm.find('-')),
                  report.bytes_in, report.bytes_out);
-  if (report.has_error) {
-    has_error_ = true;
-    error_.Add(report.error);
-    rtn_.Add(report.rtn);
-  }
-  if (report.has_output_error) {
-    ++with_output_error_;
-    output_error_ += RelativeOutputError(report.output_error);
-    rtn_output_error_ += RelativeOutputError(report.rtn_output_error);
-  }
   QuantizeResponse response;
   *response.mutable_report() = ReportToProto(report);
+  sums_.Add(response.report());
   response.mutable_report()->set_handle(job.handle());
   response.mutable_report()->set_rule(job.rule());
   for (const OutputTensor& output : result.tensors) {
@@ -105,18 +93,18 @@ OutMessage StreamOutput::Report(const TensorJob& job) {
 OutMessage StreamOutput::Summary(double seconds) {
   QuantizeResponse response;
   quant::v1::Summary& summary = *response.mutable_summary();
-  summary.set_tensors(tensors_);
-  summary.set_bytes_in(bytes_in_);
-  summary.set_bytes_out(bytes_out_);
-  if (has_error_) {
-    *summary.mutable_error() = ErrorStatsToProto(error_);
-    *summary.mutable_rtn() = ErrorStatsToProto(rtn_);
+  summary.set_tensors(sums_.tensors());
+  summary.set_bytes_in(sums_.bytes_in());
+  summary.set_bytes_out(sums_.bytes_out());
+  if (sums_.has_error()) {
+    *summary.mutable_error() = sums_.error().Stats();
+    *summary.mutable_rtn() = sums_.rtn().Stats();
   }
-  if (with_output_error_ > 0) {
-    const auto n = static_cast<double>(with_output_error_);
-    summary.set_output_error(output_error_ / n);
-    summary.set_rtn_output_error(rtn_output_error_ / n);
+  if (sums_.with_output_error() > 0) {
+    summary.set_output_error(*sums_.OutputError());
+    summary.set_rtn_output_error(*sums_.RtnOutputError());
   }
+  *summary.mutable_totals() = sums_.Totals();
   if (with_digest_) summary.set_digest(digest_.Finish());
   summary.set_seconds(seconds);
   return EncodeResponse(response);

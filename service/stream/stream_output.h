@@ -12,6 +12,7 @@
 
 #include "quant/quantized_tensor.h"
 #include "quant/v1/quantization.pb.h"
+#include "service/server/report_sums.h"
 #include "service/stream/digest.h"
 #include "service/stream/tensor_job.h"
 #include "service/stream/wire.h"
@@ -48,15 +49,7 @@ class StreamOutput {
 
   bool with_digest_ = true;
   Sha256 digest_;
-  int64_t tensors_ = 0;
-  int64_t bytes_in_ = 0;
-  int64_t bytes_out_ = 0;
-  bool has_error_ = false;
-  ErrorSums error_;
-  ErrorSums rtn_;
-  int64_t with_output_error_ = 0;  // tensors
-  double output_error_ = 0;        // sums over them
-  double rtn_output_error_ = 0;
+  ReportSums sums_;
 };
 
 }  // namespace qs

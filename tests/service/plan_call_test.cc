@@ -1,7 +1,9 @@
 // PlanCheckpoint over a real connection.
 #include "service/server/plan_call.h"
 
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -106,6 +108,48 @@ TEST_CASE("every tensor and file has its place in the plan", "[plan_call]") {
   REQUIRE(answers.summaries[0].tensors() == 3);
   REQUIRE(answers.summaries[0].resolved().nf4().block_size() == 64);
   REQUIRE_FALSE(answers.summaries[0].quantization_config_json().empty());
+  REQUIRE(answers.summaries[0].carried().empty());
+}
+
+TEST_CASE("what is carried is summed by reason, the most bytes first",
+          "[plan_call]") {
+  InProcessServer server;
+  v1::PlanCheckpointRequest tensors;
+  AddTensor(&tensors, "model.layers.0.mlp.up_proj.weight", 256, 128);
+  AddTensor(&tensors, "model.embed_tokens.weight", 1000, 128);
+  // Too small, each of another size; of two there are two.
+  for (int layer = 0; layer < 20; ++layer) {
+    const std::string prefix = absl::StrCat("model.layers.", layer, ".mlp.");
+    AddTensor(&tensors, prefix + "gate_proj.weight", 2 + layer, 8);
+    if (layer < 2)
+      AddTensor(&tensors, prefix + "down_proj.weight", 2 + layer, 8);
+  }
+  const PlanAnswers answers = Plan(server, {PlanConfigRequest("NF4"), tensors});
+  REQUIRE(answers.status.ok());
+  std::map<std::string, std::pair<int64_t, int64_t>> want;
+  int64_t bytes = 0;
+  for (const v1::PlanEntry& entry : answers.entries) {
+    if (entry.action() != v1::PlanEntry::CARRY) continue;
+    auto& [count, sum] = want[entry.reason()];
+    ++count;
+    sum += entry.bytes_in();
+    bytes += entry.bytes_in();
+  }
+  REQUIRE(want.size() == 21);
+  const auto& carried = answers.summaries[0].carried();
+  REQUIRE(carried.size() == 16);
+  REQUIRE(carried[0].bytes() == 256000);
+  int64_t all = carried[15].bytes();
+  for (int i = 0; i < 15; ++i) {
+    INFO(carried[i].reason());
+    REQUIRE(carried[i].tensors() == want.at(carried[i].reason()).first);
+    REQUIRE(carried[i].bytes() == want.at(carried[i].reason()).second);
+    REQUIRE((i == 0 || carried[i].bytes() <= carried[i - 1].bytes()));
+    all += carried[i].bytes();
+  }
+  REQUIRE(all == bytes);
+  REQUIRE(carried[15].reason() == "other reasons");
+  REQUIRE(carried[15].tensors() > 5);
 }
 
 TEST_CASE("a large plan comes in several messages, in order", "[plan_call]") {

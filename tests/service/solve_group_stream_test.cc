@@ -1,4 +1,5 @@
 // Solve groups of a Quantize stream: sites and tensors that belong together.
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -80,6 +81,40 @@ void RequireRefused(const Requests& requests, const std::string& reason,
   RequireClean(context);
 }
 
+// The summary's figures are those of the reports together.
+void CheckTotals(const Answers& answers, const std::vector<int64_t>& handles) {
+  const v1::Summary& summary = *answers.summary;
+  double seconds = 0;
+  double encode = 0;
+  double dot = 0;
+  double energies[2] = {0, 0};
+  double worst = 0;
+  int64_t memory = 0;
+  for (const int64_t handle : handles) {
+    const v1::TensorReport& report = *answers.ReportOf(handle);
+    seconds += report.quantize_seconds();
+    encode += report.phases().encode();
+    memory = std::max(memory, report.memory_bytes());
+    dot += report.error().dot_product();
+    energies[0] += report.error().weight_squared();
+    energies[1] += report.error().decoded_squared();
+    if (report.worst_groups().empty()) continue;
+    worst = std::max(worst, report.worst_groups(0).mean_squared_error());
+  }
+  CHECK(seconds > 0);
+  CHECK(summary.totals().worker_seconds() == Approx(seconds));
+  CHECK(summary.totals().phases().encode() == Approx(encode));
+  CHECK(summary.totals().memory_bytes() == memory);
+  CHECK(memory > 0);
+  CHECK(worst > 0);
+  CHECK(summary.totals().worst_groups(0).mean_squared_error() == worst);
+  CHECK(summary.totals().histogram().counts_size() > 0);
+  CHECK(summary.totals().algorithms_size() == 1);
+  CHECK(summary.error().cosine_similarity() ==
+        Approx(dot / std::sqrt(energies[0] * energies[1])));
+  CHECK(summary.error().cosine_similarity() > 0.9);
+}
+
 void CheckProgress(const Answers& answers, bool wanted) {
   REQUIRE(answers.progress.empty() != wanted);
   if (!wanted) return;
@@ -147,6 +182,7 @@ TEST_CASE("a group's tensors equal the quantizer's with the same site",
             RelativeOutputError(direct.report.output_error));
     }
     CHECK(answers.summary->has_output_error());
+    CheckTotals(answers, {11, 12});
     CheckProgress(answers, gptq);  // of the factor
   }
   RequireClean(context);
@@ -186,6 +222,10 @@ TEST_CASE("AWQ's group is solved when all of it is there", "[group]") {
     CHECK(folded.shape == std::vector<int64_t>{128});
     CHECK(folded.bytes.size() == norm.bytes.size());
     CHECK(answers.parts.at(11).count("q.weight_packed") == 1);
+    CheckTotals(answers, {11, 12, norm.handle});
+    // Of the search for the site's scales, which counts for the first reader.
+    CHECK(answers.ReportOf(11)->phases().factor() > 0);
+    CHECK(answers.ReportOf(12)->phases().factor() == 0);
     CheckProgress(answers, progress);
     // One reservation serves all.
     const int64_t memory = answers.reports[0].memory_bytes();

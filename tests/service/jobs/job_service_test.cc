@@ -90,6 +90,21 @@ TEST_CASE_METHOD(JobFixture, "GPTQ with a calibration file; an awq job, too",
         RequireDone(jobs, CalibratedRequest(folders, preset, preset));
     REQUIRE(job.summary().output_error() > 0);
     REQUIRE(job.summary().output_error() < job.summary().rtn_output_error());
+    // What the reports tell, together.
+    const v1::ReportTotals& totals = job.summary().totals();
+    REQUIRE(job.summary().error().cosine_similarity() > 0.98);
+    REQUIRE(job.summary().error().cosine_similarity() < 1);
+    REQUIRE(totals.phases().factor() > 0);
+    REQUIRE(totals.phases().encode() > 0);
+    REQUIRE(totals.phases().search() > 0);  // gptq scales first, too
+    REQUIRE(totals.worker_seconds() > totals.phases().factor());
+    REQUIRE(totals.memory_bytes() > 0);
+    REQUIRE(totals.worst_groups_size() == 8);
+    REQUIRE_FALSE(totals.worst_groups(7).tensor().empty());
+    REQUIRE(totals.histogram().counts_size() > 0);
+    REQUIRE(totals.solver().damping() > 0);
+    REQUIRE(totals.bits_per_weight() > 4);
+    REQUIRE(job.plan().summary().carried_size() > 0);
   }
 }
 

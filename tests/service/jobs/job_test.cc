@@ -2,6 +2,7 @@
 // say.
 #include "service/jobs/job.h"
 
+#include <cmath>
 #include <functional>
 #include <set>
 #include <string>
@@ -205,8 +206,8 @@ v1::TensorReport Report(int64_t count, double mse, double relative) {
 }
 
 TEST_CASE("a summary weighs tensors by their weights", "[job]") {
-  JobSums sums;
-  REQUIRE_FALSE(sums.Summary().has_error());
+  ReportSums sums;
+  REQUIRE_FALSE(SummaryOf(sums).has_error());
   sums.Add(Report(100, 1, 0.5));  // energy 400
   v1::TensorReport second = Report(300, 2, 0.5);
   second.set_output_error(0.2);
@@ -216,7 +217,7 @@ TEST_CASE("a summary weighs tensors by their weights", "[job]") {
   v1::TensorReport folded;  // no statistics
   folded.set_bytes_in(8);
   sums.Add(folded);
-  const v1::JobSummary summary = sums.Summary();
+  const v1::JobSummary summary = SummaryOf(sums);
   REQUIRE(summary.tensors() == 3);
   REQUIRE(summary.bytes_in() == 808);
   REQUIRE(summary.bytes_out() == 200);
@@ -228,6 +229,28 @@ TEST_CASE("a summary weighs tensors by their weights", "[job]") {
   REQUIRE(summary.output_error() == 0.2);
   REQUIRE(summary.rtn_output_error() == 0.4);
   REQUIRE(summary.warnings() == 1);
+  REQUIRE(summary.totals().warnings() == 1);
+  REQUIRE(summary.totals().mse_ratio_to_rtn() == 0.5);
+}
+
+// What a server wrote before reports had sums, phases and totals.
+TEST_CASE("reports and summaries of an older server are read", "[job]") {
+  ReportSums sums;
+  v1::TensorReport old = Report(100, 1, 0.5);
+  old.mutable_error()->set_cosine_similarity(0.9);
+  sums.Add(old);
+  v1::JobSummary summary = SummaryOf(sums);
+  CHECK(summary.error().sqnr_db() == Approx(20 * std::log10(2.0)));
+  CHECK(summary.error().cosine_similarity() == 0);
+  CHECK_FALSE(summary.error().has_dot_product());
+  CHECK_FALSE(summary.totals().has_phases());
+
+  summary.clear_totals();
+  JobRecord job = InState(JobState::kSucceeded);
+  job.summary = summary.SerializeAsString();
+  const v1::Job read = JobToProto(job);
+  CHECK(read.summary().tensors() == 1);
+  CHECK_FALSE(read.summary().has_totals());
 }
 
 }  // namespace
