@@ -15,6 +15,7 @@ add_library(qs_cli STATIC
   cli/html_charts.cc
   cli/html_page.cc
   cli/html_report.cc
+  cli/html_tables.cc
   cli/info_commands.cc
   cli/job_arguments.cc
   cli/job_text.cc
@@ -43,6 +44,7 @@ add_library(qs_cli STATIC
   cli/tensor_sink.cc
   cli/tensor_uploader.cc
   cli/text_table.cc
+  cli/totals_text.cc
   cli/upload_command.cc
   cli/work_board.cc)
 target_link_libraries(qs_cli

@@ -14,6 +14,7 @@
 #include "service/cli/run_report.h"
 #include "service/cli/svg.h"
 #include "service/cli/text_table.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -189,8 +190,8 @@ std::string MethodTable(const Entries& entries) {
   std::string html =
       "<div class=\"scroll\"><table>" +
       Head({"method", "options"},
-           {"tensors", "bits/weight", "bytes out", "MSE", "SQNR dB",
-            "output error", "memory", "Mweights/s", "worker s", "in all s"});
+           {"tensors", "bits/weight", "bytes out", "MSE", "SQNR dB", "cosine",
+            "output error", "memory", "Mweights/s"});
   for (const Entry& e : entries) {
     const RunTotals& t = e.totals;
     const bool has = t.error.count() > 0;
@@ -202,11 +203,24 @@ std::string MethodTable(const Entries& entries) {
         Cell(FormatBytes(t.bytes_out), "n"),
         Cell(has ? FormatError(t.error.mean_squared_error()) : "-", "n"),
         Cell(has ? FormatFixed(t.error.sqnr_db(), 2) : "-", "n"),
+        Cell(has ? CosineText(t.error) : "-", "n"),
         Cell(t.with_output_error > 0 ? FormatError(t.output_error) : "-", "n"),
         Cell(FormatBytes(t.memory_bytes), "n"),
-        Cell(FormatFixed(WeightsPerSecond(*e.run) / 1e6, 1), "n"),
-        Cell(FormatFixed(t.worker_seconds, 2), "n"),
-        Cell(FormatFixed(e.run->seconds, 2), "n"), "</tr>\n");
+        Cell(FormatFixed(WeightsPerSecond(*e.run) / 1e6, 1), "n"), "</tr>\n");
+  }
+  return html + "</tbody></table></div>\n";
+}
+
+std::string TimeTable(const Entries& entries) {
+  if (entries.empty()) return "";
+  std::string html =
+      "<div class=\"scroll\"><table>" +
+      Head({"method", "worker time by phase"}, {"worker s", "in all s"});
+  for (const Entry& e : entries) {
+    absl::StrAppend(&html, "<tr>", Cell(e.run->name, "name"),
+                    Cell(PhasesText(e.totals.all.phases()), "text"),
+                    Cell(FormatFixed(e.totals.worker_seconds, 2), "n"),
+                    Cell(FormatFixed(e.run->seconds, 2), "n"), "</tr>\n");
   }
   return html + "</tbody></table></div>\n";
 }
@@ -290,6 +304,10 @@ std::string CompareHtml(const CompareReport& report) {
                         "The same tensors through every method; no "
                         "checkpoint was written",
                         "", MethodTable(entries)),
+                   Card("Time",
+                        "Of the workers, by what it went to; in all is from "
+                        "start to end, transfers included",
+                        "", TimeTable(entries)),
                    Card("Did not run", "", "", RefusedTable(report))));
 }
 

@@ -9,6 +9,7 @@
 #include "service/cli/report_json.h"
 #include "service/cli/run_report.h"
 #include "service/cli/text_table.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -25,6 +26,7 @@ std::vector<std::string> RowOf(const MethodRun& run) {
           FormatBytes(totals.bytes_out),
           has_error ? FormatError(totals.error.mean_squared_error()) : "-",
           has_error ? FormatFixed(totals.error.sqnr_db(), 2) : "-",
+          has_error ? CosineText(totals.error) : "-",
           has_output ? FormatError(totals.output_error) : "-",
           FormatBytes(totals.memory_bytes),
           FormatFixed(WeightsPerSecond(run) / 1e6, 1),
@@ -58,19 +60,24 @@ std::string CompareTable(const CompareReport& report) {
                    {"bytes out"},
                    {"MSE"},
                    {"SQNR dB"},
+                   {"cosine"},
                    {"output error"},
                    {"memory"},
                    {"Mweights/s"},
                    {"worker s"}});
   std::string refused;
+  std::string phases;
   for (const MethodRun& run : report.methods) {
     if (run.refused.empty()) {
       table.AddRow(RowOf(run));
+      const std::string text = PhasesText(TotalsOf(run.tensors).all.phases());
+      if (!text.empty()) absl::StrAppend(&phases, run.name, ": ", text, "\n");
     } else {
       absl::StrAppend(&refused, run.name, " did not run: ", run.refused, "\n");
     }
   }
-  return absl::StrCat(table.Text(), refused.empty() ? "" : "\n", refused);
+  return absl::StrCat(table.Text(), phases.empty() ? "" : "\nworker time\n",
+                      phases, refused.empty() ? "" : "\n", refused);
 }
 
 std::string CompareToJson(const CompareReport& report) {

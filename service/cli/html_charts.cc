@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "service/cli/svg.h"
 #include "service/cli/text_table.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -100,6 +101,32 @@ std::string HistogramChart(const RunReport& report, const RunTotals& totals) {
       SvgText((p.x0() + p.x1()) / 2, p.height - 8, "middle", unit, "title"),
       "</svg>\n");
   return svg;
+}
+
+std::string PhaseChart(const RunTotals& totals) {
+  const std::vector<PhaseShare> phases = SharesOf(totals.all.phases());
+  if (phases.empty()) return "";
+  Plot p;
+  p.width = 450;
+  p.right = 110;
+  p.height = 28 * static_cast<double>(phases.size()) + 16;
+  double most = 0;
+  for (const PhaseShare& phase : phases) most = std::max(most, phase.share);
+  std::string svg = SvgOpen(p, "Worker time by phase");
+  double y = 8;
+  for (const PhaseShare& phase : phases) {
+    const double width = std::max(1.0, phase.share / most * (p.x1() - p.x0()));
+    absl::StrAppend(
+        &svg, SvgText(p.x0() - 8, y + 15, "end", phase.name, "title"),
+        absl::StrFormat("<rect class=\"ours\" x=\"%.1f\" y=\"%.1f\" "
+                        "width=\"%.1f\" height=\"20\" rx=\"3\"/>\n",
+                        p.x0(), y, width),
+        SvgText(p.x0() + width + 6, y + 15, "start",
+                absl::StrFormat("%.3g s, %.1f%%", phase.seconds,
+                                100 * phase.share)));
+    y += 28;
+  }
+  return svg + "</svg>\n";
 }
 
 std::string SizeChart(const RunReport& report, const RunTotals& totals) {

@@ -23,6 +23,8 @@ std::string ClipChart(const RunReport& report);
 // Share of the weights by error over step, as far as errors reach; empty
 // without a histogram.
 std::string HistogramChart(const RunReport& report, const RunTotals& totals);
+// Worker time by phase; empty where the reports do not say.
+std::string PhaseChart(const RunTotals& totals);
 // Bytes of quantized and carried tensors, before and after.
 std::string SizeChart(const RunReport& report, const RunTotals& totals);
 

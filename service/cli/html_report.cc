@@ -7,9 +7,11 @@
 #include "absl/strings/str_join.h"
 #include "service/cli/html_charts.h"
 #include "service/cli/html_page.h"
+#include "service/cli/html_tables.h"
 #include "service/cli/run_report.h"
 #include "service/cli/svg.h"
 #include "service/cli/text_table.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -18,6 +20,10 @@ namespace v1 = quant::v1;
 
 std::string Number(bool has, const std::string& text) {
   return Cell(has ? text : "-", "n");
+}
+
+std::string SizeCells(int64_t bytes_in, int64_t bytes_out) {
+  return Cell(FormatBytes(bytes_in), "n") + Cell(FormatBytes(bytes_out), "n");
 }
 
 std::string FigureCells(double bits, bool has_error,
@@ -36,32 +42,26 @@ std::string OutputCells(const RunTotals& totals, bool has, double error,
          Number(has, tokens);
 }
 
-std::string WorstText(const v1::TensorReport& tensor) {
-  if (tensor.worst_groups().empty()) return "-";
-  const v1::WorstGroup& worst = tensor.worst_groups(0);
-  return absl::StrCat("#", worst.group(), ": ",
-                      FormatError(worst.mean_squared_error()));
-}
-
 std::string TensorHead(const RunTotals& totals) {
   return totals.with_output_error == 0
              ? Head({"tensor", "shape"},
-                    {"bits/weight", "MSE", "SQNR dB", "ratio to RTN",
-                     "worst group: MSE", "solver"})
+                    {"bytes in", "bytes out", "bits/weight", "MSE", "SQNR dB",
+                     "ratio to RTN", "solver"})
              : Head({"tensor", "shape"},
-                    {"bits/weight", "MSE", "SQNR dB", "ratio to RTN",
-                     "output error", "RTN&#39;s", "tokens", "worst group: MSE",
+                    {"bytes in", "bytes out", "bits/weight", "MSE", "SQNR dB",
+                     "ratio to RTN", "output error", "RTN&#39;s", "tokens",
                      "solver"});
 }
 
 std::string TensorRow(const v1::TensorReport& tensor, const RunTotals& totals) {
   return absl::StrCat(
       "<tr>", Cell(tensor.name(), "name"), Cell(FormatShape(tensor.shape())),
+      SizeCells(tensor.bytes_in(), tensor.bytes_out()),
       FigureCells(tensor.bits_per_weight(), tensor.has_error(), tensor.error(),
                   tensor.mse_ratio_to_rtn()),
       OutputCells(totals, tensor.has_output_error(), tensor.output_error(),
                   tensor.rtn_output_error(), absl::StrCat(tensor.tokens())),
-      Cell(WorstText(tensor), "n"), Cell(SolverText(tensor), "n"), "</tr>\n");
+      Cell(SolverText(tensor), "n"), "</tr>\n");
 }
 
 std::string TensorTable(const RunReport& report, const RunTotals& totals) {
@@ -69,13 +69,16 @@ std::string TensorTable(const RunReport& report, const RunTotals& totals) {
   for (const v1::TensorReport& tensor : report.tensors) {
     html += TensorRow(tensor, totals);
   }
-  absl::StrAppend(&html, "<tr class=\"total\">", Cell("total"),
-                  Cell(absl::StrCat(totals.tensors, " tensors")),
-                  FigureCells(totals.bits_per_weight, totals.error.count() > 0,
-                              totals.error, totals.mse_ratio_to_rtn),
-                  OutputCells(totals, true, totals.output_error,
-                              totals.rtn_output_error, ""),
-                  Cell(""), Cell(""), "</tr>\n</tbody></table></div>\n");
+  absl::StrAppend(
+      &html, "<tr class=\"total\">", Cell("total"),
+      Cell(absl::StrCat(totals.tensors, " tensors")),
+      SizeCells(totals.bytes_in, totals.bytes_out),
+      FigureCells(totals.bits_per_weight, totals.error.count() > 0,
+                  totals.error, totals.mse_ratio_to_rtn),
+      OutputCells(totals, true, totals.output_error, totals.rtn_output_error,
+                  ""),
+      Cell(SolverFactsText(totals.all.solver(), totals.weights), "n"),
+      "</tr>\n</tbody></table></div>\n");
   return html;
 }
 
@@ -170,6 +173,10 @@ std::string Tiles(const RunReport& report, const RunTotals& totals) {
       Tile(FormatFixed(report.seconds, 1) + " s",
            absl::StrCat("in all; ", FormatBytes(static_cast<int64_t>(rate)),
                         "/s, ", report.streams, " streams")),
+      totals.memory_bytes == 0
+          ? ""
+          : Tile(FormatBytes(totals.memory_bytes),
+                 "of the server's memory, at most for a tensor or a group"),
       "</div>\n");
 }
 
@@ -196,6 +203,10 @@ std::string Charts(const RunReport& report, const RunTotals& totals) {
            SizeChart(report, totals)),
       Card("Bits against error", "Every quantized tensor", ErrorKey(),
            BitsChart(report)),
+      Card("Time",
+           absl::StrCat("Of the server&#39;s workers, ",
+                        FormatFixed(totals.worker_seconds, 2), " s in all"),
+           "", PhaseChart(totals) + TimeTable(report, totals)),
       Card("Clip limits", "Groups by the part of their range that is kept", "",
            ClipChart(report)),
       "</div>\n",
@@ -206,26 +217,24 @@ std::string Charts(const RunReport& report, const RunTotals& totals) {
 }
 
 // "round to nearest, 4 bits, groups of 128, symmetric; rtn-best/1 on cpu:0".
-std::string MethodText(const RunReport& report) {
+std::string MethodText(const RunReport& report, const RunTotals& totals) {
   const std::string text = ConfigText(report.plan.summary.resolved());
   if (report.tensors.empty()) return text;
-  return absl::StrCat(text, text.empty() ? "" : "; ",
-                      report.tensors[0].algorithm(), " on ",
-                      report.tensors[0].device());
+  return absl::StrCat(text, text.empty() ? "" : "; ", MadeByText(totals.all));
 }
 
 std::string BaseName(const std::string& path) {
   return path.substr(path.rfind('/') + 1);
 }
 
-std::string Header(const RunReport& report) {
+std::string Header(const RunReport& report, const RunTotals& totals) {
   const v1::PlanSummary& summary = report.plan.summary;
   return absl::StrCat("<h1>", HtmlEscape(BaseName(report.output_path)),
                       ": quantization report</h1>\n<dl>\n",
                       Fact("from", report.input_path),
                       Fact("to", report.output_path),
                       Fact("architecture", summary.architecture()),
-                      Fact("method", MethodText(report)),
+                      Fact("method", MethodText(report, totals)),
                       Fact("calibration", report.calibration_path),
                       Fact("loads in", absl::StrJoin(summary.engines(), ", ")),
                       Fact("made", report.created), "</dl>\n");
@@ -239,9 +248,14 @@ std::string ReportHtml(const RunReport& report) {
   return HtmlPage(
       BaseName(report.output_path) + ": quantization report",
       absl::StrCat(
-          Header(report), Tiles(report, totals), Charts(report, totals),
+          Header(report, totals), Tiles(report, totals), Charts(report, totals),
           Card("Warnings", "What to look at before the result is used", "",
                WarningTable(report, totals)),
+          Card("Figures",
+               "w as it came, e what it lost: relative is ||e|| / ||w||", "",
+               FiguresTable(report, totals)),
+          Card("Worst groups", "By mean squared error, in storage order", "",
+               WorstGroupsTable(report, totals)),
           Card("Tensors", "Every quantized tensor, in checkpoint order", "",
                TensorTable(report, totals) + FoldedTable(report)),
           Card("Plan",

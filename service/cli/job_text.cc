@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "google/rpc/error_details.pb.h"
 #include "service/cli/text_table.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -89,6 +90,11 @@ std::string SummaryText(const v1::JobSummary& summary) {
   if (summary.warnings() > 0) {
     absl::StrAppend(&text, "warnings:    ", summary.warnings(), "\n");
   }
+  if (summary.has_totals()) {
+    text += TotalsText({summary.has_error() ? &summary.error() : nullptr,
+                        summary.has_rtn() ? &summary.rtn() : nullptr,
+                        &summary.totals()});
+  }
   return absl::StrCat(text, "digest:      ", summary.digest(), "\n");
 }
 
@@ -122,7 +128,8 @@ std::string PlanText(const v1::JobPlan& plan) {
       "plan:        ", plan.tensors(), " tensors, ", FormatBytes(plan.bytes()),
       " to ", FormatBytes(plan.bytes_out()), ", ", plan.shards(),
       " shards, largest group ", FormatBytes(plan.largest_group_bytes()),
-      ", about ", AboutTime(plan.estimated_time()), "\n");
+      ", about ", AboutTime(plan.estimated_time()), "\n",
+      CarriedText(plan.summary()));
   for (const v1::Finding& finding : plan.findings()) {
     absl::StrAppend(&text, "warning:     ", finding.rule(), " ",
                     finding.tensor(), ": ", finding.text(), "\n");

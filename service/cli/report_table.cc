@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "service/cli/run_report.h"
 #include "service/cli/text_table.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -21,13 +22,17 @@ struct RowFigures {
   bool has_output = false;
   double output_error = 0;
   double rtn_output_error = 0;
+  std::string tokens;  // that its site saw
 };
 
 RowFigures FiguresOf(const v1::TensorReport& tensor) {
-  return {
-      tensor.bits_per_weight(),  tensor.has_error() ? &tensor.error() : nullptr,
-      tensor.mse_ratio_to_rtn(), tensor.has_output_error(),
-      tensor.output_error(),     tensor.rtn_output_error()};
+  return {tensor.bits_per_weight(),
+          tensor.has_error() ? &tensor.error() : nullptr,
+          tensor.mse_ratio_to_rtn(),
+          tensor.has_output_error(),
+          tensor.output_error(),
+          tensor.rtn_output_error(),
+          absl::StrCat(tensor.tokens())};
 }
 
 RowFigures FiguresOf(const RunTotals& totals) {
@@ -36,7 +41,8 @@ RowFigures FiguresOf(const RunTotals& totals) {
           totals.mse_ratio_to_rtn,
           totals.with_output_error > 0,
           totals.output_error,
-          totals.rtn_output_error};
+          totals.rtn_output_error,
+          ""};
 }
 
 std::vector<std::string> Cells(const RowFigures& row, bool with_output) {
@@ -52,8 +58,9 @@ std::vector<std::string> Cells(const RowFigures& row, bool with_output) {
   if (row.has_output) {
     cells.push_back(FormatError(row.output_error));
     cells.push_back(FormatError(row.rtn_output_error));
+    cells.push_back(row.tokens);
   } else {
-    cells.insert(cells.end(), 2, "-");
+    cells.insert(cells.end(), 3, "-");
   }
   return cells;
 }
@@ -192,6 +199,7 @@ std::string ReportTable(const RunReport& report) {
   if (with_output) {
     columns.push_back({"output error"});
     columns.push_back({"RTN's"});
+    columns.push_back({"tokens"});
   }
   TextTable table(columns);
   for (const v1::TensorReport& tensor : report.tensors) {
@@ -211,8 +219,10 @@ std::string ReportTable(const RunReport& report) {
       Percent(report.output_bytes, report.input_bytes), "; ", counts.carried,
       " tensors carried (", FormatBytes(counts.carried_bytes), "), ",
       FoldedText(report), counts.tied, " tied; ",
-      FormatFixed(report.seconds, 1), " s\n", ExpertsText(report),
-      WarningsText(report, totals.warnings), EnginesText(report.plan.summary));
+      FormatFixed(report.seconds, 1), " s\n", CarriedText(report.plan.summary),
+      TotalsText({&totals.error, &totals.rtn, &totals.all}),
+      ExpertsText(report), WarningsText(report, totals.warnings),
+      EnginesText(report.plan.summary));
 }
 
 std::string PlanTable(const PlanAnswer& plan) {

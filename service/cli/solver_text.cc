@@ -1,12 +1,10 @@
 // Tested by tests/cli/report_test.cc.
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "service/cli/method_options.h"
 #include "service/cli/run_report.h"
+#include "service/cli/totals_text.h"
 
 namespace qs::cli {
 namespace {
@@ -58,34 +56,7 @@ std::string ConfigText(const v1::QuantizationConfig& resolved) {
 }
 
 std::string SolverText(const v1::TensorReport& tensor) {
-  const v1::SolverFacts& s = tensor.solver();
-  std::vector<std::string> facts;
-  if (s.damping() > 0) {
-    facts.push_back(absl::StrFormat("damping %.3g", s.damping()));
-  }
-  if (s.damping_retries() > 0) {
-    facts.push_back(absl::StrCat(s.damping_retries(), " retries"));
-  }
-  if (s.factor_in_f64()) facts.emplace_back("factor in f64");
-  if (s.diagonal_only()) facts.emplace_back("diagonal only");
-  if (s.dead_columns() > 0) {
-    facts.push_back(absl::StrCat(s.dead_columns(), " dead columns"));
-  }
-  if (s.scale_max() > 0) {
-    facts.push_back(absl::StrFormat(
-        "exponent %.3g%s, scales %.3g to %.3g", s.scale_exponent(),
-        s.scale_duo() ? " duo" : "", s.scale_min(), s.scale_max()));
-  }
-  if (s.iterations() > 0) {
-    facts.push_back(absl::StrFormat("%.1f iterations", s.iterations()));
-  }
-  if (s.codes_changed() > 0) {
-    const auto weights = static_cast<double>(WeightsOf(tensor));
-    facts.push_back(absl::StrFormat(
-        "%.1f%% of codes changed",
-        100 * static_cast<double>(s.codes_changed()) / weights));
-  }
-  return absl::StrJoin(facts, ", ");
+  return SolverFactsText(tensor.solver(), WeightsOf(tensor));
 }
 
 }  // namespace qs::cli

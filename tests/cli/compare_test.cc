@@ -24,12 +24,17 @@ MethodRun MakeRun(const std::string& name, double error, bool with_output) {
     tensor.set_bytes_in(2000000);
     tensor.set_bytes_out(500000);
     tensor.set_quantize_seconds(0.25);
+    tensor.mutable_phases()->set_factor(i == 0 ? 0.125 : 0);
+    tensor.mutable_phases()->set_encode(i == 0 ? 0.125 : 0.25);
     tensor.set_memory_bytes(i == 0 ? 34'500'000 : 12'000'000);
     for (v1::ErrorStats* stats :
          {tensor.mutable_error(), tensor.mutable_rtn()}) {
       stats->set_count(1000000);
       stats->set_mean_squared_error(error * error);
       stats->set_relative_frobenius_error(error);
+      stats->set_weight_squared(1e6);
+      stats->set_decoded_squared(1e6);
+      stats->set_dot_product(1e6 * (1 - error));
     }
     if (with_output) {
       tensor.set_output_error(error / 2 + i * error);
@@ -71,6 +76,8 @@ TEST_CASE("the comparison's table") {
   CHECK(Has(table, "memory"));
   CHECK(Has(table, "34.5 MB"));    // of its largest tensor
   CHECK(Has(table, "5.000e-02"));  // its mean output error
+  CHECK(Has(table, "0.95000"));    // its cosine
+  CHECK(Has(table, "\ngptq: factor 25%, encode 75%\n"));
   CHECK(Has(table, "awq did not run: got 7 & allowed 4\n"));
 }
 
@@ -84,6 +91,7 @@ TEST_CASE("the comparison's JSON") {
   CHECK(gptq["summary"]["output_error"].get<double>() == Approx(0.05));
   CHECK(gptq["summary"]["memory_bytes"] == 34'500'000);
   CHECK(gptq["weights_per_second"].get<double>() == Approx(4e6));
+  CHECK(gptq["summary"]["phases"]["factor"] == 0.125);
   CHECK(gptq["tensors"].size() == 2);
   CHECK(json["methods"][2]["refused"] == "got 7 & allowed 4");
 }
@@ -98,6 +106,7 @@ TEST_CASE("the comparison's page") {
     CHECK(Has(html, "aria-label=\"Speed\""));
     CHECK(Has(html, "aria-label=\"Memory\""));
     CHECK(Has(html, "34.5 MB"));
+    CHECK(Has(html, ">factor 25%, encode 75%</td>"));
     CHECK_FALSE(Has(html, "<script"));
     CHECK_FALSE(Has(html, "\"nan"));
     CHECK_FALSE(Has(html, "\"inf"));

@@ -142,5 +142,56 @@ TEST_CASE("a job as a block and in a table") {
   CHECK(text.find("digest") == std::string::npos);
 }
 
+TEST_CASE("a job's summary, of this server and of an older one") {
+  v1::Job job;
+  v1::JobSummary& summary = *job.mutable_summary();
+  summary.set_tensors(2);
+  summary.mutable_error()->set_count(4);
+  summary.mutable_error()->set_mean_squared_error(0.25);
+  summary.mutable_error()->set_sqnr_db(12);
+  summary.mutable_rtn()->set_count(4);
+  summary.set_digest("sha256:00");
+  std::string text = JobText(job);
+  INFO(text);
+  CHECK(text.find("\nmse:         2.500e-01, ") != std::string::npos);
+  CHECK(text.find("figures") == std::string::npos);
+  CHECK(text.find("worker time") == std::string::npos);
+
+  summary.mutable_error()->set_cosine_similarity(0.75);
+  v1::ReportTotals& totals = *summary.mutable_totals();
+  totals.set_worker_seconds(4);
+  totals.mutable_phases()->set_search(3);
+  totals.mutable_phases()->set_encode(1);
+  totals.set_memory_bytes(2'000'000);
+  totals.mutable_solver()->set_dead_columns(6);
+  totals.add_algorithms("awq-best/2");
+  totals.add_devices("cpu:0");
+  totals.add_devices("gpu:0");
+  v1::WorstGroup& worst = *totals.add_worst_groups();
+  worst.set_tensor("a.weight");
+  worst.set_group(9);
+  worst.set_mean_squared_error(0.5);
+  v1::CarriedTensors& carried =
+      *job.mutable_plan()->mutable_summary()->add_carried();
+  carried.set_reason("norm");
+  carried.set_tensors(9);
+  carried.set_bytes(4610);
+  text = JobText(job);
+  for (const char* line :
+       {"carried:     4.61 kB in 9 tensors: norm\n",
+        "figures:     MSE 2.500e-01, mean |e| 0, max |e| 0, relative 0%, SQNR "
+        "12.00 dB, cosine 0.75000\n",
+        "solver:      6 dead columns\n",
+        "worker time: 4.00 s: search 75%, encode 25%\n",
+        "memory:      at most 2.00 MB of the server's for a tensor or a "
+        "group\n",
+        "made by:     awq-best/2 on cpu:0, gpu:0\n",
+        "worst group: MSE 5.000e-01 in a.weight, group 9\n",
+        "digest:      sha256:00\n"}) {
+    INFO(line);
+    CHECK(text.find(line) != std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace qs::cli

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -29,6 +30,10 @@ void SetStats(double mse, double relative, v1::ErrorStats* stats) {
   stats->set_relative_frobenius_error(relative);
   stats->set_sqnr_db(mse > 0 ? 20 : std::numeric_limits<double>::infinity());
   stats->set_cosine_similarity(0.99);
+  stats->set_weight_squared(relative > 0 ? mse * 1024 / (relative * relative)
+                                         : 1);
+  stats->set_decoded_squared(stats->weight_squared());
+  stats->set_dot_product(0.99 * stats->weight_squared());
 }
 
 v1::TensorReport MakeTensor(const std::string& name, double mse, double rtn) {
@@ -52,6 +57,10 @@ v1::TensorReport MakeTensor(const std::string& name, double mse, double rtn) {
   }
   tensor.set_device("cpu:0");
   tensor.set_algorithm("nf4-best/1");
+  tensor.set_memory_bytes(50000);
+  tensor.set_quantize_seconds(0.5);
+  tensor.mutable_phases()->set_encode(0.375);
+  tensor.mutable_phases()->set_report(0.125);
   tensor.add_output_tensors(name);
   return tensor;
 }
@@ -102,6 +111,15 @@ bool Has(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
+size_t CountOf(const std::string& text, const std::string& part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string::npos;
+       at = text.find(part, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
 TEST_CASE("JSON goes out and comes back unchanged") {
   const RunReport report = MakeReport();
   const std::string text = ReportToJson(report);
@@ -134,6 +152,20 @@ TEST_CASE("the JSON schema") {
   CHECK(json["summary"]["tensors"] == 2);
   CHECK(json["summary"]["bits_per_weight"] == 4.5);
   CHECK(json["summary"]["histogram"] == Json::array({1200, 800, 48}));
+  CHECK(tensor["phases"]["encode"] == 0.375);
+  CHECK(tensor["error"]["dot_product"].get<double>() == Approx(0.99 * 20.48));
+  const Json& summary = json["summary"];
+  CHECK(summary["worker_seconds"] == 1);
+  CHECK(summary["phases"]["encode"] == 0.75);
+  CHECK(summary["phases"]["wait"] == 0);
+  CHECK(summary["memory_bytes"] == 50000);
+  REQUIRE(summary["worst_groups"].size() == 2);
+  CHECK(summary["worst_groups"][1]["tensor"] == kHostile);
+  CHECK(summary["worst_groups"][1]["group"] == 7);
+  CHECK(summary["error"]["cosine_similarity"].get<double>() == Approx(0.99));
+  CHECK(summary["devices"] == Json::array({"cpu:0"}));
+  CHECK(summary["algorithms"] == Json::array({"nf4-best/1"}));
+  CHECK(summary["solver"].is_null());
 }
 
 TEST_CASE("a report that is none is bad input") {
@@ -173,8 +205,9 @@ TEST_CASE("totals weigh tensors by their weights") {
   CHECK(totals.error.mean_squared_error() == Approx(1e-4));
   CHECK(totals.rtn.mean_squared_error() == Approx(2e-4));
   CHECK(totals.mse_ratio_to_rtn == Approx(0.5));
-  // Only the first tensor has an error: its energy is mse n / 0.1^2.
-  CHECK(totals.error.sqnr_db() == Approx(20));
+  // The first tensor's energy is mse n / 0.1^2, the other's 1.
+  CHECK(totals.error.sqnr_db() == Approx(10 * std::log10(21.48 / 0.2048)));
+  CHECK(totals.error.cosine_similarity() == Approx(0.99));
   CHECK(totals.error.max_absolute_error() == Approx(6e-4));
   CHECK(TotalsOf(RunReport().tensors).mse_ratio_to_rtn == 1);
 }
@@ -191,6 +224,52 @@ TEST_CASE("the table has a line for every tensor and a total") {
   CHECK(Has(table, "10.0 kB -> 4.00 kB (40.0%)"));
   CHECK(Has(table, "1 tensors carried (5.90 kB)"));
   CHECK(Has(table, "\nloads in: vLLM 0.33\n"));
+}
+
+TEST_CASE("below the table: figures, time, memory, the worst groups") {
+  RunReport report = MakeReport();
+  report.tensors[1].mutable_worst_groups(0)->set_mean_squared_error(0.5);
+  for (const char* reason : {"1 dimension", "embedding"}) {
+    v1::CarriedTensors& carried = *report.plan.summary.add_carried();
+    carried.set_reason(reason);
+    carried.set_tensors(carried.reason() == "embedding" ? 1 : 9);
+    carried.set_bytes(5904);
+  }
+  const std::string table = ReportTable(report);
+  INFO(table);
+  CHECK(Has(table, "\ncarried:     5.90 kB in 9 tensors: 1 dimension\n"));
+  CHECK(Has(table, "\ncarried:     5.90 kB in 1 tensor: embedding\n"));
+  CHECK(Has(table,
+            "\nfigures:     MSE 1.000e-04, mean |e| 5.000e-05, max |e| "
+            "6.000e-04, relative 9.76%, SQNR 20.21 dB, cosine 0.99000\n"));
+  CHECK(Has(table, "\nRTN's:       MSE 2.000e-04, "));
+  CHECK(Has(table, "\nworker time: 1.00 s: encode 75%, report 25%\n"));
+  CHECK(Has(table,
+            "\nmemory:      at most 50.0 kB of the server's for a tensor or a "
+            "group\n"));
+  CHECK(Has(table, "\nmade by:     nf4-best/1 on cpu:0\n"));
+  CHECK(Has(table, absl::StrCat("\nworst group: MSE 5.000e-01 in ", kHostile,
+                                ", group 7\nworst group: MSE 2.500e-01 in "
+                                "model.layers.0.a.weight, group 7\n")));
+  CHECK_FALSE(Has(table, "solver:"));
+
+  for (int i = 0; i < 20; ++i) report.tensors.push_back(report.tensors[0]);
+  CHECK(CountOf(ReportTable(report), "\nworst group: ") == 5);
+  const std::string bare = ReportTable(RunReport());
+  for (const char* label : {"figures", "worker time", "memory", "made by",
+                            "worst group", "carried: "}) {
+    INFO(label);
+    CHECK_FALSE(Has(bare, label));
+  }
+}
+
+TEST_CASE("a cosine that is not known is a dash") {
+  RunReport report = MakeReport();
+  v1::ErrorStats& error = *report.tensors[1].mutable_error();
+  error.clear_weight_squared();
+  error.clear_decoded_squared();
+  error.clear_dot_product();
+  CHECK(Has(ReportTable(report), " dB, cosine -\n"));
 }
 
 // A report with everything that a calibration adds.
@@ -229,6 +308,10 @@ TEST_CASE("a calibration's figures in all three forms") {
   CHECK(Has(table, "4.000e-02"));
   CHECK(Has(table, "NO_CHANGE: <all> as rounded"));
   CHECK(Has(table, "1 of them scaled"));
+  CHECK(Has(table, "  4096\n"));
+  CHECK(Has(table,
+            "\nsolver:      damping 0.01, 4 retries, 6 dead columns, 80.0% of "
+            "groups clipped below 0.9, 25.0% of codes changed\n"));
   CHECK_FALSE(Has(ReportTable(MakeReport()), "output error"));
 
   const std::string text = ReportToJson(report);
@@ -240,7 +323,9 @@ TEST_CASE("a calibration's figures in all three forms") {
   CHECK(Json::parse(text)["tensors"][0]["solver"]["dead_columns"] == 3);
 
   const std::string html = ReportHtml(report);
-  CHECK(Has(html, "damping 0.01, 2 retries, 3 dead columns, 25.0% of codes"));
+  CHECK(Has(html,
+            "damping 0.01, 2 retries, 3 dead columns, 80.0% of groups clipped "
+            "below 0.9, 25.0% of codes"));
   CHECK(Has(html, "NO_CHANGE: &lt;all&gt;"));
   CHECK(Has(html, "model.norm.weight"));
   for (const char* chart : {"Output error of every tensor",
@@ -257,7 +342,23 @@ TEST_CASE("a report of the first version is still read") {
   json.erase("calibration");
   json.erase("folded");
   json["plan"].erase("sites");
-  CHECK(ReportFromJson(json.dump()).ok());
+  for (Json& tensor : json["tensors"]) {
+    tensor.erase("phases");
+    for (const char* stats : {"error", "rtn"}) {
+      for (const char* sum :
+           {"weight_squared", "decoded_squared", "dot_product"}) {
+        tensor[stats].erase(sum);
+      }
+    }
+  }
+  const absl::StatusOr<RunReport> report = ReportFromJson(json.dump());
+  REQUIRE(report.ok());
+  // Of the second tensor, which has no error, nothing is known.
+  CHECK(TotalsOf(report->tensors).error.sqnr_db() == Approx(20));
+  const std::string table = ReportTable(*report);
+  CHECK(Has(table, ", SQNR 20.00 dB, cosine -\n"));
+  CHECK(Has(table, "\nworker time: 1.00 s\n"));
+  CHECK_FALSE(Has(ReportHtml(*report), "Worker time by phase"));
 }
 
 TEST_CASE("tokens of experts") {
@@ -340,8 +441,9 @@ TEST_CASE("the page is self-contained and escapes what it shows") {
   CHECK_FALSE(Has(html, "<script"));
   CHECK_FALSE(Has(html, "http"));
   CHECK(Has(html, "&lt;script&gt;&quot;&#39;&amp;"));
-  for (const char* chart : {"Relative error of every tensor",
-                            "Histogram of the error", "Size before"}) {
+  for (const char* chart :
+       {"Relative error of every tensor", "Histogram of the error",
+        "Size before", "Worker time by phase"}) {
     INFO(chart);
     CHECK(Has(html, chart));
   }
@@ -350,13 +452,41 @@ TEST_CASE("the page is self-contained and escapes what it shows") {
   CHECK_FALSE(Has(html, "\"-inf"));
 }
 
-size_t CountOf(const std::string& text, const std::string& part) {
-  size_t count = 0;
-  for (size_t at = text.find(part); at != std::string::npos;
-       at = text.find(part, at + 1)) {
-    ++count;
+TEST_CASE("the page has all figures, all worst groups, time and memory") {
+  RunReport report = MakeReport();
+  report.tensors[0].set_quantize_seconds(2);
+  report.tensors[0].mutable_phases()->set_factor(1.5);
+  for (int64_t group = 8; group < 12; ++group) {
+    v1::WorstGroup* worst = report.tensors[0].add_worst_groups();
+    worst->set_group(group);
+    worst->set_mean_squared_error(0.2);
   }
-  return count;
+  const std::string html = ReportHtml(report);
+  CHECK(Has(html, "<b>50.0 kB</b><span>of the server&#39;s memory"));
+  // Of all and of each tensor, and of RTN.
+  CHECK(CountOf(html, "<td>this result</td>") == 3);
+  CHECK(CountOf(html, "<td>RTN</td>") == 3);
+  CHECK(CountOf(html, "<td class=\"n\">0.99000</td>") == 6);
+  CHECK(Has(html, ">factor s</th>"));
+  CHECK_FALSE(Has(html, ">search s</th>"));
+  CHECK(Has(html,
+            "<td class=\"name\">model.layers.0.a.weight</td>"
+            "<td class=\"n\">1.500</td><td class=\"n\">0.375</td>"
+            "<td class=\"n\">0.125</td><td class=\"n\">2.000</td>"
+            "<td class=\"n\">50.0 kB</td><td>nf4-best/1</td><td>cpu:0</td>"));
+  CHECK(Has(html, "1.5 s, 60.0%"));
+  CHECK(Has(html,
+            "<td class=\"n\">2.05 kB</td><td class=\"n\">576 B</td>"
+            "<td class=\"n\">4.500</td>"));
+  // Six groups, in both tables.
+  CHECK(CountOf(html, "<td class=\"n\">11</td>") == 2);
+  CHECK(CountOf(html, "<td class=\"n\">7</td><td class=\"n\">2.500e-01") == 4);
+  for (const char* open : {"table", "details", "svg", "tr", "div"}) {
+    INFO(open);
+    CHECK(CountOf(html, absl::StrCat("<", open, ">")) +
+              CountOf(html, absl::StrCat("<", open, " ")) ==
+          CountOf(html, absl::StrCat("</", open, ">")));
+  }
 }
 
 TEST_CASE("a chart of many tensors keeps dots in place and labels apart") {

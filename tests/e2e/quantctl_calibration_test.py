@@ -10,6 +10,7 @@ import array
 import json
 import math
 import random
+import re
 import shutil
 import struct
 
@@ -128,6 +129,36 @@ class CalibrationTest(programs.QuantctlCase):
         self.assertEqual(summary["with_output_error"], 7)
         mean = sum(t["output_error"] for t in report["tensors"]) / 7
         self.assertAlmostEqual(summary["output_error"] / mean, 1)
+        self.check_sums(report)
+
+    def check_sums(self, report):
+        """Time, cosine and worst groups of all are those of the tensors."""
+        summary, tensors = report["summary"], report["tensors"]
+        for tensor in tensors:
+            self.assertAlmostEqual(
+                sum(tensor["phases"].values()) / tensor["quantize_seconds"], 1)
+        for phase, seconds in summary["phases"].items():
+            self.assertAlmostEqual(
+                seconds, sum(t["phases"][phase] for t in tensors), msg=phase)
+        for phase in ("prepare", "encode", "pack", "report"):
+            self.assertGreater(summary["phases"][phase], 0, phase)
+        # AWQ's own files are compared as they are packed.
+        self.assertEqual(
+            summary["phases"]["verify"] > 0,
+            report["plan"]["summary"]["resolved"]["format"] != "AWQ_GEMM")
+        errors = [t["error"] for t in tensors]
+        weights, decoded, dot = (sum(e[key] for e in errors) for key in
+                                 ("weight_squared", "decoded_squared",
+                                  "dot_product"))
+        self.assertAlmostEqual(summary["error"]["cosine_similarity"],
+                               dot / (weights * decoded) ** 0.5)
+        worst = max((g["mean_squared_error"], t["name"], g["group"])
+                    for t in tensors for g in t["worst_groups"])
+        first = summary["worst_groups"][0]
+        self.assertEqual((first["mean_squared_error"], first["tensor"],
+                          first["group"]), worst)
+        self.assertEqual(summary["memory_bytes"],
+                         max(t["memory_bytes"] for t in tensors))
 
     def test_gptq_compressed_tensors(self):
         packed, report = self.run_method("--preset", "W4A16-gptq",
@@ -361,6 +392,8 @@ class CalibrationTest(programs.QuantctlCase):
             self.assertEqual(method["summary"]["with_output_error"], 7)
             self.assertGreater(method["weights_per_second"], 0)
             self.assertGreater(method["summary"]["memory_bytes"], 1 << 20)
+            self.assertEqual(method["summary"]["phases"]["search"] > 0,
+                             name in ("gptq", "awq"), name)
             self.assertIn(name, done.stdout)
         self.assertLess(methods["gptq"]["summary"]["output_error"],
                         methods["rtn"]["summary"]["output_error"])
@@ -384,8 +417,18 @@ class CalibrationTest(programs.QuantctlCase):
         self.run_ok("report", file, "--html", page)
         text = page.read_text()
         for part in ("Output error by layer", "Bits against error",
-                     "tokens", "exponent"):
+                     "tokens", "exponent", "Worker time by phase",
+                     "Worst groups", "search s", "cosine", "of the server"):
             self.assertIn(part, text)
+        shown = self.run_ok("report", file).stdout
+        for line in (r"figures: +MSE \S+, .*, cosine 0\.9\d+$",
+                     r"worker time: .*search \d+%",
+                     r"memory: +at most \S+ MB",
+                     r"made by: +awq-best/\d+ on ",
+                     r"solver: .*exponent",
+                     r"carried: +\S+ \S+ in \d+ tensors?: ",
+                     r"worst group: MSE \S+ in model\.layers\S+, group \d+$"):
+            self.assertRegex(shown, re.compile(line, re.M))
         self.assertEqual(text.count("<svg"), text.count("</svg>"))
 
 

@@ -439,7 +439,7 @@ class QuantctlTest(programs.QuantctlCase):
         parser.close()
         self.assertEqual(parser.problems, [])
         self.assertEqual(parser.open, [])
-        self.assertEqual(parser.seen["svg"], 4)
+        self.assertEqual(parser.seen["svg"], 5)
         self.assertNotIn("script", parser.seen)
         tensors = len(json.loads(file.read_text())["tensors"])
         self.assertGreaterEqual(parser.seen["circle"], 2 * tensors)
