@@ -122,8 +122,10 @@ std::string PhaseChart(const RunTotals& totals) {
                         "width=\"%.1f\" height=\"20\" rx=\"3\"/>\n",
                         p.x0(), y, width),
         SvgText(p.x0() + width + 6, y + 15, "start",
-                absl::StrFormat("%.3g s, %.1f%%", phase.seconds,
-                                100 * phase.share)));
+                phase.seconds < 1e-3
+                    ? "under 1 ms"
+                    : absl::StrFormat("%.3g s, %.1f%%", phase.seconds,
+                                      100 * phase.share)));
     y += 28;
   }
   return svg + "</svg>\n";

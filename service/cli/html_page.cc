@@ -29,11 +29,10 @@ dd { margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 16px; margin: 0; }
 p { margin: 4px 0 0; color: var(--soft); }
 .tiles { display: grid; gap: 12px; margin: 24px 0 12px;
-  grid-template-columns: repeat(auto-fit, minmax(112px, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
 .tile:first-child { grid-column: span 2; }
 .tile, .card { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 14px 16px; }
-.tile { padding: 14px 12px; }
 .tile b { display: block; font-size: 19px; font-weight: 600;
   white-space: nowrap; }
 .tile span { color: var(--soft); font-size: 13px; }
