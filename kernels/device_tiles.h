@@ -24,9 +24,11 @@ constexpr DeviceTiles kGpuTiles = {
 constexpr DeviceTiles kEmulatedTiles = {64, 48, 3000, 20000, 64, 3, 72};
 
 // Bytes of scratch that a library may take for blocks of a factor [size, size].
+// cuSOLVER 12.0.4 asks for 16 KiB for 2048 columns, and 160 bytes at least,
+// where there is no device; another version, or one on a device, may for more.
 constexpr int64_t MostFactorScratch(int64_t size, const DeviceTiles& tiles) {
   const int64_t columns = std::min(size, tiles.factor_columns);
-  return 8 * columns * columns;
+  return 8 * columns * std::max<int64_t>(columns, 256);
 }
 
 }  // namespace qs
