@@ -8,6 +8,20 @@ qs_test(cuda_provider_test
   SOURCES kernels/cuda_provider_test.cc
   LIBS qs_gpus
   LABELS unit)
+# What it says of a driver that is older than the runtime.
+if(TARGET qs_cuda_kernels)
+  add_library(qs_fake_driver MODULE testing/fake_driver.cc)
+  target_link_libraries(qs_fake_driver PRIVATE qs_options)
+  set_target_properties(qs_fake_driver PROPERTIES
+    PREFIX "" OUTPUT_NAME libcuda SUFFIX ".so.1"
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fake_driver)
+  add_dependencies(cuda_provider_test qs_fake_driver)
+  add_test(NAME cuda_old_driver_test
+    COMMAND cuda_provider_test "[.old_driver]")
+  set_tests_properties(cuda_old_driver_test PROPERTIES
+    ENVIRONMENT "LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/fake_driver"
+    LABELS unit TIMEOUT 60)
+endif()
 qs_test(service_gpu_test
   SOURCES service/gpu_workers_test.cc
   LIBS qs_service qs_emulated_gpu nlohmann_json::nlohmann_json
