@@ -15,6 +15,13 @@ struct SumShared {
   double sums[kMaxBlockThreads];
 };
 
+constexpr int kMeanWarps = kMaxBlockThreads / kWarpSize;
+constexpr int kMeanRows = 8 * kMeanWarps;  // that wait to be added
+
+struct MeanShared {
+  float values[kMeanRows][kWarpSize];
+};
+
 template <class T, class Arguments>
 struct Typed {
   using Element = T;
@@ -44,10 +51,9 @@ QS_KERNEL void DivisorKernel(Thread& t, NoShared&, const Params& p) {
   const auto weight = t.Global(static_cast<const T*>(a.weight.data),
                                a.weight.rows * a.weight.cols);
   ForWarpUnits(t, a.weight.rows * groups, [&](int64_t unit) {
-    const awq::Limits extremes =
-        ExtremesOverWarp(t, a.group_size, [&](int64_t i) {
-          return Widen(weight.Get(unit * a.group_size + i));
-        });
+    const awq::Limits extremes = ExtremesOverWarp(
+        t, a.group_size,
+        [&](int64_t i) { return Widen(weight.Get(unit * a.group_size + i)); });
     const float top =
         -extremes.low > extremes.high ? -extremes.low : extremes.high;
     if (t.ThreadIndex() % kWarpSize == 0) {
@@ -56,9 +62,10 @@ QS_KERNEL void DivisorKernel(Thread& t, NoShared&, const Params& p) {
   });
 }
 
-// A column a thread.
+// 32 columns a block of threads: all warps read and divide, so that many rows
+// are on their way at once, and the first one adds, row after row.
 template <class Thread, class Params>
-QS_KERNEL void MeanKernel(Thread& t, NoShared&, const Params& p) {
+QS_KERNEL void MeanKernel(Thread& t, MeanShared& shared, const Params& p) {
   using T = typename Params::Element;
   const AwqMeanArgs& a = p.args;
   const int64_t rows = a.weight.rows, cols = a.weight.cols;
@@ -67,17 +74,30 @@ QS_KERNEL void MeanKernel(Thread& t, NoShared&, const Params& p) {
       t.Global(static_cast<const T*>(a.weight.data), rows * cols);
   const auto divisors = t.Global(a.divisors, rows * groups);
   const auto sums = t.Global(a.sums, cols);
-  const int64_t stride = t.GridSize() * t.BlockSize();
-  for (int64_t col = t.BlockIndex() * t.BlockSize() + t.ThreadIndex();
-       col < cols; col += stride) {
-    double sum = sums.Get(col);
+  const int lane = t.ThreadIndex() % kWarpSize;
+  const int warp = t.ThreadIndex() / kWarpSize;
+  for (int64_t left = t.BlockIndex() * kWarpSize; left < cols;
+       left += t.GridSize() * kWarpSize) {
+    const int64_t col = left + lane;
+    const bool adds = warp == 0 && col < cols;
     const int64_t group = col / a.group_size;
-    for (int64_t row = 0; row < rows; ++row) {
-      const float w = fabsf(Widen(weight.Get(row * cols + col)));
-      sum += static_cast<double>(affine::RoundTo(
-          a.weight.dtype, w / divisors.Get(row * groups + group)));
+    double sum = adds ? sums.Get(col) : 0;
+    for (int64_t top = 0; top < rows; top += kMeanRows) {
+      QS_UNROLL
+      for (int step = 0; step < kMeanRows / kMeanWarps; ++step) {
+        const int y = step * kMeanWarps + warp;
+        if (top + y >= rows || col >= cols) continue;
+        const float w = fabsf(Widen(weight.Get((top + y) * cols + col)));
+        shared.values[y][lane] = affine::RoundTo(
+            a.weight.dtype, w / divisors.Get((top + y) * groups + group));
+      }
+      t.Barrier();
+      for (int y = 0; adds && y < kMeanRows && top + y < rows; ++y) {
+        sum += static_cast<double>(shared.values[y][lane]);
+      }
+      t.Barrier();
     }
-    sums.Set(col, sum);
+    if (adds) sums.Set(col, sum);
   }
 }
 
@@ -165,8 +185,8 @@ QS_KERNEL double SumOverBlock(Thread& t, SumShared& shared, double sum) {
 
 template <class Thread>
 QS_KERNEL void DotKernel(Thread& t, SumShared& shared, const AwqDotArgs& a) {
-  const auto product = t.Global(a.product, (a.rows - 1) * a.product_stride +
-                                               a.width);
+  const auto product =
+      t.Global(a.product, (a.rows - 1) * a.product_stride + a.width);
   const auto with = t.Global(a.with, (a.rows - 1) * a.with_stride + a.width);
   double sum = 0;
   for (int64_t row = t.BlockIndex(); row < a.rows; row += t.GridSize()) {
@@ -213,8 +233,8 @@ QS_KERNEL void StepKernel(Thread& t, SumShared& shared, const Params& p) {
     const GroupValues<Thread, T> values(t, a.weight, a.grid, a.scales,
                                         unit / groups * a.stride,
                                         unit % groups * size);
-    const auto step = static_cast<double>(
-        GridOf(t, a.grid, values, NoLimits()).scale);
+    const auto step =
+        static_cast<double>(GridOf(t, a.grid, values, NoLimits()).scale);
     sum += step * step / 12 * costs.Get(unit % groups);
   });
   // All lanes have the warp's.
@@ -225,7 +245,7 @@ QS_KERNEL void StepKernel(Thread& t, SumShared& shared, const Params& p) {
 }
 
 QS_DEFINE_ENTRY(DivisorKernel, NoShared)
-QS_DEFINE_ENTRY(MeanKernel, NoShared)
+QS_DEFINE_ENTRY(MeanKernel, MeanShared)
 QS_DEFINE_ENTRY(QuantizeKernel, NoShared)
 QS_DEFINE_ENTRY(DeltaKernel, NoShared)
 QS_DEFINE_ENTRY(Tf32Kernel, NoShared)
@@ -268,9 +288,9 @@ int LaunchAwqMeans(const AwqMeanArgs& args, cudaStream_t stream) {
   return WithType(args.weight.dtype, [&](auto type) {
     const Typed<decltype(type), AwqMeanArgs> params = {args};
     // Few columns a block: all multiprocessors take part.
-    return QS_LAUNCH(MeanKernel, NoShared, params,
+    return QS_LAUNCH(MeanKernel, MeanShared, params,
                      std::min(CeilDiv(args.weight.cols, kWarpSize), kMaxGrid),
-                     kWarpSize, stream);
+                     kMaxBlockThreads, stream);
   });
 }
 

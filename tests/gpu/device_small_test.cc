@@ -190,11 +190,11 @@ TEST_CASE("small: AWQ", "[small]") {
   const auto reference = NewReferenceBackend();
   const awq_cases::Input input(96, 192, 3);
   const TestTensor weight =
-      TestTensor::Make(DType::kBF16, 5 * 96, Kind::kGauss, 5);
+      TestTensor::Make(DType::kBF16, 70 * 96, Kind::kGauss, 5);
   for (const auto& gpu : OpenAllGpus()) {
     for (const AwqRule rule : {AwqRule::kAutoAwq, AwqRule::kBest}) {
       const awq_cases::Case c{
-          weight, input, 5, {4, 32, false, rule, DType::kBF16}};
+          weight, input, 70, {4, 32, false, rule, DType::kBF16}};
       INFO(gpu->name() << " " << c.Describe());
       REQUIRE(RunElementwise(*gpu, c) == RunElementwise(*reference, c));
       for (const bool factored : {false, true}) {

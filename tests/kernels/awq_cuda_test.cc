@@ -41,6 +41,30 @@ TEST_CASE("AWQ grids, codes and means are the reference's bytes") {
   });
 }
 
+// A block of threads adds 64 rows at a time.
+TEST_CASE("AWQ means of many rows are the reference's bytes", "[race]") {
+  const auto reference = NewReferenceBackend();
+  EmulatedBackend device;
+  constexpr int64_t kCols = 70;
+  for (const int64_t rows : {1, 63, 64, 65, 200}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const TestTensor weight =
+          TestTensor::Make(dtype, rows * kCols, Kind::kGauss, 7);
+      const TensorView views[] = {weight.View(rows), weight.View(rows)};
+      const auto means = [&](Backend& backend) {
+        std::vector<float> out(kCols);
+        REQUIRE(
+            backend.awq()
+                .Statistics({views, kCols / 2, out.data()}, backend.stream())
+                .ok());
+        return out;
+      };
+      INFO(rows << " rows of " << DTypeName(dtype));
+      CHECK(means(device) == means(*reference));
+    }
+  }
+}
+
 // A value rounded to TF32 is off by 2^-12 of it at most. A loss is of second
 // degree in differences and moments (or the factor twice): 4 * 2^-12 where one
 // of each is nearly all of it, as in small problems with a loud column; over
