@@ -1,18 +1,50 @@
 #!/usr/bin/env bash
 # Sets up nvcc 13 and the CUDA headers from the Python package index, without
 # root, in a folder of the user's (about 270 MB). The CUDA kernels compile with
-# it on a machine without a GPU or a driver.
-# usage: install-cuda.sh DIR     then: CUDAToolkit_ROOT=DIR cmake ...
+# it on a machine without a GPU or a driver. With `libraries` also cuBLAS and
+# cuSOLVER, which quantd loads on a machine with a GPU (1 GB more).
+# usage: install-cuda.sh DIR [libraries]
+#   then: CUDAToolkit_ROOT=DIR cmake ...; with libraries,
+#         QS_CUBLAS_DIR=DIR/lib quantd ...
 set -euo pipefail
-dir=${1:?usage: install-cuda.sh DIR}
+dir=${1:?usage: install-cuda.sh DIR [libraries]}
+libraries=${2:-}
+[ -z "$libraries" ] || [ "$libraries" = libraries ] || {
+  echo "install-cuda.sh: got $libraries, allowed libraries" >&2
+  exit 2
+}
 version=13.0
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/quantd/cuda-$version
+
+add_libraries() {
+  [ -n "$libraries" ] || return 0
+  local lib
+  lib=$(cd "$dir" && pwd -P)/lib
+  [ -e "$lib/libcusolver.so.12" ] && return
+  # cuSOLVER wants the other two. It comes last: an interrupted run starts again.
+  local part=$cache-libraries.part
+  rm -rf "$part"
+  mkdir -p "$part"
+  python3 -m venv "$part/venv"
+  "$part/venv/bin/pip" install -q --no-deps --target "$part" \
+    "nvidia-cublas==$version.*" "nvidia-cusolver==12.0.*" \
+    "nvidia-cusparse==12.6.*" "nvidia-nvjitlink==$version.*"
+  local name
+  for name in libcublas.so.13 libcublasLt.so.13 libcusparse.so.12 \
+    libnvJitLink.so.13 libcusolver.so.12; do
+    mv "$part/nvidia/cu13/lib/$name" "$lib/$name"
+  done
+  rm -rf "$part"
+}
 
 if command -v nvcc >/dev/null && [ ! -e "$dir" ]; then
   echo "nvcc is on PATH already: $(command -v nvcc)"
   exit 0
 fi
-[ -x "$dir/bin/nvcc" ] && [ -e "$dir/lib/libcudart.so" ] && exit 0
+if [ -x "$dir/bin/nvcc" ] && [ -e "$dir/lib/libcudart.so" ]; then
+  add_libraries
+  exit 0
+fi
 
 if [ ! -x "$cache/nvidia/cu13/bin/nvcc" ]; then
   # Complete or not there: an interrupted run starts again.
@@ -33,4 +65,5 @@ ln -sfn lib "$cache/nvidia/cu13/lib64"
 ln -sfn libcudart.so.13 "$cache/nvidia/cu13/lib/libcudart.so"
 mkdir -p "$(dirname "$dir")"
 ln -sfn "$cache/nvidia/cu13" "$dir"
+add_libraries
 "$dir/bin/nvcc" --version | tail -n 2

@@ -2,9 +2,9 @@
 # Verifies the CUDA kernels on the GPUs of this machine and measures them, in
 # less than eight minutes: needs nvcc (on PATH, or its path as CUDACXX), CMake,
 # the packages of deploy/install-deps.sh but gRPC, cuBLAS and cuSOLVER
-# (QS_CUBLAS_DIR names their folder if the loader does not find them), and a
-# driver. Without cuSOLVER GPTQ's factor is by our kernels, and only these are
-# proved.
+# (QS_CUBLAS_DIR names their folder if the loader does not find them;
+# deploy/install-cuda.sh DIR libraries brings nvcc and them), and a driver.
+# Without cuSOLVER GPTQ's factor is by our kernels, and only these are proved.
 #
 #   1. builds kernels/, quant/ and tests/gpu/ for the architectures that are here
 #   2. runs every family against the reference on each device
