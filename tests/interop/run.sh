@@ -72,7 +72,7 @@ case $engine in
       --override '*layers.[23].mlp*={"awq":{"bits":5,"group_size":64}}'
     quantize nf4-skip --preset NF4 --override '*layers.2.*.q_proj.*=skip'
     mixture mixtral mixtral-mixed --preset W8A16 \
-      --override '*.experts.*={"rtn":{"bits":4,"group_size":64}}'
+      --override '*.experts.*={"rtn":{"bits":8,"group_size":64}}'
     mixture mixtral mixtral-W8A16 --preset W8A16
     mixture mixtral mixtral-W8A16-gptq --preset W8A16-gptq --no-awq-scaling \
       --calibration "$work/mixtral-made/calibration.safetensors"

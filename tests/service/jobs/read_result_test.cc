@@ -325,7 +325,7 @@ TEST_CASE("floats wait for their memory", "[read_result]") {
     return config;
   }());
   {
-    ResultWeight weight(*spec, budget, [&] { ++woken; });
+    ResultWeight weight({*spec}, budget, [&] { ++woken; });
     REQUIRE(*weight.Reserve(report, 100));
     REQUIRE(budget.reserved() == 600);
     weight.Reset();
@@ -345,7 +345,7 @@ TEST_CASE("floats wait for their memory", "[read_result]") {
   REQUIRE(budget.reserved() == 0);
   std::optional<Reservation> other = budget.TryReserve(500);
   {
-    ResultWeight weight(*spec, budget, [&] { ++woken; });
+    ResultWeight weight({*spec}, budget, [&] { ++woken; });
     REQUIRE_FALSE(*weight.Reserve(report, 100));
   }
   REQUIRE(budget.waiting() == 0);  // nobody waits any more
@@ -353,7 +353,7 @@ TEST_CASE("floats wait for their memory", "[read_result]") {
   REQUIRE(woken == 1);
   REQUIRE(budget.reserved() == 0);
   report.set_dtype(v1::DATA_TYPE_UNSPECIFIED);
-  ResultWeight weight(*spec, budget, [] {});
+  ResultWeight weight({*spec}, budget, [] {});
   RequireError(weight.Reserve(report, 1).status(), absl::StatusCode::kDataLoss,
                "RESULT_CORRUPT");
 }
