@@ -3,6 +3,7 @@ add_library(qs_checkpoint STATIC
   checkpoint/checkpoint_writer.cc
   checkpoint/fault.cc
   checkpoint/plan_answer.cc
+  checkpoint/plan_schemes.cc
   checkpoint/planned_checkpoint.cc
   checkpoint/shard_source.cc
   checkpoint/slice_reader.cc

@@ -9,58 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/checkpoint/fault.h"
+#include "service/checkpoint/plan_schemes.h"
 
 namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-
-bool NeedsMoments(const v1::QuantizationConfig& config) {
-  return config.has_gptq() || config.has_awq();
-}
-
-// Of one that does.
-std::string MethodOf(const v1::QuantizationConfig& config) {
-  return config.has_gptq() ? "gptq" : "awq";
-}
-
-std::string MethodOf(const v1::PlanSummary& plan) {
-  if (NeedsMoments(plan.resolved())) return MethodOf(plan.resolved());
-  for (const v1::Override& rule : plan.overrides()) {
-    if (NeedsMoments(rule.config())) return MethodOf(rule.config());
-  }
-  return "";
-}
-
-// The configurations of a plan, each once, and which of them rules mean.
-class Schemes {
- public:
-  explicit Schemes(const v1::PlanSummary& plan) : all_{&plan.resolved()} {
-    std::vector<std::string> texts = {plan.resolved().SerializeAsString()};
-    of_rule_.push_back(0);
-    for (const v1::Override& rule : plan.overrides()) {
-      if (!rule.has_config()) {
-        of_rule_.push_back(0);  // of what it skips nobody asks
-        continue;
-      }
-      const std::string text = rule.config().SerializeAsString();
-      const auto found = std::find(texts.begin(), texts.end(), text);
-      of_rule_.push_back(static_cast<size_t>(found - texts.begin()));
-      if (found != texts.end()) continue;
-      texts.push_back(text);
-      all_.push_back(&rule.config());
-    }
-  }
-  const std::vector<const v1::QuantizationConfig*>& all() const { return all_; }
-  size_t Of(const v1::PlanEntry& entry) const {
-    const auto rule = static_cast<size_t>(entry.rule());
-    return rule < of_rule_.size() ? of_rule_[rule] : 0;
-  }
-
- private:
-  std::vector<const v1::QuantizationConfig*> all_;
-  std::vector<size_t> of_rule_;
-};
 
 // Whether what scales share must be solved together.
 bool ScalesInputs(const v1::QuantizationConfig& config) {
@@ -140,7 +94,7 @@ class BatchMaker {
 
   const PlanAnswer& plan_;
   const Calibration* const calibration_;
-  const Schemes schemes_;
+  const PlanSchemes schemes_;
   std::unordered_map<std::string, size_t> index_of_;  // of entries
   std::unordered_map<std::string, const SiteMatch*> match_of_;
   std::vector<bool> batched_;
@@ -395,7 +349,7 @@ BatchTotals TotalsOf(const std::vector<WorkBatch>& batches,
 }
 
 bool NeedsCalibration(const v1::PlanSummary& plan) {
-  return !MethodOf(plan).empty();
+  return !CalibratedMethod(plan).empty();
 }
 
 absl::Status CheckCalibrationGiven(const std::string& path,
@@ -404,7 +358,7 @@ absl::Status CheckCalibrationGiven(const std::string& path,
     return absl::OkStatus();
   }
   return UsageError(absl::StrCat(
-      "--calibration: got none with method ", MethodOf(plan.summary),
+      "--calibration: got none with method ", CalibratedMethod(plan.summary),
       ", allowed a file with the second moments of its inputs"));
 }
 
@@ -419,10 +373,10 @@ CalibrationMatch NeededOf(const CalibrationMatch& match,
                           const PlanAnswer& plan) {
   CalibrationMatch needed;
   if (match.missing.empty() || !NeedsCalibration(plan.summary)) return needed;
-  const Schemes schemes(plan.summary);
+  const PlanSchemes schemes(plan.summary);
   std::set<std::string_view> names;
   for (const v1::PlanEntry& entry : plan.entries) {
-    if (NeedsMoments(*schemes.all()[schemes.Of(entry)])) {
+    if (schemes.NeedsMoments(schemes.Of(entry))) {
       names.insert(entry.name());
     }
   }
