@@ -164,6 +164,8 @@ void CarryStack(Draft* draft, size_t i, size_t cause, int64_t bytes) {
   DraftTensor& item = draft->tensors[i];
   entry.action = TensorAction::kCarry;
   entry.reason = draft->entry(cause).reason;
+  entry.rule = draft->entry(cause).rule;
+  item.skipped = draft->tensors[cause].skipped;
   entry.bytes_in = bytes;
   entry.bytes_out = bytes;
   item.is_stack = true;

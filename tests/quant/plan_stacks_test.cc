@@ -63,6 +63,27 @@ void CheckCarried(const Plan& plan, const std::string& why) {
   for (const PlanEntry& entry : plan.entries) CHECK_FALSE(entry.slice);
 }
 
+TEST_CASE("Overrides hold for stacks whole, by either name") {
+  const std::string glob = GENERATE("*.experts.*", "*experts*");
+  PlanRequest request = Stacked("qwen3_5_moe", false);
+  request.overrides = {{glob, std::nullopt}};
+  Plan plan = PlanOf(request);
+  CHECK(FindingsOf(plan, "OVERRIDE_UNUSED").empty());
+  CheckCarried(plan, "skipped by override 1");
+  CHECK(EntryOf(plan, kDown).rule == 1);
+  request.overrides[0].spec = FindPreset("W8A16")->spec;
+  plan = PlanOf(request);
+  CHECK(plan.tensors_quantized == 12);
+  CHECK(EntryOf(plan, Slice(2, "up_proj")).rule == 1);
+  // A part of them.
+  for (const std::string part : {"*.experts.gate_up_proj", "*.experts.1.*"}) {
+    INFO(part);
+    request.overrides[0].tensors = part;
+    CHECK(PlanOf(request).refused);
+    CHECK(FindingsOf(PlanOf(request), "GROUP_SPLIT").size() == 1);
+  }
+}
+
 TEST_CASE("A stack is split as its architecture stores it") {
   const bool transposed = GENERATE(false, true);
   const Plan plan =
