@@ -47,3 +47,9 @@ qs_test(job_overrides_test
   LIBS qs_service nlohmann_json::nlohmann_json
   LABELS service
   TIMEOUT 600)
+# Calibrations that come with the job's message.
+qs_test(job_inline_test
+  SOURCES service/jobs/inline_calibration_test.cc
+    service/jobs/job_inline_test.cc
+  LIBS qs_service
+  LABELS service)

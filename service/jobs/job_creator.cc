@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "service/jobs/inline_calibration.h"
 #include "service/jobs/job.h"
 #include "service/jobs/job_calibrations.h"
 #include "service/jobs/job_log.h"
@@ -114,6 +115,16 @@ absl::StatusOr<JobRecord> Store(const JobsContext& context,
     case Created::kInputGone:
       return RpcError(absl::StatusCode::kNotFound, "TENSOR_NOT_FOUND",
                       "job.source.tensors: one was deleted just now");
+    case Created::kInlineFull:
+      return RetryableError(
+          absl::StatusCode::kResourceExhausted, "INLINE_FULL",
+          absl::StrCat("job.calibration.inline: with it the project's jobs "
+                       "would have more than the ",
+                       JobRecords::kMaxInlineBytes,
+                       " bytes that are allowed; a calibration by name or uri "
+                       "is not counted"),
+          {{"allowed", absl::StrCat(JobRecords::kMaxInlineBytes)}},
+          absl::Seconds(10));
     case Created::kDestinationInUse:
       break;
   }
@@ -162,12 +173,25 @@ absl::Status ResolveCalibration(const JobsContext& context,
     out->moments = SourceOf(context, std::move(record));
     return absl::OkStatus();
   }
+  if (from.has_inline_()) {
+    QS_ASSIGN_OR_RETURN(out->moments, NewInlineSource(from.inline_()));
+    return absl::OkStatus();
+  }
   QS_ASSIGN_OR_RETURN(
       InputPath file,
       context.paths.existing(project, from.uri(), "job.calibration.uri"));
   out->calibration = std::move(file.path);
   out->calibration_opener = std::move(file.opener);
   return absl::OkStatus();
+}
+
+// They are kept beside the record.
+void TakeNumbers(v1::Job* spec, JobRecord* job) {
+  if (!spec->calibration().has_inline_()) return;
+  v1::InlineCalibration* const numbers =
+      spec->mutable_calibration()->mutable_inline_();
+  job->inline_calibration = numbers->SerializeAsString();
+  DropNumbers(numbers);
 }
 
 // The wait of a job whose run was planned with the calibration `planned`.
@@ -270,9 +294,12 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
     QS_RETURN_IF_ERROR(
         context.results->CheckRoom(project, run->size().file_bytes));
   }
+  const v1::JobPlan plan = PlanOf(*context.pace, *run);
+  job.plan = plan.SerializeAsString();
+  job.estimate = DurationFromProto(plan.estimated_time());
+  TakeNumbers(&spec, &job);
   job.spec = spec.SerializeAsString();
-  job.plan = PlanOf(*context.pace, *run).SerializeAsString();
-  if (run->spec().moments != nullptr) {
+  if (spec.calibration().has_name()) {
     QS_ASSIGN_OR_RETURN(job.calibration,
                         CalibrationIdOf(project, spec.calibration().name()));
     if (request.validate_only()) {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/json.h"
+#include "service/jobs/inline_calibration.h"
 #include "service/jobs/job_messages.h"
 #include "service/server/error.h"
 #include "service/stream/crc32c.h"
@@ -115,6 +116,12 @@ void ClearOutputOnly(v1::Job* job) {
   job->clear_end_time();
   job->clear_revision();
   job->clear_waiting_for();
+  if (job->calibration().has_inline_()) {
+    for (v1::InlineSite& site :
+         *job->mutable_calibration()->mutable_inline_()->mutable_sites()) {
+      site.clear_inputs();
+    }
+  }
   job->DiscardUnknownFields();
 }
 
@@ -158,10 +165,14 @@ absl::Status CheckCalibration(const v1::Job& job) {
   if (!job.has_calibration()) return absl::OkStatus();
   const v1::JobCalibration& from = job.calibration();
   if (from.has_name()) return CheckUri("job.calibration.name", from.name());
-  QS_RETURN_IF_ERROR(CheckUri("job.calibration.uri", from.uri()));
+  if (from.has_inline_()) {
+    QS_RETURN_IF_ERROR(CheckInlineCalibration(from.inline_()));
+  } else {
+    QS_RETURN_IF_ERROR(CheckUri("job.calibration.uri", from.uri()));
+  }
   if (!from.delete_after_use()) return absl::OkStatus();
   return BadFieldError("job.calibration.delete_after_use",
-                       "got true with a uri, allowed with a name");
+                       "got true without a name, allowed with a name");
 }
 
 absl::Status CheckSpec(const v1::Job& job) {
@@ -182,9 +193,10 @@ absl::Status CheckSpec(const v1::Job& job) {
   QS_RETURN_IF_ERROR(CheckTimeout("job.execution_timeout",
                                   job.has_execution_timeout(),
                                   job.execution_timeout()));
-  // Uploaded tensors have limits of their own.
-  const size_t bytes =
-      job.ByteSizeLong() - job.source().tensors().ByteSizeLong();
+  // Uploaded tensors and inline calibrations have limits of their own.
+  const size_t bytes = job.ByteSizeLong() -
+                       job.source().tensors().ByteSizeLong() -
+                       job.calibration().inline_().ByteSizeLong();
   if (bytes <= kMaxSpecBytes) return absl::OkStatus();
   return BadFieldError(
       "job",

@@ -1,4 +1,5 @@
 target_sources(qs_service PRIVATE
+  jobs/inline_calibration.cc
   jobs/job.cc
   jobs/job_calibrations.cc
   jobs/job_creator.cc

@@ -132,8 +132,17 @@ void LiveJob::Prepare() {
 }
 
 absl::Status LiveJob::PrepareRun() {
+  v1::Job asked = spec_;
+  if (asked.calibration().has_inline_()) {
+    const auto numbers = context_.records.InlineCalibration(key_);
+    if (!numbers.ok()) return FromRecords(numbers.status());
+    if (!asked.mutable_calibration()->mutable_inline_()->ParseFromString(
+            *numbers)) {
+      return absl::DataLossError("records: the inline calibration is none");
+    }
+  }
   QS_ASSIGN_OR_RETURN(CheckpointRunSpec spec,
-                      ResolveSpec(context_, key_.project, spec_));
+                      ResolveSpec(context_, key_.project, asked));
   if (!stored_ && spec.output != destination_) {
     return RpcError(absl::StatusCode::kFailedPrecondition, "OUTPUT_FAILED",
                     "job.destination.uri: it leads to another place than when "

@@ -10,6 +10,7 @@
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
 #include "service/server/workers.h"
+#include "service/store/job_records.h"
 #include "service/tensors/tensor_parts.h"
 
 namespace qs {
@@ -89,6 +90,7 @@ v1::KeptLimits KeptLimitsOf(const ServerOptions& options) {
   kept.set_max_job_history(options.job_history);
   kept.set_max_job_watches(JobServerOptions().max_watches);
   kept.set_max_job_labels(kMaxJobLabels);
+  kept.set_max_project_inline_bytes(JobRecords::kMaxInlineBytes);
   kept.set_max_job_spec_bytes(kMaxJobSpecBytes);
   kept.set_max_result_streams(options.max_tensor_streams);
   return kept;

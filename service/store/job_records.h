@@ -88,7 +88,12 @@ struct JobRecord {
   // For Inputs; not read back. The job refers to their blobs (see BlobRefs,
   // kind "job-input") until it is done; then they are forgotten.
   std::vector<JobInput> inputs;
+  // For InlineCalibration; not read back. Numbers that the job came with; they
+  // are forgotten when it is done. Empty: none.
+  std::string inline_calibration;
   absl::Time created = absl::UnixEpoch();
+  // How long it will run; for QueueCounts, not read back.
+  absl::Duration estimate = absl::ZeroDuration();
 
   // --- what Update may change
   JobState state = JobState::kQueued;
@@ -123,6 +128,9 @@ struct JobQuery {
   std::string project;
   std::optional<JobState> state;
   std::vector<std::pair<std::string, std::string>> labels;  // all must hold
+  // Made later, and earlier, than that.
+  absl::Time created_after = absl::InfinitePast();
+  absl::Time created_before = absl::InfiniteFuture();
   int64_t before = 0;  // jobs with a smaller sequence only; 0: from the newest
   int64_t limit = 50;
 };
@@ -153,7 +161,8 @@ struct QueueCount {
   JobState state = JobState::kQueued;  // or kRunning
   int priority = 0;
   int64_t jobs = 0;
-  absl::Time oldest = absl::InfiniteFuture();  // made at
+  absl::Time oldest = absl::InfiniteFuture();      // made at
+  absl::Duration estimate = absl::ZeroDuration();  // of all of them
 };
 
 class JobRecords {
@@ -161,6 +170,8 @@ class JobRecords {
   // Events kept of one job; older ones are trimmed.
   static constexpr int64_t kMaxEvents = 64;
   static constexpr size_t kMaxListBytes = size_t{8} << 20;
+  // Of inline calibrations of one project's jobs that are not done.
+  static constexpr int64_t kMaxInlineBytes = int64_t{64} << 20;
 
   virtual ~JobRecords() = default;
 
@@ -170,7 +181,8 @@ class JobRecords {
       kExisted,    // a job of that project has this request_id: it
       kQueueFull,  // nothing was made, as below
       kDestinationInUse,
-      kInputGone  // nothing of the project refers to a blob of `inputs`
+      kInputGone,  // nothing of the project refers to a blob of `inputs`
+      kInlineFull  // more than kMaxInlineBytes of the project
     };
     Outcome outcome = kMade;
     JobRecord job;
@@ -186,6 +198,8 @@ class JobRecords {
       const std::string& project, const std::string& request_id) = 0;
   // Of a job that is not done, by name.
   virtual absl::StatusOr<std::vector<JobInput>> Inputs(const JobKey& key) = 0;
+  // Of a job that is not done; empty: it came without. Errors: NOT_FOUND.
+  virtual absl::StatusOr<std::string> InlineCalibration(const JobKey& key) = 0;
   // Newest first, without `plan`. Ends before `limit` behind kMaxListBytes of
   // specs.
   virtual absl::StatusOr<std::vector<JobRecord>> List(

@@ -63,6 +63,46 @@ absl::StatusOr<std::vector<JobInput>> ReadInputs(SqliteConnection& c,
   return inputs;
 }
 
+absl::StatusOr<int64_t> CountInlineBytes(SqliteConnection& c,
+                                         const std::string& project) {
+  SqliteStatement row = c.Prepare(
+      "SELECT COALESCE(SUM(size), 0) FROM job_calibrations WHERE project = ?");
+  row.Bind(1, project);
+  const int64_t bytes = row.Step() ? row.Int(0) : 0;
+  QS_RETURN_IF_ERROR(row.status());
+  return bytes;
+}
+
+absl::Status InsertInlineCalibration(SqliteConnection& c,
+                                     const JobRecord& job) {
+  if (job.inline_calibration.empty()) return absl::OkStatus();
+  return c
+      .Prepare(
+          "INSERT INTO job_calibrations(sequence, project, size, bytes) "
+          "VALUES(?, ?, ?, ?)")
+      .Bind(1, job.sequence)
+      .Bind(2, job.key.project)
+      .Bind(3, static_cast<int64_t>(job.inline_calibration.size()))
+      .BindBlob(4, job.inline_calibration)
+      .Run();
+}
+
+absl::StatusOr<std::string> ReadInlineCalibration(SqliteConnection& c,
+                                                  int64_t sequence) {
+  SqliteStatement row =
+      c.Prepare("SELECT bytes FROM job_calibrations WHERE sequence = ?");
+  row.Bind(1, sequence);
+  std::string bytes = row.Step() ? row.Text(0) : "";
+  QS_RETURN_IF_ERROR(row.status());
+  return bytes;
+}
+
+absl::Status DropInlineCalibration(SqliteConnection& c, int64_t sequence) {
+  return c.Prepare("DELETE FROM job_calibrations WHERE sequence = ?")
+      .Bind(1, sequence)
+      .Run();
+}
+
 absl::Status DropInputs(SqliteConnection& c, const JobRecord& job,
                         std::vector<std::string>* freed) {
   {

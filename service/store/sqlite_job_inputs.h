@@ -1,5 +1,6 @@
-// The uploaded tensors that a job reads: rows of their own, and references to
-// their blobs while the job is not done. Errors of all: SqliteStatement's.
+// What jobs that are not done read of the store: uploaded tensors, as rows of
+// their own and references to their blobs, and inline calibrations. Errors of
+// all: SqliteStatement's.
 #ifndef QS_SERVICE_STORE_SQLITE_JOB_INPUTS_H_
 #define QS_SERVICE_STORE_SQLITE_JOB_INPUTS_H_
 
@@ -19,6 +20,16 @@ absl::Status InsertInputs(SqliteConnection& c, const JobRecord& job);
 // By name.
 absl::StatusOr<std::vector<JobInput>> ReadInputs(SqliteConnection& c,
                                                  int64_t sequence);
+// Bytes of the inline calibrations of a project.
+absl::StatusOr<int64_t> CountInlineBytes(SqliteConnection& c,
+                                         const std::string& project);
+// REQUIRES: the job's own row is there.
+absl::Status InsertInlineCalibration(SqliteConnection& c, const JobRecord& job);
+// Empty: it has none.
+absl::StatusOr<std::string> ReadInlineCalibration(SqliteConnection& c,
+                                                  int64_t sequence);
+absl::Status DropInlineCalibration(SqliteConnection& c, int64_t sequence);
+
 // Appends the digests that nobody refers to now.
 absl::Status DropInputs(SqliteConnection& c, const JobRecord& job,
                         std::vector<std::string>* freed);

@@ -95,13 +95,14 @@ absl::StatusOr<std::vector<JobKey>> TimedOutJobs(SqliteConnection& c,
 
 absl::StatusOr<std::vector<QueueCount>> CountQueue(SqliteConnection& c) {
   SqliteStatement rows = c.Prepare(
-      "SELECT state, priority, COUNT(*), MIN(created) FROM jobs INDEXED "
-      "BY jobs_waiting WHERE state <= 2 GROUP BY state, priority");
+      "SELECT state, priority, COUNT(*), MIN(created), SUM(estimate) FROM jobs "
+      "INDEXED BY jobs_waiting WHERE state <= 2 GROUP BY state, priority");
   std::vector<QueueCount> counts;
   while (rows.Step()) {
     counts.push_back({static_cast<JobState>(rows.Int(0)),
                       static_cast<int>(rows.Int(1)), rows.Int(2),
-                      absl::FromUnixMicros(rows.Int(3))});
+                      absl::FromUnixMicros(rows.Int(3)),
+                      absl::Microseconds(rows.Int(4))});
   }
   QS_RETURN_IF_ERROR(rows.status());
   return counts;

@@ -37,13 +37,15 @@ absl::Status InsertEvent(SqliteConnection& c, int64_t sequence,
       .Run();
 }
 
-// The text differs with the number of labels alone.
+// The text differs with the terms that there are, not with their values.
 std::string ListText(const JobQuery& query) {
   std::string sql = "SELECT " QS_JOB_COLUMNS
                     " FROM jobs WHERE project = ?1 AND sequence < ?2";
   if (query.state) sql += " AND state = ?4";
+  if (query.created_after > absl::InfinitePast()) sql += " AND created > ?5";
+  if (query.created_before < absl::InfiniteFuture()) sql += " AND created < ?6";
   for (size_t i = 0; i < query.labels.size(); ++i) {
-    const size_t at = 5 + 2 * i;
+    const size_t at = 7 + 2 * i;
     absl::StrAppend(&sql,
                     " AND sequence IN (SELECT sequence FROM job_labels WHERE "
                     "project = ?1 AND name = ?",
@@ -105,11 +107,21 @@ absl::StatusOr<JobRecords::Created> CreateIn(SqliteConnection& c,
   if (used > 0) return Created{Created::kDestinationInUse, {}};
   QS_ASSIGN_OR_RETURN(const bool there, InputsAreThere(c, job));
   if (!there) return Created{Created::kInputGone, {}};
+  if (!job.inline_calibration.empty()) {
+    QS_ASSIGN_OR_RETURN(const int64_t bytes,
+                        CountInlineBytes(c, job.key.project));
+    const auto more = static_cast<int64_t>(job.inline_calibration.size());
+    if (bytes + more > JobRecords::kMaxInlineBytes) {
+      return Created{Created::kInlineFull, {}};
+    }
+  }
   Created made{Created::kMade, job};
   RoundTimes(&made.job);
   QS_RETURN_IF_ERROR(InsertJob(c, &made.job));
   QS_RETURN_IF_ERROR(InsertInputs(c, made.job));
   made.job.inputs.clear();
+  QS_RETURN_IF_ERROR(InsertInlineCalibration(c, made.job));
+  made.job.inline_calibration.clear();
   QS_RETURN_IF_ERROR(
       InsertEvent(c, made.job.sequence, EventOf(made.job, job.created)));
   return made;
@@ -136,6 +148,7 @@ absl::StatusOr<JobRecords::Updated> UpdateIn(SqliteConnection& c,
   QS_RETURN_IF_ERROR(WriteJob(c, out.job));
   if (IsTerminal(out.job.state) && !IsTerminal(before.state)) {
     QS_RETURN_IF_ERROR(DropInputs(c, out.job, freed));
+    QS_RETURN_IF_ERROR(DropInlineCalibration(c, before.sequence));
   }
   return out;
 }
@@ -181,6 +194,14 @@ class SqliteJobRecords final : public JobRecords {
         [&](SqliteConnection& c) -> absl::StatusOr<std::vector<JobInput>> {
           QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
           return ReadInputs(c, job.sequence);
+        });
+  }
+
+  absl::StatusOr<std::string> InlineCalibration(const JobKey& key) override {
+    return Read<std::string>(
+        [&](SqliteConnection& c) -> absl::StatusOr<std::string> {
+          QS_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(c, key));
+          return ReadInlineCalibration(c, job.sequence);
         });
   }
 
@@ -342,7 +363,15 @@ absl::StatusOr<std::vector<JobRecord>> SqliteJobRecords::List(
         rows.Bind(2, query.before > 0 ? query.before : INT64_MAX);
         rows.Bind(3, query.limit);
         if (query.state) rows.Bind(4, static_cast<int64_t>(*query.state));
-        int at = 5;
+        // Times of creation are whole microseconds.
+        if (query.created_after > absl::InfinitePast()) {
+          rows.Bind(5, absl::ToUnixMicros(query.created_after));
+        }
+        if (query.created_before < absl::InfiniteFuture()) {
+          rows.Bind(6, absl::ToUnixMicros(query.created_before +
+                                          absl::Nanoseconds(999)));
+        }
+        int at = 7;
         for (const auto& [name, value] : query.labels) {
           rows.Bind(at, name).Bind(at + 1, value);
           at += 2;

@@ -150,8 +150,8 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
         "destination, priority, created, state, attempt, crashes, "
         "cancel_requested, publishing, queue_deadline, started, ended, "
         "fingerprint, progress, error, summary, revision, " QS_WAIT_COLUMNS
-        ", trace, stored, calibration) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        ", trace, stored, calibration, estimate) VALUES(?, ?, ?, ?, ?, ?, ?, "
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
     row.Bind(1, job->key.project).Bind(2, job->key.id);
     if (job->request_id.empty()) {
       row.BindNull(3);
@@ -165,6 +165,7 @@ absl::Status InsertJob(SqliteConnection& c, JobRecord* job) {
     const int next = BindChanging(row, 10, *job);
     row.Bind(next, job->trace).Bind(next + 1, int64_t{job->stored ? 1 : 0});
     row.Bind(next + 2, job->calibration);
+    row.Bind(next + 3, absl::ToInt64Microseconds(job->estimate));
     QS_RETURN_IF_ERROR(row.Run());
   }
   job->sequence = c.last_row_id();

@@ -128,10 +128,25 @@ CREATE INDEX jobs_queued_whole ON jobs(project, priority DESC, sequence)
   WHERE state = 1 AND awaited IS NULL;
 )";
 
+// Numbers that a job came with, while it is not done; and how long it will run,
+// in microseconds, which the queue's index has for their sum.
+constexpr char kVersion6[] = R"(
+CREATE TABLE job_calibrations(
+  sequence INTEGER PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+  project TEXT NOT NULL, size INTEGER NOT NULL, bytes BLOB NOT NULL
+) STRICT;
+CREATE INDEX job_calibrations_of_project ON job_calibrations(project, size);
+ALTER TABLE jobs ADD COLUMN estimate INTEGER NOT NULL DEFAULT 0;
+DROP INDEX jobs_waiting;
+CREATE INDEX jobs_waiting ON jobs(state, priority, created, estimate)
+  WHERE state <= 2;
+)";
+
 }  // namespace
 
 SqliteSchema JobRecordsSchema() {
-  return {"jobs", {kVersion1, kVersion2, kVersion3, kVersion4, kVersion5}};
+  return {"jobs",
+          {kVersion1, kVersion2, kVersion3, kVersion4, kVersion5, kVersion6}};
 }
 
 }  // namespace qs

@@ -293,6 +293,76 @@ inline void CheckPages(const RecordsOpener& open) {
   REQUIRE(ListIds(records, query) == Strings{"2"});
 }
 
+inline void CheckTimesOfLists(const RecordsOpener& open) {
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  for (int i = 0; i < 5; ++i) {
+    JobRecord job = NewJob(absl::StrCat(i));
+    job.created = At(100) + absl::Microseconds(i);
+    job.labels = {{"n", i % 2 == 0 ? "even" : "odd"}};
+    Put(records, job);
+  }
+  JobQuery query;
+  query.project = "default";
+  query.created_after = At(100) + absl::Microseconds(1);
+  REQUIRE(ListIds(records, query) == Strings{"4", "3", "2"});
+  query.created_before = At(100) + absl::Microseconds(3);
+  REQUIRE(ListIds(records, query) == Strings{"2"});
+  // Between microseconds.
+  query.created_after -= absl::Nanoseconds(1);
+  query.created_before += absl::Nanoseconds(1);
+  REQUIRE(ListIds(records, query) == Strings{"3", "2", "1"});
+  query.labels = {{"n", "odd"}};
+  query.state = JobState::kQueued;
+  REQUIRE(ListIds(records, query) == Strings{"3", "1"});
+  query.created_after = absl::InfinitePast();
+  query.created_before = At(99);
+  REQUIRE(ListIds(records, query).empty());
+}
+
+// Numbers that jobs bring with them are there while the job is not done.
+inline void CheckInlineCalibrations(const RecordsOpener& open) {
+  const std::string numbers("\0numbers\xff", 9);
+  JobRecord job = NewJob("x");
+  job.inline_calibration = numbers;
+  {
+    const auto opened = open();
+    REQUIRE(Put(opened->records(), job).inline_calibration.empty());
+    Put(opened->records(), NewJob("without"));
+    Change(opened->records(), job.key, ToRunning);
+  }
+  const auto opened = open();
+  JobRecords& records = opened->records();
+  REQUIRE(*records.InlineCalibration(job.key) == numbers);
+  REQUIRE(records.InlineCalibration({"default", "without"})->empty());
+  REQUIRE(records.InlineCalibration({"default", "no"}).status().code() ==
+          absl::StatusCode::kNotFound);
+  // All of one project's together; another project has room of its own.
+  JobRecord large = NewJob("large");
+  large.inline_calibration = std::string(JobRecords::kMaxInlineBytes, 'x');
+  const auto refused = records.Create(large, kManyQueued);
+  REQUIRE(refused.ok());
+  REQUIRE(refused->outcome == JobRecords::Created::kInlineFull);
+  JobRecord other = NewJob("large", "other");
+  other.inline_calibration = large.inline_calibration;
+  Put(records, other);
+  Change(records, job.key, ToSucceeded);
+  REQUIRE(records.InlineCalibration(job.key)->empty());
+  Put(records, large);
+  // One that is deleted leaves nothing behind.
+  Change(records, large.key, [](JobRecord& j) {
+    j.state = JobState::kCancelled;
+    j.ended = At(5);
+    return absl::OkStatus();
+  });
+  REQUIRE(
+      records
+          .Delete(large.key, [](const JobRecord&) { return absl::OkStatus(); })
+          .ok());
+  large.key.id = "again";
+  Put(records, large);
+}
+
 inline void CheckLongSpecs(const RecordsOpener& open) {
   const auto opened = open();
   JobRecords& records = opened->records();
@@ -335,6 +405,7 @@ inline void CheckQueueOrder(const RecordsOpener& open) {
   REQUIRE(counts->size() == 3);
   REQUIRE((*counts)[0].priority == 1);
   REQUIRE((*counts)[1].jobs == 2);
+  REQUIRE((*counts)[1].estimate == absl::ZeroDuration());
   REQUIRE((*counts)[1].oldest == At(100));
   REQUIRE((*counts)[2].state == JobState::kRunning);
   const auto running = records.Running();

@@ -101,6 +101,8 @@ TEST_CASE("sqlite job records conform", "[job_records]") {
   SECTION("illegal states") { CheckIllegalStates(open); }
   SECTION("trimmed events") { CheckTrimmedEvents(open); }
   SECTION("pages") { CheckPages(open); }
+  SECTION("times of lists") { CheckTimesOfLists(open); }
+  SECTION("inline calibrations") { CheckInlineCalibrations(open); }
   SECTION("long specs") { CheckLongSpecs(open); }
   SECTION("queue order") { CheckQueueOrder(open); }
   SECTION("waiting") { CheckWaiting(open); }
