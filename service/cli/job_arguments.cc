@@ -161,8 +161,9 @@ void AddJobs(CLI::App* root, Arguments* a, const char* exit_codes) {
             a);
   CLI::App* list = Add(jobs, a, Command::kJobsList, "list",
                        "Jobs of the project, newest first", exit_codes);
-  list->add_option("--filter", a->job.filter,
-                   "\"state=RUNNING labels.KEY=VALUE\"")
+  list->add_option(
+          "--filter", a->job.filter,
+          "\"state=RUNNING labels.KEY=VALUE create_time>2026-11-01T00:00:00Z\"")
       ->type_name("TERMS");
   list->add_option("--limit", a->job.limit, "Jobs shown at most [50]")
       ->type_name("N")

@@ -55,6 +55,17 @@ MetricValues OldestSeconds(JobRecords& records) {
   return {{{}, absl::ToDoubleSeconds(now - oldest)}};
 }
 
+MetricValues QueuedSeconds(JobRecords& records) {
+  const auto counts = records.QueueCounts();
+  if (!counts.ok()) return {};
+  double seconds = 0;
+  for (const QueueCount& count : *counts) {
+    if (count.state != JobState::kQueued) continue;
+    seconds += absl::ToDoubleSeconds(count.estimate);
+  }
+  return {{{}, seconds}};
+}
+
 // Of a closed set. What is queued is legal; "unknown" is for records of another
 // version.
 std::string MethodOf(const JobRecord& job) {
@@ -99,6 +110,11 @@ QueueMetrics::QueueMetrics(JobRecords& records)
             [&records] { return JobsByState(records); }),
       oldest_(MetricKind::kGauge, "quantd_queue_oldest_seconds",
               "Age of the oldest job that waits; 0: none does",
-              [&records] { return OldestSeconds(records); }) {}
+              [&records] { return OldestSeconds(records); }),
+      seconds_(MetricKind::kGauge, "quantd_queue_gpu_seconds",
+               "Time that the jobs that wait would take one after the other on "
+               "this server's workers, as their plans estimated it when they "
+               "were made: of GPUs, where it has some, else of CPU workers",
+               [&records] { return QueuedSeconds(records); }) {}
 
 }  // namespace qs

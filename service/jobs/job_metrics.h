@@ -25,6 +25,7 @@ class QueueMetrics {
  private:
   const MetricSource jobs_;
   const MetricSource oldest_;
+  const MetricSource seconds_;
 };
 
 }  // namespace qs

@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/time.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/json.h"
 #include "service/jobs/inline_calibration.h"
@@ -206,11 +208,41 @@ absl::Status CheckSpec(const v1::Job& job) {
 absl::Status BadTerm(const std::string& term) {
   return BadFieldError(
       "filter",
-      absl::StrCat("got \"", term, "\", allowed one state=STATE and up to ",
+      absl::StrCat("got \"", term,
+                   "\", allowed one state=STATE, one "
+                   "create_time>TIME and one create_time<TIME in RFC 3339, and "
+                   "up to ",
                    kMaxFilterLabels, " labels.KEY=VALUE, separated by spaces"));
 }
 
+// "create_time>..." or "create_time<...", its time maybe in quotes.
+absl::Status AddTime(const std::string& term, JobQuery* query) {
+  constexpr size_t kName = sizeof("create_time") - 1;
+  absl::Time* const bound =
+      term[kName] == '>' ? &query->created_after : &query->created_before;
+  const absl::Time unset =
+      JobQuery().*(term[kName] == '>' ? &JobQuery::created_after
+                                      : &JobQuery::created_before);
+  std::string text = term.substr(kName + 1);
+  if (text.size() > 1 && text.front() == '"' && text.back() == '"') {
+    text = text.substr(1, text.size() - 2);
+  }
+  absl::Time time;
+  std::string error;
+  if (*bound != unset ||
+      !absl::ParseTime(absl::RFC3339_full, text, &time, &error) ||
+      time == absl::InfiniteFuture() || time == absl::InfinitePast()) {
+    return BadTerm(term);
+  }
+  *bound = time;
+  return absl::OkStatus();
+}
+
 absl::Status AddTerm(const std::string& term, JobQuery* query) {
+  if (absl::StartsWith(term, "create_time>") ||
+      absl::StartsWith(term, "create_time<")) {
+    return AddTime(term, query);
+  }
   const size_t equals = term.find('=');
   if (equals == std::string::npos) return BadTerm(term);
   const std::string name = term.substr(0, equals);

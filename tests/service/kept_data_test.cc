@@ -202,6 +202,8 @@ TEST_CASE("jobs move their metrics", "[kept_data]") {
   CHECK(jobs("RUNNING", "NORMAL") + jobs("QUEUED", "NORMAL") == 1);
   CHECK(jobs("QUEUED", "BATCH") == 1);
   CHECK(meanwhile["quantd_queue_oldest_seconds"] > 0);
+  // At least the one that waits, as long as its plan says.
+  CHECK(meanwhile["quantd_queue_gpu_seconds"] >= 0.05);
   REQUIRE(client.Cancel(second).ok());
   REQUIRE(WaitDone(client, first).state() == v1::Job::SUCCEEDED);
   REQUIRE(Eventually([&] { return scrape()[done] == before[done] + 1; }));
@@ -209,6 +211,7 @@ TEST_CASE("jobs move their metrics", "[kept_data]") {
   CHECK(after[attempts] == before[attempts] + 1);
   CHECK(after[cancelled] == before[cancelled] + 1);
   CHECK(after["quantd_queue_oldest_seconds"] == 0);
+  CHECK(after["quantd_queue_gpu_seconds"] == 0);
   CHECK(after.Has("quantd_job_crashes_total") ==
         before.Has("quantd_job_crashes_total"));
 }

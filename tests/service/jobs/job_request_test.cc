@@ -130,6 +130,18 @@ TEST_CASE("filters and pages", "[job_request]") {
   REQUIRE(query->labels[1].second.empty());
   REQUIRE(query->limit == 1000);
   REQUIRE(query->before == 42);
+  REQUIRE(query->created_after == absl::InfinitePast());
+  v1::ListJobsRequest times;
+  times.set_filter(
+      "create_time>2026-11-01T00:00:00Z state=QUEUED "
+      "create_time<\"2026-11-01T02:00:00.5+02:00\"");
+  query = QueryFromRequest(times);
+  REQUIRE(query.ok());
+  const absl::Time start =
+      absl::FromCivil(absl::CivilDay(2026, 11, 1), absl::UTCTimeZone());
+  REQUIRE(query->created_after == start);
+  REQUIRE(query->created_before == start + absl::Milliseconds(500));
+  REQUIRE(query->state == JobState::kQueued);
   const auto refused = [](const v1::ListJobsRequest& r) {
     REQUIRE(ErrorReason(QueryFromRequest(r).status()) == "BAD_FIELD");
   };
@@ -144,6 +156,9 @@ TEST_CASE("filters and pages", "[job_request]") {
   for (const char* filter :
        {"state", "state=STATE_UNSPECIFIED", "state=QUEUED state=QUEUED",
         "labels.=x", "labels.A=x", "name=x", "create_time>3",
+        "create_time=2026-11-01T00:00:00Z", "create_time>infinite-future",
+        "create_time>2026-11-01", "create_time>",
+        "create_time<2026-11-01T00:00:00Z create_time<2026-11-01T00:00:00Z",
         "labels.a=1 labels.b=1 labels.c=1 labels.d=1 labels.e=1"}) {
     v1::ListJobsRequest bad;
     bad.set_filter(filter);

@@ -1,6 +1,8 @@
 // JobService over real connections, on the checkpoint of the tests.
 #include "service/jobs/job_service.h"
 
+#include <google/protobuf/util/time_util.h>
+
 #include <array>
 #include <cstdio>
 #include <set>
@@ -372,8 +374,14 @@ TEST_CASE("lists: filters and pages", "[job_service]") {
   REQUIRE(jobs.List("labels.n=0")->jobs_size() == 2);
   REQUIRE(jobs.List("labels.n=1")->jobs_size() == 2);
   REQUIRE(jobs.List("labels.n=0 state=QUEUED labels.n=1")->jobs().empty());
+  // Jobs 5, 3, 2, 1 and 0 are left; times as answers have them.
+  const std::string middle =
+      google::protobuf::util::TimeUtil::ToString(first->jobs(2).create_time());
+  REQUIRE(jobs.List("create_time>" + middle)->jobs_size() == 2);
+  REQUIRE(jobs.List("create_time<" + middle)->jobs_size() == 2);
+  REQUIRE(jobs.List("labels.n=0 create_time<" + middle)->jobs_size() == 1);
   for (const char* filter :
-       {"state=DONE", "state=", "n=1", "state", "name=x"}) {
+       {"state=DONE", "state=", "n=1", "state", "name=x", "create_time>x"}) {
     RequireError(jobs.List(filter).status(), kInvalid, "BAD_FIELD");
   }
   RequireError(jobs.List("", 1001).status(), kInvalid, "BAD_FIELD");
