@@ -170,9 +170,14 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
 absl::Status CheckFiles(const Arguments& arguments) {
   for (const std::string& file : {arguments.json_file, arguments.html_file}) {
     if (file.empty()) continue;
-    QS_RETURN_IF_ERROR(CheckFileTarget(file, arguments.input, OutputTarget()));
+    QS_RETURN_IF_ERROR(CheckFileTarget(
+        file, {arguments.input, arguments.calibration}, OutputTarget()));
   }
-  return absl::OkStatus();
+  if (arguments.json_file.empty() || arguments.html_file.empty()) {
+    return absl::OkStatus();
+  }
+  return CheckFileTarget(arguments.html_file, {arguments.json_file},
+                         OutputTarget());
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/proto_json.h"
+#include "service/cli/output_staging.h"
 #include "service/cli/run_report.h"
 #include "service/cli/text_table.h"
 
@@ -158,6 +159,10 @@ absl::Status RunHealth(const Arguments& arguments, const Console& console) {
 absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console) {
   absl::StatusOr<std::string> text =
+  if (!arguments.html_file.empty()) {
+    QS_RETURN_IF_ERROR(CheckFileTarget(arguments.html_file, {arguments.input},
+                                       OutputTarget()));
+  }
       ReadSmallFile(arguments.input, kMaxReportBytes);
   if (!text.ok()) return InputFault(text.status());
   QS_ASSIGN_OR_RETURN(const RunReport report, ReportFromJson(*text));

@@ -68,6 +68,28 @@ bool Contains(const fs::path& outer, const fs::path& inner) {
              .first == outer.end();
 }
 
+// Whether `file` is `place` or one of the files in it, by whatever name: also a
+// link to one, and what one of them links to.
+bool IsIn(const fs::path& file, const fs::path& place) {
+  std::error_code error;
+  if (fs::equivalent(file, place, error)) return true;
+  const fs::path real = fs::weakly_canonical(fs::absolute(place), error);
+  const fs::path absolute = fs::absolute(file, error);
+  if (Contains(real, fs::weakly_canonical(absolute, error)) ||
+      Contains(real, fs::weakly_canonical(absolute.parent_path(), error) /
+                         absolute.filename())) {
+    return true;
+  }
+  if (!fs::exists(file, error) || !fs::is_directory(place, error)) return false;
+  fs::recursive_directory_iterator entry(place, error);
+  for (; !error && entry != fs::recursive_directory_iterator();
+       entry.increment(error)) {
+    std::error_code gone;
+    if (fs::equivalent(file, entry->path(), gone)) return true;
+  }
+  return false;
+}
+
 // Replacing a directory deletes it: only what looks like earlier output.
 absl::Status CheckReplaceable(const OutputTarget& target,
                               const fs::path& input) {
@@ -169,20 +191,26 @@ absl::StatusOr<OutputTarget> ResolveOutput(const std::string& output,
   return target;
 }
 
-absl::Status CheckFileTarget(const std::string& file, const std::string& input,
+absl::Status CheckFileTarget(const std::string& file,
+                             const std::vector<std::string>& inputs,
                              const OutputTarget& output) {
+  // The second is where the file's text is until it is complete.
+  for (const std::string& name : {file, file + ".tmp"}) {
+    for (const std::string& input : inputs) {
+      if (input.empty() || !IsIn(name, input)) continue;
+      return Refused(file,
+                     "the input " + QuoteForError(input) + " or a place in it",
+                     "a file of its own");
+    }
+  }
+  if (!output.path.empty() && IsIn(file, output.path)) {
+    return Refused(file, "the output or a place in it", "a file of its own");
+  }
   std::error_code error;
-  const fs::path parent = fs::absolute(file, error).parent_path();
-  if (fs::equivalent(file, input, error) ||
-      fs::weakly_canonical(file, error) == output.path) {
-    return Refused(file, "the input or the output", "a file of its own");
-  }
-  if (output.is_directory && Contains(output.path, parent)) {
-    return absl::OkStatus();
-  }
   if (fs::is_directory(file, error)) {
     return OutputPosixError(EISDIR, "write", file);
   }
+  const fs::path parent = fs::absolute(file, error).parent_path();
   if (access(parent.c_str(), W_OK | X_OK) != 0) {
     return OutputPosixError(errno, "write to", parent);
   }

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -26,9 +27,11 @@ absl::StatusOr<OutputTarget> ResolveOutput(const std::string& output,
                                            const std::string& input,
                                            bool overwrite);
 
-// kOutput when a file cannot be made there, or would replace `input` or
-// `output`. One in `output` will be possible.
-absl::Status CheckFileTarget(const std::string& file, const std::string& input,
+// kOutput when a file cannot be made there, or would replace one of `inputs` or
+// `output`, or a file in one of them, also by another name (links). An input
+// may be "", and `output` without a path: none.
+absl::Status CheckFileTarget(const std::string& file,
+                             const std::vector<std::string>& inputs,
                              const OutputTarget& output);
 
 // Of a directory and all below it. Errors: kOutput.

@@ -227,8 +227,10 @@ absl::Status RunQuantize(const Arguments& arguments, const Console& console) {
                       ResolveOutput(arguments.output, arguments.input,
                                     arguments.run.overwrite));
   if (!arguments.json_file.empty()) {
-    QS_RETURN_IF_ERROR(
-        CheckFileTarget(arguments.json_file, arguments.input, target));
+    QS_RETURN_IF_ERROR(CheckFileTarget(
+        arguments.json_file,
+        {arguments.input, arguments.calibration, arguments.config.config_file},
+        target));
   }
   config.list_sites = !arguments.calibration.empty();
   QS_ASSIGN_OR_RETURN(const PlanAnswer plan,

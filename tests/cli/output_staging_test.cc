@@ -153,29 +153,41 @@ TEST_CASE("refused places") {
   CHECK(ReadAll(inputs.dir / "photos/cat.jpg") == "cat");
 }
 
-TEST_CASE("a report file may go into the output or where one can write") {
+TEST_CASE("a report file goes where one can write, and replaces no weights") {
   const Inputs inputs;
   const auto target = inputs.Resolve("out", false);
   REQUIRE(target.ok());
-  auto exit_code = [&](const char* file, const OutputTarget& output,
+  auto exit_code = [&](const std::string& file, const OutputTarget& output,
                        const char* in = "in") {
     INFO(file);
     return ExitCodeOf(
-        CheckFileTarget(inputs.dir / file, inputs.dir / in, output));
+        CheckFileTarget(inputs.dir / file, {"", inputs.dir / in}, output));
   };
   CHECK(exit_code("report.json", *target) == ExitCode::kOk);
-  CHECK(exit_code("out/report.json", *target) == ExitCode::kOk);
   CHECK(exit_code("no/report.json", *target) == ExitCode::kOutput);
-  CHECK(exit_code("in", *target) == ExitCode::kOutput);
-  CHECK(exit_code("out", *target) == ExitCode::kOutput);
   // What a slip of the hand would have destroyed.
+  WriteAll(inputs.dir / "in/config.json", "{}");
+  fs::create_directory(inputs.dir / "in/sub");
+  fs::create_symlink("in", inputs.dir / "link");
+  fs::create_symlink("in/config.json", inputs.dir / "config");
+  fs::create_hard_link(inputs.dir / "in/config.json", inputs.dir / "hard");
+  WriteAll(inputs.dir / "blob", "weights elsewhere");
+  fs::create_symlink("../blob", inputs.dir / "in/linked.safetensors");
+  for (const char* file :
+       {"in", "in/config.json", "in/new.json", "in/sub/x.json", "in/../in/x",
+        "link/config.json", "link/x.json", "config", "hard", "blob", "out",
+        "out/report.json", "out/config.json"}) {
+    CHECK(exit_code(file, *target) == ExitCode::kOutput);
+  }
   const auto file =
       inputs.Resolve("q.safetensors", false, "single.safetensors");
   REQUIRE(file.ok());
-  CHECK(exit_code("single.safetensors", *file, "single.safetensors") ==
-        ExitCode::kOutput);
-  CHECK(exit_code("q.safetensors", *file, "single.safetensors") ==
-        ExitCode::kOutput);
+  const char* single = "single.safetensors";
+  CHECK(exit_code(single, *file, single) == ExitCode::kOutput);
+  CHECK(exit_code("q.safetensors", *file, single) == ExitCode::kOutput);
+  // Its text is in another file until it is complete.
+  fs::create_hard_link(inputs.dir / single, inputs.dir / "r.json.tmp");
+  CHECK(exit_code("r.json", *file, single) == ExitCode::kOutput);
 }
 
 }  // namespace

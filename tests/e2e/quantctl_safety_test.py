@@ -41,6 +41,37 @@ class QuantctlSafetyTest(programs.QuantctlCase):
                 flag, os.fsdecode(b"a\xff*")))
             self.assert_failed(done, 2, flag + ': got "a\\xff*", allowed UTF-8')
 
+    def test_a_report_replaces_nothing(self):
+        """Neither the input nor the output nor the report that is shown."""
+        out, report = self.work / "out", self.work / "r.json"
+        before = {p.name: p.read_bytes() for p in self.source.iterdir()}
+        (self.work / "link").symlink_to("in")
+        flags = self.server_flags()
+        shard = next(self.source.glob("*.safetensors"))
+        for path in (self.source / "config.json", shard, out / "config.json",
+                     self.work / "link" / shard.name, out / "x.json"):
+            self.assert_failed(quantctl("quantize", self.source, "-o", out,
+                                        "--json", path, *flags), 6,
+                               "allowed: a file of its own")
+        self.assertEqual(
+            {p.name: p.read_bytes() for p in self.source.iterdir()}, before)
+        self.assert_names("in", "link")
+
+        self.run_ok("quantize", self.source, "-o", out, "--json", report,
+                    *flags)
+        text = report.read_bytes()
+        (self.work / "symbolic").symlink_to("r.json")
+        os.link(report, self.work / "hard")
+        os.chdir(self.work)
+        for html in ("r.json", "./r.json", "symbolic", "hard", "out/../r.json"):
+            self.assert_failed(quantctl("report", "r.json", "--html", html), 6,
+                               "allowed: a file of its own")
+        self.assertEqual(report.read_bytes(), text)
+        self.run_ok("report", "r.json", "--html", "page.html")
+        both = quantctl("compare", self.source, "--json", "both", "--html",
+                        "./both", *flags[:2])
+        self.assert_failed(both, 6, "allowed: a file of its own")
+
 
 if __name__ == "__main__":
     programs.main()
