@@ -11,6 +11,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/calibration/calibration_file.h"
 #include "quant/formats/json.h"
+#include "quant/formats/utf8.h"
 #include "quant/v1/calibrations.grpc.pb.h"
 #include "service/checkpoint/fault.h"
 #include "service/cli/channel.h"
@@ -233,7 +234,7 @@ absl::Status RunCalibrateUpload(const Arguments& arguments,
   console.error << absl::StrCat("sent ", sites - sender.already_added(),
                                 " sites; ", sender.already_added(),
                                 " were there\n");
-  console.out << calibration.name() << "\n";
+  console.out << EscapeControls(calibration.name()) << "\n";
   return absl::OkStatus();
 }
 
@@ -262,7 +263,7 @@ absl::Status RunCalibrateExport(const Arguments& arguments,
       {calibration.metadata().begin(), calibration.metadata().end()}, load);
   QS_RETURN_IF_ERROR(lost);
   if (!written.ok()) return OutputFault(written);
-  console.out << "wrote " << arguments.output << "\n";
+  console.out << "wrote " << EscapeControls(arguments.output) << "\n";
   return absl::OkStatus();
 }
 

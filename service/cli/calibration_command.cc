@@ -13,6 +13,7 @@
 #include "quant/calibration/calibration_file.h"
 #include "quant/calibration/calibration_inspect.h"
 #include "quant/formats/json.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/text_table.h"
@@ -94,11 +95,14 @@ std::string InspectionText(const CalibrationFile& file,
          usable ? absl::StrCat(facts.dead_columns) : "",
          usable ? Percent(facts.largest_input) : "",
          usable ? Percent(facts.largest_direction) : "", NoteOf(facts)});
-    if (!usable) absl::StrAppend(&problems, facts.problem, "\n");
+    if (!usable) {
+      absl::StrAppend(&problems, EscapeControls(facts.problem), "\n");
+    }
   }
   std::string text = table.Text();
   for (const auto& [key, value] : file.metadata()) {
-    absl::StrAppend(&text, key, ": ", value, "\n");
+    absl::StrAppend(&text, EscapeControls(absl::StrCat(key, ": ", value)),
+                    "\n");
   }
   return text + problems;
 }
@@ -141,9 +145,9 @@ absl::Status RunCalibrationMerge(const Arguments& arguments,
       MergeCalibrations(arguments.output, arguments.inputs);
   if (!conflicts.ok()) return MergeError(conflicts.status(), arguments.output);
   for (const std::string& conflict : *conflicts) {
-    console.error << "quantctl: warning: " << conflict << "\n";
+    console.error << "quantctl: warning: " << EscapeControls(conflict) << "\n";
   }
-  console.out << "wrote " << arguments.output << "\n";
+  console.out << "wrote " << EscapeControls(arguments.output) << "\n";
   return absl::OkStatus();
 }
 

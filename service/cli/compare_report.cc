@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/arguments.h"
 #include "service/cli/report_json.h"
 #include "service/cli/run_report.h"
@@ -73,7 +74,9 @@ std::string CompareTable(const CompareReport& report) {
       const std::string text = PhasesText(TotalsOf(run.tensors).all.phases());
       if (!text.empty()) absl::StrAppend(&phases, run.name, ": ", text, "\n");
     } else {
-      absl::StrAppend(&refused, run.name, " did not run: ", run.refused, "\n");
+      absl::StrAppend(&refused, run.name,
+                      " did not run: ", EscapeControlsInLines(run.refused),
+                      "\n");
     }
   }
   return absl::StrCat(table.Text(), phases.empty() ? "" : "\nworker time\n",

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "quant/formats/utf8.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
 
@@ -149,7 +150,8 @@ absl::Status FromServer(const grpc::Status& status, const std::string& server) {
       reason.empty() ? absl::StatusCodeToString(plain.code()) : reason;
   absl::Status named(
       plain.code(),
-      absl::StrCat("server ", server, ": ", Brief(plain), " (", kind,
+      absl::StrCat("server ", server, ": ", EscapeControls(Brief(plain)), " (",
+                   EscapeControls(kind),
                    silent ? "; is quantd running there?)" : ")"));
   CopyPayloads(plain, &named);
   return WithExitCode(std::move(named), CodeFor(plain));

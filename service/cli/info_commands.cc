@@ -8,13 +8,14 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
+#include "quant/formats/utf8.h"
 #include "quant/v1/quantization.grpc.pb.h"
 #include "service/checkpoint/text_file.h"
 #include "service/cli/channel.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
-#include "service/cli/proto_json.h"
 #include "service/cli/output_staging.h"
+#include "service/cli/proto_json.h"
 #include "service/cli/run_report.h"
 #include "service/cli/text_table.h"
 
@@ -123,12 +124,12 @@ absl::Status RunCapabilities(const Arguments& arguments,
     console.out << MessageToJson(answer).dump(1) << "\n";
     return absl::OkStatus();
   }
-  console.out << "quantd " << answer.version() << ", API "
-              << answer.api_version() << "\n\n"
+  console.out << "quantd " << EscapeControls(answer.version()) << ", API "
+              << EscapeControls(answer.api_version()) << "\n\n"
               << MethodsText(answer) << "\n"
               << PresetsText(answer) << "\n"
-              << EnginesText(answer) << "\n"
-              << DevicesText(answer) << "\n"
+              << EscapeControlsInLines(EnginesText(answer)) << "\n"
+              << EscapeControlsInLines(DevicesText(answer)) << "\n"
               << LimitsText(answer);
   return absl::OkStatus();
 }
@@ -158,11 +159,11 @@ absl::Status RunHealth(const Arguments& arguments, const Console& console) {
 
 absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console) {
-  absl::StatusOr<std::string> text =
   if (!arguments.html_file.empty()) {
     QS_RETURN_IF_ERROR(CheckFileTarget(arguments.html_file, {arguments.input},
                                        OutputTarget()));
   }
+  absl::StatusOr<std::string> text =
       ReadSmallFile(arguments.input, kMaxReportBytes);
   if (!text.ok()) return InputFault(text.status());
   QS_ASSIGN_OR_RETURN(const RunReport report, ReportFromJson(*text));

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "google/rpc/error_details.pb.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/text_table.h"
 #include "service/cli/totals_text.h"
 
@@ -63,7 +64,8 @@ std::string WaitingText(const v1::JobWaiting& waiting) {
                    waiting.open_sites() == 1 ? " site of " : " sites of ",
                    waiting.calibration(), ": ");
   for (int i = 0; i < waiting.first_sites_size(); ++i) {
-    absl::StrAppend(&text, i > 0 ? ", " : "", waiting.first_sites(i));
+    absl::StrAppend(&text, i > 0 ? ", " : "",
+                    EscapeControls(waiting.first_sites(i)));
   }
   if (waiting.open_sites() > waiting.first_sites_size()) text += ", ...";
   return text + "\n";
@@ -131,8 +133,11 @@ std::string PlanText(const v1::JobPlan& plan) {
       ", about ", AboutTime(plan.estimated_time()), "\n",
       CarriedText(plan.summary()));
   for (const v1::Finding& finding : plan.findings()) {
-    absl::StrAppend(&text, "warning:     ", finding.rule(), " ",
-                    finding.tensor(), ": ", finding.text(), "\n");
+    absl::StrAppend(
+        &text, "warning:     ",
+        EscapeControls(absl::StrCat(finding.rule(), " ", finding.tensor(), ": ",
+                                    finding.text())),
+        "\n");
   }
   return text;
 }
@@ -149,7 +154,8 @@ std::string JobText(const v1::Job& job) {
                     rule.skip() ? "skip" : ConfigName(rule.config()), "\n");
   }
   for (const auto& [key, value] : job.labels()) {
-    absl::StrAppend(&text, "label:       ", key, "=", value, "\n");
+    absl::StrAppend(&text, "label:       ",
+                    EscapeControls(absl::StrCat(key, "=", value)), "\n");
   }
   if (job.has_waiting_for()) text += WaitingText(job.waiting_for());
   if (job.has_plan()) text += PlanText(job.plan());
@@ -164,10 +170,12 @@ std::string JobText(const v1::Job& job) {
     absl::StrAppend(&text, "ended:       ", TimeText(job.end_time()), "\n");
   }
   if (job.has_error()) {
-    absl::StrAppend(&text, "error:       ", job.error().message(), " (",
-                    ReasonOf(job.error()), ")\n");
+    absl::StrAppend(&text,
+                    "error:       ", EscapeControls(job.error().message()),
+                    " (", EscapeControls(ReasonOf(job.error())), ")\n");
   }
-  return job.has_summary() ? text + SummaryText(job.summary()) : text;
+  if (job.has_summary()) text += SummaryText(job.summary());
+  return EscapeControlsInLines(text);
 }
 
 std::string JobTable(const std::vector<v1::Job>& jobs) {

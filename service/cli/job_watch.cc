@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/job_text.h"
 #include "service/cli/progress.h"
@@ -46,7 +47,8 @@ class Watch {
 
   void Note(const std::string& text) {
     Clear();
-    console_.error << id_ << "  " << text << "\n" << std::flush;
+    console_.error << EscapeControls(absl::StrCat(id_, "  ", text)) << "\n"
+                   << std::flush;
   }
   void Clear() {
     if (bar_shown_) console_.error << "\r\x1b[K" << std::flush;
@@ -163,10 +165,10 @@ absl::StatusOr<v1::Job> WatchToEnd(v1::JobService::Stub& stub,
 absl::Status CheckSucceeded(const v1::Job& job) {
   if (job.state() == v1::Job::SUCCEEDED) return absl::OkStatus();
   return WithExitCode(
-      absl::FailedPreconditionError(
-          absl::StrCat("job ", JobIdOf(job.name()), ": got ",
-                       v1::Job::State_Name(job.state()), ", allowed SUCCEEDED",
-                       job.has_error() ? ": " : "", job.error().message())),
+      absl::FailedPreconditionError(absl::StrCat(
+          "job ", JobIdOf(job.name()), ": got ",
+          v1::Job::State_Name(job.state()), ", allowed SUCCEEDED",
+          job.has_error() ? ": " : "", EscapeControls(job.error().message()))),
       ExitCode::kJobEnded);
 }
 

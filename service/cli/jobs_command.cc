@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/posix_file.h"
+#include "quant/formats/utf8.h"
 #include "quant/v1/jobs.grpc.pb.h"
 #include "service/checkpoint/fault.h"
 #include "service/cli/channel.h"
@@ -242,7 +243,7 @@ absl::Status JobsRun::Create() {
     Show(job);
     return absl::OkStatus();
   }
-  console_.error << job.name() << "\n" << PlanText(job.plan());
+  console_.error << EscapeControls(job.name()) << "\n" << PlanText(job.plan());
   return Watch(job.name());
 }
 

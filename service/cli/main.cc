@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/formats/utf8.h"
 #include "service/cli/arguments.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
@@ -74,13 +75,14 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
 int Main(const std::vector<std::string>& args) {
   const ParsedArguments parsed = ParseArguments(args);
   std::cout << parsed.out;
-  std::cerr << parsed.error;
+  std::cerr << EscapeControlsInLines(parsed.error);
   if (!parsed.arguments) return parsed.exit_code;
   const Console console = {std::cout, std::cerr, ErrorColumns()};
   const absl::Status status = Run(*parsed.arguments, console);
   std::cout.flush();
   if (!status.ok()) {
-    std::cerr << "quantctl: " << std::string(status.message()) << "\n";
+    std::cerr << "quantctl: "
+              << EscapeControlsInLines(std::string(status.message())) << "\n";
   }
   return static_cast<int>(ExitCodeOf(status));
 }

@@ -14,6 +14,7 @@
 #include "service/checkpoint/planned_checkpoint.h"
 #include "service/cli/channel.h"
 #include "service/cli/exit_code.h"
+#include "service/cli/run_report.h"
 #include "service/server/proto_convert.h"
 
 namespace qs::cli {
@@ -194,9 +195,7 @@ absl::Status CheckNotRefused(const PlanAnswer& plan) {
   std::string text = "refused by the plan, nothing was sent or written:";
   for (const v1::Finding& finding : plan.findings) {
     if (finding.severity() != v1::Finding::ERROR) continue;
-    absl::StrAppend(&text, "\n  ", finding.rule(),
-                    finding.tensor().empty() ? "" : " ", finding.tensor(), ": ",
-                    finding.text());
+    absl::StrAppend(&text, "\n  ", FindingText(finding));
   }
   return WithExitCode(absl::FailedPreconditionError(text), ExitCode::kRefused);
 }

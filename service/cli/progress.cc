@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/text_table.h"
 
 namespace qs::cli {
@@ -115,7 +116,7 @@ void Progress::Finish() {
 void Progress::Note(const std::string& text) {
   absl::MutexLock lock(&mutex_);
   Clear();
-  out_ << text << "\n" << std::flush;
+  out_ << EscapeControls(text) << "\n" << std::flush;
 }
 
 void Progress::Clear() {

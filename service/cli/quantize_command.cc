@@ -14,6 +14,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint.h"
 #include "quant/formats/posix_file.h"
+#include "quant/formats/utf8.h"
 #include "service/checkpoint/checkpoint_writer.h"
 #include "service/checkpoint/planned_checkpoint.h"
 #include "service/checkpoint/text_file.h"
@@ -45,9 +46,7 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& path) {
 void PrintWarnings(const PlanAnswer& plan, const Console& console) {
   for (const v1::Finding& finding : plan.findings) {
     if (finding.severity() != v1::Finding::WARNING) continue;
-    console.error << "warning " << finding.rule()
-                  << (finding.tensor().empty() ? "" : " ") << finding.tensor()
-                  << ": " << finding.text() << "\n";
+    console.error << "warning " << FindingText(finding) << "\n";
   }
 }
 
@@ -206,7 +205,8 @@ absl::Status QuantizeRun::Report(const OutputTarget& target) const {
   report.plan = plan_;
   report.tensors = reports_;
   report.folded = folded_;
-  console_.out << ReportTable(report) << "wrote " << target.path << "\n";
+  console_.out << ReportTable(report) << "wrote " << EscapeControls(target.path)
+               << "\n";
   if (!arguments_.json_file.empty()) {
     QS_RETURN_IF_ERROR(
         WriteTextFile(arguments_.json_file, ReportToJson(report)));

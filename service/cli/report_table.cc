@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/run_report.h"
 #include "service/cli/text_table.h"
 #include "service/cli/totals_text.h"
@@ -118,8 +119,7 @@ std::string FindingsText(const PlanAnswer& plan) {
   for (const v1::Finding& finding : plan.findings) {
     absl::StrAppend(
         &text, finding.severity() == v1::Finding::ERROR ? "error " : "warning ",
-        finding.rule(), finding.tensor().empty() ? "" : " ", finding.tensor(),
-        ": ", finding.text(), "\n");
+        FindingText(finding), "\n");
   }
   return text.empty() ? "" : absl::StrCat("\n", text);
 }
@@ -135,7 +135,8 @@ std::string WarningsText(const RunReport& report, int64_t warnings) {
         return absl::StrCat(text, "and ", warnings - shown, " more warnings\n");
       }
       ++shown;
-      absl::StrAppend(&text, "warning ", tensor.name(), ": ", warning, "\n");
+      absl::StrAppend(&text, "warning ", EscapeControls(tensor.name()), ": ",
+                      EscapeControls(warning), "\n");
     }
   }
   return text;
@@ -159,8 +160,8 @@ std::string ExpertsText(const RunReport& report) {
       least = std::min(least, experts[i].tokens);
       most = std::max(most, experts[i].tokens);
     }
-    absl::StrAppend(&text, "experts of layer ", layer, ": ", least, " to ",
-                    most, " tokens each\n");
+    absl::StrAppend(&text, "experts of layer ", EscapeControls(layer), ": ",
+                    least, " to ", most, " tokens each\n");
   }
   return text;
 }
@@ -168,16 +169,17 @@ std::string ExpertsText(const RunReport& report) {
 // "loads in: vLLM 0.33.0"; empty when nothing is known to load it.
 std::string EnginesText(const v1::PlanSummary& summary) {
   if (summary.engines_size() == 0) return "";
-  return absl::StrCat("loads in: ", absl::StrJoin(summary.engines(), ", "),
-                      "\n");
+  return absl::StrCat(
+      "loads in: ", EscapeControls(absl::StrJoin(summary.engines(), ", ")),
+      "\n");
 }
 
 std::string SummaryText(const PlanAnswer& plan) {
   const PlanCounts counts = CountsOf(plan);
   const v1::PlanSummary& summary = plan.summary;
   std::string text = absl::StrCat(
-      "\n", summary.architecture(), ": ", counts.quantized, " to quantize, ",
-      counts.carried, " carried, ", counts.tied, " tied; ",
+      "\n", EscapeControls(summary.architecture()), ": ", counts.quantized,
+      " to quantize, ", counts.carried, " carried, ", counts.tied, " tied; ",
       FormatBytes(summary.bytes_in()), " -> ", FormatBytes(summary.bytes_out()),
       Percent(summary.bytes_out(), summary.bytes_in()), "\n");
   if (!summary.refused()) text += EnginesText(summary);
@@ -186,6 +188,12 @@ std::string SummaryText(const PlanAnswer& plan) {
 }
 
 }  // namespace
+
+std::string FindingText(const v1::Finding& finding) {
+  return EscapeControls(absl::StrCat(finding.rule(),
+                                     finding.tensor().empty() ? "" : " ",
+                                     finding.tensor(), ": ", finding.text()));
+}
 
 std::string ReportTable(const RunReport& report) {
   const RunTotals totals = TotalsOf(report.tensors);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/job_text.h"
 #include "service/cli/result_folder.h"
@@ -119,7 +120,9 @@ class Fetch {
   }
 
   void Note(const std::string& text) {
-    console_.error << JobIdOf(job_) << "  " << text << "\n" << std::flush;
+    console_.error << EscapeControls(absl::StrCat(JobIdOf(job_), "  ", text))
+                   << "\n"
+                   << std::flush;
   }
 
   v1::JobService::Stub& stub_;

@@ -105,6 +105,9 @@ absl::StatusOr<RunReport> ReportFromJson(std::string_view text);
 // "schema": "quantd.plan/1" with the report's `plan`.
 std::string PlanToJson(const PlanAnswer& plan);
 
+// "rule tensor: text" in one line.
+std::string FindingText(const quant::v1::Finding& finding);
+
 std::string ReportTable(const RunReport& report);
 std::string PlanTable(const PlanAnswer& plan);
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "quant/formats/utf8.h"
 
 namespace qs::cli {
 
@@ -16,7 +17,8 @@ TextTable::TextTable(std::vector<Column> columns)
 
 void TextTable::AddRow(std::vector<std::string> cells) {
   for (size_t i = 0; i < widths_.size() && i < cells.size(); ++i) {
-    widths_[i] = std::max(widths_[i], cells[i].size());
+    cells[i] = EscapeControls(cells[i]);
+    widths_[i] = std::max(widths_[i], Utf8Length(cells[i]));
   }
   rows_.push_back(std::move(cells));
 }
@@ -26,7 +28,7 @@ void TextTable::AddRule() { rows_.emplace_back(); }
 std::string TextTable::Line(const std::vector<std::string>& cells) const {
   std::string line;
   for (size_t i = 0; i < columns_.size() && i < cells.size(); ++i) {
-    const std::string padding(widths_[i] - cells[i].size(), ' ');
+    const std::string padding(widths_[i] - Utf8Length(cells[i]), ' ');
     if (i > 0) line += "  ";
     if (columns_[i].align == Align::kRight) line += padding;
     line += cells[i];

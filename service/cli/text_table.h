@@ -19,7 +19,7 @@ class TextTable {
   };
   explicit TextTable(std::vector<Column> columns);
 
-  // One cell a column.
+  // One cell a column; what a terminal would obey is escaped.
   void AddRow(std::vector<std::string> cells);
   void AddRule();
   // Every line ends in a newline and without trailing spaces.
@@ -29,7 +29,7 @@ class TextTable {
   std::string Line(const std::vector<std::string>& cells) const;
 
   const std::vector<Column> columns_;
-  std::vector<size_t> widths_;
+  std::vector<size_t> widths_;                  // in characters
   std::vector<std::vector<std::string>> rows_;  // an empty one is a rule
 };
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint.h"
+#include "quant/formats/utf8.h"
 #include "quant/plan/plan.h"
 #include "service/checkpoint/fault.h"
 #include "service/cli/commands.h"
@@ -109,8 +110,8 @@ class UploadRun {
     int64_t sent = 0;
     int64_t sent_bytes = 0;
     for (const UploadedTensor& tensor : done_) {
-      console_.out << tensor.tensor.name() << " " << tensor.tensor.tensor_name()
-                   << "\n";
+      console_.out << EscapeControls(tensor.tensor.name()) << " "
+                   << EscapeControls(tensor.tensor.tensor_name()) << "\n";
       if (tensor.sent_bytes > 0) ++sent;
       sent_bytes += tensor.sent_bytes;
     }

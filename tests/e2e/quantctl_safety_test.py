@@ -4,11 +4,13 @@ must not be able to do.
 
     quantctl_safety_test.py BIN_DIR [TEST...]
 """
+import json
 import os
+import random
 import shutil
 
 import programs
-from checkpoints import MODEL
+from checkpoints import MODEL, random_bf16, write_safetensors
 from programs import quantctl
 
 
@@ -71,6 +73,59 @@ class QuantctlSafetyTest(programs.QuantctlCase):
         both = quantctl("compare", self.source, "--json", "both", "--html",
                         "./both", *flags[:2])
         self.assert_failed(both, 6, "allowed: a file of its own")
+
+    def test_nothing_that_a_terminal_obeys_is_printed(self):
+        """Names of tensors and files that were made to be printed."""
+        evil = "w\x1b]0;title\x07\x9b2J\u202e\nwrote all.weight"
+        write_safetensors(self.source / "model.safetensors", {
+            evil: ("BF16", [64, 64], random_bf16(64 * 64, random.Random(1))),
+            evil + "2": ("BF16", [64], bytes(128))})
+        for name in self.source.glob("model-*"):
+            name.unlink()
+        for name in ("model.safetensors.index.json", "config.json"):
+            (self.source / name).unlink()
+        (self.source / "side\x1b[31m.txt").write_text("text")
+        report = self.work / "report.json"
+        flags = self.server_flags()
+        seen = [
+            quantctl("plan", self.source, *flags),
+            quantctl("quantize", self.source, "-o", self.work / "out",
+                     "--json", report, *flags),
+            quantctl("report", report),
+            quantctl("compare", self.source, *flags[:2]),
+            # Errors, too.
+            quantctl("plan", self.work / "no\x1b[31m", *flags),
+            quantctl("pl\x1b[31man"),
+            quantctl("plan", self.source, "--server", "x\x1b[31m:1", "--preset",
+                     "NF4"),
+        ]
+        for done in seen:
+            text = done.stdout + done.stderr
+            self.assertEqual([c for c in text if c != "\n" and (
+                ord(c) < 32 or 127 <= ord(c) < 160 or c == "\u202e")], [], text)
+            self.assertNotIn("\nwrote all", text)
+        self.assertEqual([done.returncode for done in seen[:4]], [0] * 4, seen)
+        self.assertIn("w\\x1b]0;title\\x07\\xc2\\x9b2J\\xe2\\x80\\xae\\nwrote "
+                      "all.weight", seen[0].stdout)
+        self.assertIn("side\\x1b[31m.txt", seen[0].stdout)
+        # JSON is exact.
+        plan = json.loads(self.run_ok("plan", self.source, "--json",
+                                      *flags).stdout)["plan"]
+        self.assertIn(evil, [entry["name"] for entry in plan["entries"]])
+        self.assertIn(evil, [tensor["name"] for tensor in
+                             json.loads(report.read_text())["tensors"]])
+
+    def test_columns_of_other_alphabets(self):
+        """Columns are as wide as their characters, not their bytes."""
+        write_safetensors(self.work / "w.safetensors", {
+            "\u6f22\u5b57.weight": ("BF16", [64], bytes(128)),
+            "plain.weight": ("BF16", [64], bytes(128))})
+        done = quantctl("plan", self.work / "w.safetensors",
+                        *self.server_flags())
+        self.assert_failed(done, 3, "NOTHING_TO_QUANTIZE")
+        lines = done.stdout.splitlines()
+        rows = [line for line in lines if ".weight " in line]
+        self.assertEqual(len({row.index("carry") for row in rows}), 1, rows)
 
 
 if __name__ == "__main__":
