@@ -16,6 +16,7 @@
 #include "service/cli/exit_code.h"
 
 namespace qs::cli {
+#include "service/base/standard_descriptors.h"
 namespace {
 
 // Of the terminal that standard error is; 0 when it is none.
@@ -94,3 +95,7 @@ int main(int argc, char** argv) {
   qs::cli::PrepareProcess();
   return qs::cli::Main(std::vector<std::string>(argv + 1, argv + argc));
 }
+// Ahead of main, as gRPC opens a descriptor when it is loaded.
+[[gnu::section(".preinit_array"),
+  gnu::used]] void (*open_descriptors)() = qs::OpenStandardDescriptors;
+

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "kernels/gpus.h"
 #include "service/base/end_signals.h"
+#include "service/base/standard_descriptors.h"
 #include "service/server/listen_address.h"
 #include "service/server/log.h"
 #include "service/server/options.h"
@@ -58,6 +59,10 @@ int Serve(const ServerOptions& options) {
 
 }  // namespace
 }  // namespace qs
+
+// Ahead of main, as gRPC opens a descriptor when it is loaded.
+[[gnu::section(".preinit_array"),
+  gnu::used]] void (*open_descriptors)() = qs::OpenStandardDescriptors;
 
 int main(int argc, char** argv) {
   const std::vector<std::string> args(argv + 1, argv + argc);

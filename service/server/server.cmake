@@ -6,6 +6,7 @@ add_library(qs_service_base STATIC
   base/io_pool.cc
   base/random_id.cc
   base/metrics.cc
+  base/standard_descriptors.cc
   stream/crc32c.cc
   stream/digest.cc)
 target_link_libraries(qs_service_base

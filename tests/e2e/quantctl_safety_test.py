@@ -8,10 +8,12 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import time
 
 import programs
 from checkpoints import MODEL, random_bf16, write_safetensors
-from programs import quantctl
+from programs import BIN, quantctl
 
 
 class QuantctlSafetyTest(programs.QuantctlCase):
@@ -126,6 +128,33 @@ class QuantctlSafetyTest(programs.QuantctlCase):
         lines = done.stdout.splitlines()
         rows = [line for line in lines if ".weight " in line]
         self.assertEqual(len({row.index("carry") for row in rows}), 1, rows)
+
+    def test_a_server_without_standard_descriptors(self):
+        """It serves, and what it logs is taken neither for a signal nor for the
+        bytes of a connection."""
+        for closed in ((1, 2), (0, 1, 2), (0,), (2,)):
+            port = self.work / "port"
+            port.unlink(missing_ok=True)
+            server = subprocess.Popen(
+                [BIN / "quantd", "--listen", "127.0.0.1:0", "--port-file", port],
+                preexec_fn=lambda: [os.close(fd) for fd in closed],
+                stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.addCleanup(lambda one=server: one.poll() is None and one.kill())
+            deadline = time.monotonic() + 30
+            while not (port.exists() and port.read_text().strip()):
+                self.assertIsNone(server.poll(), closed)
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.02)
+            address = "127.0.0.1:" + port.read_text().strip()
+            self.run_ok("plan", self.source, "--preset", "NF4", "--server",
+                        address)
+            self.run_ok("health", "--server", address)
+            for fd in closed:
+                self.assertEqual(
+                    os.readlink(f"/proc/{server.pid}/fd/{fd}"), "/dev/null")
+            self.assertIsNone(server.poll(), closed)
+            server.terminate()
+            self.assertEqual(server.wait(timeout=30), 0, closed)
 
 
 if __name__ == "__main__":
