@@ -4,19 +4,22 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "quant/formats/utf8.h"
+#include "service/base/standard_descriptors.h"
 #include "service/cli/arguments.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 
 namespace qs::cli {
-#include "service/base/standard_descriptors.h"
 namespace {
 
 // Of the terminal that standard error is; 0 when it is none.
@@ -73,29 +76,42 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
   return UnexpectedError("command: got an unknown one");
 }
 
+// That all of standard output got where it should.
+absl::Status FlushOutput() {
+  errno = 0;
+  std::cout.flush();
+  if (std::cout) return absl::OkStatus();
+  return OutputFault(absl::DataLossError(absl::StrCat(
+      "standard output: some of it cannot be written", errno == 0 ? "" : ": ",
+      errno == 0 ? "" : std::strerror(errno))));
+}
+
 int Main(const std::vector<std::string>& args) {
   const ParsedArguments parsed = ParseArguments(args);
   std::cout << parsed.out;
   std::cerr << EscapeControlsInLines(parsed.error);
-  if (!parsed.arguments) return parsed.exit_code;
-  const Console console = {std::cout, std::cerr, ErrorColumns()};
-  const absl::Status status = Run(*parsed.arguments, console);
-  std::cout.flush();
+  absl::Status status;
+  if (parsed.arguments) {
+    const Console console = {std::cout, std::cerr, ErrorColumns()};
+    status = Run(*parsed.arguments, console);
+  }
+  const absl::Status flushed = FlushOutput();
+  if (status.ok()) status = flushed;
   if (!status.ok()) {
     std::cerr << "quantctl: "
               << EscapeControlsInLines(std::string(status.message())) << "\n";
   }
-  return static_cast<int>(ExitCodeOf(status));
+  return status.ok() ? parsed.exit_code : static_cast<int>(ExitCodeOf(status));
 }
 
 }  // namespace
 }  // namespace qs::cli
 
-int main(int argc, char** argv) {
-  qs::cli::PrepareProcess();
-  return qs::cli::Main(std::vector<std::string>(argv + 1, argv + argc));
-}
 // Ahead of main, as gRPC opens a descriptor when it is loaded.
 [[gnu::section(".preinit_array"),
   gnu::used]] void (*open_descriptors)() = qs::OpenStandardDescriptors;
 
+int main(int argc, char** argv) {
+  qs::cli::PrepareProcess();
+  return qs::cli::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -69,6 +69,10 @@ int main(int argc, char** argv) {
   const qs::CommandLine command = qs::ParseCommandLine(args);
   std::fputs(command.out.c_str(), stdout);
   std::fputs(command.error.c_str(), stderr);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    std::perror("quantd: standard output");
+    return 1;
+  }
   if (!command.serve) return command.exit_code;
   return qs::Serve(command.options);
 }

@@ -129,6 +129,32 @@ class QuantctlSafetyTest(programs.QuantctlCase):
         rows = [line for line in lines if ".weight " in line]
         self.assertEqual(len({row.index("carry") for row in rows}), 1, rows)
 
+    def test_output_that_is_lost(self):
+        report = self.work / "report.json"
+        self.run_ok("quantize", self.source, "-o", self.work / "out",
+                    "--json", report, *self.server_flags())
+        server = self.server_flags()[:2]
+        commands = [["plan", self.source, *self.server_flags()],
+                    ["plan", self.source, "--json", *self.server_flags()],
+                    ["report", report], ["capabilities", *server],
+                    ["capabilities", "--json", *server], ["health", *server],
+                    ["--help"], ["quantize", "--help"], ["--version"]]
+        for command in commands:
+            for target in ("/dev/full", None):
+                with open(target or "/dev/null", "w") as out:
+                    done = subprocess.run(
+                        [BIN / "quantctl", *map(str, command)], stdout=out,
+                        stderr=subprocess.PIPE, text=True, timeout=60,
+                        preexec_fn=None if target else lambda: os.close(1))
+                self.assertEqual(done.returncode, 6, (command, done.stderr))
+                self.assertIn("standard output: some of it cannot be written",
+                              done.stderr)
+        with open("/dev/full", "w") as out:
+            done = subprocess.run([BIN / "quantd", "--help"], text=True,
+                                  timeout=60, stdout=out,
+                                  stderr=subprocess.PIPE)
+        self.assertEqual(done.returncode, 1, done.stderr)
+
     def test_a_server_without_standard_descriptors(self):
         """It serves, and what it logs is taken neither for a signal nor for the
         bytes of a connection."""
@@ -155,6 +181,20 @@ class QuantctlSafetyTest(programs.QuantctlCase):
             self.assertIsNone(server.poll(), closed)
             server.terminate()
             self.assertEqual(server.wait(timeout=30), 0, closed)
+
+    def test_a_client_without_standard_descriptors(self):
+        out = self.work / "out"
+        done = subprocess.run(
+            [BIN / "quantctl", "quantize", self.source, "-o", out,
+             *self.server_flags()], timeout=60,
+            preexec_fn=lambda: [os.close(fd) for fd in (0, 1, 2)])
+        self.assertEqual(done.returncode, 6)  # its report went nowhere
+        self.assertEqual({p.name for p in out.iterdir()},
+                         {p.name for p in self.source.iterdir()})
+        done = subprocess.run(
+            [BIN / "quantctl", "health", *self.server_flags()[:2]], timeout=60,
+            stdout=subprocess.DEVNULL, preexec_fn=lambda: os.close(2))
+        self.assertEqual(done.returncode, 0)
 
 
 if __name__ == "__main__":
