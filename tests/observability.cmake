@@ -4,7 +4,8 @@ qs_test(metrics_test
   LIBS qs_service
   LABELS unit tsan)
 qs_test(observability_test
-  SOURCES service/observability_test.cc
+  SOURCES service/library_logs_test.cc service/observability_test.cc
+    testing/raw_http2.cc
   LIBS qs_service nlohmann_json::nlohmann_json
   LABELS service)
 target_compile_definitions(observability_test PRIVATE

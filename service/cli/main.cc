@@ -1,5 +1,7 @@
 // Tested by tests/e2e/quantctl_test.py.
 // quantctl: the client program of quantd. Exit codes: see exit_code.h.
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
 #include <malloc.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -76,6 +78,14 @@ absl::Status Run(const Arguments& arguments, const Console& console) {
   return UnexpectedError("command: got an unknown one");
 }
 
+// What gRPC and protobuf log is for whoever looks for a fault of theirs: what a
+// user has to know, errors say, and they may repeat a server's bytes.
+void SilenceLibraries() {
+  if (getenv("GRPC_VERBOSITY") != nullptr) return;
+  gpr_set_log_function([](gpr_log_func_args*) {});
+  google::protobuf::SetLogHandler(nullptr);
+}
+
 // That all of standard output got where it should.
 absl::Status FlushOutput() {
   errno = 0;
@@ -113,5 +123,6 @@ int Main(const std::vector<std::string>& args) {
 
 int main(int argc, char** argv) {
   qs::cli::PrepareProcess();
+  qs::cli::SilenceLibraries();
   return qs::cli::Main(std::vector<std::string>(argv + 1, argv + argc));
 }

@@ -11,6 +11,7 @@
 #include "kernels/gpus.h"
 #include "service/base/end_signals.h"
 #include "service/base/standard_descriptors.h"
+#include "service/server/library_logs.h"
 #include "service/server/listen_address.h"
 #include "service/server/log.h"
 #include "service/server/options.h"
@@ -26,6 +27,7 @@ int Serve(const ServerOptions& options) {
   EndSignals signals;
   Server::PrepareProcess(options.tcp_read_chunks);
   if (!SetLogLevel(options.log_level).ok()) return 2;
+  LogLibraries();
   absl::StatusOr<std::unique_ptr<Server>> server =
       Server::Start(options, &Gpus());
   if (!server.ok()) {
