@@ -114,6 +114,10 @@ void CompleteGroups(Draft* draft);
 // The inputs that quantized linears read. Adds findings NO_FOLD for AWQ.
 std::vector<PlanSite> PlanSites(Draft* draft);
 
+// Adds an error for a quantized tensor whose output tensors would have the name
+// of one that is carried.
+void CheckOutputNames(Draft* draft);
+
 // What an engine says to the draft's tensors.
 FindingList Lint(const Draft& draft, const EngineRules& rules);
 

@@ -89,6 +89,22 @@ absl::Status CountBytes(Draft* draft) {
   return absl::OkStatus();
 }
 
+// Who loads a model by its config.json, and not tensors into modules that the
+// caller has made.
+bool ReadsConfig(Engine engine) {
+  return engine == Engine::kVllm || engine == Engine::kTransformers ||
+         engine == Engine::kGptqModel;
+}
+
+void WarnOfNoConfig(const EngineRules& rules, Draft* draft) {
+  draft->findings.Add(
+      Severity::kWarning, "NO_CONFIG", "",
+      absl::StrCat("config.json: got none, so the output has none; ",
+                   rules.Title(),
+                   " needs one, with quantization_config, to load it: take the "
+                   "model's whole directory"));
+}
+
 // The target's findings count as they are. Without a target those of every
 // engine that knows the format are warnings.
 void LintEngines(Draft* draft) {
@@ -96,8 +112,13 @@ void LintEngines(Draft* draft) {
   const PlanRequest& request = draft->request;
   for (const EngineRules& rules : AllEngineRules()) {
     const FindingList findings = Lint(*draft, rules);
-    if (!findings.HasError() && plan.tensors_quantized > 0) {
+    const bool lacks_config =
+        request.config_json.empty() && ReadsConfig(rules.facts.engine);
+    if (!findings.HasError() && plan.tensors_quantized > 0 && !lacks_config) {
       plan.engines.push_back(rules.Title());
+    }
+    if (lacks_config && rules.facts.engine == request.engine) {
+      WarnOfNoConfig(rules, draft);
     }
     if (rules.facts.engine == request.engine) {
       draft->findings.Append(findings, false);
@@ -146,6 +167,7 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
     draft.plan.sites = PlanSites(&draft);
   }
   QS_RETURN_IF_ERROR(CountBytes(&draft));
+  CheckOutputNames(&draft);
   LintEngines(&draft);
   draft.plan.files = PlanFiles(draft);
   draft.plan.quantization_config_json = OutputConfigJson(draft);

@@ -24,6 +24,7 @@ target_sources(qs_quant PRIVATE
   plan/glob.cc
   plan/lint.cc
   plan/output_config.cc
+  plan/output_names.cc
   plan/overrides.cc
   plan/plan.cc
   plan/scheme_targets.cc

@@ -48,7 +48,9 @@
 //
 // Findings: those of the target as its rules say; without a target those of
 // every engine that knows the format, as warnings. Equal ones are merged: the
-// first tensor is named, the text counts the others.
+// first tensor is named, the text counts the others. Whatever the target, two
+// output tensors of one name are an error, OUTPUT_NAME; a checkpoint without
+// config.json is a warning, NO_CONFIG, where the target reads one.
 #ifndef QS_QUANT_PLAN_PLAN_H_
 #define QS_QUANT_PLAN_PLAN_H_
 
@@ -207,7 +209,8 @@ struct Plan {
   // renames them. Empty when nothing is quantized.
   std::string quantization_config_json;
   // Whose rules the result breaks none of: "vLLM 0.33.0". That an engine has
-  // the architecture at all is not known here.
+  // the architecture at all is not known here. Without config.json those that
+  // read it are not named.
   std::vector<std::string> engines;
 };
 

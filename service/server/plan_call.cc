@@ -12,6 +12,7 @@
 #include "quant/v1/quantization.pb.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
+#include "service/server/plan_limits.h"
 
 namespace qs {
 namespace {
@@ -91,7 +92,8 @@ class PlanCall final : public BytesReactor {
 
   // On a worker.
   void MakeResponses() {
-    const absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
+    absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
+    if (plan.ok()) CheckLimits(input_.request(), context_.limits(), &*plan);
     if (plan.ok()) responses_ = PlanToProto(*plan, input_.request());
     {
       absl::MutexLock lock(&mutex_);

@@ -38,6 +38,7 @@ add_library(qs_service STATIC
   server/options.cc
   server/plan_call.cc
   server/plan_convert.cc
+  server/plan_limits.cc
   server/proto_convert.cc
   server/quantize_service.cc
   server/report_sums.cc

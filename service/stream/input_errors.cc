@@ -10,7 +10,6 @@
 namespace qs {
 namespace {
 
-constexpr size_t kMaxNameBytes = 512;
 constexpr int kMaxDimensions = 8;
 
 absl::Status CheckShape(const quant::v1::TensorBegin& begin,
@@ -80,10 +79,11 @@ absl::Status OpenError(const absl::Status& status) {
 
 absl::StatusOr<TensorInfo> TensorInfoFromProto(
     const quant::v1::TensorBegin& begin, const std::string& field) {
-  if (begin.name().empty() || begin.name().size() > kMaxNameBytes) {
-    return BadFieldError(field + ".name",
-                         absl::StrCat("got ", begin.name().size(),
-                                      " bytes, allowed 1 to ", kMaxNameBytes));
+  if (begin.name().empty() || begin.name().size() > kMaxSentNameBytes) {
+    return BadFieldError(
+        field + ".name",
+        absl::StrCat("got ", begin.name().size(), " bytes, allowed 1 to ",
+                     kMaxSentNameBytes));
   }
   const absl::Status shape = CheckShape(begin, field + ".shape");
   if (!shape.ok()) return shape;

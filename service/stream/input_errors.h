@@ -17,6 +17,9 @@
 
 namespace qs {
 
+// Of a tensor that is sent.
+constexpr size_t kMaxSentNameBytes = 512;
+
 absl::Status InvalidError(const std::string& reason, const std::string& text,
                           const ErrorMetadata& metadata = {});
 // The machine has less memory than the budget promises.

@@ -13,7 +13,7 @@ import time
 
 import programs
 from checkpoints import MODEL, random_bf16, write_safetensors
-from programs import BIN, quantctl
+from programs import BIN, Server, quantctl
 
 
 class QuantctlSafetyTest(programs.QuantctlCase):
@@ -128,6 +128,35 @@ class QuantctlSafetyTest(programs.QuantctlCase):
         lines = done.stdout.splitlines()
         rows = [line for line in lines if ".weight " in line]
         self.assertEqual(len({row.index("carry") for row in rows}), 1, rows)
+
+    def test_limits_of_the_server_refuse_the_plan(self):
+        """Before any byte of a weight is sent, with a code of its own."""
+        server = Server(self.work, "--log-level", "debug",
+                        "--max-tensor-bytes", "64KiB")
+        self.addCleanup(server.close)
+        flags = ("--server", server.address, "--preset", "NF4")
+        for command in (["plan", self.source],
+                        ["quantize", self.source, "-o", self.work / "out"]):
+            self.assert_failed(quantctl(*command, *flags), 3,
+                               "TENSOR_TOO_LARGE model.layers.0.",
+                               "bytes, allowed 65536")
+        self.assertNotIn('"rpc":"Quantize"',
+                         (self.work / "quantd.log").read_text())
+
+    def test_a_checkpoint_without_config(self):
+        (self.source / "config.json").unlink()
+        for target in ("vllm", "transformers"):
+            done = self.run_ok("plan", self.source, "--server",
+                               self.server.address, "--preset", "W4A16",
+                               "--target", target)
+            self.assertIn("warning NO_CONFIG: config.json: got none",
+                          done.stdout)
+            self.assertNotIn("vLLM", done.stdout.split("loads in")[-1]
+                             if "loads in" in done.stdout else "")
+        done = self.run_ok("quantize", self.source, "-o", self.work / "out",
+                           "--server", self.server.address, "--preset", "W4A16",
+                           "--target", "vllm")
+        self.assertIn("warning NO_CONFIG: config.json: got none", done.stderr)
 
     def test_output_that_is_lost(self):
         report = self.work / "report.json"

@@ -1,6 +1,8 @@
 // Rules of the plan, one at a time: bad input, quantized sources, ties, globs,
 // fused groups, files.
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "tests/quant/plan_request.h"
 #include "tests/testing/catch_compat.h"
@@ -289,6 +291,66 @@ TEST_CASE("Every file has an action, and a reason unless it is copied") {
     CHECK(plan.files[i].reason.empty() ==
           (files[i].second == FileAction::kCopy));
   }
+}
+
+TEST_CASE("Two output tensors of one name are refused") {
+  const std::string up = "model.layers.0.mlp.up_proj";
+  struct Case {
+    const char* preset;
+    std::string carried;
+    bool refused;
+  };
+  for (const Case& one : std::vector<Case>{
+           {"W4A16", up + ".weight_shape", true},
+           {"W4A16", up + ".weight_zero_point", false},  // symmetric
+           {"NF4", up + ".weight.quant_map", true},
+           {"NF4", up + ".weight_shape", false},
+           {"NF4", up + ".weight.nested_quant_map", false},
+           {"NF4-dq", up + ".weight.nested_quant_map", true},
+           {"HQQ-4", up + ".packing", true},
+           {"W4A16-gptq", up + ".weight_shape", true}}) {
+    INFO(one.preset << " " << one.carried);
+    PlanRequest request = SmallLlama(one.preset, Engine::kNone);
+    AddTensor(&request, one.carried, {4}, DType::kF32);
+    const Plan plan = PlanOf(request);
+    const std::vector<Finding> found = FindingsOf(plan, "OUTPUT_NAME");
+    CHECK(plan.refused == one.refused);
+    REQUIRE(found.size() == (one.refused ? 1 : 0));
+    if (!one.refused) continue;
+    CHECK(found[0].severity == Severity::kError);
+    CHECK(found[0].tensor == up + ".weight");
+    CHECK_THAT(found[0].text, Contains("\"" + one.carried + "\""));
+  }
+}
+
+TEST_CASE("Without config.json who reads it does not load the result") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
+  const auto names = [](const Plan& plan, const char* engine) {
+    return std::any_of(
+        plan.engines.begin(), plan.engines.end(),
+        [&](const std::string& name) { return name.starts_with(engine); });
+  };
+  CHECK(FindingsOf(PlanOf(request), "NO_CONFIG").empty());
+  CHECK(names(PlanOf(request), "vLLM"));
+  request.config_json = "";
+  const Plan plan = PlanOf(request);
+  const std::vector<Finding> found = FindingsOf(plan, "NO_CONFIG");
+  REQUIRE(found.size() == 1);
+  CHECK(found[0].severity == Severity::kWarning);
+  CHECK_THAT(found[0].text, StartsWith("config.json: got none") &&
+                                Contains("vLLM 0.33.0 needs one"));
+  CHECK_FALSE(plan.refused);
+  CHECK_FALSE(names(plan, "vLLM"));
+  CHECK_FALSE(names(plan, "transformers"));
+  request = SmallLlama("NF4", Engine::kTransformers);
+  request.config_json = "";
+  CHECK(FindingsOf(PlanOf(request), "NO_CONFIG").size() == 1);
+  // These put tensors into modules that are there.
+  request.engine = Engine::kBitsandbytes;
+  CHECK(FindingsOf(PlanOf(request), "NO_CONFIG").empty());
+  CHECK(names(PlanOf(request), "bitsandbytes"));
+  request.engine = Engine::kNone;
+  CHECK(FindingsOf(PlanOf(request), "NO_CONFIG").empty());
 }
 
 TEST_CASE("A plan without a weight to quantize is refused") {

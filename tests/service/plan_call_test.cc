@@ -292,6 +292,55 @@ TEST_CASE(
   }));
 }
 
+TEST_CASE("what Quantize of this server would refuse, the plan refuses",
+          "[plan_call]") {
+  ServerOptions options = TestServerOptions();
+  options.max_tensor_bytes = 256 << 10;
+  options.memory_budget = int64_t{2} << 20;
+  InProcessServer server(options);
+  const auto plan = [&](const std::string& preset, const std::string& name,
+                        int64_t rows, int64_t cols) {
+    v1::PlanCheckpointRequest tensor;
+    AddTensor(&tensor, name, rows, cols);
+    AddTensor(&tensor, "model.layers.0.mlp.gate_proj.weight", 64, 64);
+    const PlanAnswers answers =
+        Plan(server, {PlanConfigRequest(preset), tensor});
+    INFO(answers.status);
+    REQUIRE(answers.status.ok());
+    REQUIRE(answers.summaries.size() == 1);
+    std::vector<v1::Finding> errors;
+    for (const v1::Finding& finding : answers.findings) {
+      if (finding.severity() == v1::Finding::ERROR) errors.push_back(finding);
+    }
+    CHECK(answers.summaries[0].refused() == !errors.empty());
+    return errors;
+  };
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  CHECK(plan("NF4", name, 512, 256).empty());  // as large as it may be
+  auto findings = plan("NF4", name, 513, 256);
+  REQUIRE(findings.size() == 1);
+  CHECK(findings[0].rule() == "TENSOR_TOO_LARGE");
+  CHECK(findings[0].tensor() == name);
+  CHECK(findings[0].text().find("got 262656 bytes, allowed 262144") == 0);
+  // Moments and their factor: 8 inputs^2 bytes and more.
+  findings = plan("W4A16-gptq", name, 64, 1024);
+  REQUIRE(findings.size() == 1);
+  CHECK(findings[0].rule() == "MEMORY_BUDGET");
+  CHECK(findings[0].tensor() == name);
+  CHECK(findings[0].text().find("allowed 2097152") != std::string::npos);
+  const std::string block = "model.layers.0.mlp.";
+  CHECK(plan("NF4",
+             block + std::string(512 - block.size() - 7, 'n') + ".weight", 64,
+             64)
+            .empty());
+  findings =
+      plan("NF4", block + std::string(513 - block.size() - 7, 'n') + ".weight",
+           64, 64);
+  REQUIRE(findings.size() == 1);
+  CHECK(findings[0].rule() == "NAME_TOO_LONG");
+  CHECK(findings[0].text() == "got a name of 513 bytes, allowed 512");
+}
+
 TEST_CASE("no plan while the server drains", "[plan_call]") {
   InProcessServer server;
   server.context().StartDraining();

@@ -1,0 +1,112 @@
+// Tested by tests/service/plan_call_test.cc.
+#include "service/server/plan_limits.h"
+
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "quant/plan/findings.h"
+#include "quant/solve_group.h"
+#include "quant/tensor_quantizer.h"
+#include "service/stream/input_errors.h"
+#include "service/stream/tensor_job.h"
+
+namespace qs {
+namespace {
+
+class LimitCheck {
+ public:
+  LimitCheck(const PlanRequest& request, const quant::v1::Limits& limits,
+             const Plan& plan)
+      : request_(request), limits_(limits) {
+    for (const PlanTensor& tensor : request.tensors) {
+      tensors_.emplace(tensor.name, &tensor);
+    }
+    for (const PlanSite& site : plan.sites) sites_.emplace(site.name, &site);
+  }
+
+  void Check(const PlanEntry& entry) {
+    if (entry.action != TensorAction::kQuantize) return;
+    if (entry.name.size() > kMaxSentNameBytes) {
+      Add("NAME_TOO_LONG", entry,
+          absl::StrCat("got a name of ", entry.name.size(), " bytes, allowed ",
+                       kMaxSentNameBytes));
+    }
+    if (entry.bytes_in > limits_.max_tensor_bytes()) {
+      return Add("TENSOR_TOO_LARGE", entry,
+                 absl::StrCat("got ", entry.bytes_in, " bytes, allowed ",
+                              limits_.max_tensor_bytes(),
+                              ", the server's --max-tensor-bytes"));
+    }
+    const absl::StatusOr<int64_t> bytes = BytesOf(entry);
+    if (!bytes.ok() || *bytes <= limits_.memory_budget_bytes()) return;
+    Add("MEMORY_BUDGET", entry,
+        absl::StrCat("needs ", *bytes, " bytes of memory, allowed ",
+                     limits_.memory_budget_bytes(),
+                     ", the server's --memory-budget"));
+  }
+
+  const FindingList& findings() const { return findings_; }
+
+ private:
+  void Add(const char* rule, const PlanEntry& entry, std::string text) {
+    findings_.Add(Severity::kError, rule, entry.name, std::move(text));
+  }
+
+  TensorInfo InfoOf(const PlanEntry& entry) const {
+    const auto found =
+        tensors_.find(entry.slice ? entry.slice->tensor : entry.name);
+    if (found == tensors_.end()) return {};
+    const PlanTensor& tensor = *found->second;
+    if (!entry.slice) return {entry.name, tensor.dtype, tensor.shape};
+    return {entry.name, tensor.dtype, {entry.rows, entry.cols}};
+  }
+
+  // As StreamInput reserves it.
+  absl::StatusOr<int64_t> BytesOf(const PlanEntry& entry) const {
+    QuantizeOptions options;
+    options.error_report = false;
+    options.tiled_input = true;
+    options.streamed_output = true;
+    constexpr int64_t kTiles = TensorJob::kMaxTilesHeld;
+    absl::StatusOr<int64_t> bytes = absl::NotFoundError("site");
+    const auto site = sites_.find(entry.site);
+    if (!NeedsCalibration(request_.spec)) {
+      bytes =
+          EstimateMemoryBytes(request_.spec, InfoOf(entry), options, kTiles);
+    } else if (site != sites_.end()) {
+      GroupInfo group;
+      group.name = entry.name;
+      group.sites.push_back(
+          {site->second->name, site->second->inputs, Fold(), ""});
+      group.tensors.push_back({InfoOf(entry), 0, GroupRole::kQuantize});
+      QS_RETURN_IF_ERROR(ValidateGroup(request_.spec, group));
+      bytes = EstimateGroupBytes(request_.spec, group, options, kTiles);
+    }
+    if (bytes.ok()) *bytes += TensorJob::kOverhead;
+    return bytes;
+  }
+
+  const PlanRequest& request_;
+  const quant::v1::Limits& limits_;
+  std::unordered_map<std::string_view, const PlanTensor*> tensors_;
+  std::unordered_map<std::string_view, const PlanSite*> sites_;
+  FindingList findings_;
+};
+
+}  // namespace
+
+void CheckLimits(const PlanRequest& request, const quant::v1::Limits& limits,
+                 Plan* plan) {
+  LimitCheck check(request, limits, *plan);
+  for (const PlanEntry& entry : plan->entries) check.Check(entry);
+  for (Finding& finding : check.findings().Findings()) {
+    plan->findings.push_back(std::move(finding));
+    plan->refused = true;
+  }
+}
+
+}  // namespace qs
