@@ -28,7 +28,7 @@ constexpr DeviceTiles kEmulatedTiles = {64, 48, 3000, 20000, 64, 3, 72};
 // where there is no device; another version, or one on a device, may for more.
 constexpr int64_t MostFactorScratch(int64_t size, const DeviceTiles& tiles) {
   const int64_t columns = std::min(size, tiles.factor_columns);
-  return 8 * columns * std::max<int64_t>(columns, 256);
+  return 8 * columns * std::max<int64_t>(columns, 32);
 }
 
 }  // namespace qs
