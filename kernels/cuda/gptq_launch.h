@@ -31,7 +31,8 @@ struct HessianScanArgs {
 };
 int LaunchHessianScan(const HessianScanArgs& args, cudaStream_t stream);
 
-// A matrix being factored: P H P^T in and above the diagonal, row-major.
+// A matrix being factored: P H P^T in and above the diagonal, row-major; what is
+// below is of no use.
 template <class T>
 struct FactorMatrix {
   T* a = nullptr;
