@@ -474,7 +474,7 @@ class QuantctlTest(programs.QuantctlCase):
         lines = re.findall(r"^    build/release/bin/quantctl .*(?:\n     .*)*",
                            readme, re.M)
         lines = [line for line in lines if "--token-file" not in line]
-        self.assertEqual(len(lines), 15, lines)
+        self.assertEqual(len(lines), 16, lines)
         job = "JOB"
         (self.work / "quantized").mkdir()
         make_small(self.work / "tests" / "data", layers=1)
