@@ -280,6 +280,32 @@ class ManyExpertsTest(StacksCase):
                 if preset == "W4A16-awq":
                     self.assertIn("down_proj", self.scaled(report))
 
+    def test_overrides(self):
+        """Experts in one way, their layer's attention in another; by globs on
+        the names of stacks' parts, which single experts have, too."""
+        self.make("qwen3_5_moe", *self.SIZE)
+        report = self.work / "report.json"
+        for preset, rules in (
+                ("W4A16-awq", ["*.experts.*=W4A16-gptq"]),
+                ("W4A16-gptq", ["*.self_attn.[qkv]_proj.*=skip",
+                                '*.experts.*={"awq": {"bits": 3, '
+                                '"group_size": 32}}'])):
+            with self.subTest(preset):
+                flags = ["--preset", preset, "--calibration", self.calibration,
+                         "--target", "vllm"]
+                for rule in rules:
+                    rule = rule.replace("W4A16-gptq", '{"gptq": {"group_size": '
+                                        '32}}')
+                    flags += ["--override", rule]
+                out = self.check_same(*flags, "--json", report)
+                self.check_job(self.stacked, out, *flags)
+                self.assertIn("down_proj", self.scaled(report))
+                methods = {t["algorithm"].split("-")[0]
+                           for t in json.loads(report.read_text())["tensors"]
+                           if ".experts." in t["name"]}
+                self.assertEqual(methods, {"gptq" if preset == "W4A16-awq"
+                                           else "awq"})
+
     def test_calibration_of_stacks(self):
         mixture = self.make("llama4", *self.SIZE)
         calibration = mixture.write_calibration(

@@ -152,6 +152,41 @@ TEST_CASE("what is carried is summed by reason, the most bytes first",
   REQUIRE(carried[15].tensors() > 5);
 }
 
+TEST_CASE("overrides are resolved, and each entry names its rule",
+          "[plan_call]") {
+  InProcessServer server;
+  v1::PlanCheckpointRequest config = PlanConfigRequest("W4A16");
+  config.mutable_config()->mutable_quantization()->set_profile(v1::REFERENCE);
+  v1::Override* rule = config.mutable_config()->add_overrides();
+  rule->set_tensors("*down*");
+  rule->mutable_config()->set_preset("W4A16-gptq");
+  rule = config.mutable_config()->add_overrides();
+  rule->set_tensors("*down_proj*");
+  rule->set_skip(true);
+  v1::PlanCheckpointRequest tensors;
+  AddTensor(&tensors, "model.layers.0.mlp.up_proj.weight", 256, 128);
+  AddTensor(&tensors, "model.layers.0.mlp.gate_proj.weight", 256, 128);
+  AddTensor(&tensors, "model.layers.0.mlp.down_proj.weight", 128, 256);
+  const PlanAnswers answers = Plan(server, {config, tensors});
+  INFO(answers.status);
+  REQUIRE(answers.status.ok());
+  REQUIRE(answers.entries.size() == 3);
+  REQUIRE(answers.entries[0].rule() == 0);
+  REQUIRE(answers.entries[2].rule() == 1);
+  REQUIRE(answers.findings.size() == 1);
+  REQUIRE(answers.findings[0].rule() == "OVERRIDE_UNUSED");
+  const v1::PlanSummary& summary = answers.summaries[0];
+  REQUIRE(summary.overrides_size() == 2);
+  // What it leaves out is the plan's own profile.
+  REQUIRE(summary.overrides(0).config().profile() == v1::REFERENCE);
+  REQUIRE(summary.overrides(0).config().gptq().sweeps() == 0);
+  REQUIRE(summary.overrides(1).skip());
+  rule->set_tensors("*dwn*");
+  RequirePlanError(server, {config, tensors},
+                   absl::StatusCode::kInvalidArgument, "BAD_FIELD",
+                   "overrides[1].tensors: got \"*dwn*\"");
+}
+
 TEST_CASE("a large plan comes in several messages, in order", "[plan_call]") {
   InProcessServer server;
   PlanRequests requests = {PlanConfigRequest("NF4")};

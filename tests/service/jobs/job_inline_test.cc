@@ -1,55 +1,8 @@
 // Jobs that bring their calibration in the message, over real connections.
-#include "tests/service/jobs/calibration_client.h"
+#include "tests/service/jobs/inline_request.h"
 
 namespace qs::testing {
 namespace {
-
-// o_proj of one layer, and a file's site for it in the message.
-v1::CreateJobRequest OneLayer(const JobFolders& folders,
-                              const std::string& out) {
-  v1::CreateJobRequest request = JobRequest(folders, out, "W4A16-gptq");
-  v1::Job* const job = request.mutable_job();
-  job->mutable_quantization()->set_profile(v1::REFERENCE);
-  job->mutable_source()->add_include("*layers.1.self_attn.o_proj.*");
-  return request;
-}
-
-size_t SiteOf(const std::string& module) {
-  const auto& sites = File().sites();
-  for (size_t i = 0; i < sites.size(); ++i) {
-    for (const std::string& one : sites[i].modules) {
-      if (one == module) return i;
-    }
-  }
-  FAIL("no site of " << module);
-  return 0;
-}
-
-void AddSite(const std::string& module, v1::Job* job) {
-  const size_t place = SiteOf(module);
-  const auto moments = File().Load(place);
-  REQUIRE(moments.ok());
-  v1::InlineSite* const site =
-      job->mutable_calibration()->mutable_inline_()->add_sites();
-  const int64_t n = moments->inputs();
-  site->set_name("mine");
-  for (const std::string& one : File().sites()[place].modules) {
-    site->add_modules(one);
-  }
-  site->set_token_count(moments->tokens());
-  site->mutable_abs_sum()->Add(moments->abs_sum(), moments->abs_sum() + n);
-  std::vector<float> packed(
-      static_cast<size_t>(SiteMoments::PackedElements(n)));
-  moments->CopyToPacked(packed.data());
-  site->mutable_second_moment()->Add(packed.begin(), packed.end());
-}
-
-v1::CreateJobRequest InlineRequest(const JobFolders& folders,
-                                   const std::string& out) {
-  v1::CreateJobRequest request = OneLayer(folders, out);
-  AddSite("model.layers.1.self_attn.o_proj", request.mutable_job());
-  return request;
-}
 
 void RequireWithoutNumbers(const v1::Job& job) {
   const v1::InlineCalibration& calibration = job.calibration().inline_();

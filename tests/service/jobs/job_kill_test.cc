@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "google/rpc/error_details.pb.h"
-#include "tests/service/jobs/calibration_client.h"
+#include "tests/service/jobs/inline_request.h"
 #include "tests/service/jobs/result_client.h"
 #include "tests/service/quantd_process.h"
 
@@ -86,6 +86,36 @@ TEST_CASE("killed at any time, a job ends with the same bytes", "[job_kill]") {
   }
   REQUIRE(*attempts.rbegin() > 1);  // some kill met a running job
   REQUIRE(folders.OutFiles().size() == 5);
+}
+
+// What only the message had is there after it was answered.
+TEST_CASE("killed once it is accepted, a job has its numbers and overrides",
+          "[job_kill]") {
+  JobFolders folders;
+  Quantd quantd(folders);
+  const auto request = [&](const std::string& out) {
+    v1::CreateJobRequest made = InlineRequest(folders, out);
+    v1::Job* const job = made.mutable_job();
+    job->mutable_source()->add_include("*layers.1.self_attn.?_proj.*");
+    v1::Override* rule = job->add_overrides();
+    rule->set_tensors("*.[qkv]_proj.*");
+    rule->mutable_config()->set_preset("W8A16");
+    return made;
+  };
+  const v1::Job expected = RequireDone(quantd.client(), request("undisturbed"));
+  REQUIRE(expected.summary().tensors() == 4);
+  for (int round = 0; round < 3; ++round) {
+    const std::string name =
+        RequireMade(quantd.client(), request(absl::StrCat("out", round)))
+            .name();
+    absl::SleepFor(absl::Milliseconds(20 * round));
+    quantd.Kill();
+    quantd.Start();
+    const v1::Job job = WaitDone(quantd.client(), name);
+    INFO(job.ShortDebugString());
+    REQUIRE(job.state() == v1::Job::SUCCEEDED);
+    REQUIRE(job.summary().digest() == expected.summary().digest());
+  }
 }
 
 // F5: from the first shard on, while the job runs and is run again.
