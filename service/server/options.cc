@@ -10,12 +10,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "service/access/file_access.h"
 #include "service/access/uri_roots.h"
+#include "service/server/config_check.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
 #include "service/server/metrics_server.h"
-#include "service/server/tls.h"
 
 namespace qs {
 namespace {
@@ -152,8 +151,7 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
                 "worker is there, to be started again")
       ->group(group);
   app->add_option("--memory-budget", o->memory_budget,
-                  "Bytes for tensors in flight; streams wait for it. KiB, MiB "
-                  "and GiB are understood")
+                  "Bytes for tensors in flight; streams wait for it")
       ->transform(CLI::AsSizeValue(false))
       ->check(InRange(1 << 20, 1e15))
       ->group(group);
@@ -305,12 +303,32 @@ CommandLine Refuse(std::string text) {
   return out;
 }
 
-// What --check-config reads beside the options.
-absl::Status CheckFiles(const ServerOptions& options) {
-  if (options.tls()) QS_RETURN_IF_ERROR(TlsFiles::Open(options).status());
-  if (options.access_file.empty()) return absl::OkStatus();
-  return FileAccess::Open(options.access_file, !options.tls_client_ca.empty())
-      .status();
+// Null behind the last one.
+CLI::Validator* ValidatorOf(CLI::Option* option, int index) {
+  try {
+    return option->get_validator(index);
+  } catch (const CLI::OptionNotFound&) {
+    return nullptr;
+  }
+}
+
+// For people: the parser shows its own types and checks ("INT:SIZE [b,
+// kb(=1024b), ...]:FLOAT in [6.71089e+07 - 1e+15]").
+void ShowPlainTypes(CLI::App* app) {
+  for (CLI::Option* option : app->get_options()) {
+    const std::string type = option->get_type_name();
+    if (absl::StrContains(type, "SIZE")) {
+      option->type_name("SIZE");
+      option->description(option->get_description() +
+                          " (or with KiB, MiB, GiB, TiB)");
+    } else if (absl::StartsWith(type, "INT") ||
+               absl::StartsWith(type, "FLOAT")) {
+      option->type_name("N");
+    }
+    for (int i = 0; CLI::Validator* check = ValidatorOf(option, i); ++i) {
+      check->description("");
+    }
+  }
 }
 
 }  // namespace
@@ -387,7 +405,8 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   CLI::Option* check =
       app.add_flag("--check-config", check_config,
                    "Print every option in force, in the form that --config "
-                   "reads, and end");
+                   "reads, and end; 2 when one is wrong, or a file or "
+                   "directory that it names");
   config->configurable(false);
   check->configurable(false);
   app.allow_config_extras(CLI::config_extras_mode::error);
@@ -398,6 +417,7 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   AddJobs(&app, &out.options);
   AddRoots(&app, &out.options);
   AddTimeAndLogs(&app, &out.options);
+  ShowPlainTypes(&app);
   try {
     std::vector<std::string> reversed(args.rbegin(), args.rend());
     app.parse(std::move(reversed));
@@ -415,7 +435,7 @@ CommandLine ParseCommandLine(const std::vector<std::string>& args) {
   const absl::Status valid = ValidateOptions(out.options);
   if (!valid.ok()) return Refuse(std::string(valid.message()));
   if (check_config) {
-    const absl::Status files = CheckFiles(out.options);
+    const absl::Status files = CheckConfigFiles(out.options);
     if (!files.ok()) return Refuse(std::string(files.message()));
     return Print(app.config_to_str(true, true));
   }

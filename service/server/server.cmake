@@ -27,6 +27,7 @@ add_library(qs_service STATIC
   server/acceptor.cc
   server/capabilities.cc
   server/channel_arguments.cc
+  server/config_check.cc
   server/error.cc
   server/grpc_status.cc
   server/library_logs.cc

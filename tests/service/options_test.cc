@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -12,11 +13,13 @@
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/temporary_folder.h"
 
 namespace qs {
 namespace {
 
 using Args = std::vector<std::string>;
+using testing::TemporaryFolder;
 
 ServerOptions Parsed(const Args& args) {
   const CommandLine command = ParseCommandLine(args);
@@ -254,22 +257,57 @@ TEST_CASE("--check-config reads the access file", "[options]") {
               .find("access-file: ") != std::string::npos);
 }
 
+TEST_CASE("--check-config looks at the directories", "[options]") {
+  const TemporaryFolder folder;
+  const TextFile file("text");
+  const auto check = [](Args args) {
+    args.emplace_back("--check-config");
+    const CommandLine command = ParseCommandLine(args);
+    INFO(command.error);
+    CHECK(command.exit_code == (command.error.empty() ? 0 : 2));
+    return command.error;
+  };
+  std::filesystem::create_directory(folder / "root");
+  CHECK(check({"--data-dir", folder / "new/below"}).empty());
+  CHECK(check({"--data-dir", folder / "root"}).empty());
+  CHECK(check({"--data-dir", file.path()}).find("data-dir: got") !=
+        std::string::npos);
+  CHECK(check({"--data-dir", file.path() + "/below"}).find("is a file") !=
+        std::string::npos);
+  CHECK(check({"--read-root", folder / "root"}).empty());
+  CHECK(check({"--read-root", folder / "none"}).find("read-root") !=
+        std::string::npos);
+  CHECK(check({"--write-root", folder / "none"}).find("write-root") !=
+        std::string::npos);
+  CHECK(check({"--port-file", folder / "port"}).empty());
+  CHECK(check({"--port-file", folder / "none/port"}).find("port-file: got") !=
+        std::string::npos);
+  // It changes nothing.
+  CHECK(std::filesystem::is_empty(folder / "root"));
+  CHECK_FALSE(std::filesystem::exists(folder / "new"));
+}
+
+TEST_CASE("the help is for people", "[options]") {
+  const std::string help = ParseCommandLine({"--help"}).out;
+  CHECK(help.find("--memory-budget SIZE=") != std::string::npos);
+  CHECK(help.find("(or with KiB, MiB, GiB, TiB)") != std::string::npos);
+  CHECK(help.find("--max-streams N=64") != std::string::npos);
+  for (const char* raw : {"INT", "FLOAT", "kb(=1024b)", "e+"}) {
+    INFO(raw);
+    CHECK(help.find(raw) == std::string::npos);
+  }
+}
+
 TEST_CASE("--check-config prints what --config reads", "[options]") {
-  const Args args = {"--listen",
-                     "127.0.0.1:12",
-                     "--workers",
-                     "3x2",
-                     "--memory-budget",
-                     "100MiB",
-                     "--max-streams",
-                     "9",
-                     "--drain-timeout",
-                     "1.25",
-                     "--bdp-probe",
-                     "--read-root",
-                     "/m",
-                     "--read-root",
-                     "a=/n"};
+  const TemporaryFolder folder;
+  for (const char* name : {"m", "n"}) {
+    std::filesystem::create_directory(folder / name);
+  }
+  const Args args = {
+      "--listen",        "127.0.0.1:12", "--workers",          "3x2",
+      "--memory-budget", "100MiB",       "--max-streams",      "9",
+      "--drain-timeout", "1.25",         "--bdp-probe",        "--read-root",
+      folder / "m",      "--read-root",  "a=" + (folder / "n")};
   Args check = args;
   check.push_back("--check-config");
   const CommandLine printed = ParseCommandLine(check);
@@ -288,7 +326,7 @@ TEST_CASE("--check-config prints what --config reads", "[options]") {
   REQUIRE(read.bdp_probe);
   REQUIRE(read.max_plan_bytes == direct.max_plan_bytes);
   REQUIRE(read.tls_cert == direct.tls_cert);
-  REQUIRE(read.read_roots == Args{"/m", "a=/n"});
+  REQUIRE(read.read_roots == direct.read_roots);
   REQUIRE(read.write_roots.empty());
   // Wrong options are found, too.
   Refused({"--check-config", "--listen", "0.0.0.0:1"});
