@@ -238,6 +238,9 @@ absl::Status CheckUtf8(const Arguments& a) {
 
 absl::Status Check(const Arguments& a) {
   QS_RETURN_IF_ERROR(CheckUtf8(a));
+  if (a.server.address.empty()) {
+    return Wrong("--server: got \"\", allowed HOST:PORT");
+  }
   if (a.server.tls_cert.empty() != a.server.tls_key.empty()) {
     return Wrong(
         "--tls-cert and --tls-key: got one of them, allowed both or none");

@@ -11,6 +11,7 @@ add_library(qs_cli STATIC
   cli/compare_report.cc
   cli/config_arguments.cc
   cli/config_file.cc
+  cli/connection_hint.cc
   cli/exit_code.cc
   cli/html_charts.cc
   cli/html_page.cc

@@ -24,6 +24,7 @@
 #include "service/cli/run_report.h"
 #include "service/cli/signal_watcher.h"
 #include "service/cli/stream_client.h"
+#include "service/cli/text_table.h"
 #include "service/cli/work_board.h"
 
 namespace qs::cli {
@@ -119,7 +120,8 @@ absl::StatusOr<MethodRun> Comparison::RunMethod(const std::string& method) {
   QS_RETURN_IF_ERROR(CheckNotRefused(plan));
   run.resolved = plan.summary.resolved();
   console_.error << absl::StrCat("comparing ", method, ": ",
-                                 CountsOf(plan).quantized, " tensors\n");
+                                 Counted(CountsOf(plan).quantized, "tensor"),
+                                 "\n");
   const absl::Time started = absl::Now();
   QS_RETURN_IF_ERROR(Quantize(plan, &run));
   run.seconds = absl::ToDoubleSeconds(absl::Now() - started);

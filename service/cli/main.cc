@@ -19,6 +19,7 @@
 #include "service/base/standard_descriptors.h"
 #include "service/cli/arguments.h"
 #include "service/cli/commands.h"
+#include "service/cli/connection_hint.h"
 #include "service/cli/exit_code.h"
 
 namespace qs::cli {
@@ -109,7 +110,11 @@ int Main(const std::vector<std::string>& args) {
   if (status.ok()) status = flushed;
   if (!status.ok()) {
     std::cerr << "quantctl: "
-              << EscapeControlsInLines(std::string(status.message())) << "\n";
+              << EscapeControlsInLines(std::string(status.message()))
+              << (parsed.arguments
+                      ? ConnectionHint(status, parsed.arguments->server)
+                      : "")
+              << "\n";
   }
   return status.ok() ? parsed.exit_code : static_cast<int>(ExitCodeOf(status));
 }

@@ -2,19 +2,22 @@
 #include "service/cli/output_staging.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint_files.h"
 #include "quant/formats/json.h"
-#include "quant/formats/posix_file.h"
 #include "quant/formats/safetensors.h"
 #include "service/cli/exit_code.h"
 
@@ -146,6 +149,52 @@ int Rename(const std::string& from, const std::string& to, unsigned flags) {
   return rename(aside.c_str(), to.c_str()) == 0 ? error : errno;
 }
 
+// Of the name of a staging directory of `target`; the process's number follows.
+std::string StagingPrefix(const OutputTarget& target) {
+  return absl::StrCat(".", fs::path(target.path).filename().string(),
+                      ".quantctl-");
+}
+
+// Held for as long as it is used. Not every file system can: then it is -1.
+UniqueFd LockDirectory(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() >= 0 && flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  return UniqueFd(-1);
+}
+
+// "PID" or "PID-NUMBER", of a process that is gone.
+bool IsOfGoneProcess(std::string_view text) {
+  const std::string_view number = text.substr(0, text.find('-'));
+  const std::string_view rest = text.substr(number.size());
+  int pid = 0;
+  int other = 0;
+  const bool exact =
+      absl::SimpleAtoi(std::string(number), &pid) && pid > 0 &&
+      absl::StrCat(pid) == std::string(number) &&
+      (rest.empty() || (absl::SimpleAtoi(std::string(rest.substr(1)), &other) &&
+                        absl::StrCat("-", other) == std::string(rest)));
+  return exact && kill(pid, 0) != 0 && errno == ESRCH;
+}
+
+// What a run that was killed has left of the same output. One on another
+// machine, whose number says nothing here, holds its lock.
+void RemoveStale(const OutputTarget& target) {
+  const std::string prefix = StagingPrefix(target);
+  std::error_code error;
+  fs::directory_iterator entry(fs::path(target.path).parent_path(), error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    std::error_code ignored;
+    if (!name.starts_with(prefix) ||
+        !IsOfGoneProcess(std::string_view(name).substr(prefix.size())) ||
+        !fs::is_directory(entry->symlink_status(ignored))) {
+      continue;
+    }
+    const UniqueFd lock = LockDirectory(entry->path().string());
+    if (lock.get() >= 0) fs::remove_all(entry->path(), ignored);
+  }
+}
+
 }  // namespace
 
 absl::Status SyncDirectories(const std::string& root) {
@@ -219,14 +268,15 @@ absl::Status CheckFileTarget(const std::string& file,
 
 absl::StatusOr<std::unique_ptr<OutputStaging>> OutputStaging::Create(
     const OutputTarget& target) {
+  RemoveStale(target);
   const fs::path path(target.path);
-  const std::string stem =
-      absl::StrCat((path.parent_path() / ".").string(),
-                   path.filename().string(), ".quantctl-", getpid());
+  const std::string stem = absl::StrCat(
+      (path.parent_path() / StagingPrefix(target)).string(), getpid());
   for (int i = 0; i < kMaxNames; ++i) {
     const std::string name = i == 0 ? stem : absl::StrCat(stem, "-", i);
     if (mkdir(name.c_str(), 0777) == 0) {
-      return std::unique_ptr<OutputStaging>(new OutputStaging(target, name));
+      return std::unique_ptr<OutputStaging>(
+          new OutputStaging(target, name, LockDirectory(name)));
     }
     if (errno != EEXIST) return OutputPosixError(errno, "create", name);
   }

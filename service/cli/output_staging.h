@@ -5,10 +5,12 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "quant/formats/posix_file.h"
 
 namespace qs::cli {
 
@@ -39,7 +41,8 @@ absl::Status SyncDirectories(const std::string& root);
 
 class OutputStaging {
  public:
-  // Errors: kOutput.
+  // Removes first what killed runs have left of the same output. Errors:
+  // kOutput.
   static absl::StatusOr<std::unique_ptr<OutputStaging>> Create(
       const OutputTarget& target);
   ~OutputStaging();
@@ -54,11 +57,13 @@ class OutputStaging {
   absl::Status Publish();
 
  private:
-  OutputStaging(const OutputTarget& target, const std::string& directory)
-      : target_(target), directory_(directory) {}
+  OutputStaging(const OutputTarget& target, const std::string& directory,
+                UniqueFd lock)
+      : target_(target), directory_(directory), lock_(std::move(lock)) {}
 
   const OutputTarget target_;
   const std::string directory_;
+  const UniqueFd lock_;  // says that it is in use
 };
 
 }  // namespace qs::cli

@@ -1,20 +1,25 @@
 // Tested by tests/e2e/quantctl_test.py and tests/cli/report_test.cc.
 #include "service/cli/plan_client.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/utf8.h"
 #include "quant/v1/quantization.grpc.pb.h"
 #include "service/checkpoint/planned_checkpoint.h"
 #include "service/cli/channel.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/run_report.h"
+#include "service/cli/text_table.h"
 #include "service/server/proto_convert.h"
 
 namespace qs::cli {
@@ -154,6 +159,37 @@ absl::StatusOr<PlanAnswer> FetchPlanOnce(
   return answer;
 }
 
+// Why no tensor would be quantized: the plan's reasons, those of most first.
+std::string ReasonsText(const PlanAnswer& plan) {
+  constexpr size_t kShown = 10;
+  std::map<std::string, std::pair<int64_t, std::string>> by_reason;
+  for (const v1::PlanEntry& entry : plan.entries) {
+    auto& [count, first] = by_reason[entry.reason()];
+    if (++count == 1) first = entry.name();
+  }
+  std::vector<std::pair<int64_t, std::string>> lines;
+  for (const auto& [reason, found] : by_reason) {
+    if (reason.empty()) continue;  // tied, or split into others
+    const auto& [count, first] = found;
+    lines.emplace_back(
+        count, EscapeControls(absl::StrCat(Counted(count, "tensor"), " (",
+                                           count > 1 ? "the first is " : "",
+                                           first, "): ", reason)));
+  }
+  std::stable_sort(
+      lines.begin(), lines.end(),
+      [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::string text;
+  for (size_t i = 0; i < lines.size() && i < kShown; ++i) {
+    absl::StrAppend(&text, "\n    ", lines[i].second);
+  }
+  if (lines.size() > kShown) {
+    absl::StrAppend(&text, "\n    and ", lines.size() - kShown,
+                    " more reasons: see quantctl plan");
+  }
+  return text;
+}
+
 }  // namespace
 
 absl::StatusOr<PlanAnswer> FetchPlan(const ServerArguments& server,
@@ -196,6 +232,7 @@ absl::Status CheckNotRefused(const PlanAnswer& plan) {
   for (const v1::Finding& finding : plan.findings) {
     if (finding.severity() != v1::Finding::ERROR) continue;
     absl::StrAppend(&text, "\n  ", FindingText(finding));
+    if (finding.rule() == "NOTHING_TO_QUANTIZE") text += ReasonsText(plan);
   }
   return WithExitCode(absl::FailedPreconditionError(text), ExitCode::kRefused);
 }

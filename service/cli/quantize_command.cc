@@ -68,10 +68,11 @@ absl::Status CheckNoWarning(const RunReport& report) {
   }
   if (warned.empty()) return absl::OkStatus();
   return WithExitCode(
-      absl::FailedPreconditionError(
-          absl::StrCat("--fail-on-warning: got warnings for ", warned.size(),
-                       " of ", report.tensors.size(), " tensors, the first is ",
-                       warned[0], ", allowed none; the output is complete")),
+      absl::FailedPreconditionError(absl::StrCat(
+          "--fail-on-warning: got warnings for ", warned.size(), " of ",
+          Counted(static_cast<int64_t>(report.tensors.size()), "tensor"),
+          ", the first is ", warned[0],
+          ", allowed none; the output is complete")),
       ExitCode::kWarning);
 }
 
@@ -121,9 +122,10 @@ absl::Status QuantizeRun::Run(const OutputTarget& target) {
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));
   console_.error << absl::StrCat(
-      "quantizing ", CountsOf(plan_).quantized, " of ", plan_.summary.tensors(),
-      " tensors, ", FormatBytes(sent_.bytes), ", ", arguments_.run.streams,
-      " streams to ", arguments_.server.address, "\n");
+      "quantizing ", CountsOf(plan_).quantized, " of ",
+      Counted(plan_.summary.tensors(), "tensor"), ", ",
+      FormatBytes(sent_.bytes), ", ", Counted(arguments_.run.streams, "stream"),
+      " to ", EscapeControls(arguments_.server.address), "\n");
   absl::Status status = Fill(target, staging->directory(), std::move(batches));
   // The last moment for a signal: what is published stays.
   if (status.ok()) status = control_.status();
@@ -235,8 +237,8 @@ absl::Status RunQuantize(const Arguments& arguments, const Console& console) {
   config.list_sites = !arguments.calibration.empty();
   QS_ASSIGN_OR_RETURN(const PlanAnswer plan,
                       FetchPlan(arguments.server, config, checkpoint, control));
-  QS_RETURN_IF_ERROR(CheckNotRefused(plan));
   PrintWarnings(plan, console);
+  QS_RETURN_IF_ERROR(CheckNotRefused(plan));
   QS_RETURN_IF_ERROR(CheckCalibrationGiven(arguments.calibration, plan));
   std::optional<Calibration> calibration;
   if (!arguments.calibration.empty()) {

@@ -217,17 +217,18 @@ std::string ReportTable(const RunReport& report) {
   table.AddRule();
   AddRow(
       &table,
-      {absl::StrCat("total: ", totals.tensors, " tensors"),
+      {"total: " + Counted(totals.tensors, "tensor"),
        FormatBytes(totals.bytes_in) + " -> " + FormatBytes(totals.bytes_out)},
       Cells(FiguresOf(totals), with_output));
   const PlanCounts counts = CountsOf(report.plan);
   return absl::StrCat(
       table.Text(), "\nweights ", FormatBytes(report.input_bytes), " -> ",
       FormatBytes(report.output_bytes),
-      Percent(report.output_bytes, report.input_bytes), "; ", counts.carried,
-      " tensors carried (", FormatBytes(counts.carried_bytes), "), ",
-      FoldedText(report), counts.tied, " tied; ",
-      FormatFixed(report.seconds, 1), " s\n", CarriedText(report.plan.summary),
+      Percent(report.output_bytes, report.input_bytes), "; ",
+      Counted(counts.carried, "tensor"), " carried (",
+      FormatBytes(counts.carried_bytes), "), ", FoldedText(report), counts.tied,
+      " tied; ", FormatFixed(report.seconds, 1), " s\n",
+      CarriedText(report.plan.summary),
       TotalsText({&totals.error, &totals.rtn, &totals.all}),
       ExpertsText(report), WarningsText(report, totals.warnings),
       EnginesText(report.plan.summary));

@@ -51,6 +51,10 @@ std::string TextTable::Text() const {
   return text;
 }
 
+std::string Counted(int64_t count, const char* noun) {
+  return absl::StrFormat("%d %s%s", count, noun, count == 1 ? "" : "s");
+}
+
 std::string FormatBytes(int64_t bytes) {
   static constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
   double value = static_cast<double>(bytes);

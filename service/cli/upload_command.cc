@@ -65,10 +65,10 @@ class UploadRun {
   absl::Status Run() {
     const int streams = std::min<int>(arguments_.run.streams,
                                       static_cast<int>(tensors_.size()));
-    console_.error << absl::StrCat("uploading ", tensors_.size(), " tensors, ",
-                                   FormatBytes(BytesOf(tensors_)), ", ",
-                                   streams, " streams to ",
-                                   arguments_.server.address, "\n");
+    console_.error << absl::StrCat(
+        "uploading ", Counted(static_cast<int64_t>(tensors_.size()), "tensor"),
+        ", ", FormatBytes(BytesOf(tensors_)), ", ", streams, " streams to ",
+        arguments_.server.address, "\n");
     Progress progress(console_.error, console_.columns, BytesOf(tensors_),
                       static_cast<int64_t>(tensors_.size()));
     {
@@ -116,7 +116,7 @@ class UploadRun {
       sent_bytes += tensor.sent_bytes;
     }
     console_.error << absl::StrCat(
-        "sent ", sent, " tensors, ", FormatBytes(sent_bytes), "; ",
+        "sent ", Counted(sent, "tensor"), ", ", FormatBytes(sent_bytes), "; ",
         static_cast<int64_t>(done_.size()) - sent, " were there\n");
   }
 

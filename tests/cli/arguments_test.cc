@@ -288,6 +288,7 @@ TEST_CASE("usage errors name the flag and have exit code 2") {
        "--asymmetric"},
       {Quantize({"--preset", "NF4", "--streams", "0"}), "--streams"},
       {Quantize({"--preset", "NF4", "--target", "gpu"}), "--target"},
+      {{"health", "--server", ""}, "--server: got \"\", allowed HOST:PORT"},
       {{"health", "--tls-key", "k"}, "--tls-cert and --tls-key"},
       {Quantize({"--preset", "NF4", "--include", "a\xff*"}),
        "--include: got \"a\\xff*\", allowed UTF-8"},

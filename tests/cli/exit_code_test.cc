@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "service/cli/connection_hint.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
 #include "tests/testing/catch_compat.h"
@@ -88,6 +89,33 @@ TEST_CASE("only what may go well again is tried again") {
   CHECK_FALSE(IsBusy(Sent(StatusCode::kUnavailable, "DRAINING", "x")));
   CHECK_FALSE(IsRetryable(absl::OkStatus()));
   CHECK(RetryDelay(2) == 4 * RetryDelay(0));
+}
+
+TEST_CASE("a failed connection says what may be wrong") {
+  const auto hint = [](const std::string& address, const std::string& text,
+                       const std::string& ca = "") {
+    ServerArguments server;
+    server.address = address;
+    server.tls_ca = ca;
+    return ConnectionHint(absl::UnavailableError(text), server);
+  };
+  const std::string closed = "last error: UNAVAILABLE: ipv4:1: Socket closed";
+  const std::string refused = "cannot connect: Connection refused";
+  CHECK(hint("h:1", closed).find("--tls-ca") != std::string::npos);
+  CHECK(hint("h:1", closed, "ca.pem").empty());
+  CHECK(hint("h:1", refused).empty());
+  CHECK(hint("h:1", "SSL routines::wrong version number", "ca.pem")
+            .find("uses no TLS") != std::string::npos);
+  for (const char* address : {"host", "127.0.0.1", "[::1]", "host:"}) {
+    INFO(address);
+    CHECK(hint(address, refused).find("no port") != std::string::npos);
+  }
+  for (const char* address :
+       {"host:1", "[::1]:50051", "unix:/run/q", "dns:///host"}) {
+    INFO(address);
+    CHECK(hint(address, refused).empty());
+  }
+  CHECK(ConnectionHint(absl::InternalError(closed), {}).empty());
 }
 
 TEST_CASE("a longer text keeps the rest of a status") {

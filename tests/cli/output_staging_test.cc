@@ -1,7 +1,13 @@
 #include "service/cli/output_staging.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "service/cli/exit_code.h"
 #include "tests/cli/temporary_directory.h"
@@ -83,6 +89,47 @@ TEST_CASE("a name that appeared meanwhile is not replaced") {
   REQUIRE(staging.ok());
   fs::create_directory(inputs.dir / "out");
   CHECK(ExitCodeOf((*staging)->Publish()) == ExitCode::kOutput);
+}
+
+TEST_CASE("what a killed run of the same output has left is removed") {
+  const Inputs inputs;
+  const pid_t gone = fork();
+  if (gone == 0) _exit(0);
+  REQUIRE(waitpid(gone, nullptr, 0) == gone);
+  const std::string dead = std::to_string(gone);
+  const std::string alive = std::to_string(getpid());
+  const std::vector<std::string> stale = {".out.quantctl-" + dead,
+                                          ".out.quantctl-" + dead + "-7"};
+  const std::vector<std::string> others = {
+      ".out.quantctl-" + alive, ".out.quantctl-" + dead + ".replaced",
+      ".out.quantctl-0" + dead, ".out.quantctl-x",
+      ".out.quantctl-",         ".out.quantctl-" + dead + "-",
+      ".out2.quantctl-" + dead, "out.quantctl-" + dead};
+  for (const auto* names : {&stale, &others}) {
+    for (const std::string& name : *names) {
+      fs::create_directories(inputs.dir / (name + "/sub"));
+      WriteAll(inputs.dir / (name + "/sub/file"), "data");
+    }
+  }
+  // In use, where process numbers are others.
+  const std::string locked = inputs.dir / (".out.quantctl-" + dead + "-8");
+  fs::create_directory(locked);
+  const UniqueFd lock(open(locked.c_str(), O_RDONLY | O_DIRECTORY));
+  REQUIRE(flock(lock.get(), LOCK_EX) == 0);
+  const std::string file = ".out.quantctl-" + dead + "-9";
+  WriteAll(inputs.dir / file, "no directory");
+  const auto target = inputs.Resolve("out", false);
+  REQUIRE(target.ok());
+  REQUIRE(OutputStaging::Create(*target).ok());
+  for (const std::string& name : stale) {
+    CHECK_FALSE(fs::exists(inputs.dir / name));
+  }
+  for (const std::string& name : others) {
+    INFO(name);
+    CHECK(fs::exists(inputs.dir / (name + "/sub/file")));
+  }
+  CHECK(fs::exists(locked));
+  CHECK(fs::exists(inputs.dir / file));
 }
 
 TEST_CASE("a link to a directory keeps pointing at what replaces it") {

@@ -222,7 +222,7 @@ TEST_CASE("the table has a line for every tensor and a total") {
   CHECK(Has(table, "inf"));
   CHECK(Has(table, "total: 2 tensors"));
   CHECK(Has(table, "10.0 kB -> 4.00 kB (40.0%)"));
-  CHECK(Has(table, "1 tensors carried (5.90 kB)"));
+  CHECK(Has(table, "1 tensor carried (5.90 kB)"));
   CHECK(Has(table, "\nloads in: vLLM 0.33\n"));
 }
 

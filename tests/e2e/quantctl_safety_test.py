@@ -158,6 +158,27 @@ class QuantctlSafetyTest(programs.QuantctlCase):
                            "--target", "vllm")
         self.assertIn("warning NO_CONFIG: config.json: got none", done.stderr)
 
+    def test_why_nothing_would_be_quantized(self):
+        """quantize says why, and warns, as plan does."""
+        write_safetensors(self.work / "w.safetensors", {
+            "a.bias": ("BF16", [64], bytes(128)),
+            "b.bias": ("BF16", [64], bytes(128))})
+        done = quantctl("quantize", self.work / "w.safetensors", "-o",
+                        self.work / "q.safetensors", *self.server_flags(
+                            "--target", "transformers"))
+        self.assert_failed(done, 3, "NOTHING_TO_QUANTIZE",
+                           "2 tensors (the first is a.bias): 1-D",
+                           "warning NO_CONFIG")
+        write_safetensors(self.work / "w.safetensors", {
+            "a.weight": ("BF16", [64, 64],
+                         random_bf16(64 * 64, random.Random(1)))})
+        done = self.run_ok("quantize", self.work / "w.safetensors", "-o",
+                           self.work / "q.safetensors", "--streams", "1",
+                           *self.server_flags())
+        self.assertIn("quantizing 1 of 1 tensor, 8.19 kB, 1 stream to",
+                      done.stderr)
+        self.assertIn("total: 1 tensor ", done.stdout)
+
     def test_output_that_is_lost(self):
         report = self.work / "report.json"
         self.run_ok("quantize", self.source, "-o", self.work / "out",
