@@ -58,7 +58,6 @@ OutputNames NamesOf(const QuantSpec& spec) {
 }  // namespace
 
 void CheckOutputNames(Draft* draft) {
-  const OutputNames names = NamesOf(draft->request.spec);
   // Of tensors that the output has under the name that they have now.
   std::unordered_map<std::string_view, size_t> kept;
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
@@ -69,6 +68,7 @@ void CheckOutputNames(Draft* draft) {
   std::string name;
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
     if (!draft->Quantizes(i)) continue;
+    const OutputNames names = NamesOf(draft->SpecOf(i));
     const std::string_view stem =
         names.of_module ? draft->tensors[i].module : draft->entry(i).name;
     for (const std::string_view ending : names.endings) {

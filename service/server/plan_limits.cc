@@ -65,6 +65,14 @@ class LimitCheck {
     return {entry.name, tensor.dtype, {entry.rows, entry.cols}};
   }
 
+  // The request's, or that of the override that the tensor has.
+  const QuantSpec& SpecOf(const PlanEntry& entry) const {
+    if (entry.rule == 0) return request_.spec;
+    const auto rule = static_cast<size_t>(entry.rule) - 1;
+    const auto& spec = request_.overrides[rule].spec;
+    return spec ? *spec : request_.spec;
+  }
+
   // As StreamInput reserves it.
   absl::StatusOr<int64_t> BytesOf(const PlanEntry& entry) const {
     QuantizeOptions options;
@@ -74,17 +82,17 @@ class LimitCheck {
     constexpr int64_t kTiles = TensorJob::kMaxTilesHeld;
     absl::StatusOr<int64_t> bytes = absl::NotFoundError("site");
     const auto site = sites_.find(entry.site);
-    if (!NeedsCalibration(request_.spec)) {
-      bytes =
-          EstimateMemoryBytes(request_.spec, InfoOf(entry), options, kTiles);
+    const QuantSpec& spec = SpecOf(entry);
+    if (!NeedsCalibration(spec)) {
+      bytes = EstimateMemoryBytes(spec, InfoOf(entry), options, kTiles);
     } else if (site != sites_.end()) {
       GroupInfo group;
       group.name = entry.name;
       group.sites.push_back(
           {site->second->name, site->second->inputs, Fold(), ""});
       group.tensors.push_back({InfoOf(entry), 0, GroupRole::kQuantize});
-      QS_RETURN_IF_ERROR(ValidateGroup(request_.spec, group));
-      bytes = EstimateGroupBytes(request_.spec, group, options, kTiles);
+      QS_RETURN_IF_ERROR(ValidateGroup(spec, group));
+      bytes = EstimateGroupBytes(spec, group, options, kTiles);
     }
     if (bytes.ok()) *bytes += TensorJob::kOverhead;
     return bytes;

@@ -323,6 +323,21 @@ TEST_CASE("Two output tensors of one name are refused") {
   }
 }
 
+TEST_CASE("Names of output tensors are those of a tensor's own scheme") {
+  const std::string up = "model.layers.0.mlp.up_proj";
+  PlanRequest request = SmallLlama("W4A16", Engine::kNone);
+  AddTensor(&request, up + ".weight_zero_point", {4}, DType::kF32);
+  CHECK_FALSE(PlanOf(request).refused);
+  request.spec.method = RtnSpec{.group_size = 128, .symmetric = true};
+  QuantSpec asymmetric = request.spec;
+  asymmetric.method = RtnSpec{.group_size = 128, .symmetric = false};
+  request.overrides.push_back({"*.mlp.*", asymmetric});
+  const Plan plan = PlanOf(request);
+  const std::vector<Finding> found = FindingsOf(plan, "OUTPUT_NAME");
+  REQUIRE(found.size() == 1);
+  CHECK(found[0].tensor == up + ".weight");
+}
+
 TEST_CASE("Without config.json who reads it does not load the result") {
   PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
   const auto names = [](const Plan& plan, const char* engine) {
