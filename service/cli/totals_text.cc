@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "quant/formats/utf8.h"
 #include "service/cli/text_table.h"
 
 namespace qs::cli {
@@ -56,10 +57,10 @@ std::string WorstText(const v1::ReportTotals& totals) {
   const int shown = std::min(kWorstShown, totals.worst_groups_size());
   for (int i = 0; i < shown; ++i) {
     const v1::WorstGroup& worst = totals.worst_groups(i);
-    text +=
-        Line("worst group",
-             absl::StrCat("MSE ", FormatError(worst.mean_squared_error()),
-                          " in ", worst.tensor(), ", group ", worst.group()));
+    text += Line("worst group",
+                 absl::StrCat("MSE ", FormatError(worst.mean_squared_error()),
+                              " in ", EscapeControls(worst.tensor()),
+                              ", group ", worst.group()));
   }
   return text;
 }
