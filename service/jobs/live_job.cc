@@ -14,6 +14,7 @@
 #include "service/jobs/job_summary.h"
 #include "service/jobs/job_tensors.h"
 #include "service/server/error.h"
+#include "service/server/gpu_seconds.h"
 #include "service/store/stored_calibration.h"
 
 namespace qs {
@@ -267,6 +268,7 @@ absl::Status LiveJob::OnTensor(int shard, const v1::TensorReport& report,
   ++tensors_;
   CountQuantized(report.algorithm().substr(0, report.algorithm().find('-')),
                  report.bytes_in(), report.bytes_out());
+  CountGpuSeconds(report);
   log_.Write(LogLevel::kDebug, "tensor",
              {{"tensor", report.name()},
               {"bytes_in", report.bytes_in()},

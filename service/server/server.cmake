@@ -29,6 +29,7 @@ add_library(qs_service STATIC
   server/channel_arguments.cc
   server/config_check.cc
   server/error.cc
+  server/gpu_seconds.cc
   server/grpc_status.cc
   server/library_logs.cc
   server/listen_address.cc

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "service/server/gpu_seconds.h"
 #include "service/server/log.h"
 
 namespace qs {
@@ -30,6 +31,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Backend>>> OpenWorkers(
         {{"worker", (*backend)->name()},
          {"lanes", (*backend)->lanes()},
          {"description", (*backend)->description()}});
+    AddGpuDescription((*backend)->description());
     backends.push_back(*std::move(backend));
   }
   for (std::unique_ptr<Backend>& backend :

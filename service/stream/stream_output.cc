@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "service/base/metrics.h"
+#include "service/server/gpu_seconds.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
 
@@ -82,6 +83,7 @@ OutMessage StreamOutput::Report(const TensorJob& job) {
   QuantizeResponse response;
   *response.mutable_report() = ReportToProto(report);
   sums_.Add(response.report());
+  CountGpuSeconds(response.report());
   response.mutable_report()->set_handle(job.handle());
   response.mutable_report()->set_rule(job.rule());
   for (const OutputTensor& output : result.tensors) {

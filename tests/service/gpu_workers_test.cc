@@ -16,6 +16,7 @@
 #include "service/server/workers.h"
 #include "tests/service/jobs/cancel_loop.h"
 #include "tests/service/quantize_client.h"
+#include "tests/service/scrape.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/tolerance.h"
@@ -132,6 +133,25 @@ TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
         "capability 9.0, 1024 MiB");
   CHECK(got.verified_on() == "fake, 2026-01-31");
   CHECK(gpus.device(0).launches() + gpus.device(1).launches() > 0);
+}
+
+TEST_CASE("seconds of GPUs are counted by method and phase", "[gpu]") {
+  const std::string series =
+      "quantd_gpu_kernel_seconds_total{method=\"nf4\",phase=\"encode\"}";
+  ServerOptions options = TestServerOptions();
+  options.metrics_listen = "127.0.0.1:0";
+  const FakeGpus gpus;
+  GpuServer on_cpu("cpu:1", gpus, options);
+  const Scrape before(on_cpu.server().metrics_port());
+  RequireQuantizes(on_cpu);
+  REQUIRE(Scrape(on_cpu.server().metrics_port())[series] == before[series]);
+  GpuServer on_gpu("gpu:0", gpus, options);
+  RequireQuantizes(on_gpu);
+  const Scrape after(on_gpu.server().metrics_port());
+  REQUIRE(after[series] > before[series]);
+  REQUIRE(after[series] < before[series] + 60);
+  REQUIRE_FALSE(after.Has(
+      "quantd_gpu_kernel_seconds_total{method=\"nf4\",phase=\"wait\"}"));
 }
 
 TEST_CASE("which library a GPU lacks is told", "[gpu]") {
