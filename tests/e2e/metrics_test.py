@@ -18,7 +18,8 @@ from programs import Server, quantctl
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Only where there is TLS or a GPU, or once something was refused or damaged.
-SOMETIMES = {"quantd_gpu_memory_bytes", "quantd_chunk_crc_errors_total",
+SOMETIMES = {"quantd_gpu_memory_bytes", "quantd_gpu_kernel_seconds_total",
+             "quantd_chunk_crc_errors_total",
              "quantd_blob_corrupt_total", "quantd_upload_resumes_total",
              "quantd_admission_rejections_total", "quantd_job_crashes_total",
              "quantd_jobs_quarantined_total",
