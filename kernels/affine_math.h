@@ -242,7 +242,8 @@ QS_HD float SumSlack(int64_t count) {
   return 1.0f - static_cast<float>(count / 16 + 16) * 0x1p-23f;
 }
 
-// The search for any scorer, `shrink` that of the bits:
+// The search for any scorer, `shrink` that of the bits; on CPUs a batch of
+// groups takes the same steps (kernels/cpu/affine_search-inl.h):
 //   Fit(candidates, fitted[], gain[]) and
 //   Errors(min_max grid, searched grid, errors[2]).
 // No early return: on a device all threads of a warp score together.

@@ -1,10 +1,5 @@
 // The affine loops, one text for every instruction set.
 // Tested by tests/kernels/affine_differential_test.cc.
-//
-// A clamped quotient becomes a code by one addition: 1.5 * 2^23 pushes the
-// fraction out of the mantissa, rounding half to even, and leaves the integer
-// in the lowest byte. The end of a group that fills no vector is taken through
-// a buffer padded with zeros, which add nothing to any sum.
 #include "kernels/cpu/affine_simd.h"
 
 #include <algorithm>
@@ -17,9 +12,12 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/affine_simd.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/cpu/affine-inl.h"
+#include "kernels/cpu/affine_search-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -27,8 +25,6 @@ namespace qs::affine {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace qs::HWY_NAMESPACE;
-
-constexpr float kMagic = 0x1.8p23f;
 
 // Floats as integers of the same order, and back.
 template <class I>
@@ -72,7 +68,7 @@ HWY_INLINE Extremes<I> FindExtremes(const I* w, int64_t count) {
 template <class T>
 HWY_INLINE Range FindRange(const T* w, int64_t count, bool magnitude_only) {
   Range range;
-  if (magnitude_only) {  // all that a symmetric min-max grid needs
+  if (magnitude_only) {  // all that a symmetric grid needs
     range.high = MaxAbs(w, count);
     range.low = -range.high;
   } else {
@@ -86,201 +82,80 @@ HWY_INLINE Range FindRange(const T* w, int64_t count, bool magnitude_only) {
   return range;
 }
 
-// Codes and decoded values of a min-max grid, in the type's own arithmetic.
 template <class T, bool kSymmetric>
-class MinMaxCoder {
- public:
-  MinMaxCoder(const Spec& spec, const Grid& grid)
-      : scale_(hn::Set(DF(), grid.scale)),
-        zero_(hn::Set(DF(), grid.zero_point - spec.offset())),
-        low_(hn::Set(DF(), -spec.offset())),
-        high_(hn::Set(DF(), spec.offset() - 1)),
-        magic_(hn::Set(DF(), kMagic + spec.offset())) {}
-  HWY_INLINE VU Code(VF x) const {
-    return hn::BitCast(DU(), hn::Add(Steps(x), magic_));
-  }
-  HWY_INLINE VF Decoded(VF x) const {
-    const VF steps = hn::Sub(hn::Round(Steps(x)), zero_);
-    return RoundVector<T>(hn::Mul(steps, scale_));
-  }
-
- private:
-  HWY_INLINE VF Steps(VF x) const {
-    VF t = RoundVector<T>(hn::Div(x, scale_));
-    if constexpr (!kSymmetric) t = RoundVector<T>(hn::Add(t, zero_));
-    return hn::Min(hn::Max(t, low_), high_);
-  }
-  const VF scale_, zero_, low_, high_, magic_;
-};
-
-// The same for a grid that was searched, in F32.
-template <class T>
-class SearchCoder {
- public:
-  SearchCoder(const Spec& spec, const Grid& grid)
-      : scale_(hn::Set(DF(), grid.scale)),
-        reciprocal_(hn::Set(DF(), 1.0f / grid.scale)),
-        zero_(hn::Set(DF(), grid.zero_point)),
-        low_(hn::Set(DF(), -grid.zero_point)),
-        high_(hn::Set(DF(), spec.max_code() - grid.zero_point)) {}
-  // Two additions: the zero point may be odd, and must not decide ties.
-  HWY_INLINE VU Code(VF x) const {
-    const VF rounded = hn::Add(Steps(x), hn::Set(DF(), kMagic));
-    return hn::BitCast(DU(), hn::Add(rounded, zero_));
-  }
-  HWY_INLINE VF Decoded(VF x) const {
-    return RoundVector<T>(hn::Mul(hn::Round(Steps(x)), scale_));
-  }
-
- private:
-  HWY_INLINE VF Steps(VF x) const {
-    return hn::Min(hn::Max(hn::Mul(x, reciprocal_), low_), high_);
-  }
-  const VF scale_, reciprocal_, zero_, low_, high_;
-};
-
-template <class T, class Coder>
-HWY_INLINE void StoreCodes(const Coder& coder, const T* w, int64_t count,
-                           uint8_t* codes) {
-  int64_t i = 0;
-  if constexpr (kDType<T> == DType::kBF16) {
-    // A 32-bit lane holds two elements, and a BF16 is the upper half of its
-    // F32: no widening, and half the packing.
-    const hn::Rebind<uint16_t, DU> d16;
-    const auto* pairs = reinterpret_cast<const uint32_t*>(w);
-    for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-      const VU pair = hn::LoadU(DU(), pairs + i / 2);
-      const VU first = coder.Code(hn::BitCast(DF(), hn::ShiftLeft<16>(pair)));
-      const VU second = coder.Code(
-          hn::BitCast(DF(), hn::And(pair, hn::Set(DU(), 0xffff0000u))));
-      const VU both =
-          hn::Or(hn::And(first, hn::Set(DU(), 0xff)), hn::ShiftLeft<8>(second));
-      hn::StoreU(hn::TruncateTo(d16, both), d16,
-                 reinterpret_cast<uint16_t*>(codes + i));
-    }
-  }
-  for (; i + kLanes <= count; i += kLanes) {
-    StoreBytes(coder.Code(LoadVector(w + i)), codes + i);
-  }
-  if (i >= count) return;
-  uint8_t last[16];
-  ForVectors(w + i, count - i, [&](int64_t part, VF x) HWY_ATTR {
-    StoreBytes(coder.Code(x), last + part * kLanes);
-  });
-  std::memcpy(codes + i, last, static_cast<size_t>(count - i));
-}
-
-// What SearchGrid needs of a group, for vectors.
-template <class T, bool kSymmetric>
-class VectorScorer {
- public:
-  VectorScorer(const Spec& spec, const T* w, int64_t count)
-      : spec_(spec), w_(w), count_(count) {}
-
-  // Called from SearchGrid, which is compiled for the baseline: no inlining.
-  template <int kCount>
-  HWY_NOINLINE void Fit(const Candidates<kCount>& candidates,
-                        float (&fitted)[kCount], float (&gain)[kCount]) const {
-    VF cross[kCount][kParts], square[kCount][kParts];
-    VF reciprocal[kCount], low[kCount], high[kCount];
-    for (int k = 0; k < kCount; ++k) {
-      for (int64_t p = 0; p < kParts; ++p) {
-        cross[k][p] = square[k][p] = hn::Zero(DF());
-      }
-      reciprocal[k] = hn::Set(DF(), 1.0f / candidates.step[k]);
-      low[k] = hn::Set(DF(), candidates.low[k]);
-      high[k] = hn::Set(DF(), candidates.high[k]);
-    }
-    ForVectors(w_, count_, [&](int64_t p, VF x) HWY_ATTR {
-      for (int k = 0; k < kCount; ++k) {
-        // A symmetric grid has one range for all.
-        const int range = kSymmetric ? 0 : k;
-        const VF q = hn::Round(hn::Min(
-            hn::Max(hn::Mul(x, reciprocal[k]), low[range]), high[range]));
-        cross[k][p] = hn::Add(cross[k][p], hn::Mul(x, q));
-        square[k][p] = hn::Add(square[k][p], hn::Mul(q, q));
-      }
-    });
-    for (int k = 0; k < kCount; ++k) {
-      const float weight_code = Fold(cross[k]);
-      fitted[k] = weight_code / Fold(square[k]);
-      gain[k] = weight_code * fitted[k];
-    }
-  }
-
-  HWY_NOINLINE void Errors(const Grid& min_max, const Grid& searched,
-                           float (&errors)[2]) const {
-    const MinMaxCoder<T, kSymmetric> first(spec_, min_max);
-    const SearchCoder<T> second(spec_, searched);
-    VF sums[2][kParts];
-    for (int64_t p = 0; p < kParts; ++p) {
-      sums[0][p] = sums[1][p] = hn::Zero(DF());
-    }
-    ForVectors(w_, count_, [&](int64_t p, VF x) HWY_ATTR {
-      const VF d0 = hn::Sub(x, first.Decoded(x));
-      const VF d1 = hn::Sub(x, second.Decoded(x));
-      sums[0][p] = hn::Add(sums[0][p], hn::Mul(d0, d0));
-      sums[1][p] = hn::Add(sums[1][p], hn::Mul(d1, d1));
-    });
-    errors[0] = Fold(sums[0]);
-    errors[1] = Fold(sums[1]);
-  }
-
- private:
-  const Spec& spec_;
-  const T* const w_;
-  const int64_t count_;
-};
-
-template <class T, bool kSymmetric>
-void EncodeGroup(const AffineEncodeArgs& args, const Spec& spec,
-                 const Range& range, Grid grid, int64_t g) {
-  const T* w = static_cast<const T*>(args.weight.data) + g * args.group_size;
-  uint8_t* codes = args.codes + g * args.group_size;
-  if (args.search == AffineSearch::kBestRange && Searchable(range)) {
-    grid = SearchGrid(spec, kShrink[spec.bits], range, grid, args.group_size,
-                      VectorScorer<T, kSymmetric>(spec, w, args.group_size));
-  }
+void StoreGroup(const AffineEncodeArgs& args, const Spec& spec,
+                const Grid& grid, int64_t g) {
   StoreFromFloat(args.scales, kDType<T>, g, grid.scale);
   if (args.zero_points != nullptr) {
     args.zero_points[g] = static_cast<uint8_t>(grid.zero_point);
   }
-  if (grid.searched) {
-    StoreCodes(SearchCoder<T>(spec, grid), w, args.group_size, codes);
-  } else {
-    StoreCodes(MinMaxCoder<T, kSymmetric>(spec, grid), w, args.group_size,
-               codes);
-  }
+  if (grid.searched) return;  // the search has stored the codes
+  StoreCodes(MinMaxCoder<T, kSymmetric>(spec, grid),
+             static_cast<const T*>(args.weight.data) + g * args.group_size,
+             args.group_size, args.codes + g * args.group_size);
 }
 
-template <class T, bool kSymmetric>
-int64_t EncodeTyped(const AffineEncodeArgs& args, int64_t first, int64_t last) {
-  // Grids of a few groups first: codes wait for a chain of divisions, and this
-  // way the waiting of one group overlaps with the work on the others.
-  constexpr int64_t kAhead = 8;
+// Calls search(first group, count, ranges, min-max grids), which may replace
+// grids, for every `batch` <= kBatch groups, and stores grids and codes.
+//
+// Grids of a few groups first: codes wait for a chain of divisions, and this
+// way the waiting of one group overlaps with the work on the others.
+template <class T, bool kSymmetric, class Search>
+HWY_INLINE int64_t EncodeBatches(const AffineEncodeArgs& args, int64_t first,
+                                 int64_t last, int64_t batch,
+                                 const Search& search) {
   const Spec spec = {kDType<T>, args.bits, kSymmetric};
   const T* weight = static_cast<const T*>(args.weight.data);
-  const bool magnitude_only =
-      kSymmetric && args.search == AffineSearch::kMinMax;
   int64_t bad_group = -1;
-  for (int64_t begin = first; begin < last; begin += kAhead) {
-    const int64_t count = std::min(kAhead, last - begin);
-    Range ranges[kAhead];
-    Grid grids[kAhead];
+  for (int64_t begin = first; begin < last; begin += batch) {
+    const int64_t count = std::min(batch, last - begin);
+    Range ranges[kBatch];
+    Grid grids[kBatch];
     for (int64_t i = 0; i < count; ++i) {
       ranges[i] = FindRange(weight + (begin + i) * args.group_size,
-                            args.group_size, magnitude_only);
+                            args.group_size, kSymmetric);
       if (!ranges[i].finite && bad_group < 0) bad_group = begin + i;
       grids[i] = MinMaxGrid(spec, ranges[i]);
     }
+    search(begin, count, ranges, grids);
     for (int64_t i = 0; i < count; ++i) {
-      EncodeGroup<T, kSymmetric>(args, spec, ranges[i], grids[i], begin + i);
+      StoreGroup<T, kSymmetric>(args, spec, grids[i], begin + i);
     }
   }
   if (bad_group < 0) return -1;
   int64_t i = bad_group * args.group_size;
   while (std::isfinite(LoadOne<T>(weight, i))) ++i;
   return i;
+}
+
+// Asks for the elements of the next batch: a search takes so long that the
+// processor does not by itself.
+template <class T>
+HWY_INLINE void PrefetchBatch(const T* w, int64_t count) {
+  const int64_t end = std::min(count, kBatchElements);
+  for (int64_t i = 0; i < end; i += 64 / sizeof(T)) hwy::Prefetch(w + i);
+}
+
+template <class T, bool kSymmetric>
+int64_t EncodeTyped(const AffineEncodeArgs& args, int64_t first, int64_t last) {
+  if (args.search == AffineSearch::kMinMax) {
+    constexpr int64_t kAhead = 8;
+    return EncodeBatches<T, kSymmetric>(
+        args, first, last, kAhead,
+        [](int64_t, int64_t, const Range*, const Grid*) HWY_ATTR {});
+  }
+  const Spec spec = {kDType<T>, args.bits, kSymmetric};
+  BatchSearch<T, kSymmetric> search(spec, args.group_size);
+  return EncodeBatches<T, kSymmetric>(
+      args, first, last, SearchBatch(args.group_size),
+      [&](int64_t group, int64_t count, const Range* ranges,
+          Grid* grids) HWY_ATTR {
+        const int64_t begin = group * args.group_size;
+        const int64_t end = begin + count * args.group_size;
+        const T* weight = static_cast<const T*>(args.weight.data);
+        PrefetchBatch(weight + end, last * args.group_size - end);
+        search.Run(weight + begin, count, ranges, grids, args.codes + begin);
+      });
 }
 
 template <class T>

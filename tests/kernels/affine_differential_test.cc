@@ -1,5 +1,6 @@
 // Every SIMD target and thread count against the reference, with ==; and what
 // the range search promises.
+#include "kernels/affine_math.h"
 #include "kernels/backend.h"
 #include "tests/testing/affine_cases.h"
 
@@ -23,6 +24,92 @@ TEST_CASE("every SIMD target gives the reference's bytes") {
       REQUIRE(ForceSimdTargetForTest("").ok());
     }
   });
+}
+
+// Weights of 37 groups: some zero, some too small or too large for a search.
+TestTensor MixedGroups(DType dtype, int64_t group_size, uint64_t seed) {
+  TestTensor weight =
+      TestTensor::Make(dtype, 37 * group_size, Kind::kGauss, seed);
+  const float large = dtype == DType::kF16 ? 0x1p15f : 0x1p60f;
+  for (int64_t i = 0; i < weight.count(); ++i) {
+    const int64_t kind = i / group_size % 7;
+    const float factor = kind == 1   ? 0.0f
+                         : kind == 3 ? 0x1p-60f
+                         : kind == 4 ? large
+                                     : 1.0f;
+    StoreFromFloat(weight.data(), dtype, i, weight.at(i) * factor);
+  }
+  return weight;
+}
+
+// What belongs to group `g` becomes 0.
+void Blank(int64_t g, int64_t group_size, AffineResult* r) {
+  const int64_t bytes = DTypeBytes(r->dtype);
+  std::fill_n(r->codes.begin() + g * group_size, group_size, uint8_t{0});
+  std::fill_n(r->scales.begin() + g * bytes, bytes, uint8_t{0});
+  if (!r->zero_points.empty()) r->zero_points[static_cast<size_t>(g)] = 0;
+}
+
+TEST_CASE("groups that are searched together do not disturb each other") {
+  const auto reference = NewReferenceBackend();
+  const auto cpu = NewCpuBackend(1);
+  uint64_t seed = 800;
+  for (DType dtype : kWeightTypes) {
+    for (int64_t size : {16, 23, 128, 300, 4096, 4100}) {
+      for (int bits : {3, 4, 8}) {
+        for (bool symmetric : {true, false}) {
+          TestTensor weight = MixedGroups(dtype, size, ++seed);
+          const AffineCase c{
+              weight, 1, size, bits, symmetric, AffineSearch::kBestRange, seed};
+          INFO(c.Describe());
+          const AffineResult want = RunAffine(reference->affine(), c);
+          TestTensor damaged = weight;
+          StoreFromFloat(damaged.data(), dtype, 20 * size + 7, NAN);
+          StoreFromFloat(damaged.data(), dtype, 33 * size, -INFINITY);
+          const AffineCase bad{damaged, 1,         size,
+                               bits,    symmetric, AffineSearch::kBestRange,
+                               seed};
+          AffineResult others = RunAffine(reference->affine(), bad);
+          CHECK(others.first_non_finite == 20 * size + 7);
+          Blank(20, size, &others);
+          Blank(33, size, &others);
+          for (const std::string& target : SimdTargets()) {
+            INFO("target " << target);
+            REQUIRE(ForceSimdTargetForTest(target).ok());
+            CHECK(RunAffine(cpu->affine(), c) == want);
+            AffineResult found = RunAffine(cpu->affine(), bad);
+            Blank(20, size, &found);
+            Blank(33, size, &found);
+            CHECK(found == others);
+            REQUIRE(ForceSimdTargetForTest("").ok());
+          }
+        }
+      }
+    }
+  }
+}
+
+// The search divides by products with reciprocals (kernels/cpu/affine-inl.h).
+// It may: here are all pairs of significands.
+TEST_CASE("a product with the reciprocal rounds as the quotient does") {
+  const auto wrong = [](DType dtype, int bits, const auto& round) {
+    int64_t count = 0;
+    const float top = std::ldexp(1.0f, bits);
+    for (float scale = top / 2; scale < top; ++scale) {
+      const float reciprocal = 1.0f / scale;
+      for (float x = top / 2; x < top; ++x) {
+        count += affine::RoundTo(dtype, x / scale) != round(x * reciprocal);
+      }
+    }
+    return count;
+  };
+  const auto bf16 = [](float near) {
+    const float wide = near * 65537.0f;
+    return wide - (wide - near);
+  };
+  const auto f16 = [](float near) { return affine::RoundToF16(near); };
+  CHECK(wrong(DType::kBF16, 8, bf16) == 0);
+  CHECK(wrong(DType::kF16, 11, f16) == 0);
 }
 
 TEST_CASE("a large tensor is the same on one and on two threads") {
