@@ -52,17 +52,6 @@ v1::JobPlan PlanOf(const JobPace& pace, const CheckpointRun& run) {
   return plan;
 }
 
-absl::Status CheckFits(const JobsContext& context, const RunSize& size) {
-  const int64_t capacity = context.budget.capacity();
-  if (size.largest_batch_bytes <= capacity) return absl::OkStatus();
-  return RpcError(
-      absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
-      absl::StrCat("job: one solve group needs ", size.largest_batch_bytes,
-                   " bytes, allowed the memory budget of ", capacity),
-      {{"needed", absl::StrCat(size.largest_batch_bytes)},
-       {"allowed", absl::StrCat(capacity)}});
-}
-
 absl::Status CheckFree(const std::string& destination) {
   if (!Exists(destination)) return absl::OkStatus();
   return RpcError(absl::StatusCode::kAlreadyExists, "DESTINATION_EXISTS",
@@ -289,7 +278,7 @@ absl::StatusOr<JobRecord> CreateJobRecord(const JobsContext& context,
   }
   QS_ASSIGN_OR_RETURN(const std::shared_ptr<CheckpointRun> run,
                       context.prepare(std::move(resolved)));
-  QS_RETURN_IF_ERROR(CheckFits(context, run->size()));
+  QS_RETURN_IF_ERROR(CheckFits(run->size(), context.budget.capacity()));
   if (job.stored) {
     QS_RETURN_IF_ERROR(
         context.results->CheckRoom(project, run->size().file_bytes));

@@ -157,6 +157,8 @@ absl::Status LiveJob::PrepareRun() {
   }
   QS_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointRun> run,
                       context_.prepare(std::move(spec)));
+  // The server may have less memory than when the job was made.
+  QS_RETURN_IF_ERROR(CheckFits(run->size(), context_.budget.capacity()));
   if (!run->open_sites().empty()) {
     wait_ = WaitOf(
         *run,

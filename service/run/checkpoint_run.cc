@@ -28,6 +28,18 @@ namespace v1 = quant::v1;
 // last step.
 constexpr int kBatchesAhead = 2;
 
+absl::Status NeedFits(const std::string& name, int64_t bytes,
+                      int64_t capacity) {
+  if (bytes <= capacity) return absl::OkStatus();
+  return RpcError(absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
+                  absl::StrCat(name, ": got a need of ", bytes,
+                               " bytes of memory at once, allowed ", capacity,
+                               ", the server's --memory-budget"),
+                  {{"group", name},
+                   {"needed", absl::StrCat(bytes)},
+                   {"allowed", absl::StrCat(capacity)}});
+}
+
 size_t OpenCount(const CalibrationSource& moments) {
   return static_cast<size_t>(
       std::count_if(moments.sites().begin(), moments.sites().end(),
@@ -213,17 +225,12 @@ void Run::StartBatches() {
   while (const std::optional<BatchQueue::Batch> batch = NextBatch()) {
     absl::StatusOr<int64_t> bytes =
         plan_->BytesOf(**batch, place_->pool.threads());
-    if (bytes.ok() && *bytes > place_->budget.capacity()) {
-      bytes = RpcError(
-          absl::StatusCode::kFailedPrecondition, "NO_WORKER_FITS",
-          absl::StrCat("tensors of \"", (**batch).name, "\": got a need of ",
-                       *bytes, " bytes, allowed ", place_->budget.capacity(),
-                       " (--memory-limit)"),
-          {{"needed", absl::StrCat(*bytes)},
-           {"allowed", absl::StrCat(place_->budget.capacity())}});
+    absl::Status fits = bytes.status();
+    if (bytes.ok()) {
+      fits = NeedFits((**batch).name, *bytes, place_->budget.capacity());
     }
-    if (!bytes.ok()) {
-      Fail(bytes.status());
+    if (!fits.ok()) {
+      Fail(fits);
       absl::MutexLock lock(&mutex_);
       starting_ = false;
       return;
@@ -474,6 +481,10 @@ void Run::End() {
 }
 
 }  // namespace
+
+absl::Status CheckFits(const RunSize& size, int64_t capacity) {
+  return NeedFits(size.largest_batch, size.largest_batch_bytes, capacity);
+}
 
 absl::StatusOr<std::shared_ptr<CheckpointRun>> CheckpointRun::Prepare(
     CheckpointRunSpec spec) {

@@ -78,11 +78,17 @@ struct RunSize {
   int64_t batches = 0;
   int64_t shards = 0;
   int64_t largest_batch_bytes = 0;   // memory that one batch reserves, at most
+  std::string largest_batch = {};    // which: the name of its group or tensor
   int64_t largest_device_bytes = 0;  // of a GPU that one task takes, at most
   // EstimateCoreSeconds of them all, and SpecAlgorithm: "gptq-best/1".
   double core_seconds = 0;
   std::string algorithm = {};
 };
+
+// FAILED_PRECONDITION NO_WORKER_FITS when a batch of the run can never have the
+// memory it needs of a budget of `capacity` bytes; metadata group, needed,
+// allowed. Thread: pure function.
+absl::Status CheckFits(const RunSize& size, int64_t capacity);
 
 // Where a run works; all of it outlives the run.
 struct RunPlace {

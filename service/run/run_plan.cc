@@ -44,6 +44,18 @@ absl::Status RefusedError(const PlanAnswer& answer) {
                   {{"rule", rule}});
 }
 
+// A job's messages name tensors, several in one.
+absl::Status CheckNames(const PlanRequest& request) {
+  for (const PlanTensor& tensor : request.tensors) {
+    if (tensor.name.size() <= kMaxSentNameBytes) continue;
+    return RpcError(absl::StatusCode::kInvalidArgument, "BAD_CHECKPOINT",
+                    absl::StrCat("tensor \"", tensor.name.substr(0, 64),
+                                 "...\": got a name of ", tensor.name.size(),
+                                 " bytes, allowed ", kMaxSentNameBytes));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status BadInput(const absl::Status& status) {
   const std::string text(status.message());
   switch (status.code()) {
@@ -164,6 +176,7 @@ absl::Status RunPlan::PlanBlobs() {
 }
 
 absl::Status RunPlan::Plan(PlanRequest request) {
+  QS_RETURN_IF_ERROR(CheckNames(request));
   quants = SpecsByRule(request.spec, request.overrides);
   QS_ASSIGN_OR_RETURN(const qs::Plan made, PlanWithReasons(request));
   for (v1::PlanCheckpointResponse& response : PlanToProto(made, request)) {
@@ -208,7 +221,10 @@ absl::Status RunPlan::MakeWork() {
   size.shards = shards->shards();
   for (const WorkBatch& batch : batches) {
     QS_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(batch, spec.workers));
-    size.largest_batch_bytes = std::max(size.largest_batch_bytes, bytes);
+    if (bytes > size.largest_batch_bytes) {
+      size.largest_batch_bytes = bytes;
+      size.largest_batch = batch.name;
+    }
     QS_ASSIGN_OR_RETURN(const int64_t device_bytes, DeviceBytesOf(batch));
     size.largest_device_bytes =
         std::max(size.largest_device_bytes, device_bytes);

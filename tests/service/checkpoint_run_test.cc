@@ -505,6 +505,19 @@ TEST_CASE("what cannot run is refused before it begins", "[run]") {
   spec = SpecOf("no-such-preset", folder / "out");
   CHECK(reason(spec) == "BAD_FIELD");
   CHECK_FALSE(fs::exists(folder / "out"));
+  fs::create_directory(folder / "in");
+  spec = SpecOf("NF4", folder / "out");
+  spec.input = folder / "in";
+  const std::vector<uint8_t> weight(2 * 64 * 64);
+  for (const size_t length : {size_t{512}, size_t{513}}) {
+    const std::string name =
+        "model.layers.0.mlp." + std::string(length - 26, 'n') + ".weight";
+    REQUIRE(name.size() == length);
+    REQUIRE(WriteSafetensors(folder / "in/model.safetensors",
+                             {{name, DType::kBF16, {64, 64}, weight}}, {})
+                .ok());
+    CHECK(reason(spec) == (length == 512 ? "" : "BAD_CHECKPOINT"));
+  }
 }
 
 TEST_CASE("a run fails for what happens while it runs", "[run]") {

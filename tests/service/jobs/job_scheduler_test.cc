@@ -252,6 +252,24 @@ TEST_CASE("what goes wrong is the job's error; nothing is left", "[jobs]") {
   }
 }
 
+TEST_CASE("with less memory than when it was made, a job does nothing",
+          "[jobs]") {
+  Jobs jobs;
+  jobs.Start();
+  RunSize size;
+  size.largest_batch = "model.layers.0.mlp.down_proj";
+  size.largest_batch_bytes = (1 << 20) + 1;
+  jobs.runs.SetSize(size);
+  const JobKey key = jobs.Add("a");
+  REQUIRE(jobs.Becomes(key, JobState::kFailed));
+  CHECK(jobs.Reason(key) == "NO_WORKER_FITS");
+  CHECK(jobs.runs.Started("a") == nullptr);
+  --size.largest_batch_bytes;
+  jobs.runs.SetSize(size);
+  jobs.Add("b");
+  CHECK(jobs.runs.WaitStarted("b") != nullptr);
+}
+
 TEST_CASE("cancelled while queued, running, and too late", "[jobs]") {
   Jobs jobs;
   jobs.options.max_running = 1;

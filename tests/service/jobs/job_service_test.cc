@@ -179,6 +179,42 @@ TEST_CASE("a source of too many tensors is refused", "[job_service]") {
   REQUIRE(folders.OutFiles().empty());
 }
 
+TEST_CASE("what the server's memory can never hold is refused",
+          "[job_service]") {
+  // A group, by its moments and their factor, and tensors by themselves.
+  for (const std::string preset : {"W4A16-gptq", "HQQ-4"}) {
+    JobFolders folders;
+    ServerOptions options = JobServerTestOptions(folders);
+    v1::CreateJobRequest request = CalibratedRequest(folders, "a", preset);
+    request.set_validate_only(true);
+    const auto create = [&] {
+      InProcessServer server(options);
+      JobClient jobs(server.NewChannel());
+      absl::StatusOr<v1::Job> made = jobs.Create(request);
+      const bool stays = made.ok() && !request.validate_only();
+      CHECK(jobs.List()->jobs().size() == (stays ? 1 : 0));
+      return made;
+    };
+    const auto planned = create();
+    REQUIRE(planned.ok());
+    const int64_t need = planned->plan().largest_group_bytes();
+    options.memory_budget = need - 1;
+    for (const bool validate_only : {true, false}) {
+      request.set_validate_only(validate_only);
+      const absl::Status status = create().status();
+      INFO(preset);
+      RequireError(status, absl::StatusCode::kFailedPrecondition,
+                   "NO_WORKER_FITS", "--memory-budget");
+      CHECK(ErrorMetadataValue(status, "group").rfind("model.layers.", 0) == 0);
+      CHECK(ErrorMetadataValue(status, "needed") == std::to_string(need));
+      CHECK(ErrorMetadataValue(status, "allowed") == std::to_string(need - 1));
+    }
+    CHECK(folders.OutFiles().empty());
+    options.memory_budget = need;
+    CHECK(create().ok());
+  }
+}
+
 TEST_CASE_METHOD(JobFixture, "validate_only plans and makes nothing",
                  "[job_service]") {
   v1::CreateJobRequest request = JobRequest(folders, "a", "W4A16");
