@@ -4,7 +4,7 @@ qs_test(store_test
     service/store/sqlite_database_test.cc
     service/store/tensor_records_test.cc
   LIBS qs_store_faulty
-  LABELS unit)
+  LABELS unit tsan)
 # The stores on a disk that loses power; the program has file calls of its own.
 qs_test(power_cut_test
   SOURCES service/store/power_cut.cc service/store/power_cut_test.cc
