@@ -2,6 +2,7 @@
 add_library(qs_checkpoint STATIC
   checkpoint/checkpoint_writer.cc
   checkpoint/fault.cc
+  checkpoint/header_check.cc
   checkpoint/plan_answer.cc
   checkpoint/plan_schemes.cc
   checkpoint/planned_checkpoint.cc

@@ -16,6 +16,7 @@
 #include "quant/formats/posix_file.h"
 #include "quant/formats/utf8.h"
 #include "service/checkpoint/checkpoint_writer.h"
+#include "service/checkpoint/header_check.h"
 #include "service/checkpoint/planned_checkpoint.h"
 #include "service/checkpoint/text_file.h"
 #include "service/checkpoint/work_batch.h"
@@ -118,6 +119,7 @@ class QuantizeRun {
 absl::Status QuantizeRun::Run(const OutputTarget& target) {
   QS_ASSIGN_OR_RETURN(std::vector<WorkBatch> batches,
                       MakeBatches(plan_, calibration_));
+  QS_RETURN_IF_ERROR(CheckHeaders(CheckpointShards(checkpoint_), plan_));
   sent_ = TotalsOf(batches, checkpoint_.tensors());
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));

@@ -7,12 +7,16 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/safetensors.h"
 #include "service/checkpoint/fault.h"
+#include "service/checkpoint/header_check.h"
 
 namespace qs {
 namespace {
 
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
+// Metadata, that of all tensors' configuration, is beside it.
+constexpr int64_t kMostHeader = kMaxHeaderBytes / 4 * 3;
 
 int64_t BytesOf(const RunTensor& tensor) {
   int64_t bytes = DTypeBytes(tensor.dtype);
@@ -27,13 +31,18 @@ BlobInput::BlobInput(BlobStore& store, const std::vector<RunTensor>& tensors,
     : store_(store) {
   int shard = 0;
   int64_t filled = 0;
+  int64_t header = 0;
   for (const RunTensor& tensor : tensors) {
     const int64_t bytes = BytesOf(tensor);
-    if (filled > 0 && bytes > shard_bytes - filled) {
+    const int64_t entries = MostHeaderBytes(tensor.name);
+    if ((filled > 0 && bytes > shard_bytes - filled) ||
+        entries > kMostHeader - header) {
       ++shard;
       filled = 0;
+      header = 0;
     }
     filled += bytes;
+    header += entries;
     PlannedTensor& planned = tensors_.emplace_back();
     planned.entry = {tensor.name, tensor.dtype, tensor.shape, 0, bytes};
     planned.shard = shard;

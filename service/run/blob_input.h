@@ -20,7 +20,8 @@ namespace qs {
 class BlobInput final : public RunInput {
  public:
   // `tensors`: sorted by name; sizes fit 64 bits. A shard ends where the next
-  // tensor would bring it above `shard_bytes`. The store outlives it.
+  // tensor would bring it above `shard_bytes`, or what becomes of it, in any
+  // format, above what a file's header may have. The store outlives it.
   BlobInput(BlobStore& store, const std::vector<RunTensor>& tensors,
             int64_t shard_bytes);
 

@@ -13,6 +13,7 @@
 #include "quant/solve_group.h"
 #include "quant/time_estimate.h"
 #include "service/checkpoint/fault.h"
+#include "service/checkpoint/header_check.h"
 #include "service/run/blob_input.h"
 #include "service/server/error.h"
 #include "service/server/plan_convert.h"
@@ -117,7 +118,7 @@ absl::Status RunPlan::OpenInput() {
                                              spec.shard_bytes);
     shards = std::make_unique<BlobShards>(*blobs, spec.config_json);
     input = std::move(blobs);
-    return absl::OkStatus();
+    return CheckHeaders(*shards, answer);
   }
   absl::StatusOr<Checkpoint> opened =
       Checkpoint::Open(spec.input, spec.input_opener);
@@ -128,7 +129,7 @@ absl::Status RunPlan::OpenInput() {
                       PlannedCheckpoint::Make(*checkpoint, answer.entries));
   QS_ASSIGN_OR_RETURN(input, NewCheckpointInput(*planned));
   shards = std::make_unique<CheckpointShards>(*planned);
-  return absl::OkStatus();
+  return CheckHeaders(*shards, answer);
 }
 
 // Without tensors and files.

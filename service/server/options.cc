@@ -155,8 +155,11 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
       ->transform(CLI::AsSizeValue(false))
       ->check(InRange(1 << 20, 1e15))
       ->group(group);
-  app->add_option("--max-tensor-bytes", o->max_tensor_bytes,
-                  "Bytes of one input tensor; larger ones are refused")
+  app->add_option(
+         "--max-tensor-bytes", o->max_tensor_bytes,
+         "Bytes of one tensor that is sent or uploaded; larger ones are "
+         "refused. A job's, which is read where it lies, need only fit "
+         "--memory-budget")
       ->transform(CLI::AsSizeValue(false))
       ->check(InRange(1, 1e15))
       ->group(group);

@@ -13,6 +13,8 @@
 #include "quant/formats/checkpoint.h"
 #include "quant/formats/safetensors.h"
 #include "service/access/uri_roots.h"
+#include "service/checkpoint/header_check.h"
+#include "service/run/blob_input.h"
 #include "service/server/error.h"
 #include "service/store/dir_blob_store.h"
 #include "tests/service/run_harness.h"
@@ -518,6 +520,59 @@ TEST_CASE("what cannot run is refused before it begins", "[run]") {
                 .ok());
     CHECK(reason(spec) == (length == 512 ? "" : "BAD_CHECKPOINT"));
   }
+}
+
+// Each is 19 tensors of hqq's, with names of 500 bytes.
+TEST_CASE("a shard whose header could not be written is refused", "[run]") {
+  TemporaryFolder folder;
+  fs::create_directory(folder / "in");
+  std::ofstream(folder / "in/config.json") << R"({"model_type": "other"})";
+  CheckpointRunSpec spec = SpecOf("HQQ-4", folder / "out");
+  spec.input = folder / "in";
+  spec.error_report = false;
+  const std::vector<uint8_t> weight(2 * 16 * 64);
+  const auto write = [&](int count) {
+    std::vector<SafetensorsItem> items;
+    for (int i = 0; i < count; ++i) {
+      std::string name = absl::StrCat("model.layers.", i, ".mlp.");
+      name += std::string(493 - name.size(), 'n') + ".weight";
+      items.push_back({std::move(name), DType::kBF16, {16, 64}, weight});
+    }
+    REQUIRE(WriteSafetensors(folder / "in/model.safetensors", items, {}).ok());
+  };
+  write(1650);
+  const absl::Status status = CheckpointRun::Prepare(spec).status();
+  CHECK(ErrorReason(status) == "BAD_CHECKPOINT");
+  CHECK(std::string(status.message())
+            .find("model.safetensors: got 1650 tensors, which become a header "
+                  "of at least") == 0);
+  write(1400);
+  Machine machine(2);
+  Recorder recorder;
+  CHECK(Finish(*Prepare(spec), machine, recorder).ok());
+  CHECK(fs::exists(folder / "out/model.safetensors"));
+}
+
+TEST_CASE("blobs are cut into shards whose headers can be written", "[run]") {
+  TemporaryFolder folder;
+  auto store = OpenDirBlobStore(folder / "s", int64_t{1} << 30);
+  REQUIRE(store.ok());
+  std::vector<RunTensor> tensors;
+  for (int i = 0; i < 3000; ++i) {
+    tensors.push_back({absl::StrCat(std::string(400, 'n'), 1000 + i),
+                       DType::kBF16,
+                       {1, 64},
+                       "sha256:"});
+  }
+  const BlobInput input(**store, tensors, int64_t{4} << 30);
+  std::vector<int64_t> bytes(static_cast<size_t>(input.shards()));
+  for (const PlannedTensor& tensor : input.tensors()) {
+    bytes[static_cast<size_t>(tensor.shard)] +=
+        MostHeaderBytes(tensor.entry.name);
+  }
+  REQUIRE(bytes.size() == 3);
+  for (const int64_t shard : bytes) CHECK(shard < kMaxHeaderBytes);
+  CHECK(bytes[0] > kMaxHeaderBytes / 2);
 }
 
 TEST_CASE("a run fails for what happens while it runs", "[run]") {
