@@ -294,6 +294,13 @@ TEST_CASE("killed at a random byte of an upload", "[kept_faults]") {
     REQUIRE(rest.Finish().ok());
     CHECK(rest.tensor.digest() == digest);
     CHECK(Eventually([&] { return server.IsIdle(); }));
+    // Of this process.
+    const Scrape metrics = server.Metrics();
+    CHECK(metrics["quantd_upload_bytes_total"] ==
+          static_cast<double>(all - at));
+    CHECK(metrics["quantd_upload_resumes_total"] == (at > 0 ? 1 : 0));
+    CHECK(metrics["quantd_blob_store_bytes{kind=\"used\"}"] ==
+          static_cast<double>(all));
   }
 }
 

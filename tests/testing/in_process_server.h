@@ -6,10 +6,16 @@
 #include <grpcpp/grpcpp.h>
 #include <prometheus/metric_family.h>
 
+#include <algorithm>
 #include <exception>
+#include <filesystem>
+#include <iterator>
 #include <memory>
+#include <set>
 #include <string>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -68,7 +74,22 @@ inline double RpcsInFlight() {
   return count;
 }
 
-// When it goes, behind the calls of its test, nothing of these may be left.
+// Files and directories that this process has open, by path.
+inline std::multiset<std::string> OpenFiles() {
+  std::multiset<std::string> files;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;  // the directory that is read here, for one
+    const std::string path = std::filesystem::read_symlink(entry, gone);
+    if (gone || path.empty() || path[0] != '/') continue;
+    if (path.rfind("/dev/", 0) == 0 || path.rfind("/proc/", 0) == 0) continue;
+    files.insert(path);
+  }
+  return files;
+}
+
+// When it goes, behind the calls of its test, nothing of these may be left, and
+// no file is open that was not before.
 class InProcessServer {
  public:
   explicit InProcessServer(const ServerOptions& options = TestServerOptions()) {
@@ -84,6 +105,11 @@ class InProcessServer {
     CHECK(Eventually([this] { return IsIdle(); }));
     server_.reset();
     CHECK(RpcsInFlight() == 0);
+    const std::multiset<std::string> after = OpenFiles();
+    std::vector<std::string> left;
+    std::set_difference(after.begin(), after.end(), files_before_.begin(),
+                        files_before_.end(), std::back_inserter(left));
+    CHECK(left == std::vector<std::string>());
   }
   InProcessServer(const InProcessServer&) = delete;
   InProcessServer& operator=(const InProcessServer&) = delete;
@@ -101,6 +127,7 @@ class InProcessServer {
            context.pool().queued() + context.pool().running() == 0;
   }
 
+  const std::multiset<std::string> files_before_ = OpenFiles();
   std::unique_ptr<Server> server_;
 };
 

@@ -71,6 +71,12 @@ constexpr Place kPlaces[] = {
     {"calibration.after_record", 20},
     {"calibration.before_seal", 4},
     {"calibration.after_seal", 4},
+    {"shard.before_rename", 12},
+    {"shard.after_rename", 12},
+    {"config.before_rename", 6},
+    {"config.after_rename", 6},
+    {"publish.before_rename", 6},
+    {"publish.after_rename", 6},
 };
 // Where a disk may fail, and how.
 constexpr const char* kDiskFaults[] = {"blob.write=ENOSPC",

@@ -17,12 +17,14 @@ constexpr char kName[] = "projects/default/calibrations/c";
 // A site that no tensor of the checkpoint reads.
 constexpr char kOtherSite[] = "zz-other";
 
+// Open before any server is, which must leave no file behind that was not.
+inline const absl::StatusOr<CalibrationFile> kFile =
+    CalibrationFile::Open(std::string(QS_TEST_DATA) + "/" + kCalibration);
+
 inline const CalibrationFile& File() {
-  static const absl::StatusOr<CalibrationFile> file =
-      CalibrationFile::Open(std::string(QS_TEST_DATA) + "/" + kCalibration);
-  INFO(file.status().ToString());
-  REQUIRE(file.ok());
-  return *file;
+  INFO(kFile.status().ToString());
+  REQUIRE(kFile.ok());
+  return *kFile;
 }
 
 // What the jobs of these tests read of a layer; see CalibratedRequest.
