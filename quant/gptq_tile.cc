@@ -3,6 +3,8 @@
 #include "quant/gptq_tile.h"
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "kernels/base/status_macros.h"
 #include "quant/awq_transform.h"
@@ -180,21 +182,42 @@ absl::Status GptqTile::KeepBetterRows(Backend& backend) {
   return absl::OkStatus();
 }
 
-// Codes that differ from rounding on the same grids. Groups of the processing
-// order are not counted: every code counts as changed.
+// Codes that differ from rounding on the same grids.
 absl::Status GptqTile::CountChanged(Backend& backend, GptqTileFacts* facts) {
-  const int64_t n = weight_.num_elements();
-  if (c_.gptq.order == ColumnOrder::kActOrder) {
-    facts->codes_changed = n;
-    return absl::OkStatus();
-  }
   const GptqRows rows = Rows();
+  const bool by_order = c_.gptq.order == ColumnOrder::kActOrder;
+  const std::vector<int32_t>& order = input_.factor->order;
   rows.CopyGrids(solved_, other_);
-  QS_RETURN_IF_ERROR(rows.Round(solvable_, GptqRange::kGiven, other_, backend));
-  for (int64_t i = 0; i < n; ++i) {
-    facts->codes_changed += other_.codes[i] != solved_.codes[i] ? 1 : 0;
+  QS_RETURN_IF_ERROR(rows.Round(by_order ? InOrder() : solvable_,
+                                GptqRange::kGiven, other_, backend));
+  const int64_t cols = weight_.cols;
+  for (int64_t r = 0; r < weight_.rows; ++r) {
+    for (int64_t i = 0; i < cols; ++i) {
+      const int64_t column = by_order ? order[static_cast<size_t>(i)] : i;
+      facts->codes_changed +=
+          other_.codes[r * cols + i] != solved_.codes[r * cols + column] ? 1
+                                                                         : 0;
+    }
   }
   return absl::OkStatus();
+}
+
+// What was solved with its columns in the order of the loop, so that groups of
+// that order are runs. Lies in memory that Measured uses.
+TensorView GptqTile::InOrder() const {
+  uint8_t* const to = scales() ? reinterpret_cast<uint8_t*>(spare_) : decoded_;
+  const auto* from = static_cast<const uint8_t*>(solvable_.data);
+  const int64_t bytes = DTypeBytes(solvable_.dtype);
+  const std::vector<int32_t>& order = input_.factor->order;
+  for (int64_t r = 0; r < solvable_.rows; ++r) {
+    const int64_t row = r * solvable_.cols;
+    for (int64_t i = 0; i < solvable_.cols; ++i) {
+      std::memcpy(to + (row + i) * bytes,
+                  from + (row + order[static_cast<size_t>(i)]) * bytes,
+                  static_cast<size_t>(bytes));
+    }
+  }
+  return {to, solvable_.dtype, solvable_.rows, solvable_.cols};
 }
 
 absl::StatusOr<MeasuredPiece> GptqTile::Measured(Backend& backend) {

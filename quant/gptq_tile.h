@@ -73,6 +73,7 @@ class GptqTile {
   absl::Status Yardstick(Backend& backend);
   absl::Status KeepBetterRows(Backend& backend);
   absl::Status CountChanged(Backend& backend, GptqTileFacts* facts);
+  TensorView InOrder() const;
 
   const GptqContext& c_;
   const GptqInput input_;
