@@ -10,6 +10,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "quant/formats/format_limit.h"
 #include "quant/formats/gptq_format.h"
 #include "quant/formats/grid_pieces.h"
 
@@ -141,7 +142,7 @@ absl::Status GptqWriter::AddZeros(const GridRows& rows) {
                                 ? uint32_t{1} << (bits() - 1)
                                 : rows.zero_points[r * groups() + g];
       if ((v1() && zero == 0) || zero > mask) {
-        return absl::InvalidArgumentError(absl::StrCat(
+        return FormatLimitError(absl::StrCat(
             "tensor \"", shape().name, "\": zero point of row ",
             rows.first_row + r, ", group ", g, ": got ", zero, ", allowed ",
             v1() ? 1 : 0, "..", mask,

@@ -28,7 +28,9 @@ constexpr char kExitCodes[] =
     "       checkpoint is quantized already, or above the server's limits; no\n"
     "       weight was sent\n"
     "  4    server not reachable, lost, too busy, or closed to this caller\n"
-    "  5    bad input: malformed files, NaN or infinity in a tensor\n"
+    "  5    bad input: malformed files, NaN or infinity in a tensor, a\n"
+    "       calibration that cannot be used, or values that the format has\n"
+    "       no room for\n"
     "  6    output: exists, not writable, or the disk is full\n"
     "  7    done, but a tensor's report has a warning and --fail-on-warning\n"
     "       was given\n"
@@ -101,8 +103,9 @@ void AddCompare(CLI::App* root, Arguments* a) {
                   "2 to 8; a method that lacks it says so [4]")
       ->type_name("N")
       ->check(Between(2, 8));
-  app->add_option("--group-size", a->compare.group_size,
-                  "Weights that share one scale; -1 is a row [128]")
+  app->add_option(
+         "--group-size", a->compare.group_size,
+         "Weights that share one scale; -1 is a row, which hqq lacks [128]")
       ->type_name("N");
   app->add_option("--profile", a->config.profile, "best [yes] or reference")
       ->type_name("NAME")

@@ -34,6 +34,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"DESTINATION_NOT_WRITABLE", ExitCode::kOutput},
     {"DIGEST_MISMATCH", ExitCode::kBadInput},  // the file changed
     {"DUPLICATE_TENSOR", ExitCode::kBadInput},
+    {"FORMAT_LIMIT", ExitCode::kBadInput},
     {"JOB_NOT_FOUND", ExitCode::kUsage},
     {"NON_FINITE_INPUT", ExitCode::kBadInput},
     {"NO_RESULT", ExitCode::kUsage},

@@ -154,8 +154,8 @@ class CheckpointRun {
   // `place.io`: OK — everything is in place, config.json last; CANCELLED —
   // Stop; else what went wrong, with reasons: DISK_FULL, OUTPUT_FAILED,
   // SOURCE_CHANGED, BAD_CHECKPOINT, BLOB_CORRUPT, NON_FINITE_INPUT,
-  // BAD_CALIBRATION, NO_WORKER_FITS, an observer's. Call once. The observer
-  // outlives `done`.
+  // FORMAT_LIMIT, BAD_CALIBRATION, NO_WORKER_FITS, an observer's. Call once.
+  // The observer outlives `done`.
   virtual void Start(const RunPlace& place, const std::set<int>& committed,
                      CheckpointRunObserver& observer,
                      std::function<void(absl::Status)> done) = 0;

@@ -3,6 +3,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "quant/formats/format_limit.h"
 #include "service/base/metrics.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
@@ -37,6 +38,12 @@ bool IsBadCalibration(const std::string& text) {
          !absl::StrContains(text, "got inf") &&
          !absl::StrContains(text, "got -nan") &&
          !absl::StrContains(text, "got -inf");
+}
+
+const char* InputReason(const absl::Status& status) {
+  if (IsFormatLimit(status)) return "FORMAT_LIMIT";
+  return IsBadCalibration(std::string(status.message())) ? "BAD_CALIBRATION"
+                                                         : "NON_FINITE_INPUT";
 }
 
 }  // namespace
@@ -126,10 +133,7 @@ absl::Status ComputeError(const absl::Status& status) {
   const std::string text(status.message());
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
-      return RpcError(
-          status.code(),
-          IsBadCalibration(text) ? "BAD_CALIBRATION" : "NON_FINITE_INPUT",
-          text);
+      return RpcError(status.code(), InputReason(status), text);
     case absl::StatusCode::kResourceExhausted:
       return RetryableError(status.code(), "MEMORY_BUDGET", text);
     case absl::StatusCode::kCancelled:

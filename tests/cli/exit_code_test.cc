@@ -42,6 +42,8 @@ TEST_CASE("the server's reasons become exit codes") {
        ExitCode::kBadInput},
       {StatusCode::kInvalidArgument, "NON_FINITE_INPUT", "nan",
        ExitCode::kBadInput},
+      {StatusCode::kInvalidArgument, "FORMAT_LIMIT", "a zero point of 0",
+       ExitCode::kBadInput},
       {StatusCode::kFailedPrecondition, "SOURCE_QUANTIZED", "fp8",
        ExitCode::kRefused},
       {StatusCode::kUnavailable, "DRAINING", "stops", ExitCode::kServerLost},

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/formats/format_limit.h"
 #include "tests/formats/format_files.h"
 #include "tests/formats/grid_case.h"
 #include "tests/testing/catch_compat.h"
@@ -174,6 +175,7 @@ TEST_CASE("a zero point of 0 in v1", "[gptq_format]") {
     spec.format = OutputFormat::kGptq;
     const absl::Status status = AddGolden(spec, file);
     CheckInvalid(status, "GPTQ v1; the format GPTQ_V2 holds it");
+    CHECK(IsFormatLimit(status));
     ++refused;
   }
   CHECK(refused >= 2);

@@ -367,6 +367,27 @@ TEST_CASE("moments that are none are refused", "[group]") {
   }
 }
 
+TEST_CASE("a zero point that the format has no room for", "[group]") {
+  const TestSite site = SmallSite();
+  // No weight is negative, so that zero is the least of every group.
+  std::vector<TestWeight> weights = {TestWeight(11, "q.weight", 96, 128, 1)};
+  for (size_t i = 1; i < weights[0].bytes.size(); i += 2) {
+    weights[0].bytes[i] &= 0x7f;
+  }
+  v1::QuantizeRequest config = Config("W4A16-gptq");
+  v1::QuantizationConfig& quantization =
+      *config.mutable_config()->mutable_quantization();
+  quantization.clear_preset();
+  quantization.mutable_gptq()->set_symmetric(false);
+  quantization.set_format(v1::GPTQ_V1);
+  Requests requests = {config, Group(1, site, weights)};
+  AppendSite(&requests, 2, 1, site, Form::SECOND_MOMENT);
+  AppendTensor(&requests, 1, weights[0]);
+  RequireRefused(requests, "FORMAT_LIMIT",
+                 "\"q.weight\": zero point of row 0, group 0: got 0, allowed "
+                 "1..15 in GPTQ v1; the format GPTQ_V2 holds it");
+}
+
 TEST_CASE("activations are checked", "[group]") {
   const TestSite site = SmallSite();
   Requests requests = {Config("W4A16-gptq"), Group(1, site, TwoReaders()),
