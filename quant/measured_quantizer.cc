@@ -25,7 +25,6 @@ int64_t BytesOf(const TensorInfo& info) {
 // The yardstick's grid: symmetric, the method's bits and groups.
 GridSpec Yardstick(const QuantSpec& spec, int64_t cols) {
   GridSpec grid = SpecGrid(spec);
-  grid.bits = std::max(grid.bits, kMinRtnBits);
   grid.symmetric = true;
   if (grid.group_size < 1 || cols % grid.group_size != 0) {
     grid.group_size = cols;
@@ -158,6 +157,7 @@ absl::Status MeasuredQuantizer::Measure(const Buffer& decoded,
     const TensorView weight = {RowOf(weight_, row), dtype,
                                std::min(most, shape_.rows - row), shape_.cols};
     QS_RETURN_IF_ERROR(add(weight, RowOf(decoded, row), &report->output_error));
+    if (SpecGrid(spec_).bits < kMinRtnBits) continue;  // no such rounding
     QS_RETURN_IF_ERROR(RoundToNearest(weight, rounded.data(), backend));
     QS_RETURN_IF_ERROR(add(weight, rounded.data(), &report->rtn_output_error));
   }

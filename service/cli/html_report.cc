@@ -58,9 +58,9 @@ std::string TensorRow(const v1::TensorReport& tensor, const RunTotals& totals) {
       "<tr>", Cell(tensor.name(), "name"), Cell(FormatShape(tensor.shape())),
       SizeCells(tensor.bytes_in(), tensor.bytes_out()),
       FigureCells(tensor.bits_per_weight(), tensor.has_error(), tensor.error(),
-                  tensor.mse_ratio_to_rtn()),
+                  RatioToRtn(tensor)),
       OutputCells(totals, tensor.has_output_error(), tensor.output_error(),
-                  tensor.rtn_output_error(), absl::StrCat(tensor.tokens())),
+                  RtnOutputError(tensor), absl::StrCat(tensor.tokens())),
       Cell(SolverText(tensor), "n"), "</tr>\n");
 }
 

@@ -79,15 +79,21 @@ std::string SummaryText(const v1::JobSummary& summary) {
                                   FormatBytes(summary.bytes_in()), " to ",
                                   FormatBytes(summary.bytes_out()), "\n");
   if (summary.has_error()) {
-    absl::StrAppend(&text, "mse:         ",
-                    FormatError(summary.error().mean_squared_error()),
-                    ", round to nearest ",
-                    FormatError(summary.rtn().mean_squared_error()), "\n");
+    absl::StrAppend(
+        &text,
+        "mse:         ", FormatError(summary.error().mean_squared_error()),
+        summary.has_rtn() ? ", round to nearest " +
+                                FormatError(summary.rtn().mean_squared_error())
+                          : "",
+        "\n");
   }
   if (summary.has_output_error()) {
-    absl::StrAppend(&text, "output error:", " ",
-                    FormatError(summary.output_error()), ", round to nearest ",
-                    FormatError(summary.rtn_output_error()), "\n");
+    absl::StrAppend(
+        &text, "output error:", " ", FormatError(summary.output_error()),
+        summary.has_rtn_output_error()
+            ? ", round to nearest " + FormatError(summary.rtn_output_error())
+            : "",
+        "\n");
   }
   if (summary.warnings() > 0) {
     absl::StrAppend(&text, "warnings:    ", summary.warnings(), "\n");

@@ -29,10 +29,10 @@ struct RowFigures {
 RowFigures FiguresOf(const v1::TensorReport& tensor) {
   return {tensor.bits_per_weight(),
           tensor.has_error() ? &tensor.error() : nullptr,
-          tensor.mse_ratio_to_rtn(),
+          RatioToRtn(tensor),
           tensor.has_output_error(),
           tensor.output_error(),
-          tensor.rtn_output_error(),
+          RtnOutputError(tensor),
           absl::StrCat(tensor.tokens())};
 }
 

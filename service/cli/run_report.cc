@@ -2,6 +2,7 @@
 #include "service/cli/run_report.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <optional>
 #include <utility>
@@ -32,7 +33,22 @@ std::optional<ExpertTokens> ExpertOf(const v1::TensorReport& tensor) {
   return std::nullopt;
 }
 
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+bool HasRtn(const v1::ErrorStats& error, const v1::ErrorStats& rtn) {
+  return rtn.count() > 0 || error.count() == 0;
+}
+
 }  // namespace
+
+double RatioToRtn(const v1::TensorReport& tensor) {
+  return HasRtn(tensor.error(), tensor.rtn()) ? tensor.mse_ratio_to_rtn()
+                                              : kNone;
+}
+
+double RtnOutputError(const v1::TensorReport& tensor) {
+  return tensor.has_rtn_output_error() ? tensor.rtn_output_error() : kNone;
+}
 
 RunTotals TotalsOf(const std::vector<v1::TensorReport>& tensors) {
   ReportSums sums;
@@ -46,12 +62,14 @@ RunTotals TotalsOf(const std::vector<v1::TensorReport>& tensors) {
   totals.bits_per_weight = all.bits_per_weight();
   totals.error = sums.error().Stats();
   totals.rtn = sums.rtn().Stats();
-  totals.mse_ratio_to_rtn = sums.MseRatioToRtn();
+  totals.mse_ratio_to_rtn =
+      HasRtn(totals.error, totals.rtn) ? sums.MseRatioToRtn() : kNone;
   totals.histogram.assign(all.histogram().counts().begin(),
                           all.histogram().counts().end());
   totals.with_output_error = sums.with_output_error();
   totals.output_error = sums.OutputError().value_or(0);
-  totals.rtn_output_error = sums.RtnOutputError().value_or(0);
+  totals.rtn_output_error =
+      sums.RtnOutputError().value_or(totals.with_output_error > 0 ? kNone : 0);
   totals.worker_seconds = all.worker_seconds();
   totals.memory_bytes = all.memory_bytes();
   totals.warnings = all.warnings();

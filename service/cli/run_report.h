@@ -57,12 +57,12 @@ struct RunTotals {
   double bits_per_weight = 0;
   quant::v1::ErrorStats error;
   quant::v1::ErrorStats rtn;
-  double mse_ratio_to_rtn = 0;
+  double mse_ratio_to_rtn = 0;  // NaN without rounding to nearest
   std::vector<int64_t> histogram;
   // Means over the tensors that have one; 0 tensors: there was no calibration.
   int64_t with_output_error = 0;
   double output_error = 0;
-  double rtn_output_error = 0;
+  double rtn_output_error = 0;  // NaN: none has one
   double worker_seconds = 0;
   int64_t memory_bytes = 0;  // the most that one of them took of the server's
   int64_t warnings = 0;
@@ -70,6 +70,10 @@ struct RunTotals {
   quant::v1::ReportTotals all;
 };
 RunTotals TotalsOf(const std::vector<quant::v1::TensorReport>& tensors);
+
+// NaN where the report has none: one bit cannot be rounded to nearest.
+double RatioToRtn(const quant::v1::TensorReport& tensor);
+double RtnOutputError(const quant::v1::TensorReport& tensor);
 
 // How often plan entries have an action.
 struct PlanCounts {

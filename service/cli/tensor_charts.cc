@@ -22,7 +22,7 @@ namespace v1 = quant::v1;
 struct Mark {
   const v1::TensorReport* tensor;
   double ours;
-  double rtn;
+  double rtn;  // NaN: none
 };
 using Marks = std::vector<Mark>;
 
@@ -31,7 +31,9 @@ Marks WeightErrors(const RunReport& report) {
   for (const v1::TensorReport& tensor : report.tensors) {
     if (!tensor.has_error()) continue;
     marks.push_back({&tensor, 100 * tensor.error().relative_frobenius_error(),
-                     100 * tensor.rtn().relative_frobenius_error()});
+                     tensor.rtn().count() > 0
+                         ? 100 * tensor.rtn().relative_frobenius_error()
+                         : std::numeric_limits<double>::quiet_NaN()});
   }
   return marks;
 }
@@ -40,8 +42,8 @@ Marks OutputErrors(const RunReport& report) {
   Marks marks;
   for (const v1::TensorReport& tensor : report.tensors) {
     if (!tensor.has_output_error()) continue;
-    marks.push_back({&tensor, 100 * tensor.output_error(),
-                     100 * tensor.rtn_output_error()});
+    marks.push_back(
+        {&tensor, 100 * tensor.output_error(), 100 * RtnOutputError(tensor)});
   }
   return marks;
 }
@@ -70,17 +72,23 @@ double HeightOf(double value, const Plot& p, const Axis& axis) {
 std::string Dots(const Mark& mark, double x, const Plot& p, const Axis& axis,
                  double radius) {
   const double y = HeightOf(mark.ours, p, axis);
-  const double r = HeightOf(mark.rtn, p, axis);
+  std::string title =
+      absl::StrFormat("%s\n%.3f%%", mark.tensor->name(), mark.ours);
+  std::string rounding;
+  if (!std::isnan(mark.rtn)) {
+    const double r = HeightOf(mark.rtn, p, axis);
+    absl::StrAppendFormat(&title, ", RTN %.3f%%", mark.rtn);
+    rounding = absl::StrFormat(
+        "%s<circle class=\"rtn\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\"/>",
+        SvgLine("stem", x, r, x, y), x, r, radius);
+  }
+  absl::StrAppendFormat(&title, "\n%.3f bits a weight, SQNR %s dB",
+                        mark.tensor->bits_per_weight(),
+                        FormatFixed(mark.tensor->error().sqnr_db(), 2));
   return absl::StrFormat(
-      "<g class=\"mark\">%s%s<circle class=\"rtn\" cx=\"%.1f\" cy=\"%.1f\" "
-      "r=\"%.1f\"/><circle class=\"ours\" cx=\"%.1f\" cy=\"%.1f\" "
+      "<g class=\"mark\">%s%s<circle class=\"ours\" cx=\"%.1f\" cy=\"%.1f\" "
       "r=\"%.1f\"/></g>\n",
-      SvgTitle(absl::StrFormat(
-          "%s\n%.3f%%, RTN %.3f%%\n%.3f bits a weight, SQNR %s dB",
-          mark.tensor->name(), mark.ours, mark.rtn,
-          mark.tensor->bits_per_weight(),
-          FormatFixed(mark.tensor->error().sqnr_db(), 2))),
-      SvgLine("stem", x, r, x, y), x, r, radius, x, y, radius);
+      SvgTitle(title), rounding, x, y, radius);
 }
 
 Axis AxisOf(const Marks& marks) {

@@ -71,10 +71,12 @@ std::string FormatBytes(int64_t bytes) {
 }
 
 std::string FormatError(double value) {
+  if (std::isnan(value)) return "-";
   return value == 0 ? "0" : absl::StrFormat("%.3e", value);
 }
 
 std::string FormatFixed(double value, int digits) {
+  if (std::isnan(value)) return "-";
   return std::isinf(value) ? "inf" : absl::StrFormat("%.*f", digits, value);
 }
 

@@ -35,7 +35,8 @@ class TextTable {
 
 // "1 tensor", "2 tensors".
 std::string Counted(int64_t count, const char* noun);
-std::string FormatBytes(int64_t bytes);             // "8.39 MB", decimal units
+std::string FormatBytes(int64_t bytes);  // "8.39 MB", decimal units
+// NaN, a figure that there is not, is "-" in both.
 std::string FormatError(double value);              // "1.234e-05", "0"
 std::string FormatFixed(double value, int digits);  // "inf" when infinite
 template <typename Shape>

@@ -24,6 +24,7 @@ std::string Line(const std::string& label, const std::string& text) {
 }
 
 std::string PercentText(double part) {
+  if (std::isnan(part)) return "-";
   return std::isfinite(part) ? absl::StrFormat("%.3g%%", 100 * part) : "inf";
 }
 

@@ -15,10 +15,8 @@ v1::JobSummary SummaryOf(const ReportSums& sums) {
   out.set_bytes_out(sums.bytes_out());
   if (sums.error().count() > 0) *out.mutable_error() = sums.error().Stats();
   if (sums.rtn().count() > 0) *out.mutable_rtn() = sums.rtn().Stats();
-  if (sums.with_output_error() > 0) {
-    out.set_output_error(*sums.OutputError());
-    out.set_rtn_output_error(*sums.RtnOutputError());
-  }
+  if (const auto error = sums.OutputError()) out.set_output_error(*error);
+  if (const auto rtn = sums.RtnOutputError()) out.set_rtn_output_error(*rtn);
   *out.mutable_totals() = sums.Totals();
   out.set_warnings(out.totals().warnings());
   return out;

@@ -59,8 +59,11 @@ double MseRatio(const ErrorSums& error, const ErrorSums& rtn) {
 
 void StatisticsToProto(const TensorReport& report, v1::TensorReport* out) {
   *out->mutable_error() = ErrorStatsToProto(report.error);
-  *out->mutable_rtn() = ErrorStatsToProto(report.rtn);
-  out->set_mse_ratio_to_rtn(MseRatio(report.error, report.rtn));
+  // One bit cannot be rounded to nearest, and nothing was added up.
+  if (report.rtn.count > 0 || report.error.count == 0) {
+    *out->mutable_rtn() = ErrorStatsToProto(report.rtn);
+    out->set_mse_ratio_to_rtn(MseRatio(report.error, report.rtn));
+  }
   for (const WorstGroup& worst : report.worst_groups) {
     v1::WorstGroup* group = out->add_worst_groups();
     group->set_group(worst.group);
@@ -72,7 +75,10 @@ void StatisticsToProto(const TensorReport& report, v1::TensorReport* out) {
 
 void OutputErrorToProto(const TensorReport& report, v1::TensorReport* out) {
   out->set_output_error(RelativeOutputError(report.output_error));
-  out->set_rtn_output_error(RelativeOutputError(report.rtn_output_error));
+  // Of the same output: without a signal it was not measured.
+  if (report.rtn_output_error.signal > 0 || report.output_error.signal == 0) {
+    out->set_rtn_output_error(RelativeOutputError(report.rtn_output_error));
+  }
   out->set_tokens(report.tokens);
 }
 

@@ -19,7 +19,8 @@ quant::v1::DataType DTypeToProto(DType dtype);
 quant::v1::ErrorStats ErrorStatsToProto(const ErrorSums& sums);
 
 // All fields but handle and output_tensors; the statistics only when the
-// report has them. mse_ratio_to_rtn is 1 when both errors are zero.
+// report has them. mse_ratio_to_rtn is 1 when both errors are zero;
+// without rounding to nearest (1 bit) it is 0 and there is no `rtn`.
 quant::v1::TensorReport ReportToProto(const TensorReport& report);
 
 }  // namespace qs

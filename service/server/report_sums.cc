@@ -39,6 +39,11 @@ void AddPhases(const v1::PhaseSeconds& from, v1::PhaseSeconds* to) {
   to->set_report(to->report() + from.report());
 }
 
+std::optional<double> MeanOver(double sum, int64_t count) {
+  if (count == 0) return std::nullopt;
+  return sum / static_cast<double>(count);
+}
+
 }  // namespace
 
 int64_t WeightsOf(const v1::TensorReport& report) {
@@ -97,6 +102,9 @@ void ReportSums::Add(const v1::TensorReport& report) {
   if (report.has_output_error()) {
     ++with_output_error_;
     output_error_ += report.output_error();
+  }
+  if (report.has_rtn_output_error()) {
+    ++with_rtn_output_error_;
     rtn_output_error_ += report.rtn_output_error();
   }
   if (!report.has_error()) return;
@@ -148,6 +156,7 @@ void ReportSums::AddWorstGroups(const v1::TensorReport& report) {
 }
 
 double ReportSums::MseRatioToRtn() const {
+  if (error_.count() > 0 && rtn_.count() == 0) return 0;
   if (rtn_.squared_error() > 0) {
     return error_.squared_error() / rtn_.squared_error();
   }
@@ -155,17 +164,12 @@ double ReportSums::MseRatioToRtn() const {
                                     : 1;
 }
 
-std::optional<double> ReportSums::MeanOver(double sum) const {
-  if (with_output_error_ == 0) return std::nullopt;
-  return sum / static_cast<double>(with_output_error_);
-}
-
 std::optional<double> ReportSums::OutputError() const {
-  return MeanOver(output_error_);
+  return MeanOver(output_error_, with_output_error_);
 }
 
 std::optional<double> ReportSums::RtnOutputError() const {
-  return MeanOver(rtn_output_error_);
+  return MeanOver(rtn_output_error_, with_rtn_output_error_);
 }
 
 v1::ReportTotals ReportSums::Totals() const {

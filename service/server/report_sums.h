@@ -43,9 +43,9 @@ class ReportSums {
   bool has_error() const { return has_error_; }
   const ErrorStatsSums& error() const { return error_; }
   const ErrorStatsSums& rtn() const { return rtn_; }
-  // 1 when both are zero.
+  // 1 when both are zero, 0 when nothing tells of rounding to nearest.
   double MseRatioToRtn() const;
-  // Tensors that have output errors, and the means over them.
+  // Tensors that have output errors, and the means over those that have one.
   int64_t with_output_error() const { return with_output_error_; }
   std::optional<double> OutputError() const;
   std::optional<double> RtnOutputError() const;
@@ -54,7 +54,6 @@ class ReportSums {
  private:
   void AddSolver(const quant::v1::TensorReport& report);
   void AddWorstGroups(const quant::v1::TensorReport& report);
-  std::optional<double> MeanOver(double sum) const;
 
   int64_t tensors_ = 0;
   int64_t bytes_in_ = 0;
@@ -65,6 +64,7 @@ class ReportSums {
   int64_t with_output_error_ = 0;
   double output_error_ = 0;
   double rtn_output_error_ = 0;
+  int64_t with_rtn_output_error_ = 0;
   double iterations_ = 0;  // times weights
   int64_t iterated_weights_ = 0;
   quant::v1::ReportTotals totals_;  // but for what is divided at last

@@ -100,11 +100,13 @@ OutMessage StreamOutput::Summary(double seconds) {
   summary.set_bytes_out(sums_.bytes_out());
   if (sums_.has_error()) {
     *summary.mutable_error() = sums_.error().Stats();
-    *summary.mutable_rtn() = sums_.rtn().Stats();
+    if (sums_.rtn().count() > 0) *summary.mutable_rtn() = sums_.rtn().Stats();
   }
-  if (sums_.with_output_error() > 0) {
-    summary.set_output_error(*sums_.OutputError());
-    summary.set_rtn_output_error(*sums_.RtnOutputError());
+  if (const auto error = sums_.OutputError()) {
+    summary.set_output_error(*error);
+  }
+  if (const auto rtn = sums_.RtnOutputError()) {
+    summary.set_rtn_output_error(*rtn);
   }
   *summary.mutable_totals() = sums_.Totals();
   if (with_digest_) summary.set_digest(digest_.Finish());

@@ -401,6 +401,31 @@ TEST_CASE("tensors without statistics show dashes") {
   CHECK_FALSE(Has(html, "nan"));
 }
 
+TEST_CASE("tensors of one bit have no round to nearest beside them") {
+  RunReport report = MakeReport();
+  report.tensors.resize(1);  // the other one's SQNR is infinite
+  for (v1::TensorReport& tensor : report.tensors) {
+    tensor.clear_rtn();
+    tensor.clear_mse_ratio_to_rtn();
+    tensor.set_output_error(0.5);
+    tensor.set_tokens(10);
+  }
+  const std::string table = ReportTable(report);
+  INFO(table);
+  CHECK(Has(table, " -"));
+  CHECK_FALSE(Has(table, "RTN's:"));
+  CHECK_FALSE(Has(table, "inf"));
+  CHECK_FALSE(Has(table, "nan"));
+  const std::string html = ReportHtml(report);
+  CHECK_FALSE(Has(html, ">inf<"));
+  CHECK_FALSE(Has(html, "nan"));
+  CHECK_FALSE(Has(html, "circle class=\"rtn\""));
+  CHECK(Has(html, "circle class=\"ours\""));
+  const auto parsed = ReportFromJson(ReportToJson(report));
+  REQUIRE(parsed.ok());
+  CHECK(ReportTable(*parsed) == table);
+}
+
 TEST_CASE("the plan's table names actions, reasons, files and findings") {
   RunReport report = MakeReport();
   v1::PlanEntry& tied = report.plan.entries.emplace_back();

@@ -81,6 +81,22 @@ TEST_CASE("a site adds the output error and changes nothing else") {
         result.report.output_error.signal);
 }
 
+TEST_CASE("one bit has no rounding to nearest beside it") {
+  const QuantSpec spec = {HqqSpec{.bits = 1, .group_size = 16}, Profile::kBest,
+                          OutputFormat::kHqq};
+  const TensorInfo info = {"a.weight", DType::kBF16, {64, kInputs}};
+  const auto bytes = Gaussian(64 * kInputs, info.dtype, 5);
+  const auto backend = NewCpuBackend(1);
+  QuantizeOptions options;
+  options.site = RampSite(kInputs);
+  const auto quantizer = MakeQuantizer(spec, info, bytes, options);
+  const TensorReport report = FinishAll(*quantizer, *backend).report;
+  CHECK(report.error.count == 64 * kInputs);
+  CHECK(report.rtn.count == 0);
+  CHECK(report.output_error.signal > 0);
+  CHECK(report.rtn_output_error.signal == 0);
+}
+
 TEST_CASE("a site of another size is refused") {
   QuantizeOptions options;
   options.site = RampSite(64);

@@ -205,5 +205,25 @@ TEST_CASE("no error is a ratio of one, an error above none infinite",
   REQUIRE(std::isinf(ReportToProto(report).mse_ratio_to_rtn()));
 }
 
+TEST_CASE("without rounding to nearest there is no figure of it",
+          "[proto_convert]") {
+  TensorReport report;
+  report.has_error = true;
+  report.error.count = 16;
+  report.error.squared_error = 2;
+  report.has_output_error = true;
+  report.output_error = {1, 4};
+  quant::v1::TensorReport out = ReportToProto(report);
+  REQUIRE(out.has_error());
+  REQUIRE_FALSE(out.has_rtn());
+  REQUIRE(out.mse_ratio_to_rtn() == 0);
+  REQUIRE(out.output_error() == 0.25);
+  REQUIRE_FALSE(out.has_rtn_output_error());
+  // An input or a weight of zeros has both figures.
+  report.output_error = {};
+  out = ReportToProto(report);
+  REQUIRE(out.rtn_output_error() == 0);
+}
+
 }  // namespace
 }  // namespace qs

@@ -217,6 +217,20 @@ TEST_CASE("the worst groups of all tensors, worst first") {
   CHECK(totals.worst_groups(0).mean_squared_error() == 10);
 }
 
+TEST_CASE("what was not rounded to nearest has no ratio to it") {
+  ReportSums sums;
+  v1::TensorReport report;
+  report.mutable_error()->set_count(8);
+  report.mutable_error()->set_mean_squared_error(0.5);
+  report.set_output_error(0.25);
+  sums.Add(report);
+  CHECK(sums.MseRatioToRtn() == 0);
+  CHECK(sums.Totals().mse_ratio_to_rtn() == 0);
+  CHECK(sums.OutputError() == 0.25);
+  CHECK_FALSE(sums.RtnOutputError());
+  CHECK(sums.rtn().count() == 0);
+}
+
 TEST_CASE("tensors without figures have none together") {
   ReportSums sums;
   CHECK(sums.MseRatioToRtn() == 1);
