@@ -371,7 +371,8 @@ absl::Status ValidateSpecForShape(const QuantSpec& spec, std::string_view name,
   }
   return absl::InvalidArgumentError(
       absl::StrCat("tensor \"", std::string(name), "\": ", GroupSizeField(spec),
-                   ": got ", group_size, ", allowed -1 or a divisor of its ",
+                   ": got ", group_size, ", allowed ",
+                   spec.hqq() == nullptr ? "-1 or " : "", "a divisor of its ",
                    elements, elements == cols ? " columns" : " elements"));
 }
 

@@ -279,7 +279,7 @@ absl::Status CalibrationIndex::RequireComplete(
       "got no moments for the input of ", absl::StrJoin(names, ", "),
       more > 0 ? absl::StrCat(" and ", more, " others") : "",
       ", allowed: every quantized tensor is MODULE.weight of a module that "
-      "metadata inputs names"));
+      "metadata inputs names, at a site with at least one token"));
 }
 
 absl::StatusOr<SiteMoments> CalibrationIndex::Load(

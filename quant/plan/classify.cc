@@ -205,11 +205,11 @@ Reason ByOverride(const Draft& draft, size_t i, DraftTensor* item) {
                       QuoteForError(found.tensors), ")");
 }
 
-Reason CarryForGroups(Draft* draft, const std::string& name, int64_t group_size,
-                      int64_t cols) {
-  const std::string text =
-      absl::StrCat("group_size: got ", group_size,
-                   ", allowed -1 or a divisor of ", cols, " columns");
+Reason CarryForGroups(Draft* draft, const QuantSpec& spec,
+                      const std::string& name, int64_t cols) {
+  const std::string text = absl::StrCat(
+      "group_size: got ", SpecGrid(spec).group_size, ", allowed ",
+      spec.hqq() == nullptr ? "-1 or " : "", "a divisor of ", cols, " columns");
   draft->findings.Add(Severity::kWarning, "GROUP_SIZE", name,
                       text + "; carried");
   return text;
@@ -223,7 +223,7 @@ Reason ByGrid(Draft* draft, const QuantSpec& spec, const std::string& name,
                      spec.format == OutputFormat::kCompressedTensors;
   const int64_t group_size = SpecGrid(spec).group_size;
   if (whole && group_size > 0 && shape.cols % group_size != 0) {
-    return CarryForGroups(draft, name, group_size, shape.cols);
+    return CarryForGroups(draft, spec, name, shape.cols);
   }
   const absl::Status status =
       ValidateSpecForShape(spec, name, shape.rows, shape.cols);

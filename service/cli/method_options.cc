@@ -30,7 +30,8 @@ struct Option {
 constexpr Option kOptions[] = {
     {"bits", "bits", "of a code [4]"},
     {"group-size", "group_size",
-     "weights that share one scale; -1 is a row [128; hqq 64]"},
+     "weights that share one scale; -1, but not for hqq, is a row [128; hqq "
+     "64]"},
     {"symmetric", "symmetric",
      "codes around zero [yes; awq in its own format no]", true, "asymmetric"},
     {"blocksize", "block_size",

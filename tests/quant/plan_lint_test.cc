@@ -98,6 +98,10 @@ TEST_CASE("A group size that does not divide K carries the weight") {
         "group_size: got 128, allowed -1 or a divisor of 320 columns");
   REQUIRE(FindingsOf(plan, "GROUP_SIZE").size() == 1);
   CHECK(FindingsOf(plan, "GROUP_SIZE")[0].tensor == kDown);
+  PlanRequest hqq = SmallLlama("W4A16-hqq", Engine::kVllm, 256, 320);
+  hqq.spec.method = HqqSpec{.group_size = 128};
+  CHECK(EntryOf(PlanOf(hqq), kDown).reason ==
+        "group_size: got 128, allowed a divisor of 320 columns");
 }
 
 TEST_CASE("What Marlin is not fast with is a warning") {

@@ -162,6 +162,11 @@ TEST_CASE("a group size must divide the columns") {
   RequireRefused(ValidateSpecForShape(RtnOf(4, 128), "a.weight", 3, 192),
                  "tensor \"a.weight\": rtn.group_size: got 128, allowed -1 or "
                  "a divisor of its 192 columns");
+  const QuantSpec hqq = {HqqSpec{.group_size = 128}, Profile::kBest,
+                         OutputFormat::kCompressedTensors};
+  RequireRefused(ValidateSpecForShape(hqq, "a.weight", 3, 192),
+                 "tensor \"a.weight\": hqq.group_size: got 128, allowed a "
+                 "divisor of its 192 columns");
   CHECK(absl::IsInvalidArgument(
       ValidateSpecForShape(Nf4Block(64), "a.weight", 0, 64)));
 }
