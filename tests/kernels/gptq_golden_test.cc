@@ -109,7 +109,8 @@ int64_t OtherCodes(const GptqResult& got, const Golden& golden,
   return other;
 }
 
-void CheckCase(Backend& backend, const Golden& golden) {
+// Returns whether every code is the library's.
+bool CheckCase(Backend& backend, const Golden& golden) {
   const GptqResult got = RunGptq(backend, golden.problem);
   const std::vector<bool> equal =
       EqualRows(got, golden, {"codes", "codes_f64"});
@@ -130,15 +131,17 @@ void CheckCase(Backend& backend, const Golden& golden) {
   CHECK(static_cast<double>(other) <=
         2e-3 * static_cast<double>(golden.problem.rows * golden.problem.cols));
   if (other == 0) CHECK(got.relative_error() == Approx(want).epsilon(1e-4));
+  return other == 0;
 }
 
 TEST_CASE("every golden GPTQ case is met") {
   int cases = 0;
+  int exact = 0;
   for (const std::string& path : GoldenPaths("golden/gptq")) {
     if (path.find("/input_") != std::string::npos) continue;
     INFO(path);
     const Golden golden = LoadCase(path);
-    CheckCase(*NewReferenceBackend(), golden);
+    exact += CheckCase(*NewReferenceBackend(), golden) ? 1 : 0;
     for (const std::string& target : SimdTargets()) {
       INFO("target " << target);
       REQUIRE(ForceSimdTargetForTest(target).ok());
@@ -147,6 +150,8 @@ TEST_CASE("every golden GPTQ case is met") {
     }
     ++cases;
   }
+  // A loop in F64 gives all of the library's codes in about five of six.
+  CHECK(exact * 10 >= cases * 7);
   CHECK((cases == 82 || HasOtherGoldenData()));
 }
 
