@@ -1,7 +1,9 @@
 // Tested by tests/cli/calibration_command_test.cc.
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -26,7 +28,35 @@ using Json = nlohmann::ordered_json;
 struct InspectedSite {
   const CalibrationSite* site = nullptr;
   SiteFacts facts;
+  // No token came to this expert, but to others of its layer.
+  bool borrows = false;
+
+  bool unusable() const { return !facts.problem.empty() && !borrows; }
 };
+
+// The linears of a mixture that are alike, "layers.3.mlp/down_proj" of
+// "layers.3.mlp.experts.7.down_proj"; empty for what is not an expert's.
+std::string MixtureOf(const CalibrationSite& site) {
+  constexpr std::string_view kExperts = ".experts.";
+  if (site.modules.empty()) return "";
+  const std::string& module = site.modules.front();
+  const size_t at = module.find(kExperts);
+  if (at == std::string::npos) return "";
+  return absl::StrCat(module.substr(0, at), "/",
+                      module.substr(module.rfind('.') + 1));
+}
+
+void FindBorrowers(std::vector<InspectedSite>* all) {
+  std::set<std::string> lenders;
+  for (const InspectedSite& one : *all) {
+    if (one.facts.problem.empty()) lenders.insert(MixtureOf(*one.site));
+  }
+  lenders.erase("");
+  for (InspectedSite& one : *all) {
+    one.borrows =
+        one.site->tokens == 0 && lenders.contains(MixtureOf(*one.site));
+  }
+}
 
 absl::StatusOr<std::vector<InspectedSite>> InspectAll(
     const CalibrationFile& file) {
@@ -35,6 +65,7 @@ absl::StatusOr<std::vector<InspectedSite>> InspectAll(
     QS_ASSIGN_OR_RETURN(SiteFacts facts, InspectSite(file, i));
     all.push_back({&file.sites()[i], std::move(facts)});
   }
+  FindBorrowers(&all);
   return all;
 }
 
@@ -45,7 +76,11 @@ Json SiteJson(const InspectedSite& one) {
                {"packed", one.site->packed},
                {"modules", one.site->modules},
                {"rank_deficient", one.facts.rank_deficient}};
-  if (!one.facts.problem.empty()) {
+  if (one.borrows) {
+    json["borrows"] = true;
+    return json;
+  }
+  if (one.unusable()) {
     json["problem"] = one.facts.problem;
     return json;
   }
@@ -65,9 +100,10 @@ std::string InspectionJson(const CalibrationFile& file,
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-std::string NoteOf(const SiteFacts& facts) {
-  if (!facts.problem.empty()) return "unusable, see below";
-  return facts.rank_deficient ? "fewer tokens than inputs" : "";
+std::string NoteOf(const InspectedSite& one) {
+  if (one.borrows) return "no tokens: borrows from the layer's other experts";
+  if (one.unusable()) return "unusable, see below";
+  return one.facts.rank_deficient ? "fewer tokens than inputs" : "";
 }
 
 std::string Percent(double share) {
@@ -86,16 +122,18 @@ std::string InspectionText(const CalibrationFile& file,
                    {"largest direction"},
                    {"note", Align::kLeft}});
   std::string problems;
-  for (const auto& [site, facts] : all) {
+  for (const InspectedSite& one : all) {
+    const CalibrationSite* const site = one.site;
+    const SiteFacts& facts = one.facts;
     const bool usable = facts.problem.empty();
-    table.AddRow(
-        {site->name, absl::StrCat(site->inputs), absl::StrCat(site->tokens),
-         absl::StrCat(site->modules.size()),
-         usable ? FormatError(facts.trace) : "",
-         usable ? absl::StrCat(facts.dead_columns) : "",
-         usable ? Percent(facts.largest_input) : "",
-         usable ? Percent(facts.largest_direction) : "", NoteOf(facts)});
-    if (!usable) {
+    table.AddRow({site->name, absl::StrCat(site->inputs),
+                  absl::StrCat(site->tokens),
+                  absl::StrCat(site->modules.size()),
+                  usable ? FormatError(facts.trace) : "",
+                  usable ? absl::StrCat(facts.dead_columns) : "",
+                  usable ? Percent(facts.largest_input) : "",
+                  usable ? Percent(facts.largest_direction) : "", NoteOf(one)});
+    if (one.unusable()) {
       absl::StrAppend(&problems, EscapeControls(facts.problem), "\n");
     }
   }
@@ -163,7 +201,7 @@ absl::Status RunCalibrationInspect(const Arguments& arguments,
   console.out.flush();
   int64_t unusable = 0;
   for (const InspectedSite& one : *all) {
-    unusable += one.facts.problem.empty() ? 0 : 1;
+    unusable += one.unusable() ? 1 : 0;
   }
   if (unusable == 0) return absl::OkStatus();
   return InputFault(file->Error(absl::StrCat(

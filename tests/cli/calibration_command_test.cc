@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "tests/quant/calibration_data.h"
@@ -127,6 +128,52 @@ TEST_CASE("a site that no solver may use is bad input") {
   CHECK_THAT(outcome.error, Contains("got 1 sites"));
   CHECK(Run({"calibration", "inspect", folder / "none"}).code ==
         ExitCode::kBadInput);
+}
+
+TEST_CASE("experts without tokens borrow, others are bad input") {
+  const CalibrationFolder folder;
+  const std::string path = folder / "c.safetensors";
+  const auto inspect = [&](const std::vector<int64_t>& tokens,
+                           const std::string& first) {
+    std::vector<CalibrationSite> sites;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      sites.push_back({absl::StrCat("s", i),
+                       2,
+                       tokens[i],
+                       false,
+                       {absl::StrCat(first, i, ".down_proj")}});
+    }
+    REQUIRE(WriteCalibration(path, sites, {}, [&](size_t i) {
+              auto moments = SiteMoments::Create(sites[i].name, 2);
+              const auto square = static_cast<float>(tokens[i]);
+              moments->second_moment()[0] = square;
+              moments->second_moment()[3] = square;
+              moments->set_tokens(tokens[i]);
+              return moments;
+            }).ok());
+    return Run({"calibration", "inspect", path});
+  };
+  const Outcome experts = inspect({9, 0, 0}, "layers.0.mlp.experts.");
+  INFO(experts.out << experts.error);
+  CHECK(experts.code == ExitCode::kOk);
+  CHECK_THAT(experts.out,
+             Contains("no tokens: borrows from the layer's other"));
+  CHECK_THAT(experts.out, !Contains("unusable"));
+  const Outcome machine = Run({"calibration", "inspect", path, "--json"});
+  const auto json = nlohmann::json::parse(machine.out);
+  CHECK_FALSE(json.at("sites").at(0).contains("borrows"));
+  CHECK(json.at("sites").at(1).at("borrows") == true);
+  CHECK_FALSE(json.at("sites").at(1).contains("problem"));
+  SECTION("from nobody") {
+    const Outcome none = inspect({0, 0}, "layers.0.mlp.experts.");
+    CHECK(none.code == ExitCode::kBadInput);
+    CHECK_THAT(none.error, Contains("got 2 sites"));
+  }
+  SECTION("what is no expert") {
+    const Outcome other = inspect({9, 0}, "layers.");
+    CHECK(other.code == ExitCode::kBadInput);
+    CHECK_THAT(other.out, Contains("token_count: got 0"));
+  }
 }
 
 TEST_CASE("calibration needs to be told what to do") {
