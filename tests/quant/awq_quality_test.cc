@@ -1,6 +1,6 @@
 // What AWQ takes off the output error, on tokens that the calibration did not
-// see: correlated inputs with a falling spectrum and a few loud channels,
-// weights with heavy tails.
+// see, and the scales that it chooses for it: correlated inputs with a falling
+// spectrum and a few loud channels, weights with heavy tails.
 #include <cmath>
 
 #include "tests/quant/awq_cases.h"
@@ -78,15 +78,21 @@ struct Errors {
   double rtn = 0;  // seen
 };
 
-Errors Measure(const QuantSpec& spec, const Matrix& x, const Matrix& other) {
-  const std::vector<uint8_t> w = Stored(HeavyTails(3), DType::kBF16);
+std::vector<uint8_t> Weight() { return Stored(HeavyTails(3), DType::kBF16); }
+
+SolvedGroup SolveOn(const QuantSpec& spec, const Matrix& x) {
   const std::vector<uint8_t> norm =
       Stored(std::vector<float>(kCols, 1.0f), DType::kBF16);
   Moments moments;
   moments.emplace("in", MomentsOf("in", x, kCols));
-  const SolvedGroup solved =
-      Solve(spec, NormAndLinear(), {{"norm.weight", norm}, {"w.weight", w}},
-            std::move(moments), *NewCpuBackend(2));
+  return Solve(spec, NormAndLinear(),
+               {{"norm.weight", norm}, {"w.weight", Weight()}},
+               std::move(moments), *NewCpuBackend(2));
+}
+
+Errors Measure(const QuantSpec& spec, const Matrix& x, const Matrix& other) {
+  const std::vector<uint8_t> w = Weight();
+  const SolvedGroup solved = SolveOn(spec, x);
   // The norm was 1: what it is now divides the input.
   const Matrix folded = solved.Folded("norm.weight");
   Matrix scaled = other;
@@ -124,6 +130,34 @@ TEST_CASE("AWQ against rounding and BEST against REFERENCE, held out") {
     CHECK(of_rounded.held_out < of_reference.held_out);
     CHECK(of_best.held_out < 0.5 * of_reference.held_out);
   }
+}
+
+TEST_CASE("scales lie between the grid's ratios, and within their cap") {
+  const Matrix x = Activations().Draw(1024, 1);
+  AwqSpec awq = DefaultAwqSpec(Profile::kBest);
+  awq.grid = 3;
+  double uncapped = 0;
+  for (const double cap : {0.0, 16.0, 4.0, 1.5}) {
+    awq.max_scale_ratio = cap;
+    const TensorReport report =
+        SolveOn(Awq(awq, Profile::kBest), x).report("w.weight");
+    const SolverFacts& facts = *report.solver;
+    const double ratio = facts.scale_max / facts.scale_min;
+    INFO("cap " << cap << ", ratio " << ratio << ", exponent "
+                << facts.scale_exponent);
+    if (cap == 0) {
+      uncapped = ratio;
+      // Golden section leaves the thirds.
+      const double thirds = 3 * facts.scale_exponent;
+      CHECK(std::fabs(thirds - std::round(thirds)) > 0.01);
+      continue;
+    }
+    // A norm in BF16 rounds what it takes.
+    CHECK(ratio <= cap * 1.02);
+    CHECK(ratio > 1);
+    CHECK(report.output_error.error <= report.rtn_output_error.error);
+  }
+  CHECK(uncapped > 4 * 1.02);
 }
 
 }  // namespace
