@@ -404,6 +404,25 @@ TEST_CASE("a calibration that changes nothing is a warning") {
   }
 }
 
+TEST_CASE("nor does an input without any structure help BEST") {
+  std::vector<float> h(256 * 256);
+  for (size_t i = 0; i < 256; ++i) h[i * 257] = 3;
+  for (const int bits : {2, 3, 4, 8}) {
+    GptqSpec gptq = DefaultGptqSpec(Profile::kBest);
+    gptq.bits = bits;
+    gptq.awq_scaling = false;
+    Problem p =
+        MakeProblem(gptq, Profile::kBest, OutputFormat::kCompressedTensors);
+    p.options.site = SiteOf(h, 256);
+    const QuantizedTensor q = Run(p, *NewCpuBackend(1));
+    INFO(bits << " bits: " << q.report.solver->codes_changed << " changed");
+    REQUIRE(q.report.warnings.size() == 1);
+    CHECK(q.report.warnings[0].find("NO_CHANGE: ") == 0);
+    p.options.site = CorrelatedSite(256);
+    CHECK(Run(p, *NewCpuBackend(1)).report.warnings.empty());
+  }
+}
+
 TEST_CASE("codes that changed are counted against rounding, in every order") {
   for (const ColumnOrder order :
        {ColumnOrder::kNone, ColumnOrder::kActOrder,
