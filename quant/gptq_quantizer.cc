@@ -20,7 +20,8 @@ namespace qs {
 namespace {
 
 // At most one code in so many is no change: scales that are fitted after the
-// codes leave a few of them beside the nearest. Any real input moves a tenth.
+// codes leave a few of them beside the nearest (1 in 2000 with an input without
+// structure); real inputs that were tried moved 15 in 100 and more.
 constexpr int64_t kCodesOfAChange = 200;
 
 constexpr int64_t kWordBits = 32;

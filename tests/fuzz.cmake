@@ -45,7 +45,7 @@ qs_fuzz(safetensors_fuzz
     ${formats}/file_opener.cc ${formats}/gptq_format.cc
     ${formats}/grid_pieces.cc
     ${formats}/hqq_decode.cc ${formats}/hqq_format.cc ${formats}/json.cc
-    ${formats}/posix_file.cc ${formats}/python_repr.cc
+    ${formats}/posix_file.cc ${formats}/python_repr.cc ${formats}/utf8.cc
     ${formats}/safetensors_file.cc ${formats}/safetensors_header.cc
     ${formats}/stored_tensors.cc
     ../kernels/base/buffer.cc ../kernels/base/dtype.cc ../kernels/nf4_tables.cc
