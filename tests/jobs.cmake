@@ -3,6 +3,7 @@ qs_test(jobs_test
   SOURCES service/jobs/job_hub_test.cc service/jobs/job_output_test.cc
     service/jobs/job_pace_test.cc service/jobs/job_results_test.cc
     service/jobs/job_scheduler_test.cc service/jobs/job_test.cc
+    service/jobs/watch_backlog_test.cc
   LIBS qs_service
   LABELS unit tsan service)
 # Reflection of messages with maps: with ThreadSanitizer these have another

@@ -21,4 +21,5 @@ target_sources(qs_service PRIVATE
   jobs/result_file.cc
   jobs/result_reader.cc
   jobs/result_weight.cc
+  jobs/watch_backlog.cc
   jobs/watch_call.cc)

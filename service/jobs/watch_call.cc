@@ -5,14 +5,11 @@
 #include <memory>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "kernels/base/status_macros.h"
-#include "service/jobs/job_messages.h"
+#include "service/jobs/watch_backlog.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
 
@@ -20,42 +17,6 @@ namespace qs {
 namespace {
 
 namespace v1 = quant::v1;
-
-// What was there before the watch began: changes one by one, or a snapshot.
-struct Backlog {
-  std::deque<v1::JobEvent> events;
-  WatchCursor cursor;
-};
-
-absl::StatusOr<Backlog> ReadBacklog(JobRecords& records, const JobKey& key,
-                                    int64_t from) {
-  // Events first: the record is not older then.
-  absl::StatusOr<std::vector<JobEventRecord>> events =
-      records.Events(key, from);
-  if (!events.ok()) return FromRecords(events.status());
-  absl::StatusOr<JobRecord> job = records.Get(key);
-  if (!job.ok()) return FromRecords(job.status());
-  if (from < 0 || from > job->revision) {
-    return BadFieldError(
-        "from_revision",
-        absl::StrCat("got ", from, ", allowed 0 to ", job->revision));
-  }
-  Backlog out;
-  const bool complete = events->empty() ? from == job->revision
-                                        : events->front().revision == from + 1;
-  if (from == 0 || !complete) {
-    out.events.push_back(SnapshotToProto(*job));
-    out.cursor = {job->revision, 0, IsTerminal(job->state)};
-    return out;
-  }
-  out.cursor = {from, 0, events->empty() && IsTerminal(job->state)};
-  for (const JobEventRecord& event : *events) {
-    out.events.push_back(EventToProto(event, &*job));
-    out.cursor.revision = event.revision;
-    out.cursor.ended = IsTerminal(event.state);
-  }
-  return out;
-}
 
 class WatchCall final : public WatchReactor, public JobWatcher {
  public:
@@ -141,7 +102,10 @@ class WatchCall final : public WatchReactor, public JobWatcher {
 
   // On the IoPool.
   void Read(int64_t from) {
-    absl::StatusOr<Backlog> backlog = ReadBacklog(context_.records, key_, from);
+    absl::StatusOr<WatchBacklog> backlog =
+        ReadWatchBacklog({[&] { return context_.records.Events(key_, from); },
+                          [&] { return context_.records.Get(key_); }},
+                         from);
     absl::MutexLock lock(&mutex_);
     reading_ = false;
     if (!backlog.ok()) EndLocked(backlog.status());
