@@ -36,7 +36,7 @@ double SecondsAWeight(const QuantSpec& spec) {
     return HqqSecondsAWeight(spec, *hqq);
   }
   if (const RtnSpec* const rtn = spec.rtn()) {
-    const double symmetric = best(spec) ? 2.4e-9 : 0.3e-9;
+    const double symmetric = best(spec) ? 1.2e-9 : 0.3e-9;
     return rtn->symmetric ? symmetric : 1.3 * symmetric;
   }
   return 0;

@@ -85,7 +85,8 @@ void AddQuantize(CLI::App* root, Arguments* a) {
 
 void AddPlan(CLI::App* root, Arguments* a) {
   CLI::App* app = AddCommand(root, a, Command::kPlan, "plan",
-                             "Says what quantize would do; sends no weight");
+                             "Says what quantize would do, W4A16 unless told "
+                             "otherwise; sends no weight");
   AddInput(app, a);
   app->add_flag("--json", a->json, "JSON on standard output");
   AddMethod(app, &a->config);
@@ -260,6 +261,17 @@ absl::Status Check(const Arguments& a) {
                                                     : absl::OkStatus();
 }
 
+// What is in a file is not known yet.
+void AssumePreset(Arguments* a) {
+  ConfigArguments& config = a->config;
+  if (a->command != Command::kPlan || !config.preset.empty() ||
+      !config.method.empty() || !config.config_file.empty()) {
+    return;
+  }
+  config.preset = kPlanPreset;
+  a->preset_assumed = true;
+}
+
 ParsedArguments Refuse(const std::string& text) {
   ParsedArguments parsed;
   parsed.exit_code = 2;
@@ -305,6 +317,7 @@ ParsedArguments ParseArguments(const std::vector<std::string>& args) {
     help.out = text.str();
     return help;
   }
+  AssumePreset(&arguments);
   const absl::Status status = Check(arguments);
   if (!status.ok()) return Refuse(std::string(status.message()));
   ParsedArguments parsed;

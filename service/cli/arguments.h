@@ -84,6 +84,9 @@ enum class Command {
   kJobsResult
 };
 
+// What `plan` shows where neither a preset nor a method is named.
+inline constexpr char kPlanPreset[] = "W4A16";
+
 struct Arguments {
   Command command = Command::kHealth;
   ServerArguments server;
@@ -93,12 +96,13 @@ struct Arguments {
   JobArguments job;
   std::string input;  // IN, or FILE of report and calibration inspect
   std::vector<std::string> inputs;  // calibration merge
-  std::string output;       // quantize, calibration merge and jobs result
-  std::string calibration;  // quantize and compare: a file, or empty
-  std::string name;         // calibrate: the ID of the calibration
-  bool keep_open = false;   // calibrate upload
-  std::string json_file;    // quantize and compare
-  std::string html_file;    // report and compare
+  std::string output;           // quantize, calibration merge and jobs result
+  std::string calibration;      // quantize and compare: a file, or empty
+  std::string name;             // calibrate: the ID of the calibration
+  bool keep_open = false;       // calibrate upload
+  std::string json_file;        // quantize and compare
+  std::string html_file;        // report and compare
+  bool preset_assumed = false;  // plan: `config` has kPlanPreset
   // plan, capabilities, calibration inspect and jobs: JSON on standard output
   bool json = false;
 };

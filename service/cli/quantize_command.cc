@@ -262,6 +262,10 @@ absl::Status RunPlan(const Arguments& arguments, const Console& console) {
   RunControl control;
   QS_ASSIGN_OR_RETURN(const PlanAnswer plan,
                       FetchPlan(arguments.server, config, checkpoint, control));
+  if (arguments.preset_assumed) {
+    console.error << "quantctl: the plan of " << kPlanPreset
+                  << ", as neither --preset nor --method says another\n";
+  }
   console.out << (arguments.json ? PlanToJson(plan) : PlanTable(plan));
   console.out.flush();
   return CheckNotRefused(plan);

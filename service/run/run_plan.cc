@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "quant/device_estimate.h"
+#include "quant/formats/json.h"
 #include "quant/solve_group.h"
 #include "quant/time_estimate.h"
 #include "service/checkpoint/fault.h"
@@ -50,8 +51,8 @@ absl::Status CheckNames(const PlanRequest& request) {
   for (const PlanTensor& tensor : request.tensors) {
     if (tensor.name.size() <= kMaxSentNameBytes) continue;
     return RpcError(absl::StatusCode::kInvalidArgument, "BAD_CHECKPOINT",
-                    absl::StrCat("tensor \"", tensor.name.substr(0, 64),
-                                 "...\": got a name of ", tensor.name.size(),
+                    absl::StrCat("tensor ", QuoteForError(tensor.name),
+                                 ": got a name of ", tensor.name.size(),
                                  " bytes, allowed ", kMaxSentNameBytes));
   }
   return absl::OkStatus();

@@ -245,6 +245,25 @@ TEST_CASE("globs repeat and do not swallow what follows") {
   CHECK(parsed.arguments->config.exclude == Args{"lm_head*"});
 }
 
+TEST_CASE("a plan alone is that of a usual preset") {
+  for (const Args& args : {Args{"plan", "in"}, {"plan", "in", "--bits", "3"}}) {
+    const ParsedArguments parsed = ParseArguments(args);
+    INFO(parsed.error);
+    REQUIRE(parsed.arguments);
+    CHECK(parsed.arguments->preset_assumed);
+    CHECK(PresetOf(parsed.arguments->config) == "W4A16");
+  }
+  for (const Args& args : {Args{"plan", "in", "--preset", "NF4"},
+                           {"plan", "in", "--method", "nf4"},
+                           {"plan", "in", "--config", "file"}}) {
+    const ParsedArguments parsed = ParseArguments(args);
+    INFO(parsed.error);
+    REQUIRE(parsed.arguments);
+    CHECK_FALSE(parsed.arguments->preset_assumed);
+    CHECK(PresetOf(parsed.arguments->config) != "W4A16");
+  }
+}
+
 TEST_CASE("the other commands") {
   auto command = [](const Args& args) {
     const ParsedArguments parsed = ParseArguments(args);

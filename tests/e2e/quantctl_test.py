@@ -458,6 +458,10 @@ class QuantctlTest(programs.QuantctlCase):
         plan = json.loads(self.run_ok("plan", MODEL, "--preset", "W4A16",
                                       "--json", *server).stdout)
         self.assertEqual(plan["schema"], "quantd.plan/1")
+        assumed = self.run_ok("plan", MODEL, *server)
+        self.assertEqual(assumed.stdout, table.stdout)
+        self.assertIn("the plan of W4A16", assumed.stderr)
+        self.assertNotIn("the plan of", table.stderr)
         self.assertEqual(len(plan["plan"]["entries"]), len(self.source))
         text = self.run_ok("capabilities", *server).stdout
         self.assertIn("NF4", text)
