@@ -44,25 +44,25 @@ def rows():
                                            "--profile", profile]
         add("NF4", "--preset NF4")
         add("NF4-dq", "--preset NF4-dq")
-        for bits in (4, 3):
+        for bits in (8, 4, 3, 2):
             for sign in ("symmetric", "asymmetric"):
                 add(f"RTN {bits} g128 {sign}",
                     f"--method rtn --bits {bits} --group-size 128 --{sign}")
-        for bits, group in ((4, 64), (3, 64), (2, 64), (2, 16)):
+        for bits, group in ((8, 64), (4, 64), (3, 64), (2, 64), (2, 16)):
             add(f"HQQ {bits} g{group}", f"--method hqq --format hqq "
                 f"--bits {bits} --group-size {group}")
         for bits in (4, 3, 2):
             add(f"HQQ {bits} g64, integer zero",
                 f"--method hqq --bits {bits} --group-size 64")
-        for bits in (4, 3):
+        for bits in (8, 4, 3, 2):
             for sign in ("symmetric", "asymmetric"):
                 add(f"AWQ {bits} g128 {sign}",
                     f"--method awq --bits {bits} --{sign}")
-        for bits in (4, 3):
+        for bits in (8, 4, 3, 2):
             for sign in ("symmetric", "asymmetric"):
                 add(f"GPTQ {bits} g128 {sign}",
                     f"--method gptq --bits {bits} --{sign}")
-    for bits in (4, 3):
+    for bits in (8, 4, 3, 2):
         table[f"GPTQ {bits} g128 symmetric, act-order-static, reference"] = (
             f"--method gptq --bits {bits} --order act-order-static "
             "--damping 0.01 --profile reference").split()
