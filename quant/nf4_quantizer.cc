@@ -108,6 +108,7 @@ class Nf4Quantizer final : public QuantizerBase {
   }
   // Codes absmax into pieces_, then leaves the decoded values in absmax_.
   absl::Status NestAbsmax(Backend& backend);
+  void KeepPositive();
   absl::Status PrepareRefine(Backend& backend) override {
     return NestAbsmax(backend);
   }
@@ -320,7 +321,30 @@ absl::Status Nf4Quantizer::NestAbsmax(Backend& backend) {
   decode.offset = encode.offset;
   decode.num_blocks = num_blocks_;
   decode.absmax = absmax_.As<float>();
-  return backend.nf4().NestedDecode(decode, backend.stream());
+  QS_RETURN_IF_ERROR(backend.nf4().NestedDecode(decode, backend.stream()));
+  if (best()) KeepPositive();
+  return absl::OkStatus();
+}
+
+// Far below the mean the nearest level may decode to 0 or less, which makes
+// zeros of a whole block: the first level above it is never worse. Where none
+// is (all blocks are zero) they stay.
+void Nf4Quantizer::KeepPositive() {
+  float* const absmax = absmax_.As<float>();
+  const float* const nested = pieces_.nested_absmax.As<float>();
+  const float* const levels = NestedLevels();
+  uint8_t* const codes = pieces_.absmax.data();
+  for (int64_t b = 0; b < num_blocks_; ++b) {
+    if (absmax[b] > 0) continue;
+    for (int code = codes[b] + 1; code < 256; ++code) {
+      const float decoded =
+          levels[code] * nested[b / kNestedBlockSize] + pieces_.nested_offset;
+      if (!(decoded > 0)) continue;
+      codes[b] = static_cast<uint8_t>(code);
+      absmax[b] = decoded;
+      break;
+    }
+  }
 }
 
 absl::Status Nf4Quantizer::RefineTile(int64_t tile, int64_t begin, int64_t end,

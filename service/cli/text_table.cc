@@ -77,7 +77,8 @@ std::string FormatError(double value) {
 
 std::string FormatFixed(double value, int digits) {
   if (std::isnan(value)) return "-";
-  return std::isinf(value) ? "inf" : absl::StrFormat("%.*f", digits, value);
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  return absl::StrFormat("%.*f", digits, value);
 }
 
 }  // namespace qs::cli

@@ -38,7 +38,7 @@ std::string Counted(int64_t count, const char* noun);
 std::string FormatBytes(int64_t bytes);  // "8.39 MB", decimal units
 // NaN, a figure that there is not, is "-" in both.
 std::string FormatError(double value);              // "1.234e-05", "0"
-std::string FormatFixed(double value, int digits);  // "inf" when infinite
+std::string FormatFixed(double value, int digits);  // "inf", "-inf"
 template <typename Shape>
 std::string FormatShape(const Shape& shape) {  // "256x768"
   std::string text;

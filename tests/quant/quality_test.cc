@@ -1,9 +1,16 @@
 // The profiles' promises on errors, and that the report tells the truth about
 // what a reader of the file decodes.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "kernels/nested_absmax.h"
+#include "kernels/nf4_ops.h"
 #include "quant/formats/bitsandbytes.h"
 #include "quant/formats/compressed_tensors.h"
 #include "quant/tensor_quantizer.h"
@@ -119,6 +126,70 @@ TEST_CASE("nested absmax costs BEST less than 0.2 % of squared error") {
   const double nested = Mse(PresetSpec("NF4-dq", Profile::kBest), bytes);
   INFO("ratio " << nested / plain);
   CHECK(std::fabs(nested / plain - 1) < 0.002);
+}
+
+// The decoded absmax of each block.
+std::vector<float> NestedAbsmax(const QuantizedTensor& result) {
+  std::map<std::string, std::vector<uint8_t>> parts;
+  for (const OutputTensor& tensor : result.tensors) {
+    parts[tensor.name.substr(kName.size())] = Bytes(tensor);
+  }
+  const auto& state = parts.at(".quant_state.bitsandbytes__nf4");
+  const float offset = nlohmann::json::parse(state.begin(), state.end())
+                           .at("nested_offset")
+                           .get<float>();
+  std::vector<float> nested(parts.at(".nested_absmax").size() / sizeof(float));
+  std::memcpy(nested.data(), parts.at(".nested_absmax").data(),
+              nested.size() * sizeof(float));
+  const std::vector<uint8_t>& codes = parts.at(".absmax");
+  std::vector<float> absmax;
+  for (size_t b = 0; b < codes.size(); ++b) {
+    absmax.push_back(
+        nf4::NestedDecodeOne(codes[b], nested[b / kNestedBlockSize], offset));
+  }
+  return absmax;
+}
+
+TEST_CASE("BEST's nested absmax stays positive") {
+  // Blocks of very different sizes, and a few very large ones.
+  std::vector<uint8_t> bytes = Gaussian(kRows * kCols, DType::kF32, 48);
+  auto* const weights = reinterpret_cast<float*>(bytes.data());
+  std::mt19937 random(49);
+  std::normal_distribution<float> spread(0.0f, 1.5f);
+  for (int64_t b = 0; b < kRows * kCols / 64; ++b) {
+    const float scale = std::exp(spread(random)) * (b % 999 == 0 ? 300.0f : 1);
+    for (int64_t i = 0; i < 64; ++i) weights[b * 64 + i] *= scale;
+  }
+  auto backend = NewCpuBackend(1);
+  const auto least = [&](Profile profile) {
+    const std::vector<float> absmax = NestedAbsmax(Quantize(
+        PresetSpec("NF4-dq", profile), Info(DType::kF32), bytes, *backend));
+    REQUIRE(absmax.size() == kRows * kCols / 64);
+    return *std::min_element(absmax.begin(), absmax.end());
+  };
+  CHECK(least(Profile::kReference) <= 0);  // as the library has it
+  CHECK(least(Profile::kBest) > 0);
+}
+
+TEST_CASE("values that decode to infinity are a warning") {
+  // 8 steps of 65504 / 7.5 are beyond F16.
+  std::vector<uint8_t> bytes = Gaussian(kRows * kCols, DType::kF16, 50);
+  const TensorReport before =
+      Report(PresetSpec("W4A16", Profile::kReference), DType::kF16, bytes);
+  CHECK(before.warnings.empty());
+  const uint16_t least = 0xfbff;  // -65504
+  std::memcpy(bytes.data() + 2 * 77, &least, sizeof(least));
+  const TensorReport report =
+      Report(PresetSpec("W4A16", Profile::kReference), DType::kF16, bytes);
+  REQUIRE(report.warnings.size() == 1);
+  CHECK(report.warnings[0] ==
+        "DECODES_TO_INFINITY: some values, decoded, are beyond the range of "
+        "F16");
+  // There is a grid that keeps them.
+  const TensorReport best =
+      Report(PresetSpec("W4A16", Profile::kBest), DType::kF16, bytes);
+  CHECK(best.warnings.empty());
+  CHECK(best.error.max_absolute_error < 1);
 }
 
 TEST_CASE("RTN's REFERENCE is its own yardstick") {
