@@ -36,6 +36,38 @@ TEST_CASE("every SIMD target gives the reference's bytes") {
   CHECK_FALSE(ForceSimdTargetForTest("no such target").ok());
 }
 
+// A batch of the search has 8 blocks or fewer: whole batches, parts of one, and
+// last blocks of every kind.
+TEST_CASE("every block size on every SIMD target, with a short last block") {
+  const auto reference = NewReferenceBackend();
+  const auto cpu = NewCpuBackend(1);
+  uint64_t seed = 5000;
+  for (int64_t block_size = 32; block_size <= 4096; block_size *= 2) {
+    for (const int64_t count :
+         {block_size + 1, 3 * block_size - 7, 9 * block_size + 19}) {
+      for (const DType dtype : kWeightTypes) {
+        ++seed;
+        const TestTensor weight =
+            TestTensor::Make(dtype, count, Kind::kBlocks, seed);
+        const Codebook codebook =
+            seed % 2 == 0 ? Codebook::kNf4 : Codebook::kFp4;
+        const Nf4Rule rule = seed % 4 < 2 ? Nf4Rule::kCuda : Nf4Rule::kCpu;
+        for (const Nf4Search search :
+             {Nf4Search::kNone, Nf4Search::kBestScale}) {
+          const Nf4Case c{weight, block_size, codebook, rule, search, seed};
+          const Nf4Result want = RunNf4(reference->nf4(), c);
+          for (const std::string& target : SimdTargets()) {
+            INFO(c.Describe() << " on " << target);
+            REQUIRE(ForceSimdTargetForTest(target).ok());
+            REQUIRE(RunNf4(cpu->nf4(), c) == want);
+          }
+        }
+      }
+    }
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
+}
+
 TEST_CASE("codes on both sides of every threshold, and all along [-1, 1]") {
   // Blocks of 64 that begin with 1, so that the others are what is ranked.
   std::vector<float> values;
@@ -166,23 +198,38 @@ TEST_CASE("a large tensor is the same on one and on two threads") {
   }
 }
 
-TEST_CASE("non-finite elements are found wherever they are") {
-  for (DType dtype : kWeightTypes) {
-    for (int64_t at : {0, 1, 31, 63, 64, 65, 127, 300, 321, 322}) {
-      for (float bad : {INFINITY, -INFINITY, NAN}) {
-        TestTensor weight = TestTensor::Make(dtype, 323, Kind::kGauss, 9);
-        StoreFromFloat(weight.data(), dtype, at, bad);
-        StoreFromFloat(weight.data(), dtype, 322, NAN);
-        for (const auto& backend : AllBackends()) {
-          INFO(backend->name() << " " << DTypeName(dtype) << " at " << at);
-          const Nf4Case c{
-              weight, 64, Codebook::kNf4, Nf4Rule::kCuda, Nf4Search::kBestScale,
-              9};
-          CHECK(RunNf4(backend->nf4(), c).first_non_finite == at);
-        }
-      }
+void CheckFirstNonFinite(Backend& backend, int64_t block_size, DType dtype,
+                         Nf4Search search) {
+  for (const int64_t at : {0, 1, 31, 63, 64, 65, 127, 300, 321, 322}) {
+    for (const float bad : {INFINITY, -INFINITY, NAN}) {
+      TestTensor weight = TestTensor::Make(dtype, 323, Kind::kGauss, 9);
+      StoreFromFloat(weight.data(), dtype, at, bad);
+      StoreFromFloat(weight.data(), dtype, 322, NAN);
+      INFO(DTypeName(dtype) << " at " << at << " in blocks of " << block_size);
+      const Nf4Case c{weight,         block_size, Codebook::kNf4,
+                      Nf4Rule::kCuda, search,     9};
+      CHECK(RunNf4(backend.nf4(), c).first_non_finite == at);
     }
   }
+}
+
+TEST_CASE("non-finite elements are found wherever they are") {
+  const auto check = [](Backend& backend) {
+    for (const DType dtype : kWeightTypes) {
+      for (const int64_t block_size : {32, 64, 256}) {
+        CheckFirstNonFinite(backend, block_size, dtype, Nf4Search::kNone);
+        CheckFirstNonFinite(backend, block_size, dtype, Nf4Search::kBestScale);
+      }
+    }
+  };
+  check(*NewReferenceBackend());
+  const auto cpu = NewCpuBackend(1);
+  for (const std::string& target : SimdTargets()) {
+    INFO("target " << target);
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    check(*cpu);
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
 }
 
 TEST_CASE("wrong arguments are refused") {
