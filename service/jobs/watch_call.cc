@@ -30,7 +30,7 @@ class WatchCall final : public WatchReactor, public JobWatcher {
     if (key.ok()) {
       made->Join(from_revision);
     } else {
-      made->End(key.status());
+      made->Refuse(key.status());
     }
     return made.get();
   }
@@ -83,21 +83,26 @@ class WatchCall final : public WatchReactor, public JobWatcher {
 
  private:
   void Join(int64_t from) {
+    // The hub may poke, tick and end this before it has the topic.
     absl::StatusOr<std::shared_ptr<JobTopic>> topic =
         context_.hub.Join(key_, self_);
-    if (!topic.ok()) return End(topic.status());
+    if (!topic.ok()) return Refuse(topic.status());
     {
       absl::MutexLock lock(&mutex_);
       topic_ = *std::move(topic);
-      reading_ = true;
     }
     if (context_.io.TryRun([self = self_, from] { self->Read(from); })) return;
+    Refuse(RetryableError(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
+                          "too many calls wait"));
+  }
+
+  // There will be no backlog.
+  void Refuse(const absl::Status& status) {
     {
       absl::MutexLock lock(&mutex_);
       reading_ = false;
     }
-    End(RetryableError(absl::StatusCode::kResourceExhausted, "SERVER_BUSY",
-                       "too many calls wait"));
+    End(status);
   }
 
   // On the IoPool.
@@ -166,7 +171,7 @@ class WatchCall final : public WatchReactor, public JobWatcher {
 
   absl::Mutex mutex_;
   std::shared_ptr<JobTopic> topic_ ABSL_GUARDED_BY(mutex_);
-  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reading_ ABSL_GUARDED_BY(mutex_) = true;  // the backlog is to come
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
