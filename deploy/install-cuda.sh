@@ -3,7 +3,9 @@
 # root, in a folder of the user's (about 270 MB). The CUDA kernels compile with
 # it on a machine without a GPU or a driver. With `libraries` also cuBLAS and
 # cuSOLVER, which quantd loads on a machine with a GPU (1 GB more).
-# usage: install-cuda.sh DIR [libraries]
+# Where an nvcc is on PATH, it is not brought again: nothing is done, or DIR has
+# the libraries alone.
+# usage: install-cuda.sh DIR [libraries]     DIR: new, empty, or made by this
 #   then: CUDAToolkit_ROOT=DIR cmake ...; with libraries,
 #         QS_CUBLAS_DIR=DIR/lib quantd ...
 set -euo pipefail
@@ -37,15 +39,30 @@ add_libraries() {
   rm -rf "$part"
 }
 
-if command -v nvcc >/dev/null && [ ! -e "$dir" ]; then
-  echo "nvcc is on PATH already: $(command -v nvcc)"
-  exit 0
-fi
 if [ -x "$dir/bin/nvcc" ] && [ -e "$dir/lib/libcudart.so" ]; then
   add_libraries
   exit 0
 fi
+if command -v nvcc >/dev/null; then
+  echo "nvcc is on PATH already: $(command -v nvcc)"
+  [ -n "$libraries" ] || exit 0
+  # The programs load the libraries of the CUDA that they are built with.
+  release=$(nvcc --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+  [ "$release" = "${version%.*}" ] || {
+    echo "install-cuda.sh: got nvcc of CUDA $release, allowed with libraries: ${version%.*}" >&2
+    exit 2
+  }
+  mkdir -p "$dir/lib"
+  add_libraries
+  exit 0
+fi
 
+# A folder cannot become a link to the toolkit: an empty one makes room for it.
+[ -L "$dir" ] || rmdir "$dir" 2>/dev/null || true
+[ ! -e "$dir" ] || [ -L "$dir" ] || {
+  echo "install-cuda.sh: got $dir, which is there, allowed: a new or an empty folder" >&2
+  exit 2
+}
 if [ ! -x "$cache/nvidia/cu13/bin/nvcc" ]; then
   # Complete or not there: an interrupted run starts again.
   part=$cache.part
