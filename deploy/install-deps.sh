@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building quantd needs (Debian 12, Ubuntu 24.04). Asks apt only
 # for packages that are missing, so a second run takes no time.
-# usage: install-deps.sh [--tests]
+# usage: install-deps.sh [--tests|--slow-tests]
 set -euo pipefail
 
 packages=(
@@ -11,10 +11,14 @@ packages=(
   libspdlog-dev nlohmann-json3-dev libcli11-dev libssl-dev libsqlite3-dev
   prometheus-cpp-dev libcpp-httplib-dev libopenblas-dev
 )
-[ "${1:-}" = --tests ] && packages+=(
-  catch2 python3 python3-venv openssl curl procps
-  clang-14 libclang-rt-14-dev
-)
+case ${1:-} in
+  --tests | --slow-tests) packages+=(
+    catch2 python3 python3-venv openssl curl procps
+    clang-14 libclang-rt-14-dev
+  ) ;;
+esac
+# What reads the CUDA sources with the headers of CUDA 12.
+[ "${1:-}" = --slow-tests ] && packages+=(clang-19)
 
 missing=()
 for package in "${packages[@]}"; do
