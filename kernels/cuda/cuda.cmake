@@ -33,10 +33,11 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   endif()
-  # Machine code for these, and PTX of the last one for what comes later.
+  # Machine code for these, and PTX for what comes between (10.3, 11.0) and after
+  # them: a device takes the PTX of any that is older than it.
   set(qs_cuda_architectures 80-real 90)
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-    set(qs_cuda_architectures 80-real 90-real 100-real 120)
+    set(qs_cuda_architectures 80-real 90 100-real 120)
   endif()
   if(QS_CUDA_ARCHITECTURES)
     set(qs_cuda_architectures ${QS_CUDA_ARCHITECTURES})
@@ -67,9 +68,10 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
     CUDA_ARCHITECTURES "${qs_cuda_architectures}"
     CUDA_RUNTIME_LIBRARY Static)
   # No contraction of a*b+c: the bytes are those of the CPU. A kernel that
-  # spills registers, for any architecture, does not compile (tested by
-  # tests/gpu/spill_test.sh).
+  # spills registers, or has a stack, for any architecture, does not compile
+  # (tested by tests/gpu/spill_test.sh).
   set(qs_cuda_flags --fmad=false -Werror=all-warnings -Xptxas=--warn-on-spills
+    -Xptxas=--warn-on-local-memory-usage
     CACHE INTERNAL "Of every kernel")
   target_compile_options(qs_cuda_kernels PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:${qs_cuda_flags}>"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# That a CUDA kernel which spills registers cannot be built: with the flags that
-# every kernel is compiled with (kernels/cuda/cuda.cmake), one that keeps its
-# values in registers compiles, and one that cannot does not.
+# That a CUDA kernel which spills registers, or has a stack, cannot be built: with
+# the flags that every kernel is compiled with (kernels/cuda/cuda.cmake), one that
+# keeps its values in registers compiles, and those that cannot do not.
 # usage: spill_test.sh NVCC FLAG...
 set -euo pipefail
 nvcc=${1:?usage: spill_test.sh NVCC FLAG...}
@@ -28,4 +28,13 @@ grep -q 'spill' "$work/log" || {
   echo "400 values: failed, but for another reason than spills" >&2
   exit 1
 }
-echo "a kernel that spills does not compile"
+if compile 16 -DQS_STACK "${@:2}"; then
+  echo "a stack: compiles, so one would go unseen" >&2
+  exit 1
+fi
+grep -q 'stack frame' "$work/log" || {
+  cat "$work/log" >&2
+  echo "a stack: failed, but for another reason" >&2
+  exit 1
+}
+echo "a kernel that spills or has a stack does not compile"
