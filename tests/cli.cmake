@@ -34,10 +34,20 @@ set(qs_stream_programs ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
 if(NOT QS_SANITIZE)
   set(qs_stream_programs ${CMAKE_BINARY_DIR}/bundle)
   add_test(NAME gpu_bundle_e2e
-    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/bundle.sh ${qs_stream_programs}
-      ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/bundle.sh
+      $<$<NOT:$<TARGET_EXISTS:qs_cuda_kernels>>:--cpu> ${qs_stream_programs}
+      ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}
+    COMMAND_EXPAND_LISTS)
   set_tests_properties(gpu_bundle_e2e PROPERTIES LABELS "e2e"
     FIXTURES_SETUP gpu_bundle)
+endif()
+if(NOT TARGET qs_cuda_kernels)
+  # A GPU's machine has no use for such a folder.
+  add_test(NAME gpu_bundle_refused
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/bundle.sh
+      ${CMAKE_BINARY_DIR}/no_bundle ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+  set_tests_properties(gpu_bundle_refused PROPERTIES LABELS "e2e"
+    PASS_REGULAR_EXPRESSION "(is built without CUDA|build it first, with nvcc)")
 endif()
 add_test(NAME gpu_stream_e2e
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/gpu/stream_test.py

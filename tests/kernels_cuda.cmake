@@ -109,8 +109,22 @@ qs_test(gpu_small_test
   SOURCES gpu/device_small_test.cc gpu/emulated_gpus.cc
   LIBS qs_emulated_gpu
   LABELS unit tsan TIMEOUT 600)
-# That a kernel which spills does not compile; where nvcc is present.
+# Scripts for a machine with a GPU, as far as they go without.
+foreach(name install_cuda run)
+  add_test(NAME gpu_${name}_test
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}_test.sh)
+  set_tests_properties(gpu_${name}_test PROPERTIES LABELS "unit" TIMEOUT 120)
+endforeach()
+# That a kernel which spills does not compile, and for which GPUs all of them
+# do; where nvcc is present.
 if(TARGET qs_cuda_kernels)
+  if(NOT QS_CUDA_ARCHITECTURES)
+    add_test(NAME cuda_architectures_test
+      COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/architectures_test.sh
+        ${CMAKE_CUDA_COMPILER} ${CMAKE_BINARY_DIR}/compile_commands.json)
+    set_tests_properties(cuda_architectures_test PROPERTIES
+      LABELS "unit" TIMEOUT 60)
+  endif()
   add_test(NAME cuda_spill_test
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/spill_test.sh
       ${CMAKE_CUDA_COMPILER} ${qs_cuda_flags})

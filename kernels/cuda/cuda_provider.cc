@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cuda_sources.h"  // generated
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/runtime_device.h"
@@ -65,7 +66,10 @@ class CudaGpus final : public GpuProvider {
     return cuda::NewCudaBackend(device, new_blas, std::move(host), cap, lanes);
   }
 
-  std::string VerifiedOn() const override { return cuda::kVerifiedOn; }
+  std::string VerifiedOn() const override {
+    return cuda::VerifiedOnText(cuda::kVerifiedOn, cuda::kVerifiedSources,
+                                cuda::kSources);
+  }
 };
 
 }  // namespace

@@ -19,6 +19,15 @@ if(TARGET qs_cuda_kernels)
     cuda/runtime_device.cc
     cuda/stats_cuda.cc
     $<TARGET_OBJECTS:qs_cuda_kernels>)
+  # Looked at by every build, as any of many files may have changed it.
+  set(qs_generated ${CMAKE_CURRENT_BINARY_DIR}/generated)
+  file(MAKE_DIRECTORY ${qs_generated})
+  add_custom_target(qs_cuda_sources
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/cuda/sources_digest.sh
+      ${qs_generated}/cuda_sources.h
+    BYPRODUCTS ${qs_generated}/cuda_sources.h)
+  add_dependencies(qs_gpus qs_cuda_sources)
+  target_include_directories(qs_gpus PRIVATE ${qs_generated})
   target_link_libraries(qs_gpus
     PUBLIC qs_kernels PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
   # For a program that calls the CUDA runtime itself.

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Verifies the CUDA kernels on the GPUs of this machine and measures them, in
 # less than eight minutes: needs nvcc (on PATH, or its path as CUDACXX), CMake,
-# the packages of deploy/install-deps.sh but gRPC, cuBLAS and cuSOLVER
+# the packages of deploy/install-deps.sh but gRPC's, Catch2, cuBLAS and cuSOLVER
 # (QS_CUBLAS_DIR names their folder if the loader does not find them;
 # deploy/install-cuda.sh DIR libraries brings nvcc and them), and a driver.
 # Without cuSOLVER GPTQ's factor is by our kernels, and only these are proved.
+# With QS_BUNDLE=DIR, what tests/gpu/bundle.sh made elsewhere of the same source,
+# neither nvcc nor CMake nor any package is needed: its programs are taken.
 #
 #   1. builds kernels/, quant/ and tests/gpu/ for the architectures that are here
 #   2. runs every family against the reference on each device
 #   3. and on small cases under compute-sanitizer, where that is found
 #   4. prints the table of gpu_bench, which build/gpu/bench.txt keeps
-#   5. with QS_BUNDLE=DIR, what tests/gpu/bundle.sh made elsewhere (and python3):
-#      quantizes a checkpoint end to end on QS_WORKERS (gpu:0) and on a CPU
+#   5. with QS_BUNDLE=DIR (and python3): quantizes a checkpoint end to end on
+#      QS_WORKERS (gpu:0) and on a CPU
 #
 # and writes what was proved, where and when, to kernels/cuda/verified_on.h:
 # build again to have GetCapabilities say it. Every step has a time of its own
@@ -25,8 +27,19 @@ fail() {
   exit 1
 }
 
+bundle=${QS_BUNDLE:-}
 nvcc=${CUDACXX:-$(command -v nvcc || true)}
-[ -n "$nvcc" ] || fail "no nvcc: put it on PATH or set CUDACXX (deploy/install-cuda.sh brings one)"
+if [ -n "$bundle" ]; then
+  programs=$bundle
+  [ -x "$bundle/gpu_device_test" ] ||
+    fail "QS_BUNDLE: got $bundle, which has no gpu_device_test; allowed: what tests/gpu/bundle.sh made"
+else
+  programs=build/gpu/bin
+  [ -n "$nvcc" ] || fail "no nvcc: put it on PATH or set CUDACXX (deploy/install-cuda.sh brings one)"
+fi
+sources=$(kernels/cuda/sources_digest.sh)
+[ -z "$bundle" ] || [ "$(cat "$bundle/sources")" = "$sources" ] ||
+  fail "QS_BUNDLE: got a bundle of other sources, allowed: of this tree's kernels"
 command -v nvidia-smi >/dev/null || fail "no GPU: no nvidia-smi"
 query() { nvidia-smi "--query-gpu=$1" --format=csv,noheader; }
 joined() { sort -u | paste -sd "$1" -; }
@@ -56,13 +69,16 @@ must() { # what, seconds, command...
   [ "$code" -eq 0 ] || fail "$1: failed ($code)"
 }
 
-must "configure for $architectures" 60 \
-  cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release \
-  -DQS_SERVICE=OFF -DQS_GPU_TEST=ON "-DCMAKE_CUDA_COMPILER=$nvcc" \
-  "-DQS_CUDA_ARCHITECTURES=$architectures" ${QS_CMAKE_ARGS:-}
-must "build" 300 cmake --build build/gpu --target gpu_device_test gpu_bench
+if [ -z "$bundle" ]; then
+  must "configure for $architectures" 60 \
+    cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    -DQS_SERVICE=OFF -DQS_GPU_TEST=ON "-DCMAKE_CUDA_COMPILER=$nvcc" \
+    "-DQS_CUDA_ARCHITECTURES=$architectures" ${QS_CMAKE_ARGS:-}
+  must "build" 300 cmake --build build/gpu --target gpu_device_test gpu_bench
+fi
+mkdir -p build/gpu
 must "every family on $gpus against the reference" 120 \
-  build/gpu/bin/gpu_device_test "~[small]"
+  "$programs/gpu_device_test" "~[small]"
 proved="differential"
 
 sanitize() { # tool
@@ -71,7 +87,7 @@ sanitize() { # tool
   [ "$most" -lt 45 ] || most=45
   [ "$most" -gt 0 ] || return 124
   timeout --kill-after=5 "$most" compute-sanitizer --tool "$1" \
-    --error-exitcode 9 build/gpu/bin/gpu_device_test "[small]" || code=$?
+    --target-processes all --error-exitcode 9 "$programs/gpu_device_test" "[small]" || code=$?
   return "$code"
 }
 
@@ -89,13 +105,14 @@ else
   echo "compute-sanitizer is not here: memory, races and barriers were not checked" >&2
 fi
 
-measure() { build/gpu/bin/gpu_bench | tee build/gpu/bench.txt; }
+measure() { "$programs/gpu_bench" | tee build/gpu/bench.txt; }
 export -f measure
+export programs
 must "benchmark" 60 bash -c 'set -o pipefail; measure'
 
-if [ -n "${QS_BUNDLE:-}" ]; then
+if [ -n "$bundle" ]; then
   must "end to end on ${QS_WORKERS:-gpu:0}" 100 \
-    python3 tests/gpu/stream_test.py "$QS_BUNDLE" "${QS_WORKERS:-gpu:0}"
+    python3 tests/gpu/stream_test.py "$bundle" "${QS_WORKERS:-gpu:0}"
   proved="$proved, stream"
 else
   echo "QS_BUNDLE is not set: no end-to-end stream was run" >&2
@@ -103,11 +120,14 @@ fi
 
 header=kernels/cuda/verified_on.h
 text="$gpus, $(date +%F), driver $driver: $proved"
-# Up to its semicolon, which may be a line further.
-sed -i "/^constexpr char kVerifiedOn/{
-  :more
-  /;/!{N;b more
-  }
-  s|.*|constexpr char kVerifiedOn[] =\n    \"$text\";|
-}" "$header"
+put() { # name, text; up to the semicolon, which may be a line further
+  sed -i "/^constexpr char $1\[\]/{
+    :more
+    /;/!{N;b more
+    }
+    s|.*|constexpr char $1[] =\n    \"$2\";|
+  }" "$header"
+}
+put kVerifiedOn "$text"
+put kVerifiedSources "$sources"
 step "verified on $text"
