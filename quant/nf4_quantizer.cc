@@ -3,14 +3,13 @@
 #include "quant/nf4_quantizer.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/nf4_verify_ops.h"
 #include "quant/formats/bitsandbytes.h"
 
 namespace qs {
@@ -18,20 +17,6 @@ namespace {
 
 // The longest text of a positive nested_offset is as long as this one's.
 constexpr float kLongestOffset = 0.00012345679f;
-
-// NF4's widest gap is 0.304, FP4's 0.333; the rest is room for rounding.
-constexpr float kWidestHalfGap = 0.18f;
-// Absolute rounding among the subnormals of each dtype.
-constexpr float kF16Tiny = 0x1p-24f;
-constexpr float kF32Tiny = 0x1p-126f;
-// Above this bitsandbytes' CUDA rule has no normal reciprocal of absmax and
-// gives code 7 to everything.
-constexpr float kLargestChecked = 0x1p125f;
-// Elements between two checked ones: at least one in every block; odd, so that
-// both nibbles and all positions of a block get their turn.
-int64_t CheckStride(int64_t block_size) {
-  return std::min<int64_t>(block_size, 64) - 1;
-}
 
 Partition MakePartition(const Nf4Spec& spec, DType dtype, int64_t n) {
   return {.num_elements = n,
@@ -97,9 +82,6 @@ class Nf4Quantizer final : public QuantizerBase {
   absl::Status Recode(const Slice& slice, Backend& backend) const;
   absl::Status Decode(const Slice& slice, Backend& backend) const;
   absl::Status Check(const Slice& slice) const;
-  // The first of the checked elements that does not read back, or -1.
-  template <typename T, typename Load>
-  int64_t FindBadCode(const Slice& slice, Load load) const;
   absl::Status Measure(const Slice& slice, Backend& backend);
   // The absmax that a reader finds, where it is not stored itself.
   std::span<const float> NestedAbsmax() const {
@@ -222,46 +204,11 @@ absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
   return backend.nf4().Decode(args, backend.stream());
 }
 
-// Reads codes back by a decoder of its own.
 absl::Status Nf4Quantizer::Check(const Slice& slice) const {
-  int64_t bad = -1;
-  switch (slice.weight.dtype) {
-    case DType::kF32:
-      bad = FindBadCode<float>(slice, [](float w) { return w; });
-      break;
-    case DType::kF16:
-      bad = FindBadCode<uint16_t>(slice, F16ToFloat);
-      break;
-    default:
-      bad = FindBadCode<uint16_t>(slice, Bf16ToFloat);
-  }
-  return bad < 0 ? absl::OkStatus() : VerificationError(slice.begin + bad);
-}
-
-template <typename T, typename Load>
-int64_t Nf4Quantizer::FindBadCode(const Slice& slice, Load load) const {
-  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
-  const auto* weight = static_cast<const uint8_t*>(slice.weight.data);
-  const float* levels = CodebookLevels(nf4_.codebook);
-  const float tiny = info().dtype == DType::kF16 ? kF16Tiny : kF32Tiny;
-  const int64_t stride = CheckStride(nf4_.block_size);
-  const int shift = std::countr_zero(static_cast<uint64_t>(nf4_.block_size));
-  for (int64_t i = 0; i < slice.count; i += stride) {
-    const float stored = slice.absmax[i >> shift];
-    // A decoded nested absmax may be negative: its codes are those of zero.
-    const float absmax = std::max(0.0f, stored);
-    const int code = slice.packed[i >> 1] >> (i % 2 == 0 ? 4 : 0) & 15;
-    T element;  // at any address
-    std::memcpy(&element, weight + i * kSize, sizeof(element));
-    const float w = load(element);
-    const float allowed =
-        kWidestHalfGap * absmax + std::max(0.0f, std::fabs(w) - absmax) + tiny;
-    if (!(std::fabs(w - levels[code] * stored) <= allowed) &&
-        !(absmax > kLargestChecked)) {
-      return i;
-    }
-  }
-  return -1;
+  const int64_t wrong =
+      FindWrongNf4Code({slice.weight, nf4_.block_size, nf4_.codebook,
+                        slice.packed, slice.absmax});
+  return wrong < 0 ? absl::OkStatus() : VerificationError(slice.begin + wrong);
 }
 
 absl::Status Nf4Quantizer::Measure(const Slice& slice, Backend& backend) {

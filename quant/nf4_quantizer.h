@@ -5,9 +5,8 @@
 // all tiles are done; it is coded then, and a second round chooses the codes
 // again against the decoded absmax (BEST) and measures what a reader decodes.
 //
-// Check: a decoded value lies within half the codebook's widest gap (times
-// absmax) of its weight, or at the end of the codebook when the weight lies
-// beyond absmax.
+// Check: every code is read back on the host and compared with its weight
+// (kernels/nf4_verify_ops.h), in each round that makes codes.
 #ifndef QS_QUANT_NF4_QUANTIZER_H_
 #define QS_QUANT_NF4_QUANTIZER_H_
 

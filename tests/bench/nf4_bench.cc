@@ -1,10 +1,12 @@
 // NF4 and FP4 on 16.8 M bf16 weights (4096 x 4096), one thread, every SIMD
 // target of the machine.
+#include <cstdlib>
 #include <random>
 #include <string>
 
 #include "kernels/backend.h"
 #include "kernels/base/buffer.h"
+#include "kernels/nf4_verify_ops.h"
 #include "tests/bench/bench.h"
 
 namespace qs {
@@ -65,6 +67,20 @@ void Decode(Backend& backend, Data& data) {
                              backend.stream());
 }
 
+// As a quantizer does: a slice at a time, which a core's cache has still.
+void Verify(Data& data) {
+  constexpr int64_t kSlice = int64_t{1} << 16;
+  for (int64_t i = 0; i < kWeights; i += kSlice) {
+    const int64_t wrong =
+        FindWrongNf4Code({{data.weight.data(), DType::kBF16, 1, kSlice},
+                          kBlock,
+                          Codebook::kNf4,
+                          data.packed.data(),
+                          data.absmax.As<float>()});
+    if (wrong >= 0) std::abort();
+  }
+}
+
 void Rows(Bench& bench, Backend& backend, Data& data,
           const std::string& where) {
   constexpr int64_t kEncodeBytes = kWeights * 2 + kWeights / 2 + kBlocks * 4;
@@ -79,6 +95,8 @@ void Rows(Bench& bench, Backend& backend, Data& data,
       [&] { Encode(backend, data, Codebook::kNf4, Nf4Search::kBestScale); });
   row("decode", kEncodeBytes, [&] { Decode(backend, data); });
   row("recode", kEncodeBytes, [&] { Recode(backend, data); });
+  Encode(backend, data, Codebook::kNf4, Nf4Search::kNone);
+  row("verify", kEncodeBytes, [&] { Verify(data); });
   row("nested_encode", kBlocks * 5, [&] { Nest(backend, data); });
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/nf4_tables.h"
+#include "kernels/nf4_verify_ops.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/golden_file.h"
 
@@ -90,6 +91,12 @@ void CheckCase(Backend& backend, const GoldenFile& file,
   Encoded got = Encode(backend, input, block_size, codebook, rule);
   CHECK(got.first_non_finite == -1);
   CHECK(SameBytes(got.packed, file.tensors.at(prefix + ".packed")));
+  CHECK(FindWrongNf4Code(
+            {{input.bytes.data(), *ParseDType(input.dtype), 1, input.count()},
+             block_size,
+             codebook,
+             got.packed.data(),
+             got.absmax.data()}) == -1);
   if (golden.at("double_quant")) {
     CHECK(SameBytes(got.absmax, file.tensors.at(prefix + ".absmax_plain")));
     CheckNested(backend, file, prefix, rule, got.absmax);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "quant/quantizer_base.h"
 #include "quant/tensor_quantizer.h"
 #include "tests/quant/tensor_data.h"
 #include "tests/testing/catch_compat.h"
@@ -115,7 +116,6 @@ absl::Status FirstTile(const QuantSpec& spec, Backend& backend) {
       ->RunTile(0, backend);
 }
 
-// Of NF4 one weight in every 63 is looked at.
 TEST_CASE("output that was packed wrong does not count as done") {
   HookedBackend backend;
   const QuantSpec nf4 = PresetSpec("NF4", Profile::kReference);
@@ -151,6 +151,84 @@ TEST_CASE("output that was packed wrong does not count as done") {
     };
     CHECK(absl::IsInternal(FirstTile(asymmetric, backend)));
   }
+}
+
+// To the neighbouring level, the least that can go wrong.
+void FlipCode(uint8_t* packed, int64_t i) {
+  packed[i / 2] = static_cast<uint8_t>(packed[i / 2] ^ (i % 2 == 0 ? 16 : 1));
+}
+
+// The first and the last places, each of a block's, and some of each slice.
+std::vector<int64_t> Places(int64_t count) {
+  std::vector<int64_t> places = {count - 1, count - 2};
+  for (int64_t i = 0; i < 64; ++i) places.push_back(i);
+  for (int64_t i = 4093; i < count; i += 4093) places.push_back(i);
+  return places;
+}
+
+TEST_CASE("one wrong code anywhere does not count as done") {
+  HookedBackend backend;
+  constexpr int64_t kCount = kSliceElements + 4 * 64 + 37;
+  for (const std::string name : {"NF4", "FP4", "NF4-dq"}) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      const auto bytes = Gaussian(kCount, dtype, 24);
+      const auto q = MakeQuantizer(PresetSpec(name, Profile::kReference),
+                                   {kName, dtype, {kCount}}, bytes);
+      backend.hooks.nf4_encoded = {};
+      REQUIRE(q->RunTile(0, backend).ok());
+      for (const int64_t place : Places(kCount)) {
+        int64_t begin = 0;
+        backend.hooks.nf4_encoded = [&](const Nf4EncodeArgs& a) {
+          *a.first_non_finite = -1;
+          const int64_t count = a.weight.num_elements();
+          if (place >= begin && place < begin + count) {
+            FlipCode(a.packed, place - begin);
+          }
+          begin += count;
+          return absl::OkStatus();
+        };
+        const absl::Status status = q->RunTile(0, backend);
+        INFO(name << " " << DTypeName(dtype) << ", code " << place << ": "
+                  << status.ToString());
+        REQUIRE(absl::IsInternal(status));
+        REQUIRE(std::string(status.message())
+                    .ends_with(" " + std::to_string(place)));
+      }
+    }
+  }
+}
+
+TEST_CASE("... nor does one of the second round") {
+  HookedBackend backend;
+  constexpr int64_t kCount = 64 * 64 + 5;
+  const auto bytes = Gaussian(kCount, DType::kBF16, 25);
+  const auto q = MakeQuantizer(PresetSpec("NF4-dq", Profile::kBest),
+                               {kName, DType::kBF16, {kCount}}, bytes);
+  REQUIRE(q->RunTile(0, backend).ok());
+  REQUIRE(q->BetweenRounds(backend).ok());
+  REQUIRE(q->RerunTile(0, backend).ok());
+  for (const int64_t place : Places(kCount)) {
+    backend.hooks.recoded = [&](const Nf4RecodeArgs& a) {
+      FlipCode(a.packed, place);
+    };
+    INFO(place);
+    REQUIRE(absl::IsInternal(q->RerunTile(0, backend)));
+  }
+}
+
+// What a reader would refuse.
+TEST_CASE("... nor does the nibble behind an odd number of codes") {
+  HookedBackend backend;
+  constexpr int64_t kCount = 64 * 64 + 5;
+  const auto bytes = Gaussian(kCount, DType::kBF16, 26);
+  const auto q = MakeQuantizer(PresetSpec("NF4", Profile::kReference),
+                               {kName, DType::kBF16, {kCount}}, bytes);
+  REQUIRE(q->RunTile(0, backend).ok());
+  backend.hooks.nf4_encoded = [](const Nf4EncodeArgs& a) {
+    FlipCode(a.packed, a.weight.num_elements());
+    return absl::OkStatus();
+  };
+  CHECK(absl::IsInternal(q->RunTile(0, backend)));
 }
 
 TEST_CASE("an absmax that a reader does not find never counts as done") {

@@ -10,6 +10,7 @@
 
 #include "kernels/base/checked_math.h"
 #include "kernels/nf4_ops.h"
+#include "kernels/nf4_verify_ops.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/generators.h"
 
@@ -65,6 +66,13 @@ struct Nf4Result {
   }
 };
 
+// No code that an operation gives may be taken for a wrong one.
+inline void CheckReadsBack(const Nf4Case& c, const std::vector<uint8_t>& packed,
+                           const std::vector<float>& absmax) {
+  REQUIRE(FindWrongNf4Code({c.weight.View(), c.block_size, c.codebook,
+                            packed.data(), absmax.data()}) == -1);
+}
+
 inline Nf4Result RunNf4(Nf4Ops& ops, const Nf4Case& c) {
   Stream stream;
   const int64_t n = c.weight.count();
@@ -87,6 +95,7 @@ inline Nf4Result RunNf4(Nf4Ops& ops, const Nf4Case& c) {
                      stream)
               .ok());
   if (r.first_non_finite >= 0) return r;
+  CheckReadsBack(c, r.packed, r.absmax);
   r.nested_codes.resize(r.absmax.size());
   r.nested_absmax.resize(
       static_cast<size_t>(CeilDiv(blocks, kNestedBlockSize)));
@@ -105,6 +114,7 @@ inline Nf4Result RunNf4(Nf4Ops& ops, const Nf4Case& c) {
                       r.decoded_absmax.data(), r.recoded.data()},
                      stream)
               .ok());
+  CheckReadsBack(c, r.recoded, r.decoded_absmax);
   return r;
 }
 

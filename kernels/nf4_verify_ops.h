@@ -1,0 +1,41 @@
+// NF4/FP4 codes read back on the host, before they leave it.
+//
+// By a decoder of its own: it shares the codebook's levels with the encoders,
+// but no threshold, no look-up and no loop, and asks no backend, so that a
+// fault of an encoder, of a device or of a copy from it shows.
+//
+// Thread: any; distinct calls may run at once.
+#ifndef QS_KERNELS_NF4_VERIFY_OPS_H_
+#define QS_KERNELS_NF4_VERIFY_OPS_H_
+
+#include <cstdint>
+
+#include "kernels/base/tensor_view.h"
+#include "kernels/nf4_ops.h"
+
+namespace qs {
+
+// What an Encode or a Recode (nf4_ops.h) was given and gave; host memory.
+struct Nf4VerifyArgs {
+  TensorView weight;  // F32, F16 or BF16, at any address; finite
+  int64_t block_size = 64;
+  Codebook codebook = Codebook::kNf4;
+  const uint8_t* packed = nullptr;
+  const float* absmax = nullptr;
+};
+
+// The flat index of the first weight whose code is wrong, -1 where none is; the
+// number of weights stands for the nibble behind an odd one.
+//
+// A code is right if no level of the codebook, times its block's absmax, lies
+// nearer to the weight by more than 2^-17 absmax; thus the ends of the codebook
+// take what lies beyond absmax. Besides, as the rules have it: where absmax is
+// 0 or less, any code of level 0, and where it is 0, any code of a weight below
+// float32's normal numbers; above 2^126, where CUDA's rule has no reciprocal,
+// any code of level 0. Differences below 2^-125 are none. The nibble behind an
+// odd number of weights is one of level 0, or 0.
+int64_t FindWrongNf4Code(const Nf4VerifyArgs& args);
+
+}  // namespace qs
+
+#endif  // QS_KERNELS_NF4_VERIFY_OPS_H_
