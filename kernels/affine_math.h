@@ -30,7 +30,8 @@
 //   The candidate of greatest gain over both rounds, the first of equals, gives
 //   (R(f), z).
 //   3. It replaces kMinMax if its squared error, of decoded values as stored,
-//      is lower by more than what the sums can be wrong by.
+//      is lower by more than what the sums can be wrong by. That of a grid with
+//      a value that is stored as an infinity is infinite, and so never lower.
 // Groups with max(-low, high) outside [kSearchMin, kSearchMax]: kMinMax.
 #ifndef QS_KERNELS_AFFINE_MATH_H_
 #define QS_KERNELS_AFFINE_MATH_H_

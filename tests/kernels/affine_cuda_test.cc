@@ -103,6 +103,22 @@ TEST_CASE("values on and beside every border, at every scale") {
   }
 }
 
+TEST_CASE("weights near the end of F16, whose errors may be infinite") {
+  uint64_t seed = 8000;
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (int64_t group_size : {32, 64, 300}) {
+      const TestTensor weight = NearTheEndOfF16(24, group_size, ++seed);
+      for (AffineSearch search :
+           {AffineSearch::kMinMax, AffineSearch::kBestRange}) {
+        for (bool symmetric : {true, false}) {
+          CheckCase({weight, 24, group_size, bits, symmetric, search, seed},
+                    seed);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("codes of every width, packed and unpacked at every length",
           "[race]") {
   uint64_t seed = 9000;

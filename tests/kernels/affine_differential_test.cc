@@ -208,6 +208,8 @@ std::vector<double> GroupErrors(const AffineCase& c, const AffineResult& r) {
 
 struct Totals {
   double min_max = 0, best = 0;
+  // Groups of which a value decodes to infinity.
+  int infinite_min_max = 0, infinite_best = 0;
 };
 
 // Also checks that no group is worse, exactly.
@@ -227,6 +229,8 @@ Totals Compare(const TestTensor& weight, int64_t rows, int64_t group_size,
     REQUIRE(best[g] <= min_max[g]);
     totals.min_max += min_max[g];
     totals.best += best[g];
+    totals.infinite_min_max += std::isinf(min_max[g]) ? 1 : 0;
+    totals.infinite_best += std::isinf(best[g]) ? 1 : 0;
   }
   return totals;
 }
@@ -241,6 +245,39 @@ TEST_CASE("BEST is never above REFERENCE on any group") {
           Compare(weight, 60, 64, bits, symmetric);
           Compare(weight, 6, 2560, bits, symmetric);
         }
+      }
+    }
+  }
+}
+
+// The search fits its scales without a look at what they decode to; the errors
+// of stored values, which decide at last, are infinite where one is. So it
+// never leaves a group with an infinity whose min-max grid has none, and where
+// that has one, it mostly finds a grid without.
+TEST_CASE("BEST decodes nothing to infinity that REFERENCE does not") {
+  const auto reference = NewReferenceBackend();
+  const auto cpu = NewCpuBackend(1);
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (bool symmetric : {true, false}) {
+      for (int64_t group_size : {32, 64, 300}) {
+        const TestTensor weight =
+            NearTheEndOfF16(400, group_size, static_cast<uint64_t>(bits) * 10);
+        const AffineCase c{weight, 400,       group_size,
+                           bits,   symmetric, AffineSearch::kBestRange,
+                           0};
+        const AffineResult want = RunAffine(reference->affine(), c);
+        for (const std::string& target : SimdTargets()) {
+          INFO(c.Describe() << " on " << target);
+          REQUIRE(ForceSimdTargetForTest(target).ok());
+          REQUIRE(RunAffine(cpu->affine(), c) == want);
+        }
+        REQUIRE(ForceSimdTargetForTest("").ok());
+        // Every group's error is at most that of min-max, infinite or not.
+        const Totals totals = Compare(weight, 400, group_size, bits, symmetric);
+        INFO(c.Describe() << ": " << totals.infinite_min_max << " and "
+                          << totals.infinite_best);
+        CHECK(totals.infinite_min_max > 0);
+        CHECK(totals.infinite_best < totals.infinite_min_max);
       }
     }
   }

@@ -3,7 +3,10 @@
 #ifndef QS_TESTS_TESTING_AFFINE_CASES_H_
 #define QS_TESTS_TESTING_AFFINE_CASES_H_
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -113,6 +116,32 @@ inline AffineResult RunAffine(AffineOps& ops, const AffineCase& c) {
               .ok());
   RunPacking(ops, c.rows, c.cols(), c.bits, &r);
   return r;
+}
+
+// F16 weights of which every group has some so near the end of the type that a
+// code beside the nearest may decode beyond it: spread, one alone, all of them,
+// or a wide normal distribution, by turns of a group.
+inline TestTensor NearTheEndOfF16(int64_t groups, int64_t group_size,
+                                  uint64_t seed) {
+  constexpr float kEnd = 65504.0f;
+  TestTensor weight(DType::kF16, groups * group_size);
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < weight.count(); ++i) {
+    const int64_t group = i / group_size;
+    const float u = uniform(random);
+    const float w = group % 4 == 0   ? u * kEnd
+                    : group % 4 == 1 ? normal(random)
+                    : group % 4 == 2
+                        ? std::copysign(kEnd - 12000 * std::fabs(u), u)
+                        : normal(random) * 20000;
+    const bool first = i % group_size == 0;
+    const float end = kEnd - 32.0f * static_cast<float>(group / 4 % 100);
+    StoreFromFloat(weight.data(), DType::kF16, i,
+                   first ? std::copysign(end, u) : std::clamp(w, -kEnd, kEnd));
+  }
+  return weight;
 }
 
 // Calls `body` for some hundred cases: every kind, dtype, width, both grids and
