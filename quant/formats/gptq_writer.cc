@@ -74,6 +74,12 @@ class GptqWriter final : public GridWriter {
   absl::Status AddSlab(const GridRows& rows, int64_t done, int64_t some,
                        Backend& backend);
   absl::Status AddZeros(const GridRows& rows);
+  absl::Status CheckZeros(const GridRows& rows, Backend& backend) const;
+  uint32_t ZeroPoint(const GridRows& rows, int64_t row, int64_t group) const {
+    return rows.zero_points == nullptr
+               ? uint32_t{1} << (bits() - 1)
+               : rows.zero_points[row * groups() + group];
+  }
 
   const GptqLayout layout_;
   const std::string module_;
@@ -138,9 +144,7 @@ absl::Status GptqWriter::AddZeros(const GridRows& rows) {
     uint32_t* word = qzeros_.As<uint32_t>() + g * zero_words_ + first_word;
     std::fill_n(word, num_words, 0u);
     for (int64_t r = 0; r < rows.rows; ++r) {
-      const uint32_t zero = rows.zero_points == nullptr
-                                ? uint32_t{1} << (bits() - 1)
-                                : rows.zero_points[r * groups() + g];
+      const uint32_t zero = ZeroPoint(rows, r, g);
       if ((v1() && zero == 0) || zero > mask) {
         return FormatLimitError(absl::StrCat(
             "tensor \"", shape().name, "\": zero point of row ",
@@ -159,10 +163,40 @@ absl::Status GptqWriter::AddZeros(const GridRows& rows) {
   return absl::OkStatus();
 }
 
+// A group's zero points are a bit stream, as a row of codes is.
+absl::Status GptqWriter::CheckZeros(const GridRows& rows,
+                                    Backend& backend) const {
+  const int64_t first_word = rows.first_row * bits() / 32;
+  const int64_t num_words = rows.rows * bits() / 32;
+  const int64_t word_bytes = groups() * num_words * DTypeBytes(DType::kI32);
+  QS_ASSIGN_OR_RETURN(Buffer scratch,
+                      Buffer::Allocate(word_bytes + groups() * rows.rows));
+  auto* words = scratch.As<uint32_t>();
+  uint8_t* fields = scratch.data() + word_bytes;
+  for (int64_t g = 0; g < groups(); ++g) {
+    std::copy_n(qzeros_.As<uint32_t>() + g * zero_words_ + first_word,
+                num_words, words + g * num_words);
+  }
+  QS_RETURN_IF_ERROR(
+      UnpackRows(backend, words, groups(), rows.rows, bits(), fields));
+  for (int64_t g = 0; g < groups(); ++g) {
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      const uint32_t field = fields[g * rows.rows + r];
+      if (field + (v1() ? 1 : 0) != ZeroPoint(rows, r, g)) {
+        return MismatchError(module_ + ".qzeros", rows.first_row + r);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status GptqWriter::AddRows(const GridRows& rows, Backend& backend) {
   Enter(rows.clock, Phase::kPack);
   QS_RETURN_IF_ERROR(CheckRows(rows, layout_.grid, shape()));
   QS_RETURN_IF_ERROR(AddZeros(rows));
+  Enter(rows.clock, Phase::kVerify);
+  QS_RETURN_IF_ERROR(CheckZeros(rows, backend));
+  Enter(rows.clock, Phase::kPack);
   QS_RETURN_IF_ERROR(
       PutScales(rows, StoredScaleOf(OutputFormat::kGptq, shape().dtype).dtype,
                 groups(), shape(), scales_.As<uint16_t>()));

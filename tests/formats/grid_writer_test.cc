@@ -112,7 +112,95 @@ std::vector<Case> Cases() {
   return cases;
 }
 
+// Packs in good order, and of what call number `lie` unpacks one value is
+// wrong.
+class LyingAffine final : public AffineOps {
+ public:
+  explicit LyingAffine(AffineOps& ops) : ops_(ops) {}
+  absl::Status Encode(const AffineEncodeArgs& a, Stream& s) override {
+    return ops_.Encode(a, s);
+  }
+  absl::Status Decode(const AffineDecodeArgs& a, Stream& s) override {
+    return ops_.Decode(a, s);
+  }
+  absl::Status PackRows(const PackRowsArgs& a, Stream& s) override {
+    return ops_.PackRows(a, s);
+  }
+  absl::Status UnpackRows(const UnpackRowsArgs& a, Stream& s) override {
+    const absl::Status status = ops_.UnpackRows(a, s);
+    if (calls++ == lie) a.codes[a.rows * a.cols - 1] ^= 1;
+    return status;
+  }
+  absl::Status PackColumns(const PackColumnsArgs& a, Stream& s) override {
+    return ops_.PackColumns(a, s);
+  }
+  absl::Status UnpackColumns(const UnpackColumnsArgs& a, Stream& s) override {
+    const absl::Status status = ops_.UnpackColumns(a, s);
+    if (calls++ == lie) a.codes[a.rows * a.cols - 1] ^= 1;
+    return status;
+  }
+
+  int calls = 0;
+  int lie = -1;
+
+ private:
+  AffineOps& ops_;
+};
+
+class LyingBackend final : public Backend {
+ public:
+  std::string name() const override { return "lying"; }
+  std::string description() const override { return "lying"; }
+  Stream& stream() override { return real_->stream(); }
+  Nf4Ops& nf4() override { return real_->nf4(); }
+  AffineOps& affine() override { return lying; }
+  StatsOps& stats() override { return real_->stats(); }
+  HqqOps& hqq() override { return real_->hqq(); }
+  GramOps& gram() override { return real_->gram(); }
+  GptqOps& gptq() override { return real_->gptq(); }
+  AwqOps& awq() override { return real_->awq(); }
+
+ private:
+  const std::unique_ptr<Backend> real_ = NewReferenceBackend();
+
+ public:
+  LyingAffine lying{real_->affine()};
+};
+
 }  // namespace
+
+TEST_CASE("codes and zero points that do not read back", "[grid_writer]") {
+  for (const Case& item : Cases()) {
+    if (item.format == OutputFormat::kAwqGemm) continue;  // unpacks by itself
+    const QuantSpec spec = SpecFor(item.format, item.bits, item.symmetric);
+    const Weight weight(StoredScaleOf(item.format, item.dtype).dtype, item.bits,
+                        item.symmetric);
+    LyingBackend backend;
+    const auto add = [&] {
+      backend.lying.calls = 0;
+      return NewWriter(spec, weight.shape)
+          ->AddRows(weight.Rows(0, kRows), backend);
+    };
+    REQUIRE(add().ok());
+    const int calls = backend.lying.calls;
+    // A symmetric grid of compressed-tensors has no zero points.
+    const bool zeros =
+        item.format != OutputFormat::kCompressedTensors || !item.symmetric;
+    CHECK(calls >= (zeros ? 2 : 1));
+    bool told = false;
+    for (backend.lying.lie = 0; backend.lying.lie < calls;
+         ++backend.lying.lie) {
+      const absl::Status status = add();
+      INFO(static_cast<int>(item.format) << " " << item.bits << " call "
+                                         << backend.lying.lie << " " << status);
+      CHECK(absl::IsInternal(status));
+      const absl::string_view text = status.message();
+      told = told || text.find("zero_point") != text.npos ||
+             text.find("qzeros") != text.npos;
+    }
+    CHECK(told == zeros);
+  }
+}
 
 TEST_CASE("any cut, on any backend and several threads, gives the same bytes",
           "[grid_writer]") {
