@@ -1,9 +1,13 @@
 // TensorQuantizer: tiles, order, direct kernel calls, errors, sizes.
 #include "quant/tensor_quantizer.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <memory>
 #include <span>
@@ -487,11 +491,17 @@ TEST_CASE("nested absmax whose mean overflows is refused, not crashed on") {
   for (int64_t i = 0; i < 4096; ++i) {
     StoreFromFloat(bytes.data(), DType::kF32, i, i % 2 == 0 ? 3.4e38f : -3e38f);
   }
-  auto q = MakeQuantizer(PresetSpec("NF4-dq", Profile::kReference),
-                         Info(DType::kF32, {4096}), bytes);
-  REQUIRE(q->RunTile(0, *backend).ok());
-  const auto result = FinishRounds(*q, *backend);
-  CHECK((result.ok() || absl::IsInvalidArgument(result.status())));
+  for (Profile profile : kBoth) {
+    auto q = MakeQuantizer(PresetSpec("NF4-dq", profile),
+                           Info(DType::kF32, {4096}), bytes);
+    REQUIRE(q->RunTile(0, *backend).ok());
+    const absl::Status status = FinishRounds(*q, *backend).status();
+    CHECK(absl::IsInvalidArgument(status));
+    CHECK(std::string(status.message()) ==
+          "tensor \"" + kName +
+              "\": got a mean absmax beyond F32, allowed with double_quant: "
+              "finite");
+  }
 }
 
 void RequireCreateRefused(const QuantSpec& spec, const TensorInfo& info,
@@ -523,11 +533,43 @@ TEST_CASE("what Create refuses") {
   RequireCreateRefused(bad, Info(DType::kBF16, {8}), "format:");
 }
 
+// While it lives the process can take `bytes` of address space more: what
+// overcommits would give any size otherwise.
+class AddressSpaceLimit {
+ public:
+  explicit AddressSpaceLimit(uint64_t bytes) {
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    REQUIRE(pages > 0);
+    REQUIRE(getrlimit(RLIMIT_AS, &before_) == 0);
+    rlimit limit = before_;
+    limit.rlim_cur = std::min<rlim_t>(
+        limit.rlim_max,
+        pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) + bytes);
+    REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
+  }
+  ~AddressSpaceLimit() { setrlimit(RLIMIT_AS, &before_); }
+  AddressSpaceLimit(const AddressSpaceLimit&) = delete;
+  AddressSpaceLimit& operator=(const AddressSpaceLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
 TEST_CASE("what cannot be allocated is RESOURCE_EXHAUSTED") {
-  const auto q =
-      TensorQuantizer::Create(PresetSpec("NF4", Profile::kBest),
-                              Info(DType::kBF16, {int64_t{1} << 41}), {});
-  CHECK((q.ok() || absl::IsResourceExhausted(q.status())));
+  const TensorInfo info = Info(DType::kBF16, {int64_t{1} << 41});
+  for (const char* preset : {"NF4", "NF4-dq"}) {
+    absl::Status status;
+    {
+      const AddressSpaceLimit limit(uint64_t{1} << 40);
+      status =
+          TensorQuantizer::Create(PresetSpec(preset, Profile::kBest), info, {})
+              .status();
+    }
+    CHECK(absl::IsResourceExhausted(status));
+    CHECK(std::string(status.message()) ==
+          "cannot allocate 4398046511104 bytes");
+  }
 }
 
 }  // namespace
