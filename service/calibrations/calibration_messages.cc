@@ -17,6 +17,7 @@
 #include "service/base/random_id.h"
 #include "service/calibrations/calibration_context.h"
 #include "service/server/error.h"
+#include "service/server/proto_convert.h"
 #include "service/stream/digest.h"
 
 namespace qs {
@@ -245,9 +246,8 @@ absl::StatusOr<DType> ActivationsDType(v1::DataType dtype) {
     case v1::BF16:
       return DType::kBF16;
     default:
-      return BadFieldError("dtype",
-                           absl::StrCat("got ", v1::DataType_Name(dtype),
-                                        ", allowed F32, F16 or BF16"));
+      return BadFieldError("dtype", absl::StrCat("got ", DTypeText(dtype),
+                                                 ", allowed F32, F16 or BF16"));
   }
 }
 

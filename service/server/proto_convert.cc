@@ -35,6 +35,12 @@ std::optional<DType> DTypeFromProto(v1::DataType dtype) {
 
 v1::DataType DTypeToProto(DType dtype) { return FindProto(kDTypes, dtype); }
 
+std::string DTypeText(v1::DataType dtype) {
+  const std::string& name = v1::DataType_Name(dtype);
+  return name.empty() ? absl::StrCat("enum number ", static_cast<int>(dtype))
+                      : name;
+}
+
 v1::ErrorStats ErrorStatsToProto(const ErrorSums& sums) {
   v1::ErrorStats stats;
   stats.set_count(sums.count);

@@ -5,6 +5,7 @@
 #define QS_SERVICE_SERVER_PROTO_CONVERT_H_
 
 #include <optional>
+#include <string>
 
 #include "kernels/base/dtype.h"
 #include "quant/quantized_tensor.h"
@@ -15,6 +16,8 @@ namespace qs {
 // Nullopt for UNSPECIFIED and for numbers that the .proto does not name.
 std::optional<DType> DTypeFromProto(quant::v1::DataType dtype);
 quant::v1::DataType DTypeToProto(DType dtype);
+// For errors: "F32", of a number that the .proto does not name "enum number N".
+std::string DTypeText(quant::v1::DataType dtype);
 
 quant::v1::ErrorStats ErrorStatsToProto(const ErrorSums& sums);
 

@@ -46,8 +46,8 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
     room += DequantizedBytes(tensor.info);
   }
   if (room > budget_.capacity()) {
-    return TooLargeError(absl::StrCat("group \"", info.name, "\""),
-                         "needs memory of", room, budget_.capacity());
+    return TooLargeError(absl::StrCat("group \"", info.name, "\": memory"),
+                         "a need of ", room, budget_.capacity());
   }
   return Reserve(room, begin.handle(), {std::move(info), begin.rule()});
 }
@@ -70,8 +70,9 @@ absl::StatusOr<std::shared_ptr<GroupJob>> StreamInput::FindGroup(
   const auto found = groups_.find(handle);
   if (found != groups_.end()) return found->second;
   return InvalidError("HANDLE_UNKNOWN",
-                      absl::StrCat(field, ".group: ", handle,
-                                   " is not open, begin the group first"),
+                      absl::StrCat(field, ".group: got ", handle,
+                                   ", which is not open, allowed that of a "
+                                   "group that has begun"),
                       {{"handle", absl::StrCat(handle)}});
 }
 
@@ -120,11 +121,11 @@ absl::Status StreamInput::CheckSiteChunk(int64_t offset, int64_t bytes) const {
   }
   const std::optional<int64_t> missing = site_->missing();
   if (!missing || bytes <= *missing) return absl::OkStatus();
-  return InvalidError(
-      "TOO_MANY_BYTES",
-      absl::StrCat(SiteText(*site_), ": got ", bytes, " bytes, allowed ",
-                   *missing, " more at offset ", site_->received()),
-      {{"handle", absl::StrCat(site_->handle())}});
+  return InvalidError("TOO_MANY_BYTES",
+                      absl::StrCat(SiteText(*site_), ": chunk.data: got ",
+                                   bytes, " bytes, allowed ", *missing,
+                                   " more at offset ", site_->received()),
+                      {{"handle", absl::StrCat(site_->handle())}});
 }
 
 absl::Status StreamInput::OnSiteChunk(const ChunkView& chunk) {
@@ -157,10 +158,10 @@ absl::Status StreamInput::AdvanceSite(bool last) {
     const std::optional<int64_t> missing = site_->missing();
     return InvalidError(
         "TOO_FEW_BYTES",
-        absl::StrCat(SiteText(*site_), ": last came after ", site_->received(),
-                     " bytes, ",
-                     missing ? absl::StrCat(*missing, " more are missing")
-                             : "no whole number of tokens"),
+        absl::StrCat(SiteText(*site_), ": chunk.last: got it at ",
+                     site_->received(), " bytes, allowed at ",
+                     missing ? absl::StrCat(site_->received() + *missing)
+                             : "one or more whole tokens"),
         {{"handle", absl::StrCat(site_->handle())},
          {"received", absl::StrCat(site_->received())}});
   }

@@ -199,9 +199,9 @@ absl::Status GroupJob::CheckTensor(const v1::TensorBegin& begin,
        begin.dtype() != DTypeToProto(declared.info.dtype)) ||
       (!shape.empty() && shape != declared.info.shape)) {
     return NotInGroup(
-        absl::StrCat(quoted, ": got ", v1::DataType_Name(begin.dtype()), " [",
+        absl::StrCat(quoted, ": got ", DTypeText(begin.dtype()), " [",
                      absl::StrJoin(shape, ", "), "], declared ",
-                     v1::DataType_Name(DTypeToProto(declared.info.dtype)), " [",
+                     DTypeName(declared.info.dtype), " [",
                      absl::StrJoin(declared.info.shape, ", "), "]"));
   }
   if (declared.site < 0) return absl::OkStatus();

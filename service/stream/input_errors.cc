@@ -69,11 +69,11 @@ absl::Status NoRoomError(const std::string& what, int64_t bytes,
        {"capacity", absl::StrCat(budget.capacity())}});
 }
 
-absl::Status TooLargeError(const std::string& what, const char* verb,
+absl::Status TooLargeError(const std::string& what, const char* kind,
                            int64_t got, int64_t allowed) {
   return InvalidError(
       "TENSOR_TOO_LARGE",
-      absl::StrCat(what, ": ", verb, " ", got, " bytes, allowed ", allowed),
+      absl::StrCat(what, ": got ", kind, got, " bytes, allowed ", allowed),
       {{"got", absl::StrCat(got)}, {"allowed", absl::StrCat(allowed)}});
 }
 
@@ -96,10 +96,9 @@ absl::StatusOr<TensorInfo> TensorInfoFromProto(
   if (!shape.ok()) return shape;
   const std::optional<DType> dtype = DTypeFromProto(begin.dtype());
   if (!dtype || !IsFloatWeight(*dtype)) {
-    return BadFieldError(
-        field + ".dtype",
-        absl::StrCat("got ", quant::v1::DataType_Name(begin.dtype()),
-                     ", allowed F32, F16, BF16"));
+    return BadFieldError(field + ".dtype",
+                         absl::StrCat("got ", DTypeText(begin.dtype()),
+                                      ", allowed F32, F16, BF16"));
   }
   return TensorInfo{
       begin.name(), *dtype, {begin.shape().begin(), begin.shape().end()}};

@@ -27,8 +27,9 @@ absl::Status NoMemoryError(const absl::Status& status);
 // MEMORY_BUDGET for what cannot wait, because the stream holds memory.
 absl::Status NoRoomError(const std::string& what, int64_t bytes,
                          const ByteBudget& budget);
-// TENSOR_TOO_LARGE "WHAT: VERB got bytes, allowed".
-absl::Status TooLargeError(const std::string& what, const char* verb,
+// TENSOR_TOO_LARGE "WHAT: got KIND N bytes, allowed M"; `kind` is "" or ends
+// in a space.
+absl::Status TooLargeError(const std::string& what, const char* kind,
                            int64_t got, int64_t allowed);
 // Of what a quantizer or group says when it is made.
 absl::Status OpenError(const absl::Status& status);

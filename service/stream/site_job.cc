@@ -38,9 +38,8 @@ absl::StatusOr<DType> DTypeOf(const SiteBegin& begin, bool has_pool) {
   }
   const std::optional<DType> dtype = DTypeFromProto(begin.dtype());
   if (dtype && IsFloatWeight(*dtype)) return *dtype;
-  return absl::InvalidArgumentError(
-      absl::StrCat("dtype: got ", quant::v1::DataType_Name(begin.dtype()),
-                   ", allowed F32, F16, BF16"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "dtype: got ", DTypeText(begin.dtype()), ", allowed F32, F16, BF16"));
 }
 
 }  // namespace

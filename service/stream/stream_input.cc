@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/device_estimate.h"
@@ -24,6 +25,12 @@ std::string TensorText(const TensorInfo& info) {
   return absl::StrCat("tensor \"", info.name, "\"");
 }
 
+// The field of the oneof that is set.
+std::string KindText(QuantizeRequest::MessageCase kind) {
+  const auto* field = QuantizeRequest::descriptor()->FindFieldByNumber(kind);
+  return field == nullptr ? "none" : field->name();
+}
+
 std::string WantedText(const StreamInput::Wanted& wanted) {
   if (const auto* group = std::get_if<GroupInfo>(&wanted.what)) {
     return absl::StrCat("group \"", group->name, "\"");
@@ -41,7 +48,8 @@ absl::Status StreamInput::OnRequest(const ParsedRequest& request) {
   }
   if (specs_.empty()) {
     return InvalidError("CONFIG_MISSING",
-                        "message: the first one must be config");
+                        absl::StrCat("message: got ", KindText(kind),
+                                     " first, allowed config"));
   }
   switch (kind) {
     case QuantizeRequest::kTensor:
@@ -61,14 +69,17 @@ absl::Status StreamInput::OnRequest(const ParsedRequest& request) {
 
 absl::Status StreamInput::OnHalfClose() const {
   if (specs_.empty()) {
-    return InvalidError("CONFIG_MISSING", "stream: ended before config");
+    return InvalidError("CONFIG_MISSING",
+                        "message: got none before the stream ended, allowed "
+                        "config first");
   }
   if (open_.empty()) return CheckGroupsComplete();
   const TensorJob& job = *open_.begin()->second.job;
   return InvalidError(
       "TOO_FEW_BYTES",
-      absl::StrCat(TensorText(job.info()), ": stream ended, ", job.missing(),
-                   " bytes and the chunk marked last are missing"),
+      absl::StrCat(TensorText(job.info()), ": chunk.last: stream ended, got ",
+                   job.received(), " bytes and none marked last, allowed ",
+                   job.received() + job.missing(), " and a last one"),
       {{"handle", absl::StrCat(job.handle())},
        {"received", absl::StrCat(job.received())},
        {"missing", absl::StrCat(job.missing())}});
@@ -115,10 +126,10 @@ absl::Status StreamInput::CheckHandle(int64_t handle, const char* field) const {
   if (!site && open_.count(handle) == 0 && groups_.count(handle) == 0) {
     return absl::OkStatus();
   }
-  return InvalidError(
-      "HANDLE_IN_USE",
-      absl::StrCat(field, ".handle: ", handle, " is open, allowed a new one"),
-      {{"handle", absl::StrCat(handle)}});
+  return InvalidError("HANDLE_IN_USE",
+                      absl::StrCat(field, ".handle: got ", handle,
+                                   ", which is open, allowed a new one"),
+                      {{"handle", absl::StrCat(handle)}});
 }
 
 absl::Status StreamInput::OnTensor(const TensorBegin& begin) {
@@ -150,13 +161,15 @@ absl::Status StreamInput::CheckSize(const TensorInfo& info) const {
   const std::optional<int64_t> bytes =
       elements ? CheckedMul(*elements, DTypeBytes(info.dtype)) : std::nullopt;
   if (!bytes) {
-    return InvalidError(
-        "SHAPE_OVERFLOW",
-        absl::StrCat(TensorText(info), ": the product of the ",
-                     info.shape.size(), " dimensions overflows 63 bits"));
+    return InvalidError("SHAPE_OVERFLOW",
+                        absl::StrCat(TensorText(info), ": shape: got [",
+                                     absl::StrJoin(info.shape, ", "), "] of ",
+                                     DTypeName(info.dtype),
+                                     ", whose bytes overflow 63 bits, allowed ",
+                                     limits_.max_tensor_bytes(), " bytes"));
   }
   if (*bytes <= limits_.max_tensor_bytes()) return absl::OkStatus();
-  return TooLargeError(TensorText(info), "got", *bytes,
+  return TooLargeError(TensorText(info) + ": shape", "", *bytes,
                        limits_.max_tensor_bytes());
 }
 
@@ -177,7 +190,7 @@ absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info,
   const int64_t room =
       *estimate + TensorJob::kOverhead + DequantizedBytes(info);
   if (room > budget_.capacity()) {
-    return TooLargeError(TensorText(info), "needs memory of", room,
+    return TooLargeError(TensorText(info) + ": memory", "a need of ", room,
                          budget_.capacity());
   }
   return room;
@@ -238,8 +251,9 @@ absl::StatusOr<TensorJob*> StreamInput::FindOpen(int64_t handle) const {
   const auto found = open_.find(handle);
   if (found == open_.end()) {
     return InvalidError("HANDLE_UNKNOWN",
-                        absl::StrCat("chunk.handle: ", handle,
-                                     " is not open, begin the tensor first"),
+                        absl::StrCat("chunk.handle: got ", handle,
+                                     ", which is not open, allowed that of a "
+                                     "tensor or site that has begun"),
                         {{"handle", absl::StrCat(handle)}});
   }
   return found->second.job.get();
@@ -254,11 +268,12 @@ absl::Status StreamInput::CheckRoomInTensor(const TensorJob& job,
                      limits_.max_chunk_bytes()));
   }
   if (bytes > job.missing()) {
-    return InvalidError("TOO_MANY_BYTES",
-                        absl::StrCat(TensorText(job.info()), ": got ", bytes,
-                                     " bytes, allowed ", job.missing(),
-                                     " more at offset ", job.received()),
-                        {{"handle", absl::StrCat(job.handle())}});
+    return InvalidError(
+        "TOO_MANY_BYTES",
+        absl::StrCat(TensorText(job.info()), ": chunk.data: got ", bytes,
+                     " bytes, allowed ", job.missing(), " more at offset ",
+                     job.received()),
+        {{"handle", absl::StrCat(job.handle())}});
   }
   return absl::OkStatus();
 }
@@ -314,12 +329,14 @@ absl::Status StreamInput::OnChunkMessage(const Chunk& message) {
 
 absl::Status StreamInput::Advance(TensorJob* job, bool last) {
   if (last && job->missing() > 0) {
-    return InvalidError("TOO_FEW_BYTES",
-                        absl::StrCat(TensorText(job->info()), ": last came ",
-                                     job->missing(), " bytes early"),
-                        {{"handle", absl::StrCat(job->handle())},
-                         {"received", absl::StrCat(job->received())},
-                         {"missing", absl::StrCat(job->missing())}});
+    return InvalidError(
+        "TOO_FEW_BYTES",
+        absl::StrCat(TensorText(job->info()), ": chunk.last: got it at ",
+                     job->received(), " bytes, allowed at ",
+                     job->received() + job->missing()),
+        {{"handle", absl::StrCat(job->handle())},
+         {"received", absl::StrCat(job->received())},
+         {"missing", absl::StrCat(job->missing())}});
   }
   const auto entry = open_.find(job->handle());
   if (last) job->Complete();

@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
@@ -56,7 +57,10 @@ absl::StatusOr<int64_t> BytesOf(const std::vector<int64_t>& shape,
       count ? CheckedMul(*count, DTypeBytes(dtype)) : std::nullopt;
   if (bytes) return *bytes;
   return RpcError(absl::StatusCode::kInvalidArgument, "SHAPE_OVERFLOW",
-                  "shape: its size in bytes overflows 63 bits");
+                  absl::StrCat("shape: got [", absl::StrJoin(shape, ", "),
+                               "] of ", DTypeName(dtype),
+                               ", whose bytes overflow 63 bits, allowed "
+                               "max_tensor_bytes of GetCapabilities"));
 }
 
 absl::Status CheckLength(const std::string& field, const std::string& text,

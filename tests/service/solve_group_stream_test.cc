@@ -281,7 +281,9 @@ TEST_CASE("what a group does not declare is refused", "[group]") {
   SECTION("a group that is not open") {
     Requests requests = {config};
     AppendTensor(&requests, 9, weights[0]);
-    RequireRefused(requests, "HANDLE_UNKNOWN", "tensor.group: 9");
+    RequireRefused(requests, "HANDLE_UNKNOWN",
+                   "tensor.group: got 9, which is not open, allowed that of a "
+                   "group that has begun");
   }
   SECTION("another tensor") {
     Requests requests = {config, group};
@@ -325,7 +327,8 @@ TEST_CASE("what a group does not declare is refused", "[group]") {
     RequireRefused(requests, "TOO_FEW_BYTES", "\"k.weight\" is missing");
   }
   SECTION("a handle twice") {
-    RequireRefused({config, group, group}, "HANDLE_IN_USE", "group.handle: 1");
+    RequireRefused({config, group, group}, "HANDLE_IN_USE",
+                   "group.handle: got 1, which is open, allowed a new one");
   }
 }
 
@@ -338,12 +341,16 @@ TEST_CASE("moments that are none are refused", "[group]") {
   SECTION("too few bytes") {
     packed.pop_back();
     AppendBytes(&requests, 2, AsBytes(packed), 100000);
-    RequireRefused(requests, "TOO_FEW_BYTES", "\"block/in\"");
+    RequireRefused(requests, "TOO_FEW_BYTES",
+                   "site \"block/in\": chunk.last: got it at 33532 bytes, "
+                   "allowed at 33536");
   }
   SECTION("too many bytes") {
     packed.push_back(0);
     AppendBytes(&requests, 2, AsBytes(packed), 100000);
-    RequireRefused(requests, "TOO_MANY_BYTES", "\"block/in\"");
+    RequireRefused(requests, "TOO_MANY_BYTES",
+                   "site \"block/in\": chunk.data: got 33540 bytes, allowed "
+                   "33536 more at offset 0");
   }
   SECTION("a negative diagonal") {
     packed[0] = -1;
@@ -396,7 +403,8 @@ TEST_CASE("activations are checked", "[group]") {
   SECTION("half a token") {
     values.pop_back();
     AppendBytes(&requests, 2, AsBytes(values), 100000);
-    RequireRefused(requests, "TOO_FEW_BYTES", "whole number of tokens");
+    RequireRefused(requests, "TOO_FEW_BYTES",
+                   "allowed at one or more whole tokens");
   }
   SECTION("Inf") {
     values[3 * 128 + 5] = INFINITY;

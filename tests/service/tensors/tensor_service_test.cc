@@ -260,7 +260,11 @@ TEST_CASE("every wrong request has its reason", "[tensors]") {
   CheckError(Create(stub, create).status(), kInvalid, "BAD_FIELD");
   create.set_shape(0, int64_t{1} << 62);
   create.add_shape(4);
-  CheckError(Create(stub, create).status(), kInvalid, "SHAPE_OVERFLOW");
+  const absl::Status overflow = Create(stub, create).status();
+  CheckError(overflow, kInvalid, "SHAPE_OVERFLOW");
+  CHECK(std::string(overflow.message()) ==
+        "shape: got [4611686018427387904, 4] of U8, whose bytes overflow 63 "
+        "bits, allowed max_tensor_bytes of GetCapabilities");
   create = CreateRequest(bytes, "r");
   create.set_shape(0, int64_t{1} << 40);
   CheckError(Create(stub, create).status(), kInvalid, "TENSOR_TOO_LARGE");
