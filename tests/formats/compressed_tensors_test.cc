@@ -184,14 +184,14 @@ TEST_CASE("weights decode to the library's values", "[compressed_tensors]") {
     CheckDecodes(path);
     ++files;
   }
-  CHECK(files == 32);
+  CHECK(files == 50);
   for (const std::string& path : GoldenPaths("golden/formats")) {
     if (!CaseName(path).starts_with("gptq_")) continue;
     INFO(path);
     CheckDecodes(path);
     ++files;
   }
-  CHECK(files == 34);
+  CHECK(files == 52);
 }
 
 TEST_CASE("tensors of a weight are the library's", "[compressed_tensors]") {

@@ -1,5 +1,5 @@
 // The reference and the CPU implementation against files made by
-// compressed-tensors 0.20.0 (bits 2, 3, 4, 8; packing 1..8).
+// compressed-tensors 0.20.0 (bits 2..8; packing 1..8).
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -138,7 +138,7 @@ int ForGolden(const std::string& role, const Check& check) {
 }
 
 TEST_CASE("every golden round-to-nearest case is met byte for byte") {
-  CHECK((ForGolden("case", CheckRtn) == 32 || HasOtherGoldenData()));
+  CHECK((ForGolden("case", CheckRtn) == 50 || HasOtherGoldenData()));
 }
 
 TEST_CASE("every golden packing is met byte for byte") {
