@@ -101,10 +101,19 @@ def hqq(bits, axis):
     return safetensors({f"a.{key}": value for key, value in tensors.items()})
 
 
+def index_of(weight_map):
+    return {"metadata": {"total_size": 8}, "weight_map": weight_map}
+
+
+def two_indexes(index, contents):
+    """What is said of shards, and what they hold."""
+    return b"\1" + b"\0".join(
+        json.dumps(document).encode() for document in (index, contents))
+
+
 def main():
-    index = {"metadata": {"total_size": 8},
-             "weight_map": {"a": "model-1.safetensors",
-                            "b.c": "model-2.safetensors"}}
+    index = index_of({"a": "model-1.safetensors",
+                      "b.c": "model-2.safetensors"})
     config = {"architectures": ["A"], "hidden_size": 64, "rope_theta": 1e6,
               "nested": {"x": [None, True, -2.5e-07, "\u00e9"]},
               "quantization_config": {"bits": 4}}
@@ -124,6 +133,13 @@ def main():
         "file_hqq4": b"\0" + b"\4\3" + hqq(4, 1),
         "file_hqq3_axis0": b"\0" + b"\4\3" + hqq(3, 0),
         "index": b"\1" + json.dumps(index, indent=2).encode(),
+        "index_and_shards": two_indexes(index, index),
+        "index_and_moved": two_indexes(index, index_of(
+            {"a": "model-2.safetensors", "b.c": "model-2.safetensors"})),
+        "index_and_fewer": two_indexes(index, index_of(
+            {"a": "model-1.safetensors"})),
+        "index_and_more": two_indexes(index_of(
+            {"a": "model-1.safetensors"}), index),
         "json": b"\2" + config_text,
         "config": b"\3" + config_text + b'\0{"bits":4}',
         "quant_state": b"\4\0" + quant_state("nf4", False),

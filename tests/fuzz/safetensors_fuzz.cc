@@ -2,11 +2,18 @@
 // decoders of the packed formats. The first byte of an input chooses. Any
 // input may be refused; none may crash, and what is accepted must hold what the
 // headers of the readers promise.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "kernels/base/checked_math.h"
 #include "quant/formats/awq_format.h"
@@ -14,6 +21,7 @@
 #include "quant/formats/checkpoint.h"
 #include "quant/formats/checkpoint_index.h"
 #include "quant/formats/compressed_tensors.h"
+#include "quant/formats/file_opener.h"
 #include "quant/formats/gptq_format.h"
 #include "quant/formats/hqq_format.h"
 #include "quant/formats/json.h"
@@ -24,6 +32,7 @@ namespace {
 
 using Bytes = std::span<const uint8_t>;
 using Items = std::map<std::string, SafetensorsItem>;
+using Index = std::map<std::string, std::string>;
 
 void Require(bool holds) {
   if (!holds) __builtin_trap();
@@ -108,13 +117,85 @@ void FuzzFile(Bytes data) {
   if (items.size() <= 64) DecodeAll(items, spec);
 }
 
+// Files that exist in memory, by the path that they are asked for.
+class MemoryFiles final : public FileOpener {
+ public:
+  absl::StatusOr<UniqueFd> Open(const std::string& path,
+                                int /*flags*/) const override {
+    const std::string& bytes = files.at(path);
+    UniqueFd fd(memfd_create("shard", MFD_CLOEXEC));
+    Require(fd.get() >= 0);
+    Require(write(fd.get(), bytes.data(), bytes.size()) ==
+            static_cast<ssize_t>(bytes.size()));
+    return fd;
+  }
+
+  std::map<std::string, std::string> files;
+};
+
+// A file of these tensors, each without an element.
+std::string EmptyTensorsFile(const std::vector<std::string>& names) {
+  nlohmann::json header = nlohmann::json::object();
+  for (const std::string& name : names) {
+    header[name] = {{"dtype", "U8"}, {"shape", {0}}, {"data_offsets", {0, 0}}};
+  }
+  const std::string text = header.dump();
+  std::string file;
+  for (size_t i = 0; i < 8; ++i) {
+    file += static_cast<char>(text.size() >> (8 * i));
+  }
+  return file + text;
+}
+
+struct Shards {
+  std::vector<SafetensorsFile> files;
+  std::vector<std::string> names;
+};
+
+// What an index describes.
+Shards ShardsOf(const Index& contents) {
+  std::map<std::string, std::vector<std::string>> tensors;
+  for (const auto& [tensor, shard] : contents) tensors[shard].push_back(tensor);
+  const auto files = std::make_shared<MemoryFiles>();
+  Shards shards;
+  for (const auto& [shard, names] : tensors) {
+    files->files[shard] = EmptyTensorsFile(names);
+    auto file = SafetensorsFile::Open(shard, files);
+    Require(file.ok());
+    shards.files.push_back(*std::move(file));
+    shards.names.push_back(shard);
+  }
+  return shards;
+}
+
+// An index agrees with shards just when it says of each tensor where it is.
+void CheckAgreement(const Index& index, const Index& contents) {
+  // No tensor has the metadata's name.
+  if (contents.size() > 64 || contents.contains("__metadata__")) return;
+  Shards shards = ShardsOf(contents);
+  const bool agrees = CheckIndexAgrees(index, shards.files, shards.names).ok();
+  Require(agrees == (index == contents));
+  if (contents.empty()) return;
+  Shards twice = ShardsOf({*contents.begin()});
+  shards.files.push_back(std::move(twice.files[0]));
+  shards.names.push_back("twice.safetensors");
+  Require(!CheckIndexAgrees(index, shards.files, shards.names).ok());
+}
+
+// One index, or two with a NUL between them: what is said, and what is so.
 void FuzzIndex(Bytes data) {
-  const auto index = ParseSafetensorsIndex(Text(data));
+  const std::string_view text = Text(data);
+  const size_t nul = text.find('\0');
+  const auto index = ParseSafetensorsIndex(text.substr(0, nul));
   if (!index.ok()) return;
   for (const auto& [tensor, shard] : *index) {
     Require(shard.find('/') == shard.npos && shard[0] != '.');
   }
-  (void)CheckIndexAgrees(*index, {}, {});
+  CheckAgreement(*index, *index);
+  if (nul != text.npos) {
+    const auto contents = ParseSafetensorsIndex(text.substr(nul + 1));
+    if (contents.ok()) CheckAgreement(*index, *contents);
+  }
   const auto again = ParseSafetensorsIndex(SafetensorsIndexJson(*index, 7));
   Require(again.ok() && *again == *index);
 }
