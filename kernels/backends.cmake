@@ -1,3 +1,4 @@
 target_sources(qs_kernels PRIVATE
   backends.cc
-  cpu/parallel.cc)
+  cpu/parallel.cc
+  cpu/simd_targets.cc)
