@@ -51,7 +51,7 @@ def check(folder):
         got = model.get_submodule(name).dequantize()
         assert torch.equal(got, want[name + ".weight"].to(got.dtype)), name
     got = agreement.logits_of(model, config.vocab_size)
-    return agreement.judge(folder, len(modules), got, 0.02)
+    return agreement.judge(folder, len(modules), got, 0.01)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import agreement
 # By quant_method: the dtype it computes in, what logits may differ by, and the
 # classes of quantized modules.
 ENGINES = {
-    "bitsandbytes": (torch.bfloat16, 0.02, {"Linear4bit"}),
+    "bitsandbytes": (torch.bfloat16, 0.01, {"Linear4bit"}),
     "compressed-tensors": (torch.float32, 1e-4, {"Linear", "CompressedLinear"}),
     "gptq": (torch.float16, 4e-3, {"TorchLinear"}),
     "awq": (torch.float16, 4e-3, {"AwqTorchLinear"}),
