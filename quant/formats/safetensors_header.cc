@@ -20,6 +20,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kLengthBytes = 8;
+constexpr int64_t kLeastHeaderBytes = 2;  // {}
 // The header, one tensor, its shape.
 constexpr JsonLimits kHeaderLimits = {.max_bytes = kMaxHeaderBytes,
                                       .max_depth = 3};
@@ -179,21 +180,23 @@ absl::Status CheckCoverage(const std::vector<SafetensorsEntry>& tensors,
 
 absl::StatusOr<int64_t> HeaderBytes(std::span<const uint8_t> head,
                                     int64_t file_bytes) {
-  if (file_bytes < kLengthBytes ||
-      static_cast<int64_t>(head.size()) < kLengthBytes) {
-    return Invalid(
-        "file",
-        absl::StrCat(std::min(file_bytes, static_cast<int64_t>(head.size())),
-                     " bytes"),
-        "8 at least");
+  if (file_bytes < kLengthBytes + kLeastHeaderBytes) {
+    return Invalid("file", absl::StrCat(file_bytes, " bytes"),
+                   absl::StrCat(kLengthBytes + kLeastHeaderBytes,
+                                " at least, for the header's length and {}"));
+  }
+  if (static_cast<int64_t>(head.size()) < kLengthBytes) {
+    return Invalid("header length", absl::StrCat(head.size(), " bytes"),
+                   absl::StrCat(kLengthBytes));
   }
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | head[i];
   const int64_t most = std::min(kMaxHeaderBytes, file_bytes - kLengthBytes);
-  if (length < 2 || length > static_cast<uint64_t>(most)) {
-    return Invalid(
-        "header length", absl::StrCat(length),
-        absl::StrCat("2 to ", most, " in a file of ", file_bytes, " bytes"));
+  if (length < static_cast<uint64_t>(kLeastHeaderBytes) ||
+      length > static_cast<uint64_t>(most)) {
+    return Invalid("header length", absl::StrCat(length),
+                   absl::StrCat(kLeastHeaderBytes, " to ", most,
+                                " in a file of ", file_bytes, " bytes"));
   }
   const int64_t available = static_cast<int64_t>(head.size()) - kLengthBytes;
   if (static_cast<int64_t>(length) > available) {

@@ -53,9 +53,17 @@ TEST_CASE("the header length must be there and fit", "[safetensors]") {
     std::string file;
     std::string message;
   } const cases[] = {
-      {"", "safetensors file: got 0 bytes, allowed: 8 at least"},
-      {"1234567", "safetensors file: got 7 bytes, allowed: 8 at least"},
-      {LengthText(0), "header length: got 0, allowed: 2 to 0 in a file of 8"},
+      {"",
+       "safetensors file: got 0 bytes, allowed: 10 at least, for the "
+       "header's length and {}"},
+      {"1234567", "safetensors file: got 7 bytes, allowed: 10 at least"},
+      {LengthText(0), "safetensors file: got 8 bytes, allowed: 10 at least"},
+      {LengthText(2) + "{",
+       "safetensors file: got 9 bytes, allowed: 10 at "
+       "least"},
+      {LengthText(3) + "{}",
+       "header length: got 3, allowed: 2 to 2 in a file "
+       "of 10 bytes"},
       {LengthText(0) + body, "header length: got 0, allowed: 2 to 8"},
       {LengthText(1) + body, "header length: got 1, allowed: 2 to 8"},
       {LengthText(9) + body, "got 9, allowed: 2 to 8 in a file of 16 bytes"},
@@ -71,6 +79,7 @@ TEST_CASE("the header length must be there and fit", "[safetensors]") {
     INFO("wanted: " << bad.message << "\ngot: " << Text(header.status()));
     CHECK(IsInvalid(header.status(), bad.message));
   }
+  CHECK(Parse(LengthText(2) + "{}").ok());  // the least there is
 }
 
 TEST_CASE("the header length has a limit of its own", "[safetensors]") {
@@ -83,6 +92,9 @@ TEST_CASE("the header length has a limit of its own", "[safetensors]") {
 }
 
 TEST_CASE("a head shorter than its header is truncated", "[safetensors]") {
+  CHECK(IsInvalid(
+      ParseSafetensorsHeader(AsBytes(LengthText(2)).first(7), 1000).status(),
+      "safetensors header length: got 7 bytes, allowed: 8"));
   const std::string head = LengthText(100) + "{}";
   const auto header = ParseSafetensorsHeader(AsBytes(head), 1000);
   INFO(Text(header.status()));
