@@ -169,17 +169,9 @@ Reason ByTarget(const Draft& draft, const DraftTensor& item) {
   return std::nullopt;
 }
 
-bool MatchesAny(const std::vector<std::string>& globs,
-                const std::string& name) {
-  for (const std::string& glob : globs) {
-    if (GlobMatch(glob, name)) return true;
-  }
-  return false;
-}
-
 // A slice goes by its stack's name, too.
-bool MatchesAny(const std::vector<std::string>& globs,
-                const DraftTensor& item) {
+bool MatchesItem(const std::vector<std::string>& globs,
+                 const DraftTensor& item) {
   return MatchesAny(globs, item.tensor->name) ||
          (item.stack != nullptr && MatchesAny(globs, item.stack->name));
 }
@@ -187,8 +179,8 @@ bool MatchesAny(const std::vector<std::string>& globs,
 Reason ByGlobs(const Draft& draft, DraftTensor* item) {
   const PlanRequest& request = draft.request;
   const bool included =
-      request.include.empty() || MatchesAny(request.include, *item);
-  if (included && !MatchesAny(request.exclude, *item)) return std::nullopt;
+      request.include.empty() || MatchesItem(request.include, *item);
+  if (included && !MatchesItem(request.exclude, *item)) return std::nullopt;
   item->left_out_by_glob = true;
   return included ? "excluded" : "not included";
 }
@@ -258,13 +250,13 @@ Reason ReasonToCarry(Draft* draft, size_t i) {
   } else {
     item->site = std::string(item->module);
   }
+  if (Reason reason = ByTarget(*draft, *item)) return reason;
+  if (Reason reason = ByGlobs(*draft, item)) return reason;
+  if (Reason reason = ByOverride(*draft, i, item)) return reason;
   if (!IsFloatWeight(tensor.dtype)) {
     return absl::StrCat("dtype ", DTypeName(tensor.dtype),
                         ": allowed are F32, F16 and BF16");
   }
-  if (Reason reason = ByTarget(*draft, *item)) return reason;
-  if (Reason reason = ByGlobs(*draft, item)) return reason;
-  if (Reason reason = ByOverride(*draft, i, item)) return reason;
   return BySize(draft, i);
 }
 
@@ -272,7 +264,7 @@ absl::Status CheckInclude(const Draft& draft) {
   const PlanRequest& request = draft.request;
   if (request.include.empty()) return absl::OkStatus();
   for (const DraftTensor& item : draft.tensors) {
-    if (MatchesAny(request.include, item)) return absl::OkStatus();
+    if (MatchesItem(request.include, item)) return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "include: got ", QuoteForError(request.include.front()),

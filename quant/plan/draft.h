@@ -72,8 +72,11 @@ struct Draft {
 // Errors: INVALID_ARGUMENT — its name is there already; its bytes.
 absl::Status AddTensor(Draft* draft, const PlanTensor& tensor);
 
-// FAILED_PRECONDITION — the source is quantized already.
-absl::Status CheckSourceIsFloat(const Draft& draft);
+bool MatchesAny(const std::vector<std::string>& globs, std::string_view name);
+
+// FAILED_PRECONDITION — the source is quantized already. Of tensors that the
+// request leaves out it only adds findings: they are carried as they are.
+absl::Status CheckSourceIsFloat(Draft* draft);
 
 // Turns entries into kTied: equal byte ranges of a file, and the output head of
 // a model whose config ties it to its embedding.

@@ -1,6 +1,7 @@
 // Tested by tests/quant/glob_test.cc.
 #include <optional>
 
+#include "quant/plan/draft.h"
 #include "quant/plan/plan.h"
 
 namespace qs {
@@ -78,6 +79,13 @@ bool GlobMatch(std::string_view pattern, std::string_view text) {
   }
   while (p < pattern.size() && pattern[p] == '*') ++p;
   return p == pattern.size();
+}
+
+bool MatchesAny(const std::vector<std::string>& globs, std::string_view name) {
+  for (const std::string& glob : globs) {
+    if (GlobMatch(glob, name)) return true;
+  }
+  return false;
 }
 
 }  // namespace qs

@@ -154,7 +154,7 @@ absl::Status AddTensor(Draft* draft, const PlanTensor& tensor) {
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   Draft draft(request);
   QS_RETURN_IF_ERROR(ReadInput(&draft));
-  QS_RETURN_IF_ERROR(CheckSourceIsFloat(draft));
+  QS_RETURN_IF_ERROR(CheckSourceIsFloat(&draft));
   FindTies(&draft);
   QS_RETURN_IF_ERROR(SplitStacks(&draft));
   QS_RETURN_IF_ERROR(ApplyOverrides(&draft));

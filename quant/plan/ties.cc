@@ -10,13 +10,6 @@
 namespace qs {
 namespace {
 
-bool MatchesAny(const std::vector<std::string>& globs, std::string_view text) {
-  for (const std::string& glob : globs) {
-    if (GlobMatch(glob, text)) return true;
-  }
-  return false;
-}
-
 void Tie(Draft* draft, size_t i, size_t target, std::string reason) {
   PlanEntry& entry = draft->entry(i);
   entry.action = TensorAction::kTied;

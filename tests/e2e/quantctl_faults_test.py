@@ -16,7 +16,7 @@ import time
 
 import programs
 from checkpoints import (MODEL, SEED, make_big, random_bf16,
-                         write_safetensors)
+                         read_safetensors, write_safetensors)
 from programs import BIN, Server, quantctl
 
 QUANTIZE_LOGGED = '"rpc":"Quantize"'
@@ -83,6 +83,26 @@ class QuantctlFaultsTest(programs.QuantctlCase):
         self.assert_failed(self.quantize(out, self.work / "again", "--preset",
                                          "NF4"), 3, "SOURCE_QUANTIZED")
         self.assert_names("out")
+
+    def test_quantized_tensors_that_are_left_out_are_carried(self):
+        source, out = self.work / "in.safetensors", self.work / "out.safetensors"
+        left_out = {"b.weight": ("F8_E4M3", [64, 64], bytes(range(64)) * 64),
+                    "b.weight_scale": ("F32", [], b"\0\0\x80\x3f")}
+        write_safetensors(source, {
+            "a.weight": ("BF16", [64, 64], random_bf16(
+                4096, random.Random(SEED))), **left_out})
+        self.assert_failed(self.quantize(source, out, "--preset", "NF4"), 3,
+                           "SOURCE_QUANTIZED", "b.weight")
+        self.assert_failed(
+            self.quantize(source, out, "--preset", "NF4", "--exclude",
+                          "b.weight"), 3, "SOURCE_QUANTIZED", "b.weight_scale")
+        done = self.quantize_ok(source, out, "--preset", "NF4", "--exclude",
+                                "b.*")
+        self.assertIn("CARRIED_QUANTIZED", done.stderr)
+        got, _ = read_safetensors(out)
+        self.assertIn("a.weight.absmax", got)
+        self.assertEqual({name: got[name] for name in left_out}, left_out)
+        self.assert_names("in.safetensors", "out.safetensors")
 
     def test_usage(self):
         self.assert_failed(self.quantize(MODEL, self.work / "out"), 2,

@@ -102,6 +102,61 @@ TEST_CASE("A source that is quantized is refused by what shows it") {
   }
 }
 
+TEST_CASE("What is quantized already may be left out") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kNone);
+  const std::string down = "model.layers.0.mlp.down_proj.weight";
+  for (PlanTensor& tensor : request.tensors) {
+    if (tensor.name != down) continue;
+    tensor.dtype = DType::kF8E4M3;
+    tensor.end = tensor.begin + (tensor.end - tensor.begin) / 2;
+  }
+  AddTensor(&request, down + "_scale", {1}, DType::kF32);
+  CHECK_THAT(Quantized(request), Contains(down) && Contains("F8_E4M3"));
+  std::string reason = "excluded";
+  SECTION("by exclude") { request.exclude = {"*down*"}; }
+  SECTION("by include") {
+    request.include = {"*self_attn*", "*up_proj*", "*gate_proj*"};
+    reason = "not included";
+  }
+  SECTION("by an override") {
+    request.overrides = {{"*down*", std::nullopt}};
+    reason = "skipped by override 1 (\"*down*\")";
+  }
+  SECTION("but not by half") {
+    request.exclude = {"*down_proj.weight"};
+    CHECK_THAT(Quantized(request),
+               Contains(down + "_scale") && Contains("left out"));
+    request.exclude = {"*down*scale"};
+    CHECK_THAT(Quantized(request), Contains(down) && Contains("left out"));
+    return;
+  }
+  SECTION("nor by a rule that another comes before") {
+    request.overrides = {{"*.mlp.*", request.spec}, {"*down*", std::nullopt}};
+    CHECK_THAT(Quantized(request), Contains(down));
+    return;
+  }
+  const Plan plan = PlanOf(request);
+  CHECK_FALSE(plan.refused);
+  CHECK(plan.tensors_quantized == 6);
+  CHECK(EntryOf(plan, down).action == TensorAction::kCarry);
+  CHECK(EntryOf(plan, down).reason == reason);
+  const auto found = FindingsOf(plan, "CARRIED_QUANTIZED");
+  REQUIRE(found.size() == 2);
+  CHECK(found[0].severity == Severity::kWarning);
+  CHECK(found[0].tensor == down);
+  CHECK_THAT(found[0].text, Contains("F8_E4M3"));
+  // An engine that is told what is not quantized does not take it for packed.
+  CHECK_THAT(plan.quantization_config_json,
+             Contains("model.layers.0.mlp.down_proj"));
+}
+
+TEST_CASE("A quantization_config is refused whatever is left out") {
+  PlanRequest request = SmallLlama("NF4", Engine::kNone);
+  request.config_json = R"({"quantization_config": {"quant_method": "fp8"}})";
+  request.exclude = {"*down*"};
+  CHECK_THAT(Quantized(request), Contains("quantization_config (fp8)"));
+}
+
 TEST_CASE("Equal bytes are stored once and not quantized") {
   PlanRequest request = SmallLlama("NF4", Engine::kNone);
   PlanTensor alias = request.tensors[1];
