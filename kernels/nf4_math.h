@@ -19,9 +19,12 @@
 //   2. a1 = (C / S) m. From a1 one step of alternating least squares: for the
 //      levels L of t = w * (1 / a1), a2 = sum(w L) / sum(L L).
 //   3. a2 replaces m if it lies in [m / 4, 4 m], is not above both m and 2^15
-//      (decoded F16 values stay finite), and its squared error,
-//      sum (w - L a2)^2 with the levels of t = w * (1 / a2), is below that of
-//      m. Otherwise the block is coded as kNone would.
+//      (F16 values stay finite, also by an absmax of 8 bits), and the squared
+//      error as stored of the codes of t = w * (1 / a2) is below that of what
+//      kNone stores, and by more than F32 hides (IsSurelyBelow). Otherwise the
+//      block is coded as kNone would.
+//      As stored: sum (w - v)^2 with v as Decode gives it, the product of level
+//      and absmax in F32, rounded to the weight's dtype.
 // t is clamped to [-1, 1]. Sums of 2 and 3: element i adds to partial sum
 // i mod 16, and partial sums are folded as s[j] += s[j + 8], + 4, + 2, + 1.
 // Outside 2^-100 <= m <= 2^100: kNone.
@@ -33,6 +36,8 @@
 
 #include <cstdint>
 
+#include "kernels/affine_math.h"
+#include "kernels/base/dtype.h"
 #include "kernels/nf4_tables.h"
 
 #ifndef QS_HD
@@ -177,14 +182,24 @@ QS_HD float ChooseRatio(const SearchSums& sums) {
   return best_cross / best_square;
 }
 
+// How kNone codes a block.
+struct RuleCoding {
+  const RankTable& table;
+  BlockScale scale;
+};
+
 // What SearchAbsmax asks for, element by element. `load(i)` gives
-// element i as F32.
+// element i as F32; `dtype` is that of the weight.
 template <class Load>
 class ScalarScorer {
  public:
-  QS_HD ScalarScorer(const RankTable& cpu_table, const Load& load,
-                     int64_t count)
-      : table_(cpu_table), load_(load), count_(count) {}
+  QS_HD ScalarScorer(const RankTable& cpu_table, const RuleCoding& none,
+                     DType dtype, const Load& load, int64_t count)
+      : table_(cpu_table),
+        none_(none),
+        dtype_(dtype),
+        load_(load),
+        count_(count) {}
 
   // ChooseRatio of the block's sums.
   QS_HD float Ratio(float steps) const {
@@ -214,22 +229,31 @@ class ScalarScorer {
     return cross / level_level.Fold();
   }
 
-  QS_HD void Errors(const float (&absmax)[2], float (&errors)[2]) const {
-    for (int k = 0; k < 2; ++k) {
-      Partial16 error;
-      const float reciprocal = 1.0f / absmax[k];
-      for (int64_t i = 0; i < count_; ++i) {
-        const float w = load_(i);
-        const float level = table_.levels[SearchRank(table_, reciprocal, w)];
-        const float d = w - level * absmax[k];
-        error.Add(i, d * d);
-      }
-      errors[k] = error.Fold();
+  // As stored: of kNone, and of `absmax`.
+  QS_HD void Errors(float absmax, float (&errors)[2]) const {
+    Partial16 none, found;
+    const float reciprocal = 1.0f / absmax;
+    for (int64_t i = 0; i < count_; ++i) {
+      const float w = load_(i);
+      const float none_level =
+          none_.table.levels[Rank(none_.table, Normalize(none_.scale, w))];
+      const float level = table_.levels[SearchRank(table_, reciprocal, w)];
+      none.Add(i, Squared(w, none_level, none_.scale.absmax));
+      found.Add(i, Squared(w, level, absmax));
     }
+    errors[0] = none.Fold();
+    errors[1] = found.Fold();
   }
 
  private:
+  QS_HD float Squared(float w, float level, float absmax) const {
+    const float d = w - affine::RoundTo(dtype_, level * absmax);
+    return d * d;
+  }
+
   const RankTable& table_;
+  const RuleCoding& none_;
+  const DType dtype_;
   const Load& load_;
   const int64_t count_;
 };
@@ -240,17 +264,25 @@ QS_HD bool InSearchRange(float max_abs, float fitted) {
          (fitted <= max_abs || fitted <= 0x1p15f);
 }
 
-// The search, for any scorer. No early return: on a device all threads of a
-// warp score together. REQUIRES: Searchable(max_abs).
+// Whether a squared error of `count` elements is below `none` exactly, not only
+// as F32 sums. A square below 2^-126 is wrong by up to 2^-150, and one above
+// F32's range infinite.
+QS_HD bool IsSurelyBelow(float error, float none, int64_t count) {
+  const float bar = none * affine::SumSlack(count) - 0x1p-126f;
+  return error < bar && error < 0x1p127f;
+}
+
+// The search of a block of `count` elements, for any scorer; kNone's absmax,
+// `max_abs`, where nothing beats it. No early return: on a device all threads
+// of a warp score together. REQUIRES: Searchable(max_abs).
 template <class Scorer>
-QS_HD float SearchAbsmax(float max_abs, const Scorer& scorer) {
+QS_HD float SearchAbsmax(float max_abs, int64_t count, const Scorer& scorer) {
   const float ratio = scorer.Ratio(kSearchSteps / max_abs);
   const float fitted = scorer.Fit(ratio * max_abs);
-  const bool sane = InSearchRange(max_abs, fitted);
-  const float pair[2] = {max_abs, sane ? fitted : max_abs};
+  const float found = InSearchRange(max_abs, fitted) ? fitted : max_abs;
   float errors[2];
-  scorer.Errors(pair, errors);
-  return errors[1] < errors[0] ? pair[1] : max_abs;
+  scorer.Errors(found, errors);
+  return IsSurelyBelow(errors[1], errors[0], count) ? found : max_abs;
 }
 
 QS_HD bool Searchable(float max_abs) {

@@ -34,8 +34,9 @@ enum class Nf4Rule { kCuda, kCpu };
 // How absmax and codes are chosen.
 enum class Nf4Search {
   kNone,       // REFERENCE: absmax of the block, the library's thresholds
-  kBestScale,  // BEST: the absmax (>0) of a fixed candidate list with the least
-               // squared error; never above kNone's on any block
+  kBestScale,  // BEST: an absmax (>0) and codes that a search finds, on blocks
+               // where Decode, to the weight's own dtype, has a lower squared
+               // error with them than with kNone's; else what kNone stores
 };
 
 constexpr int64_t kNestedBlockSize = 256;

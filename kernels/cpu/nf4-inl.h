@@ -45,6 +45,17 @@ inline void SetNibble(uint8_t* packed, int64_t i, int code) {
 // Entry `rank` (0..15) of a table of 16, each multiplied by a factor.
 class Table16 {
  public:
+  // The products rounded to the type, as they are decoded.
+  template <class T>
+  static HWY_INLINE Table16 Decoded(const float* levels, float absmax) {
+    Table16 table;
+    for (int64_t i = 0; i < 16; i += kLanes) {
+      const VF product =
+          hn::Mul(hn::LoadU(DF(), levels + i), hn::Set(DF(), absmax));
+      hn::Store(RoundVector<T>(product), DF(), table.values_ + i);
+    }
+    return table;
+  }
   explicit Table16(const float* values, float factor = 1.0f) {
     for (int i = 0; i < 16; ++i) values_[i] = values[i] * factor;
   }
@@ -67,6 +78,7 @@ class Table16 {
   }
 
  private:
+  Table16() = default;
   alignas(64) float values_[16];
 };
 

@@ -25,10 +25,11 @@ namespace qs::nf4 {
 namespace HWY_NAMESPACE {
 
 template <class T>
-float SearchScalar(const RankTable& midpoints, const T* w, int64_t count,
-                   float max_abs) {
+float SearchScalar(const RankTable& midpoints, const RuleCoding& none,
+                   const T* w, int64_t count, float max_abs) {
   const auto load = [w](int64_t i) { return LoadOne<T>(w, i); };
-  return SearchAbsmax(max_abs, ScalarScorer(midpoints, load, count));
+  return SearchAbsmax(max_abs, count,
+                      ScalarScorer(midpoints, none, kDType<T>, load, count));
 }
 
 // Block `b` element by element.
@@ -36,8 +37,11 @@ template <class T>
 void EncodeScalar(const Nf4EncodeArgs& args, const SimdTables& tables,
                   const T* w, int64_t b, int64_t count, float max_abs) {
   const int64_t begin = b * args.block_size;
+  const BlockScale scale =
+      MakeBlockScale(args.rule, max_abs, count == args.block_size);
   if (args.search == Nf4Search::kBestScale && Searchable(max_abs)) {
-    const float best = SearchScalar(tables.midpoints, w, count, max_abs);
+    const float best =
+        SearchScalar(tables.midpoints, {tables.rule, scale}, w, count, max_abs);
     if (best != max_abs) {
       const float reciprocal = 1.0f / best;
       args.absmax[b] = best;
@@ -49,8 +53,6 @@ void EncodeScalar(const Nf4EncodeArgs& args, const SimdTables& tables,
       return;
     }
   }
-  const BlockScale scale =
-      MakeBlockScale(args.rule, max_abs, count == args.block_size);
   args.absmax[b] = scale.absmax;
   for (int64_t i = 0; i < count; ++i) {
     SetNibble(args.packed, begin + i,
@@ -128,7 +130,7 @@ class Encoder {
         ,
         rule_(tables.rule),
         midpoints_(tables.midpoints),
-        search_(midpoints_, tables.midpoints.levels, *tables.search,
+        search_(rule_, midpoints_, tables.midpoints.levels, *tables.search,
                 args.block_size)
 #endif
   {

@@ -183,10 +183,12 @@ HWY_INLINE void PackNibbles(const uint8_t* codes, int64_t count,
 template <bool kFp4>
 class BatchSearch {
  public:
-  // `midpoints` codes by the same table as `levels` are of.
-  BatchSearch(const Coder<kFp4>& midpoints, const float* levels,
-              const SearchTable& table, int64_t block_size)
-      : coder_(midpoints),
+  // `rule` codes as kNone does, `midpoints` by the table that `levels` are of;
+  // both have the same levels.
+  BatchSearch(const Coder<kFp4>& rule, const Coder<kFp4>& midpoints,
+              const float* levels, const SearchTable& table, int64_t block_size)
+      : rule_(rule),
+        coder_(midpoints),
         levels_(levels),
         table_(table),
         block_size_(block_size) {}
@@ -206,7 +208,7 @@ class BatchSearch {
     for (int64_t b = 0; b < count; ++b) {
       if (!InSearchRange(max_abs[b], fitted[b])) fitted[b] = max_abs[b];
     }
-    Compare(max_abs, fitted, best);
+    Compare<T>(max_abs, fitted, best);
   }
 
   // The nibbles of a block whose absmax the last Run has changed.
@@ -282,48 +284,61 @@ class BatchSearch {
     }
   }
 
-  // best[b] is of max_abs[b] and fitted[b] the one with the smaller error;
-  // codes_ are those of `fitted`.
+  // best[b] is fitted[b] where its error as stored is below that of kNone, else
+  // max_abs[b]; codes_ are those of `fitted`.
+  template <class T>
   HWY_INLINE void Compare(const float (&max_abs)[kBatch],
                           const float (&fitted)[kBatch],
                           float (&best)[kBatch]) {
-    const auto ranker = coder_.ranker;
-    const hn::Rebind<uint8_t, DI> d8;
     PartialSums sums;
     for (int64_t b = 0; b < count_; ++b) {
-      const int64_t begin = b * block_size_;
-      // fl(level * absmax) for every level: the product of the score, hoisted.
-      const Table16 products[2] = {Table16(levels_, max_abs[b]),
-                                   Table16(levels_, fitted[b])};
-      const VF reciprocals[2] = {hn::Set(DF(), 1.0f / max_abs[b]),
-                                 hn::Set(DF(), 1.0f / fitted[b])};
-      VF errors[2][kParts];
-      for (auto& of_absmax : errors) {
-        for (VF& sum : of_absmax) sum = hn::Zero(DF());
-      }
-      for (int64_t i = begin; i < begin + block_size_; i += 16) {
-        for (int64_t p = 0; p < kParts; ++p) {
-          const VF x = hn::Load(DF(), values_ + i + p * kLanes);
-          for (int k = 0; k < 2; ++k) {
-            const VI rank = ranker.Rank(Clamp(hn::Mul(x, reciprocals[k])));
-            const VF d = hn::Sub(x, products[k].Get(rank));
-            errors[k][p] = hn::Add(errors[k][p], hn::Mul(d, d));
-            if (k == 0) continue;
-            const VU code = hn::BitCast(DU(), coder_.codes.Code(rank));
-            hn::StoreU(hn::TruncateTo(d8, code), d8, codes_ + i + p * kLanes);
-          }
-        }
-      }
-      sums.Set(b, errors[0]);
-      sums.Set(kBatch + b, errors[1]);
+      VF none[kParts];
+      VF found[kParts];
+      AddErrors<T>(b, max_abs[b], fitted[b], none, found);
+      sums.Set(b, none);
+      sums.Set(kBatch + b, found);
     }
     float folded[2 * kBatch];
     FoldAll(sums, folded);
     for (int64_t b = 0; b < count_; ++b) {
-      best[b] = folded[kBatch + b] < folded[b] ? fitted[b] : max_abs[b];
+      const bool better =
+          IsSurelyBelow(folded[kBatch + b], folded[b], block_size_);
+      best[b] = better ? fitted[b] : max_abs[b];
     }
   }
 
+  // One block's sums. What the rule does to subnormal elements has no place
+  // here: they decode to 0.
+  template <class T>
+  HWY_INLINE void AddErrors(int64_t block, float max_abs, float fitted,
+                            VF (&none)[kParts], VF (&found)[kParts]) {
+    const auto rule = rule_.ranker;  // in registers, not behind a pointer
+    const auto midpoints = coder_.ranker;
+    const hn::Rebind<uint8_t, DI> d8;
+    // All that a block decodes to: 16 values.
+    const auto none_values = Table16::Decoded<T>(levels_, max_abs);
+    const auto found_values = Table16::Decoded<T>(levels_, fitted);
+    const VF none_factor = hn::Set(DF(), 1.0f / max_abs);
+    const VF found_factor = hn::Set(DF(), 1.0f / fitted);
+    for (VF& sum : none) sum = hn::Zero(DF());
+    for (VF& sum : found) sum = hn::Zero(DF());
+    const int64_t begin = block * block_size_;
+    for (int64_t i = begin; i < begin + block_size_; i += 16) {
+      for (int64_t p = 0; p < kParts; ++p) {
+        const VF x = hn::Load(DF(), values_ + i + p * kLanes);
+        const VI none_rank = rule.Rank(hn::Mul(x, none_factor));
+        const VF none_d = hn::Sub(x, none_values.Get(none_rank));
+        none[p] = hn::Add(none[p], hn::Mul(none_d, none_d));
+        const VI rank = midpoints.Rank(Clamp(hn::Mul(x, found_factor)));
+        const VF d = hn::Sub(x, found_values.Get(rank));
+        found[p] = hn::Add(found[p], hn::Mul(d, d));
+        const VU code = hn::BitCast(DU(), coder_.codes.Code(rank));
+        hn::StoreU(hn::TruncateTo(d8, code), d8, codes_ + i + p * kLanes);
+      }
+    }
+  }
+
+  const Coder<kFp4>& rule_;
   const Coder<kFp4>& coder_;
   const float* const levels_;
   const SearchTable& table_;

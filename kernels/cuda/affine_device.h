@@ -1,5 +1,5 @@
-// What the affine and HQQ kernels share: rounding to an element type, division
-// by a number that many are divided by, sums over half a warp.
+// What the affine and HQQ kernels share: division by a number that many are
+// divided by, sums over half a warp.
 // Tested by tests/kernels/affine_cuda_test.cc.
 #ifndef QS_KERNELS_CUDA_AFFINE_DEVICE_H_
 #define QS_KERNELS_CUDA_AFFINE_DEVICE_H_
@@ -20,14 +20,6 @@ template <>
 inline constexpr DType kDTypeOf<F16> = DType::kF16;
 template <>
 inline constexpr DType kDTypeOf<BF16> = DType::kBF16;
-
-// x rounded to T, by the device's conversion.
-template <class T>
-QS_KERNEL float Rounded(float x) {
-  T narrow;
-  Narrow(x, &narrow);
-  return Widen(narrow);
-}
 
 // fl(x / divisor) by products: two steps from a first guess give the correctly
 // rounded quotient when the reciprocal of the divisor is correctly rounded and

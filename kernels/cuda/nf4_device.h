@@ -66,6 +66,14 @@ QS_KERNEL float Widen(BF16 x) {
 }
 QS_KERNEL void Narrow(float x, float* out) { *out = x; }
 
+// x rounded to T.
+template <class T>
+QS_KERNEL float Rounded(float x) {
+  T narrow;
+  Narrow(x, &narrow);
+  return Widen(narrow);
+}
+
 // Blocks of 2^shift elements that hold `count`.
 QS_HD int64_t BlockCount(int64_t count, int shift) {
   return (count + (int64_t{1} << shift) - 1) >> shift;

@@ -58,13 +58,6 @@ struct ResetParams {
   Counter* first_non_finite;
 };
 
-struct SearchShared {
-  SharedBins table;
-  SharedBins midpoints;
-  SharedLevels levels;
-  SharedTerms terms;
-};
-
 template <class T>
 struct EncodeMemory {
   GlobalMemory<const T> weight;
@@ -207,14 +200,18 @@ QS_KERNEL WideBlock BlockOf(const Thread& t, const Params& a, int64_t index) {
           int64_t{Params::kLanes} * kChunk};
 }
 
+template <class Params>
+QS_KERNEL bool IsFull(const Params& a, const WideBlock& block) {
+  return block.end - block.begin == int64_t{1} << a.block_shift;
+}
+
 // Codes one block by the rule, for a lane that owns chunks of it.
 template <class Params, class Memory, class Ranker>
 QS_KERNEL void EncodeBlock(const Params& a, const Memory& memory,
                            const Ranker& ranker, const WideBlock& block,
                            uint32_t top) {
-  const BlockScale scale = nf4::MakeBlockScale(
-      a.rule, BitsFloat(top),
-      block.end - block.begin == int64_t{1} << a.block_shift);
+  const BlockScale scale =
+      nf4::MakeBlockScale(a.rule, BitsFloat(top), IsFull(a, block));
   if (block.first_chunk == block.begin) {
     memory.absmax.Set(block.index, scale.absmax);
   }
@@ -278,10 +275,12 @@ QS_KERNEL void EncodeSearchKernel(Thread& t, SearchShared& shared,
     // A block without a search goes along with no elements.
     const bool search = nf4::Searchable(BitsFloat(top));
     const float max_abs = search ? BitsFloat(top) : 1.0f;
-    const LaneScorer scorer(t, memory.weight, midpoints, shared.levels,
-                            shared.terms, block.begin,
-                            search ? block.end : block.begin);
-    const float found = nf4::SearchAbsmax(max_abs, scorer);
+    const LaneRule<Params::kFp4> none{
+        ranker, max_abs, a.rule == Nf4Rule::kCpu && !IsFull(a, block)};
+    const LaneScorer scorer(t, memory.weight, none, midpoints, shared,
+                            block.begin, search ? block.end : block.begin);
+    const float found =
+        nf4::SearchAbsmax(max_abs, block.end - block.begin, scorer);
     if (block.index >= blocks) continue;
     if (search && found != max_abs) {
       EncodeFound(a, memory, midpoints, block, found);

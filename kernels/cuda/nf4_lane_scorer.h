@@ -19,6 +19,13 @@ struct SharedTerms {
   nf4::SearchTerms rows[2 * nf4::kSearchSteps + 1][nf4::kCandidates];
 };
 
+struct SearchShared {
+  SharedBins table;
+  SharedBins midpoints;
+  SharedLevels levels;
+  SharedTerms terms;
+};
+
 // By all threads of the block; a barrier follows.
 template <class Thread>
 QS_KERNEL void FillTerms(Thread& t, const RankTable& midpoints,
@@ -33,25 +40,37 @@ QS_KERNEL void FillTerms(Thread& t, const RankTable& midpoints,
   }
 }
 
+// How kNone codes a searchable block: BlockScale without what follows from the
+// largest magnitude, for the sake of registers.
+template <bool kFp4>
+struct LaneRule {
+  const Ranker<kFp4>& ranker;
+  float max_abs;
+  bool divide;
+
+  // `factor` is 1 / max_abs. What else Normalize does changes no level: of the
+  // subnormals it flushes all are 0, and beyond 1 there is no bound.
+  QS_KERNEL int Rank(float w, float factor) const {
+    return ranker.Rank(divide ? w / max_abs : w * factor);
+  }
+};
+
 // For the block of elements `begin` to `end`. All lanes of the warp call it
 // together, each half with a block of its own.
 template <class Thread, class Weight, bool kFp4>
 class LaneScorer {
  public:
   QS_KERNEL LaneScorer(Thread& t, const Weight& weight,
-                       const Ranker<kFp4>& ranker, const SharedLevels& levels,
-                       const SharedTerms& terms, int64_t begin, int64_t end)
+                       const LaneRule<kFp4>& none, const Ranker<kFp4>& ranker,
+                       const SearchShared& shared, int64_t begin, int64_t end)
       : t_(t),
         weight_(weight),
+        none_(none),
         ranker_(ranker),
-        levels_(&levels.levels[0][t.ThreadIndex() % kWarpSize]),
-        terms_(terms),
+        levels_(&shared.levels.levels[0][t.ThreadIndex() % kWarpSize]),
+        terms_(shared.terms),
         begin_(begin + t.ThreadIndex() % kSearchLanes),
         end_(end) {}
-
-  QS_KERNEL float Level(float w, float reciprocal) const {
-    return levels_[ranker_.Rank(ClampUnit(w * reciprocal)) * kWarpSize];
-  }
 
   QS_KERNEL float Ratio(float steps) const {
     nf4::SearchSums sums;
@@ -79,7 +98,7 @@ class LaneScorer {
     float square = 0.0f;
     for (int64_t i = begin_; i < end_; i += kSearchLanes) {
       const float w = Widen(weight_.Get(i));
-      const float level = Level(w, reciprocal);
+      const float level = Level(Rank(w, reciprocal));
       cross += w * level;
       square += level * level;
     }
@@ -87,22 +106,33 @@ class LaneScorer {
     return cross / Fold(square);
   }
 
-  QS_KERNEL void Errors(const float (&absmax)[2], float (&errors)[2]) const {
-    const float reciprocal[2] = {1.0f / absmax[0], 1.0f / absmax[1]};
+  QS_KERNEL void Errors(float absmax, float (&errors)[2]) const {
+    const float none_factor = 1.0f / none_.max_abs;
+    const float reciprocal = 1.0f / absmax;
     errors[0] = errors[1] = 0.0f;
-    for (int64_t i = begin_; i < end_; i += kSearchLanes) {
-      const float w = Widen(weight_.Get(i));
-      QS_UNROLL
-      for (int k = 0; k < 2; ++k) {
-        const float d = w - Level(w, reciprocal[k]) * absmax[k];
-        errors[k] += d * d;
-      }
+    QS_NO_UNROLL  // within 64 registers
+        for (int64_t i = begin_; i < end_; i += kSearchLanes) {
+      const auto element = weight_.Get(i);
+      const float w = Widen(element);
+      errors[0] += Squared(element, none_.Rank(w, none_factor), none_.max_abs);
+      errors[1] += Squared(element, Rank(w, reciprocal), absmax);
     }
     errors[0] = Fold(errors[0]);
     errors[1] = Fold(errors[1]);
   }
 
  private:
+  QS_KERNEL int Rank(float w, float reciprocal) const {
+    return ranker_.Rank(ClampUnit(w * reciprocal));
+  }
+  QS_KERNEL float Level(int rank) const { return levels_[rank * kWarpSize]; }
+
+  template <class T>
+  QS_KERNEL float Squared(T element, int rank, float absmax) const {
+    const float d = Widen(element) - Rounded<T>(Level(rank) * absmax);
+    return d * d;
+  }
+
   // Partial16::Fold: an addition gives both of its lanes the same sum.
   template <class Sum>
   QS_KERNEL Sum Fold(Sum sum) const {
@@ -115,6 +145,7 @@ class LaneScorer {
 
   Thread& t_;
   const Weight& weight_;
+  const LaneRule<kFp4>& none_;
   const Ranker<kFp4>& ranker_;
   const float* levels_;
   const SharedTerms& terms_;

@@ -69,14 +69,31 @@ float FoldSixteen(std::vector<float> sums) {
   return sums[0];
 }
 
+// A block as it is stored.
+struct CodedBlock {
+  float absmax = 0;
+  std::vector<uint8_t> codes;
+};
+
+// A decoded value, as F32.
+float DecodeOne(const float* levels, int code, float absmax, DType dtype) {
+  uint32_t value = 0;
+  StoreFromFloat(&value, dtype, 0, levels[code] * absmax);
+  return LoadAsFloat(&value, dtype, 0);
+}
+
 // The search of nf4_math.h, written out again.
 class BlockSearch {
  public:
-  BlockSearch(const RankTable& midpoints, const std::vector<float>& block)
-      : midpoints_(midpoints), block_(block) {}
+  BlockSearch(const Nf4EncodeArgs& args, const RankTable& midpoints,
+              const std::vector<float>& block)
+      : levels_(CodebookLevels(args.codebook)),
+        dtype_(args.weight.dtype),
+        midpoints_(midpoints),
+        block_(block) {}
 
-  // The winning absmax; `max_abs` when nothing beats it.
-  float Run(float max_abs) const {
+  // The better one of `none` and what the search finds.
+  CodedBlock Run(float max_abs, CodedBlock none) const {
     float ratio = 0;
     float best_gain = -1;
     for (float shrink :
@@ -91,21 +108,31 @@ class BlockSearch {
     const float fitted = Fit(ratio * max_abs);
     const bool sane = fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f &&
                       (fitted <= max_abs || fitted <= 32768.0f);
-    return sane && Error(fitted) < Error(max_abs) ? fitted : max_abs;
+    if (!sane || fitted == max_abs) return none;
+    CodedBlock found = {fitted, {}};
+    for (float w : block_) {
+      found.codes.push_back(midpoints_.codes[RankOf(w, fitted)]);
+    }
+    // What F32 sums can be wrong by: the roundings of count / 16 + 10 steps in
+    // each, and what squares lose outside its range.
+    const auto steps = static_cast<float>(block_.size() / 16 + 16);
+    const float bar = Error(none) * (1.0f - steps * 0x1p-23f) - 0x1p-126f;
+    const float error = Error(found);
+    return error < bar && error < 0x1p127f ? found : none;
   }
 
+ private:
   int RankOf(float w, float absmax) const {
     const float t = w * (1.0f / absmax);
     return CountBelow(midpoints_, std::clamp(t, -1.0f, 1.0f));
   }
 
- private:
-  float Error(float absmax) const {
+  // Of the values that a reader gets.
+  float Error(const CodedBlock& coded) const {
     std::vector<float> sums(16);
     for (size_t i = 0; i < block_.size(); ++i) {
-      const float product =
-          midpoints_.levels[RankOf(block_[i], absmax)] * absmax;
-      const float d = block_[i] - product;
+      const float d =
+          block_[i] - DecodeOne(levels_, coded.codes[i], coded.absmax, dtype_);
       sums[i % 16] += d * d;
     }
     return FoldSixteen(sums);
@@ -139,6 +166,8 @@ class BlockSearch {
     return cross / FoldSixteen(level_level);
   }
 
+  const float* const levels_;
+  const DType dtype_;
   const RankTable& midpoints_;
   const std::vector<float>& block_;
 };
@@ -233,32 +262,22 @@ class Nf4Reference final : public Nf4Ops {
         *args.first_non_finite = i;
       }
     }
-    std::vector<uint8_t> codes(block.size());
-    args.absmax[b] =
+    CodedBlock coded = {0, std::vector<uint8_t>(block.size())};
+    coded.absmax =
         args.rule == Nf4Rule::kCuda
-            ? EncodeBlockCuda(table, block, codes.data())
+            ? EncodeBlockCuda(table, block, coded.codes.data())
             : EncodeBlockCpu(table, block, end - begin == args.block_size,
-                             codes.data());
+                             coded.codes.data());
     if (args.search == Nf4Search::kBestScale) {
-      Search(midpoints, block, &args.absmax[b], codes.data());
+      float max_abs = 0.0f;
+      for (float w : block) max_abs = std::max(max_abs, std::fabs(w));
+      if (max_abs >= 0x1p-100f && max_abs <= 0x1p100f) {
+        coded = BlockSearch(args, midpoints, block).Run(max_abs, coded);
+      }
     }
+    args.absmax[b] = coded.absmax;
     for (int64_t i = begin; i < end; ++i) {
-      SetNibble(args.packed, i, codes[static_cast<size_t>(i - begin)]);
-    }
-  }
-
-  static void Search(const RankTable& midpoints,
-                     const std::vector<float>& block, float* absmax,
-                     uint8_t* codes) {
-    float max_abs = 0.0f;
-    for (float w : block) max_abs = std::max(max_abs, std::fabs(w));
-    if (!(max_abs >= 0x1p-100f && max_abs <= 0x1p100f)) return;
-    const BlockSearch search(midpoints, block);
-    const float best = search.Run(max_abs);
-    if (best == max_abs) return;
-    *absmax = best;
-    for (size_t i = 0; i < block.size(); ++i) {
-      codes[i] = midpoints.codes[search.RankOf(block[i], best)];
+      SetNibble(args.packed, i, coded.codes[static_cast<size_t>(i - begin)]);
     }
   }
 };

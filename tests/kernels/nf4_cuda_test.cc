@@ -70,6 +70,13 @@ TEST_CASE("many orders of threads give the same bytes") {
   }
 }
 
+TEST_CASE("the search is measured by the rule's own codes") {
+  const TestTensor weight = WeightsAtFp4Tie(64 * 128 + 37);
+  for (const Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+    CheckCase({weight, 64, Codebook::kFp4, rule, Nf4Search::kBestScale, 0}, 6);
+  }
+}
+
 TEST_CASE("a tensor beyond one sweep of the grid") {
   uint64_t seed = 7000;
   for (DType dtype : kWeightTypes) {

@@ -4,6 +4,7 @@
 #define QS_TESTS_TESTING_NF4_CASES_H_
 
 #include <cstring>
+#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -116,6 +117,22 @@ inline Nf4Result RunNf4(Nf4Ops& ops, const Nf4Case& c) {
               .ok());
   CheckReadsBack(c, r.recoded, r.decoded_absmax);
   return r;
+}
+
+// Weights of which -T * absmax are some, where T is FP4's threshold beside its
+// smallest level: kCuda gives it that level, the midpoints give it the next
+// one. Equally far in F32, they are not in BF16; many are blocks that only one
+// of the two errors leaves to the search.
+inline TestTensor WeightsAtFp4Tie(int64_t count) {
+  TestTensor weight(DType::kBF16, count);
+  const float* levels = CodebookLevels(Codebook::kFp4);
+  std::mt19937_64 random(11);
+  for (int64_t i = 0; i < count; ++i) {
+    float w = random() % 24 == 0 ? -0.0859375f : levels[random() % 16];
+    if (i % 64 == 0) w = 1.0f;
+    StoreFromFloat(weight.data(), DType::kBF16, i, w);
+  }
+  return weight;
 }
 
 // Calls `body` for a few hundred cases: every kind, dtype, codebook, rule and
