@@ -151,7 +151,7 @@ class Verifier {
       int64_t b = first;
       while (b < last && Ordinary(b)) ++b;
       if (!AllFit(first, b)) return false;
-      if (b < last && FirstWrong(b, b + 1) >= 0) return false;
+      if (b < last && !Empty(b) && FirstWrong(b, b + 1) >= 0) return false;
       first = b + 1;
     }
     return true;
@@ -167,6 +167,13 @@ class Verifier {
     constexpr auto kMost = std::bit_cast<uint32_t>(kLastReciprocal);
     const auto bits = std::bit_cast<uint32_t>(args_.absmax[b]);
     return b < full_blocks_ && bits - kLeast <= kMost - kLeast;
+  }
+
+  // Full and without anything that a code could miss: pruned weights.
+  bool Empty(int64_t b) const {
+    return args_.absmax[b] == 0 && b < full_blocks_ &&
+           MaxAbs32(weight_ + b * args_.block_size, args_.block_size) <
+               kSmallestNormal;
   }
 
   // Whether all is well in ordinary blocks.

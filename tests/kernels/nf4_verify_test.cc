@@ -205,6 +205,24 @@ TEST_CASE("an absmax that is not above 0, as nested ones may be read") {
   });
 }
 
+TEST_CASE("a weight in a block whose absmax is 0, wherever it stands") {
+  for (const DType dtype : kWeightTypes) {
+    TestTensor weight(dtype, 4 * 64 + 20);
+    for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+      const Coded c = Encode(weight, 64, codebook);
+      ForTargets([&] {
+        CHECK(c.FindWrong() == -1);
+        for (int64_t i = 0; i < weight.count(); ++i) {
+          StoreFromFloat(weight.data(), dtype, i, -0x1p-14f);
+          // CUDA's rule fills such a block with the code 0, FP4's of zero.
+          CHECK(c.FindWrong() == (codebook == Codebook::kFp4 ? -1 : i));
+          StoreFromFloat(weight.data(), dtype, i, 0);
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("an absmax without a reciprocal, and one below the weights") {
   constexpr int kZero = 7;
   ForTargets([] {
