@@ -5,3 +5,7 @@ foreach(name plan plan_rules plan_lint plan_config plan_sites plan_stacks
     LIBS qs_quant nlohmann_json::nlohmann_json
     LABELS unit)
 endforeach()
+qs_test(quant_output_names_test
+  SOURCES quant/output_names_test.cc
+  LIBS qs_quant
+  LABELS unit)

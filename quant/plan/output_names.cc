@@ -1,4 +1,7 @@
-// Tested by tests/quant/plan_rules_test.cc.
+// Tested by tests/quant/output_names_test.cc and
+// tests/quant/plan_rules_test.cc.
+#include "quant/plan/output_names.h"
+
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -11,15 +14,10 @@
 namespace qs {
 namespace {
 
-// What a quantized weight's output tensors are called: the weight's name, or
-// its module's, and one of these.
-struct OutputNames {
-  bool of_module = false;
-  std::vector<std::string_view> endings;
-};
+constexpr std::string_view kWeight = ".weight";
 
 OutputNames BitsandbytesNames(const Nf4Spec& spec) {
-  OutputNames names = {false, {".absmax", ".quant_map"}};
+  OutputNames names = {false, {"", ".absmax", ".quant_map"}};
   names.endings.push_back(spec.codebook == Codebook::kNf4
                               ? ".quant_state.bitsandbytes__nf4"
                               : ".quant_state.bitsandbytes__fp4");
@@ -30,7 +28,25 @@ OutputNames BitsandbytesNames(const Nf4Spec& spec) {
   return names;
 }
 
-OutputNames NamesOf(const QuantSpec& spec) {
+OutputNames HqqNames() {
+  return {
+      true,
+      {".W_q", ".scale", ".zero", ".nbits", ".group_size", ".shape", ".axis",
+       ".packing", ".unpack_view_dtype", ".view_as_float", ".quant_scale",
+       ".quant_zero", ".compute_dtype", ".offload_meta", ".encoded_state_dict",
+       ".stores_quant_config", ".channel_wise", ".optimize", ".round_zero"}};
+}
+
+}  // namespace
+
+std::string_view OutputNames::StemOf(std::string_view weight) const {
+  if (of_module && weight.ends_with(kWeight)) {
+    weight.remove_suffix(kWeight.size());
+  }
+  return weight;
+}
+
+OutputNames OutputNamesOf(const QuantSpec& spec) {
   switch (spec.format) {
     case OutputFormat::kBitsandbytes:
       return BitsandbytesNames(*spec.nf4());
@@ -45,17 +61,12 @@ OutputNames NamesOf(const QuantSpec& spec) {
     case OutputFormat::kAwqGemm:
       return {true, {".qweight", ".qzeros", ".scales"}};
     case OutputFormat::kHqq:
-      return {true,
-              {".W_q", ".scale", ".zero", ".nbits", ".group_size", ".shape",
-               ".axis", ".packing", ".unpack_view_dtype", ".view_as_float",
-               ".quant_scale", ".quant_zero", ".compute_dtype", ".offload_meta",
-               ".encoded_state_dict", ".stores_quant_config", ".channel_wise",
-               ".optimize", ".round_zero"}};
+      return HqqNames();
   }
   return {};
 }
 
-}  // namespace
+OutputNames MostOutputNames() { return HqqNames(); }
 
 void CheckOutputNames(Draft* draft) {
   // Of tensors that the output has under the name that they have now.
@@ -68,9 +79,8 @@ void CheckOutputNames(Draft* draft) {
   std::string name;
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
     if (!draft->Quantizes(i)) continue;
-    const OutputNames names = NamesOf(draft->SpecOf(i));
-    const std::string_view stem =
-        names.of_module ? draft->tensors[i].module : draft->entry(i).name;
+    const OutputNames names = OutputNamesOf(draft->SpecOf(i));
+    const std::string_view stem = names.StemOf(draft->entry(i).name);
     for (const std::string_view ending : names.endings) {
       name.assign(stem).append(ending);
       if (!kept.contains(name)) continue;

@@ -11,4 +11,4 @@ add_library(qs_checkpoint STATIC
   checkpoint/spill_file.cc
   checkpoint/text_file.cc
   checkpoint/work_batch.cc)
-target_link_libraries(qs_checkpoint PUBLIC qs_quant qs_proto)
+target_link_libraries(qs_checkpoint PUBLIC qs_quant qs_proto PRIVATE nlohmann_json::nlohmann_json)

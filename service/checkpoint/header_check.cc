@@ -2,11 +2,16 @@
 #include "service/checkpoint/header_check.h"
 
 #include <cstddef>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "quant/formats/safetensors.h"
+#include "quant/plan/output_names.h"
 #include "service/checkpoint/fault.h"
 
 namespace qs {
@@ -14,66 +19,71 @@ namespace {
 
 namespace v1 = quant::v1;
 
-// ,"":{"dtype":"U8","shape":[],"data_offsets":[0,1]}
-constexpr int64_t kLeastEntryBytes = 50;
+// ,:{"dtype":"U8","shape":[],"data_offsets":[0,1]}, beside the quoted name.
+constexpr int64_t kLeastEntryBytes = 48;
 // With a shape and places of a large file.
-constexpr int64_t kMostEntryBytes = 130;
+constexpr int64_t kMostEntryBytes = 128;
 
-// The tensors of a packed weight, and by how much all their names together are
-// longer than as many times the weight's.
-struct Outputs {
-  int64_t count;
-  int64_t suffix_bytes;
-};
-
-constexpr Outputs kMostOutputs = {19, 72};  // HQQ_STATE_DICT
-
-Outputs LeastOutputs(v1::OutputFormat format) {
-  switch (format) {
-    case v1::BITSANDBYTES:
-      return {4, 47};
-    case v1::COMPRESSED_TENSORS:
-      return {3, 19};
-    case v1::GPTQ_V1:
-    case v1::GPTQ_V2:
-      return {4, 0};
-    case v1::AWQ_GEMM:
-      return {3, 1};
-    case v1::HQQ_STATE_DICT:
-      return kMostOutputs;
-    default:
-      return {1, 0};
-  }
+// Escapes included: a name of control characters is six times as long.
+int64_t QuotedBytes(std::string_view text) {
+  return static_cast<int64_t>(
+      nlohmann::json(text)
+          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+          .size());
 }
 
-int64_t LeastBytes(const v1::PlanEntry& entry, v1::OutputFormat format) {
-  const auto name = static_cast<int64_t>(entry.name().size());
+// Of the tensors that a weight becomes, each with `entry_bytes` beside its
+// name. No ending has anything to escape.
+int64_t EntriesBytes(const OutputNames& names, const std::string& weight,
+                     int64_t entry_bytes) {
+  const int64_t each = QuotedBytes(names.StemOf(weight)) + entry_bytes;
+  int64_t bytes = 0;
+  for (const std::string_view ending : names.endings) {
+    bytes += each + static_cast<int64_t>(ending.size());
+  }
+  return bytes;
+}
+
+int64_t LeastBytes(const v1::PlanEntry& entry,
+                   std::span<const OutputNames> by_rule) {
   switch (entry.action()) {
     case v1::PlanEntry::QUANTIZE: {
-      const Outputs outputs = LeastOutputs(format);
-      return outputs.count * (name + kLeastEntryBytes) + outputs.suffix_bytes;
+      const auto rule = static_cast<size_t>(entry.rule());
+      return EntriesBytes(by_rule[rule < by_rule.size() ? rule : 0],
+                          entry.name(), kLeastEntryBytes);
     }
     case v1::PlanEntry::CARRY:
-      return name + kLeastEntryBytes;
+      return QuotedBytes(entry.name()) + kLeastEntryBytes;
     default:
       return 0;
   }
 }
 
+int64_t MetadataBytes(const std::map<std::string, std::string>& metadata) {
+  int64_t bytes = 0;
+  for (const auto& [key, value] : metadata) {
+    bytes += QuotedBytes(key) + QuotedBytes(value) + 2;  // : and ,
+  }
+  return bytes;
+}
+
 }  // namespace
 
 int64_t MostHeaderBytes(const std::string& name) {
-  return kMostOutputs.count *
-             (static_cast<int64_t>(name.size()) + kMostEntryBytes) +
-         kMostOutputs.suffix_bytes;
+  return EntriesBytes(MostOutputNames(), name, kMostEntryBytes);
 }
 
-absl::Status CheckHeaders(const ShardSource& source, const PlanAnswer& plan) {
-  const v1::OutputFormat format = plan.summary.resolved().format();
-  std::vector<int64_t> bytes(static_cast<size_t>(source.shards()));
+absl::Status CheckHeaders(const ShardSource& source, const PlanAnswer& plan,
+                          std::span<const QuantSpec> specs) {
+  std::vector<OutputNames> by_rule;
+  for (const QuantSpec& spec : specs) by_rule.push_back(OutputNamesOf(spec));
+  std::vector<int64_t> bytes;
+  for (int s = 0; s < source.shards(); ++s) {
+    bytes.push_back(MetadataBytes(source.metadata(s)));
+  }
   std::vector<int64_t> tensors(bytes.size());
   for (size_t i = 0; i < source.tensors().size(); ++i) {
-    const int64_t least = LeastBytes(plan.entries[i], format);
+    const int64_t least = LeastBytes(plan.entries[i], by_rule);
     const auto shard = static_cast<size_t>(source.tensors()[i].shard);
     bytes[shard] += least;
     tensors[shard] += least > 0 ? 1 : 0;

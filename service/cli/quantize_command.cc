@@ -32,6 +32,7 @@
 #include "service/cli/stream_client.h"
 #include "service/cli/text_table.h"
 #include "service/cli/work_board.h"
+#include "service/server/spec_convert.h"
 
 namespace qs::cli {
 namespace {
@@ -60,6 +61,16 @@ v1::QuantizeConfig StreamConfig(const PlanAnswer& plan,
   if (run.skip_error_report) config.set_skip_error_report(true);
   if (run.skip_digest) config.set_skip_digest(true);
   return config;
+}
+
+// By the number of the rule.
+absl::StatusOr<std::vector<QuantSpec>> SpecsOf(const v1::PlanSummary& plan) {
+  QS_ASSIGN_OR_RETURN(const QuantSpec spec,
+                      SpecFromProto(plan.resolved(), "summary.resolved"));
+  QS_ASSIGN_OR_RETURN(
+      const std::vector<PlanOverride> overrides,
+      OverridesFromProto(plan.overrides(), spec, "summary.overrides"));
+  return SpecsByRule(spec, overrides);
 }
 
 absl::Status CheckNoWarning(const RunReport& report) {
@@ -119,7 +130,9 @@ class QuantizeRun {
 absl::Status QuantizeRun::Run(const OutputTarget& target) {
   QS_ASSIGN_OR_RETURN(std::vector<WorkBatch> batches,
                       MakeBatches(plan_, calibration_));
-  QS_RETURN_IF_ERROR(CheckHeaders(CheckpointShards(checkpoint_), plan_));
+  QS_ASSIGN_OR_RETURN(const std::vector<QuantSpec> specs,
+                      SpecsOf(plan_.summary));
+  QS_RETURN_IF_ERROR(CheckHeaders(CheckpointShards(checkpoint_), plan_, specs));
   sent_ = TotalsOf(batches, checkpoint_.tensors());
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));

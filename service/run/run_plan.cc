@@ -119,7 +119,7 @@ absl::Status RunPlan::OpenInput() {
                                              spec.shard_bytes);
     shards = std::make_unique<BlobShards>(*blobs, spec.config_json);
     input = std::move(blobs);
-    return CheckHeaders(*shards, answer);
+    return CheckHeaders(*shards, answer, quants);
   }
   absl::StatusOr<Checkpoint> opened =
       Checkpoint::Open(spec.input, spec.input_opener);
@@ -130,7 +130,7 @@ absl::Status RunPlan::OpenInput() {
                       PlannedCheckpoint::Make(*checkpoint, answer.entries));
   QS_ASSIGN_OR_RETURN(input, NewCheckpointInput(*planned));
   shards = std::make_unique<CheckpointShards>(*planned);
-  return CheckHeaders(*shards, answer);
+  return CheckHeaders(*shards, answer, quants);
 }
 
 // Without tensors and files.

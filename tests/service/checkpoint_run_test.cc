@@ -522,35 +522,92 @@ TEST_CASE("what cannot run is refused before it begins", "[run]") {
   }
 }
 
-// Each is 19 tensors of hqq's, with names of 500 bytes.
-TEST_CASE("a shard whose header could not be written is refused", "[run]") {
-  TemporaryFolder folder;
-  fs::create_directory(folder / "in");
-  std::ofstream(folder / "in/config.json") << R"({"model_type": "other"})";
-  CheckpointRunSpec spec = SpecOf("HQQ-4", folder / "out");
-  spec.input = folder / "in";
-  spec.error_report = false;
+// A model of `count` small linears whose names have 500 bytes, `filler` among
+// them.
+void WriteLongNames(const std::string& folder, int count, char filler = 'n',
+                    const std::map<std::string, std::string>& metadata = {}) {
+  fs::create_directories(folder);
+  std::ofstream(folder + "/config.json") << R"({"model_type": "other"})";
   const std::vector<uint8_t> weight(2 * 16 * 64);
-  const auto write = [&](int count) {
-    std::vector<SafetensorsItem> items;
-    for (int i = 0; i < count; ++i) {
-      std::string name = absl::StrCat("model.layers.", i, ".mlp.");
-      name += std::string(493 - name.size(), 'n') + ".weight";
-      items.push_back({std::move(name), DType::kBF16, {16, 64}, weight});
-    }
-    REQUIRE(WriteSafetensors(folder / "in/model.safetensors", items, {}).ok());
-  };
-  write(1650);
+  std::vector<SafetensorsItem> items;
+  for (int i = 0; i < count; ++i) {
+    std::string name = absl::StrCat("model.layers.", i, ".mlp.");
+    name += std::string(493 - name.size(), filler) + ".weight";
+    items.push_back({std::move(name), DType::kBF16, {16, 64}, weight});
+  }
+  REQUIRE(
+      WriteSafetensors(folder + "/model.safetensors", items, metadata).ok());
+}
+
+void CheckTooManyTensors(const CheckpointRunSpec& spec, int count) {
   const absl::Status status = CheckpointRun::Prepare(spec).status();
   CHECK(ErrorReason(status) == "BAD_CHECKPOINT");
   CHECK(std::string(status.message())
-            .find("model.safetensors: got 1650 tensors, which become a header "
-                  "of at least") == 0);
-  write(1400);
+            .find(absl::StrCat(
+                "model.safetensors: got ", count,
+                " tensors, which become a header of at least")) == 0);
+}
+
+// Each is 19 tensors of hqq's.
+TEST_CASE("a shard whose header could not be written is refused", "[run]") {
+  TemporaryFolder folder;
+  CheckpointRunSpec spec = SpecOf("HQQ-4", folder / "out");
+  spec.input = folder / "in";
+  spec.error_report = false;
+  WriteLongNames(spec.input, 1650);
+  CheckTooManyTensors(spec, 1650);
+  WriteLongNames(spec.input, 1400);
   Machine machine(2);
   Recorder recorder;
   CHECK(Finish(*Prepare(spec), machine, recorder).ok());
   CHECK(fs::exists(folder / "out/model.safetensors"));
+}
+
+// Six of bitsandbytes' with nested absmax, four of compressed-tensors' with
+// zero points, more bytes where a name has escapes or the file has metadata.
+TEST_CASE("what a header holds is counted in full", "[run]") {
+  TemporaryFolder folder;
+  CheckpointRunSpec spec = SpecOf("NF4-dq", folder / "out");
+  spec.input = folder / "in";
+  spec.error_report = false;
+  SECTION("of a nested absmax") {
+    WriteLongNames(spec.input, 5500);
+    CheckTooManyTensors(spec, 5500);
+    spec.quantization.set_preset("NF4");
+    CHECK(CheckpointRun::Prepare(spec).ok());
+  }
+  SECTION("of zero points") {
+    WriteLongNames(spec.input, 8500);
+    spec.quantization.clear_preset();
+    spec.quantization.mutable_rtn()->set_group_size(64);
+    spec.quantization.mutable_rtn()->set_symmetric(true);
+    CHECK(CheckpointRun::Prepare(spec).ok());
+    spec.quantization.mutable_rtn()->set_symmetric(false);
+    CheckTooManyTensors(spec, 8500);
+  }
+  SECTION("of an override") {
+    WriteLongNames(spec.input, 8500);
+    spec.quantization.clear_preset();
+    spec.quantization.mutable_rtn()->set_group_size(64);
+    spec.quantization.mutable_rtn()->set_symmetric(true);
+    v1::Override* const rule = &spec.overrides.emplace_back();
+    rule->set_tensors("*.mlp.*");
+    rule->mutable_config()->mutable_rtn()->set_group_size(64);
+    rule->mutable_config()->mutable_rtn()->set_symmetric(false);
+    CheckTooManyTensors(spec, 8500);
+  }
+  SECTION("of escapes") {
+    WriteLongNames(spec.input, 2000);
+    CHECK(CheckpointRun::Prepare(spec).ok());
+    WriteLongNames(spec.input, 2000, '\x01');
+    CheckTooManyTensors(spec, 2000);
+  }
+  SECTION("of metadata") {
+    WriteLongNames(spec.input, 4500);
+    CHECK(CheckpointRun::Prepare(spec).ok());
+    WriteLongNames(spec.input, 4500, 'n', {{"a", std::string(4 << 20, 'x')}});
+    CheckTooManyTensors(spec, 4500);
+  }
 }
 
 TEST_CASE("blobs are cut into shards whose headers can be written", "[run]") {
