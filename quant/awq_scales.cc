@@ -1,4 +1,5 @@
-// Tested by tests/quant/awq_golden_test.cc and tests/quant/awq_group_test.cc.
+// Tested by tests/quant/awq_golden_test.cc, tests/quant/awq_group_test.cc and
+// tests/quant/awq_scales_test.cc.
 #include "quant/awq_scales.h"
 
 #include <algorithm>

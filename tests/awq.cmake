@@ -2,7 +2,7 @@ qs_test(quant_awq_golden_test
   SOURCES quant/awq_golden_test.cc
   LIBS qs_quant qs_testing nlohmann_json::nlohmann_json
   LABELS unit)
-foreach(name fold quality)
+foreach(name fold quality scales)
   qs_test(quant_awq_${name}_test
     SOURCES quant/awq_${name}_test.cc
     LIBS qs_quant
