@@ -20,6 +20,7 @@ typedef struct CUstream_st* cudaStream_t;
 namespace qs::cuda {
 
 constexpr int kCudaInvalidValue = 1;  // cudaErrorInvalidValue
+constexpr int kCudaNoMemory = 2;      // cudaErrorMemoryAllocation
 
 // `first_non_finite` is set by the launch (all ones first, then the minimum).
 // A weight whose address is not a multiple of 16 is read element by element.

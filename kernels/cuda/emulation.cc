@@ -346,6 +346,7 @@ int EmulateLaunch(int64_t grid, int block, int64_t shared_bytes,
                        " bytes of shared memory is beyond a limit");
     return 1;
   }
+  if (device.forced()) return *device.forced();
   std::mt19937_64 random(device.seed());
   std::vector<int64_t> order(static_cast<size_t>(grid));
   for (int64_t i = 0; i < grid; ++i) order[static_cast<size_t>(i)] = i;

@@ -37,6 +37,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -60,6 +61,9 @@ class EmulatedDevice {
 
   void Seed(uint64_t seed) { seed_ = seed; }
   uint64_t seed() const { return seed_; }
+  // Launches from now on run nothing and return `result`; empty: they run.
+  void ForceLaunches(std::optional<int> result) { forced_ = result; }
+  std::optional<int> forced() const { return forced_; }
   // The first error since the last call, empty when none.
   std::string TakeError();
   // Called by the checks; stops the running thread's launch.
@@ -74,6 +78,7 @@ class EmulatedDevice {
   std::mutex mutex_;
   std::string error_;  // guarded by mutex_
   uint64_t seed_ = 1;
+  std::optional<int> forced_;
 };
 
 template <class T>
@@ -220,7 +225,8 @@ class EmulatedThread {
 };
 
 // Runs `body(thread, shared)` for every thread of every block; `shared_bytes`
-// of NaN-filled memory a block. Returns 0, or 1 after an error.
+// of NaN-filled memory a block. Returns 0, or 1 after an error, or what
+// ForceLaunches says.
 int EmulateLaunch(
     int64_t grid, int block, int64_t shared_bytes,
     const std::function<void(EmulatedThread&, void* shared)>& body);

@@ -3,24 +3,16 @@
 #include "kernels/cuda/nf4_cuda.h"
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cuda_status.h"
 #include "kernels/nf4_check.h"
 
 namespace qs {
 namespace {
 
-absl::Status FromCuda(int code, const char* operation) {
-  if (code == 0) return absl::OkStatus();
-  const std::string text = absl::StrCat(operation, ": CUDA error ", code);
-  return code == cuda::kCudaInvalidValue ? absl::InvalidArgumentError(text)
-                                         : absl::InternalError(text);
-}
-
-cudaStream_t Native(Stream& stream) {
-  return static_cast<cudaStream_t>(stream.native);
-}
+using cuda::FromCuda;
+using cuda::Native;
 
 class Nf4Cuda final : public Nf4Ops {
  public:

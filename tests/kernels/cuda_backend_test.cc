@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "kernels/cuda/blas_emulated.h"
+#include "kernels/cuda/workspace.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/generators.h"
@@ -144,6 +145,20 @@ TEST_CASE("families on the device give the host's bytes", "[backend]") {
     CHECK(awq(*fails) == awq(*host));
     lost = failing->lost();
     CHECK(fails->health().ok() == !lost);
+  }
+  // Or without memory, twice: the host does that operation alone.
+  for (int64_t after = 0; after < device->launches(); ++after) {
+    INFO("after " << after);
+    auto full = std::make_shared<FakeDevice>(Faults{
+        .no_memory_after_launches = after, .launches_without_memory = 2});
+    const auto fails =
+        *NewCudaBackend(full, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+    CHECK(affine(*fails) == affine(*host));
+    CHECK(hqq(*fails) == hqq(*host));
+    CHECK(gptq(*fails) == gptq(*host));
+    CHECK(awq(*fails) == awq(*host));
+    CHECK(fails->health().ok());
+    CHECK(fails->memory().host_calls <= 1);
   }
 }
 
@@ -321,6 +336,64 @@ TEST_CASE("a device has as many lanes as there are libraries", "[backend]") {
       *NewCudaBackend(device, source, NewCpuBackend(1), kCap, 4);
   CHECK(backend->lanes() == 2);
   CHECK(device->streams() == 2);
+}
+
+TEST_CASE("a device has as many lanes as there is pinned memory for",
+          "[backend]") {
+  constexpr int64_t kLane = Workspace::kSlots * Workspace::kSlotBytes;
+  // Lanes that find all of theirs; one of the next finds a part of it.
+  for (const int with : {1, 2}) {
+    auto device = std::make_shared<FakeDevice>(
+        Faults{.pinned_bytes = with * kLane + Workspace::kSlotBytes});
+    const auto backend =
+        *NewCudaBackend(device, NewEmulatedBlas, NewCpuBackend(1), kCap, 3);
+    CHECK(backend->lanes() == with);
+    CHECK(device->streams() == with);
+  }
+  auto device = std::make_shared<FakeDevice>(Faults{.pinned_bytes = kLane - 1});
+  const absl::Status none =
+      NewCudaBackend(device, NewEmulatedBlas, NewCpuBackend(1), kCap, 3)
+          .status();
+  CHECK(absl::IsResourceExhausted(none));
+  CHECK(none.message().find("no pinned memory") != std::string::npos);
+}
+
+// Of a library that finds no memory, the first `times` times.
+class FullBlas final : public Blas {
+ public:
+  explicit FullBlas(int times) : left_(times), blas_(NewEmulatedBlasAlone()) {}
+  std::string description() const override { return "full"; }
+  absl::Status Gemm(const GemmArgs& args, cudaStream_t stream) override {
+    return Full() ? Error() : blas_->Gemm(args, stream);
+  }
+  absl::Status Syrk(const SyrkArgs& args, cudaStream_t stream) override {
+    return Full() ? Error() : blas_->Syrk(args, stream);
+  }
+  absl::Status Trsm(const TrsmArgs& args, cudaStream_t stream) override {
+    return Full() ? Error() : blas_->Trsm(args, stream);
+  }
+
+ private:
+  bool Full() { return left_-- > 0; }
+  static absl::Status Error() {
+    return absl::ResourceExhaustedError("a product: no memory");
+  }
+
+  int left_;
+  const std::unique_ptr<Blas> blas_;
+};
+
+TEST_CASE("a library without memory costs no device", "[backend]") {
+  const std::vector<double> want(24 * 24, 40.0);
+  for (const int times : {1, 2}) {
+    INFO(times << " times");
+    auto device = std::make_shared<FakeDevice>();
+    const auto backend = *NewCudaBackend(
+        device, std::make_unique<FullBlas>(times), NewCpuBackend(1), kCap);
+    CHECK(SumOfOnes(*backend) == want);
+    CHECK(backend->health().ok());
+    CHECK(backend->memory().host_calls == times - 1);
+  }
 }
 
 TEST_CASE("without cuBLAS the host multiplies", "[backend]") {

@@ -68,6 +68,8 @@ std::vector<std::unique_ptr<Blas>> Implementations() {
 }
 
 cudaStream_t SomeStream() { return reinterpret_cast<cudaStream_t>(8); }
+// On which the libraries find no memory.
+cudaStream_t FullStream() { return reinterpret_cast<cudaStream_t>(16); }
 
 void CheckProducts(Blas& blas) {
   const int64_t m = 5, n = 7, k = 11;
@@ -295,6 +297,36 @@ TEST_CASE("sizes beyond cuBLAS's integers are refused, empty ones are done") {
   // What the library refuses is an error of the device.
   g.n = 1;
   CHECK(blas->Gemm(g, nullptr).message() == "cublasGemmEx: cuBLAS status 7");
+}
+
+TEST_CASE("a library without memory leaves the device to go on") {
+  const auto blas = std::move(Implementations()[1]);
+  float one = 1;
+  GemmArgs g;
+  g.m = g.n = g.k = g.lda = g.ldb = g.ldc = 1;
+  g.a = g.b = g.c = &one;
+  CHECK(blas->Gemm(g, FullStream()) ==
+        absl::ResourceExhaustedError("cublasGemmEx: no memory"));
+  const SyrkArgs syrk = {BlasType::kF32, 1, 1, 1, &one, 1, 1, &one, 1};
+  CHECK(blas->Syrk(syrk, FullStream()) ==
+        absl::ResourceExhaustedError("cublasSsyrk: no memory"));
+  const TrsmArgs trsm = {BlasType::kF32, 1, 1, &one, 1, &one, 1};
+  CHECK(blas->Trsm(trsm, FullStream()) ==
+        absl::ResourceExhaustedError("cublasStrsm: no memory"));
+  CHECK(blas->Trsm(trsm, SomeStream()).ok());
+
+  const auto cusolver = std::move(Factorisations()[1]);
+  std::vector<double> scratch(32);
+  int32_t info = 7;
+  CholeskyArgs args;
+  args.n = args.lda = 1;
+  args.a = &one;
+  args.scratch = scratch.data();
+  args.scratch_bytes = 256;
+  args.info = &info;
+  CHECK(cusolver->Factor(args, FullStream()) ==
+        absl::ResourceExhaustedError("cusolverDnSpotrf: no memory"));
+  CHECK(cusolver->Factor(args, SomeStream()).ok());
 }
 
 TEST_CASE("a matrix beyond its allocation is an error") {

@@ -70,6 +70,29 @@ TEST_CASE("without device memory the host does it, this once", "[session]") {
   CHECK(staged.device->launches() > 0);
 }
 
+// Its code may only now be loaded.
+TEST_CASE("a launch without memory is tried again, then the host's, this once",
+          "[session]") {
+  const TestTensor weight =
+      TestTensor::Make(DType::kF32, 1000, Kind::kGauss, 5);
+  const Nf4Case c = Case(weight, 5);
+  const auto expected = RunNf4(*NewNf4Cpu(1), c);
+  Staged all({});
+  REQUIRE(RunNf4(*all.ops, c) == expected);
+  for (int64_t after = 0; after < all.device->launches(); ++after) {
+    for (const int64_t times : {1, 2}) {
+      INFO("after " << after << ", " << times << " times");
+      Staged staged({.no_memory_after_launches = after,
+                     .launches_without_memory = times});
+      REQUIRE(RunNf4(*staged.ops, c) == expected);
+      CHECK(staged.session->health().ok());
+      CHECK(staged.session->host_calls() == times - 1);
+      REQUIRE(RunNf4(*staged.ops, c) == expected);
+      CHECK(staged.session->host_calls() == times - 1);
+    }
+  }
+}
+
 TEST_CASE("a device lost at any launch or copy loses no operation",
           "[session]") {
   const TestTensor weight =

@@ -1,17 +1,29 @@
 // A library with cuBLAS's names and argument order, on host memory, for the
 // loader's test: plain loops. Enumerators as cuBLAS documents them. A product
-// without a stream is an error.
+// without a stream is an error; on stream 16 it finds no memory.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
 namespace {
 
-enum : int { kSuccess = 0, kInvalidValue = 7, kNotSupported = 15 };
+enum : int {
+  kSuccess = 0,
+  kAllocFailed = 3,
+  kInvalidValue = 7,
+  kNotSupported = 15
+};
 
 struct Context {
   void* stream = nullptr;
 };
+
+// Whether products can be made on the context's stream.
+int StreamStatus(void* handle) {
+  void* const stream = static_cast<Context*>(handle)->stream;
+  if (stream == nullptr) return kInvalidValue;
+  return reinterpret_cast<uintptr_t>(stream) == 16 ? kAllocFailed : kSuccess;
+}
 
 // A matrix that is stored as cudaDataType `type`.
 double At(const void* data, int type, int64_t i) {
@@ -36,7 +48,7 @@ double At(const void* data, int type, int64_t i) {
 template <class T>
 int Syrk(void* handle, int uplo, int trans, int n, int k, const T* alpha,
          const T* a, int lda, const T* beta, T* c, int ldc) {
-  if (static_cast<Context*>(handle)->stream == nullptr) return kInvalidValue;
+  if (const int bad = StreamStatus(handle); bad != kSuccess) return bad;
   for (int j = 0; j < n; ++j) {
     for (int i = 0; i < n; ++i) {
       if (uplo == 0 ? i < j : i > j) continue;  // CUBLAS_FILL_MODE_LOWER: 0
@@ -54,7 +66,7 @@ int Syrk(void* handle, int uplo, int trans, int n, int k, const T* alpha,
 template <class T>
 int Trsm(void* handle, int side, int uplo, int trans, int diag, int m, int n,
          const T* alpha, const T* a, int lda, T* b, int ldb) {
-  if (static_cast<Context*>(handle)->stream == nullptr) return kInvalidValue;
+  if (const int bad = StreamStatus(handle); bad != kSuccess) return bad;
   // CUBLAS_SIDE_LEFT, CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_T,
   // CUBLAS_DIAG_NON_UNIT.
   if (side != 0 || uplo != 0 || trans != 1 || diag != 0) return kNotSupported;
@@ -94,7 +106,7 @@ int cublasGemmEx(void* handle, int transa, int transb, int m, int n, int k,
                  const void* alpha, const void* a, int a_type, int lda,
                  const void* b, int b_type, int ldb, const void* beta, void* c,
                  int c_type, int ldc, int compute, int algo) {
-  if (static_cast<Context*>(handle)->stream == nullptr) return kInvalidValue;
+  if (const int bad = StreamStatus(handle); bad != kSuccess) return bad;
   const bool f64 = c_type == 1;
   // CUBLAS_COMPUTE_32F, _32F_FAST_TF32 (F32 alone), _64F; default algorithm.
   const bool known =

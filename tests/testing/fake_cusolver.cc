@@ -1,13 +1,13 @@
 // A library with cuSOLVER's names and argument order, on host memory, for the
 // loader's test: plain loops. Enumerators as cuSOLVER documents them. A
 // factorisation without a stream is an error, as is one with less scratch than
-// was asked for.
+// was asked for; on stream 16 it finds no memory.
 #include <cmath>
 #include <cstdint>
 
 namespace {
 
-enum : int { kSuccess = 0, kInvalidValue = 3 };
+enum : int { kSuccess = 0, kAllocFailed = 2, kInvalidValue = 3 };
 constexpr int kLower = 0;  // CUBLAS_FILL_MODE_LOWER
 constexpr int kScratchElements = 17;
 
@@ -22,6 +22,8 @@ int Potrf(void* handle, int uplo, int n, T* a, int lda, T* scratch, int lwork,
       lwork < kScratchElements) {
     return kInvalidValue;
   }
+  void* const stream = static_cast<Context*>(handle)->stream;
+  if (reinterpret_cast<uintptr_t>(stream) == 16) return kAllocFailed;
   for (int i = 0; i < lwork; ++i) scratch[i] = -1;
   *info = 0;
   for (int j = 0; j < n; ++j) {

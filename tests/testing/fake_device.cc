@@ -113,9 +113,16 @@ void FakeDevice::Free(void* memory) {
 absl::StatusOr<void*> FakeDevice::AllocatePinned(int64_t bytes) {
   absl::MutexLock lock(&mutex_);
   QS_RETURN_IF_ERROR(Alive());
-  auto memory =
-      std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(bytes));
-  void* const address = memory.get();
+  int64_t used = 0;
+  for (const auto& [address, memory] : pinned_) {
+    used += static_cast<int64_t>(memory.size());
+  }
+  if (bytes > faults_.pinned_bytes - used) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("device 0: no pinned memory for ", bytes, " bytes"));
+  }
+  std::vector<uint8_t> memory(static_cast<size_t>(bytes));
+  void* const address = memory.data();
   pinned_[address] = std::move(memory);
   return address;
 }
@@ -218,6 +225,15 @@ absl::Status FakeDevice::Synchronize(cudaStream_t) {
   return absl::OkStatus();
 }
 
+std::optional<int> FakeDevice::Forced(int64_t number) const {
+  const int64_t first = faults_.no_memory_after_launches;
+  if (first < 0 || number < first ||
+      number >= first + faults_.launches_without_memory) {
+    return std::nullopt;
+  }
+  return kCudaNoMemory;
+}
+
 absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
   const EmulationLock emulation(EmulationMutex());
   Call(&Faults::on_launch);
@@ -225,11 +241,12 @@ absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
     absl::MutexLock lock(&mutex_);
     QS_RETURN_IF_ERROR(Alive());
     Catch(enqueued_);
-    if (launches_++ == faults_.lost_after_launches) {
-      return Lose("a kernel failed");
-    }
+    const int64_t number = launches_++;
+    if (number == faults_.lost_after_launches) return Lose("a kernel failed");
+    EmulatedDevice::Get().ForceLaunches(Forced(number));
   }
   const absl::Status status = enqueue();
+  EmulatedDevice::Get().ForceLaunches(std::nullopt);
   const std::string error = EmulatedDevice::Get().TakeError();
   if (error.empty()) return status;
   absl::MutexLock lock(&mutex_);

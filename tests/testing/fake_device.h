@@ -14,7 +14,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -25,7 +27,12 @@ namespace qs::cuda {
 // Counts from now on; -1: never.
 struct Faults {
   int64_t memory_bytes = int64_t{1} << 40;  // Allocate fails beyond it
-  int64_t lost_after_launches = -1;         // that many go well, then: lost
+  int64_t pinned_bytes = int64_t{1} << 40;  // AllocatePinned
+  // That many launches go well; in the next ones, as many as the second says,
+  // no kernel runs and launchers return kCudaNoMemory.
+  int64_t no_memory_after_launches = -1;
+  int64_t launches_without_memory = 1;
+  int64_t lost_after_launches = -1;  // that many go well, then: lost
   int64_t lost_after_copies = -1;
   absl::Duration copy_time = absl::ZeroDuration();  // each copy takes as long
   // Called at the start of each copy and each launch, on the caller's thread;
@@ -69,6 +76,9 @@ class FakeDevice final : public Device {
  private:
   absl::Status Alive() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Call(std::function<void()> Faults::*hook) const;
+  // What its kernels return without running, if anything, of launch `number`.
+  std::optional<int> Forced(int64_t number) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Copy(void* to, const void* from, int64_t bytes);
   // Makes the enqueued copies up to and with number `last`.
   void Catch(int64_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -87,7 +97,7 @@ class FakeDevice final : public Device {
   int64_t next_handle_ ABSL_GUARDED_BY(mutex_) = 1;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   std::map<void*, int64_t> allocations_ ABSL_GUARDED_BY(mutex_);
-  std::map<void*, std::unique_ptr<uint8_t[]>> pinned_ ABSL_GUARDED_BY(mutex_);
+  std::map<void*, std::vector<uint8_t>> pinned_ ABSL_GUARDED_BY(mutex_);
   std::set<void*> streams_ ABSL_GUARDED_BY(mutex_);
   std::map<void*, int64_t> events_ ABSL_GUARDED_BY(mutex_);  // what they mark
 };
