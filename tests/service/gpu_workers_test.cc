@@ -35,7 +35,8 @@ class FakeGpus final : public GpuProvider {
       : memory_cap_(memory_cap),
         new_blas_(std::move(new_blas)),
         devices_{std::make_shared<cuda::FakeDevice>(first, /*lazy=*/true),
-                 std::make_shared<cuda::FakeDevice>(second)} {}
+                 std::make_shared<cuda::FakeDevice>(second, /*lazy=*/false,
+                                                    cuda::EmulatedFacts(1))} {}
 
   absl::StatusOr<std::vector<GpuInfo>> List() const override {
     return std::vector<GpuInfo>{{0, "fake", "9.0", int64_t{1} << 30},
@@ -113,26 +114,37 @@ void RequireQuantizes(const GpuServer& server) {
 TEST_CASE("a GPU worker gives the CPU's bytes", "[gpu]") {
   FakeGpus gpus;
   GpuServer server("gpu:0,gpu:1", gpus);
-  RequireQuantizes(server);
+  const auto both_launched = [&gpus] {
+    return gpus.device(0).launches() > 0 && gpus.device(1).launches() > 0;
+  };
+  for (int i = 0; i < 50 && !both_launched(); ++i) RequireQuantizes(server);
+  CHECK(both_launched());
   const v1::Capabilities got = server.Capabilities();
   REQUIRE(got.devices_size() == 2);
-  CHECK(got.devices(0).name() == "gpu:0");
-  CHECK(got.devices(0).description().find("host emulation") == 0);
-  CHECK(got.devices(0).lost().empty());
-  CHECK(got.devices(0).memory_cap_bytes() == int64_t{1} << 30);
-  CHECK(got.devices(0).memory_high_water_bytes() +
-            got.devices(1).memory_high_water_bytes() >
-        0);
-  CHECK(got.devices(0).host_calls() == 0);
-  CHECK(got.devices(1).host_calls() == 0);
-  CHECK(got.devices(0).memory_estimate_bytes() +
-            got.devices(1).memory_estimate_bytes() >=
-        kLeastDeviceBytes);
+  for (int i : {0, 1}) {
+    const v1::DeviceInfo& device = got.devices(i);
+    CHECK(device.name() == "gpu:" + std::to_string(i));
+    CHECK(device.description().find("host emulation") == 0);
+    CHECK(device.lost().empty());
+    CHECK(device.memory_cap_bytes() == int64_t{1} << 30);
+    CHECK(device.memory_high_water_bytes() > 0);
+    CHECK(device.memory_estimate_bytes() >= kLeastDeviceBytes);
+    CHECK(device.host_calls() == 0);
+  }
   CHECK(got.cuda() ==
         "gpu:0 fake, compute capability 9.0, 1024 MiB; gpu:1 fake, compute "
         "capability 9.0, 1024 MiB");
   CHECK(got.verified_on() == "fake, 2026-01-31");
-  CHECK(gpus.device(0).launches() + gpus.device(1).launches() > 0);
+}
+
+TEST_CASE("a GPU is the one that its worker names", "[gpu]") {
+  FakeGpus gpus;
+  GpuServer server("gpu:1", gpus);
+  RequireQuantizes(server);
+  REQUIRE(server.Capabilities().devices_size() == 1);
+  CHECK(server.Capabilities().devices(0).name() == "gpu:1");
+  CHECK(gpus.device(0).launches() == 0);
+  CHECK(gpus.device(1).launches() > 0);
 }
 
 TEST_CASE("seconds of GPUs are counted by method and phase", "[gpu]") {
@@ -249,7 +261,7 @@ TEST_CASE("the only device is lost in a stream: the stream ends well",
     CHECK_FALSE(server.Serves("readiness"));
     CHECK(server.Serves("liveness"));
     const v1::Capabilities got = server.Capabilities();
-    CHECK(got.devices(0).lost().find("device 0 is lost") == 0);
+    CHECK(got.devices(0).lost().find("gpu:0 is lost") == 0);
     CHECK(got.devices(0).host_calls() > 0);
     RequireQuantizes(server);  // whoever comes anyway is served
   }
@@ -269,6 +281,29 @@ TEST_CASE("one of two devices is lost: the other goes on", "[gpu]") {
   CHECK_FALSE(server.server().lost());
   CHECK(server.Serves("readiness"));
   RequireQuantizes(server);
+}
+
+TEST_CASE("one of two GPUs is lost: the other goes on", "[gpu]") {
+  FakeGpus gpus({}, {.lost_after_launches = 1});
+  GpuServer server("gpu:0,gpu:1", gpus);
+  const auto lost = [&server] {
+    return server.Capabilities().devices(1).lost();
+  };
+  for (int i = 0; i < 50 && lost().empty(); ++i) RequireQuantizes(server);
+  CHECK(lost().find("gpu:1 is lost") == 0);
+  REQUIRE(Eventually(
+      [&] { return server.server().context().pool().running() == 0; }));
+  CHECK_FALSE(server.server().lost());
+  CHECK(server.Serves("readiness"));
+  const int64_t before = gpus.device(0).launches();
+  const int64_t host_calls = server.Capabilities().devices(1).host_calls();
+  for (int i = 0; i < 3; ++i) RequireQuantizes(server);
+  const v1::Capabilities got = server.Capabilities();
+  CHECK(got.devices(0).lost().empty());
+  CHECK(got.devices(0).host_calls() == 0);
+  CHECK(got.devices(1).host_calls() == host_calls);
+  CHECK(gpus.device(0).launches() > before);
+  CHECK(server.Serves("readiness"));
 }
 
 TEST_CASE("a device without memory is worked around", "[gpu]") {

@@ -24,15 +24,17 @@ using EmulationLock = std::lock_guard<std::recursive_mutex>;
 
 }  // namespace
 
-FakeDevice::FakeDevice(const Faults& faults, bool lazy)
-    : facts_{.index = 0,
-             .name = "host emulation",
-             .compute_major = 9,
-             .compute_minor = 0,
-             .memory_bytes = int64_t{1} << 40,
-             .multiprocessors = 1},
-      lazy_(lazy),
-      faults_(faults) {}
+DeviceFacts EmulatedFacts(int index) {
+  return {.index = index,
+          .name = "host emulation",
+          .compute_major = 9,
+          .compute_minor = 0,
+          .memory_bytes = int64_t{1} << 40,
+          .multiprocessors = 1};
+}
+
+FakeDevice::FakeDevice(const Faults& faults, bool lazy, DeviceFacts facts)
+    : facts_(std::move(facts)), lazy_(lazy), faults_(faults) {}
 
 FakeDevice::~FakeDevice() {
   absl::MutexLock lock(&mutex_);
@@ -76,13 +78,15 @@ bool FakeDevice::lost() const {
 
 absl::Status FakeDevice::Alive() const {
   if (!lost_) return absl::OkStatus();
-  return absl::InternalError("device 0 is lost: CUDA error 700");
+  return absl::InternalError(
+      absl::StrCat("gpu:", facts_.index, " is lost: CUDA error 700"));
 }
 
 absl::Status FakeDevice::Lose(const std::string& why) {
   lost_ = true;
   queue_.clear();
-  return absl::InternalError(absl::StrCat("device 0 is lost: ", why));
+  return absl::InternalError(
+      absl::StrCat("gpu:", facts_.index, " is lost: ", why));
 }
 
 absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
@@ -90,8 +94,8 @@ absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
   absl::MutexLock lock(&mutex_);
   QS_RETURN_IF_ERROR(Alive());
   if (bytes > faults_.memory_bytes - used_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("device 0: no memory for ", bytes, " bytes"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "gpu:", facts_.index, ": no memory for ", bytes, " bytes"));
   }
   void* const memory = EmulatedDevice::Get().Allocate(bytes);
   allocations_[memory] = bytes;
@@ -118,8 +122,8 @@ absl::StatusOr<void*> FakeDevice::AllocatePinned(int64_t bytes) {
     used += static_cast<int64_t>(memory.size());
   }
   if (bytes > faults_.pinned_bytes - used) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("device 0: no pinned memory for ", bytes, " bytes"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "gpu:", facts_.index, ": no pinned memory for ", bytes, " bytes"));
   }
   std::vector<uint8_t> memory(static_cast<size_t>(bytes));
   void* const address = memory.data();

@@ -42,9 +42,13 @@ struct Faults {
   std::function<void()> on_launch = nullptr;
 };
 
+// Of a fake device, when nothing else is said.
+DeviceFacts EmulatedFacts(int index = 0);
+
 class FakeDevice final : public Device {
  public:
-  explicit FakeDevice(const Faults& faults = {}, bool lazy = false);
+  explicit FakeDevice(const Faults& faults = {}, bool lazy = false,
+                      DeviceFacts facts = EmulatedFacts());
   // Everything was given back, or the test fails.
   ~FakeDevice() override;
 
