@@ -23,7 +23,7 @@ if(TARGET qs_cuda_kernels)
     LABELS unit TIMEOUT 60)
 endif()
 qs_test(service_gpu_test
-  SOURCES service/gpu_workers_test.cc
+  SOURCES service/gpu_workers_test.cc service/no_gpu_test.cc
   LIBS qs_service qs_emulated_gpu nlohmann_json::nlohmann_json
   LABELS unit service)
 # What tasks take of its memory.

@@ -105,6 +105,17 @@ class CudaBackend final : public Backend {
   std::vector<std::unique_ptr<CudaBackend>> others_;  // lanes from 1 on
 };
 
+// Kernels are compiled for it and what came after it. An older device would be
+// lost at its first launch, with error 209.
+constexpr int kLeastComputeMajor = 8;
+
+absl::Status CheckComputeCapability(const DeviceFacts& facts) {
+  if (facts.compute_major >= kLeastComputeMajor) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      facts.name, ": compute capability: got ", facts.compute_major, ".",
+      facts.compute_minor, ", allowed ", kLeastComputeMajor, ".0 and up"));
+}
+
 using SharedHost = std::shared_ptr<Backend>;
 
 absl::StatusOr<std::unique_ptr<CudaBackend>> NewLane(
@@ -121,6 +132,7 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> NewLane(
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     std::shared_ptr<Device> device, const BlasSource& new_blas,
     std::unique_ptr<Backend> host, int64_t memory_cap, int lanes) {
+  QS_RETURN_IF_ERROR(CheckComputeCapability(device->facts()));
   const auto shared =
       std::make_shared<SharedDevice>(std::move(device), memory_cap);
   const SharedHost shared_host = std::move(host);

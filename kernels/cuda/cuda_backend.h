@@ -21,9 +21,10 @@ using BlasSource = std::function<absl::StatusOr<std::unique_ptr<Blas>>()>;
 // `memory_cap`: bytes of device memory that all its lanes together take at
 // most. Without a library the host does second moments, GPTQ and AWQ; the
 // description says why. Has `lanes` lanes, or fewer where there is no pinned
-// memory or no library for another. `host` must hold no mutable state. Errors:
-// as Device. Thread: each lane belongs to one thread at a time, but for health
-// and memory.
+// memory or no library for another. `host` must hold no mutable state.
+// Errors: as Device; FAILED_PRECONDITION — an older device than the kernels are
+// compiled for. Thread: each lane belongs to one thread at a time, but for
+// health and memory.
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     std::shared_ptr<Device> device, const BlasSource& new_blas,
     std::unique_ptr<Backend> host, int64_t memory_cap, int lanes);

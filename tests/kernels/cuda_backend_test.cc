@@ -467,6 +467,24 @@ TEST_CASE("lanes of one device have the same libraries", "[backend]") {
   }
 }
 
+TEST_CASE("a device older than the kernels is refused", "[backend]") {
+  const auto open = [](int major, int minor) {
+    DeviceFacts facts = EmulatedFacts();
+    facts.name = "some GPU";
+    facts.compute_major = major;
+    facts.compute_minor = minor;
+    return NewCudaBackend(
+               std::make_shared<FakeDevice>(Faults(), /*lazy=*/false, facts),
+               NewEmulatedBlas(), NewCpuBackend(1), kCap)
+        .status();
+  };
+  CHECK(open(7, 5) ==
+        absl::FailedPreconditionError("some GPU: compute capability: got 7.5, "
+                                      "allowed 8.0 and up"));
+  CHECK(open(8, 0).ok());
+  CHECK(open(12, 1).ok());
+}
+
 TEST_CASE("no backend on a device that is lost", "[backend]") {
   auto device = std::make_shared<FakeDevice>(Faults{.lost_after_launches = 0});
   CHECK(absl::IsInternal(device->Launch([] { return absl::OkStatus(); })));

@@ -58,6 +58,24 @@ class LosingQuantd {
   std::optional<QuantdProcess> process_;
 };
 
+TEST_CASE("why there is no GPU is in the log and in GetCapabilities",
+          "[lost_device]") {
+  for (const std::string why : {"no NVIDIA driver", "no GPU: out of memory"}) {
+    setenv("QS_NO_GPU", why.c_str(), 1);
+    QuantdProcess quantd({"--workers", "1"});
+    unsetenv("QS_NO_GPU");
+    grpc::ClientContext context;
+    v1::Capabilities got;
+    REQUIRE(v1::QuantizeService::NewStub(quantd.NewChannel())
+                ->GetCapabilities(&context, {}, &got)
+                .ok());
+    CHECK(got.cuda() == why);
+    REQUIRE(Eventually([&] {
+      return quantd.Log().find("\"gpus\":\"" + why + "\"") != std::string::npos;
+    }));
+  }
+}
+
 TEST_CASE("the last GPU lost with --exit-when-lost: exit code 3",
           "[lost_device]") {
   LosingQuantd quantd({"--workers", "gpu:0", "--exit-when-lost"});

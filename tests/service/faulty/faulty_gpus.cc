@@ -4,12 +4,16 @@
 //   kernel            any operation
 //   kernel.FAMILY     nf4, affine, stats, hqq, gram, gptq, awq
 //   device            the same; with an errno the device is lost from then on
+//
+// The environment variable QS_NO_GPU says why there is none, if it is set.
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "kernels/base/status_macros.h"
 #include "kernels/gpus.h"
 #include "service/store/failpoint.h"
 
@@ -52,15 +56,23 @@ class FaultyBackend final : public Backend {
 class FaultyGpus final : public GpuProvider {
  public:
   absl::StatusOr<std::vector<GpuInfo>> List() const override {
+    QS_RETURN_IF_ERROR(There());
     return std::vector<GpuInfo>{{0, "failpoints", "0.0", int64_t{1} << 30}};
   }
   absl::StatusOr<std::unique_ptr<Backend>> Open(int index,
                                                 std::unique_ptr<Backend> host,
                                                 int) const override {
+    QS_RETURN_IF_ERROR(There());
     if (index != 0) return absl::NotFoundError("one, gpu:0");
     return std::make_unique<FaultyBackend>(std::move(host));
   }
   std::string VerifiedOn() const override { return "not a device"; }
+
+ private:
+  static absl::Status There() {
+    const char* const why = std::getenv("QS_NO_GPU");
+    return why == nullptr ? absl::OkStatus() : absl::UnavailableError(why);
+  }
 };
 
 }  // namespace
