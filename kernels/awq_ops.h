@@ -42,6 +42,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "kernels/base/content_id.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/gptq_ops.h"  // PanelCheck
 #include "kernels/stream.h"
@@ -82,6 +83,7 @@ struct AwqScaleLossArgs {
   // zeros below, H = R R^T: half the work.
   const float* second_moment = nullptr;
   const float* factor = nullptr;
+  ContentId matrix_id = 0;  // of the one that is given
   // Or, [cols], what an error in a column costs when later columns make up for
   // it (R_jj^2 of GPTQ's factor): the loss is then that which solved codes can
   // be expected to leave, the sum over groups of
@@ -107,6 +109,7 @@ struct AwqClipArgs {
   AwqGridSpec grid;
   const float* scales = nullptr;         // [cols]; null: 1
   const float* second_moment = nullptr;  // H of the unscaled input
+  ContentId second_moment_id = 0;
   PanelCheck checkpoint;
   float* low = nullptr;   // out, [rows, cols / group_size]
   float* high = nullptr;  // out, likewise

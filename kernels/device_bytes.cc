@@ -349,7 +349,7 @@ DeviceBytes DeviceBytesOf(const AwqScaleLossArgs& a, const DeviceTiles& tiles) {
       .Add(a.candidates * cols, kF32)
       .Add(products * tiles.loss_parts, kF64);
   if (a.curvature != nullptr) return sum.Add(cols, kF64);
-  return sum.Add(cols * cols, kF32)
+  return sum.AddSquare(cols, a.matrix_id)
       .Add(most * cols, kF32)
       .Add(most * std::min(cols, tiles.loss_columns), kF32)
       .Add(cols * cols, kF32);
@@ -365,7 +365,7 @@ DeviceBytes DeviceBytesOf(const AwqClipArgs& a, const DeviceTiles& tiles) {
   const int64_t tests = tile_rows * awq::kClipSteps * cols;
   return Arrays()
       .Add(a.weight)
-      .Add(cols * cols, kF32)
+      .AddSquare(cols, a.second_moment_id)
       .Add(groups, kF32)
       .Add(groups, kF32)
       .Add(cols, kF32)

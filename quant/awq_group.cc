@@ -350,8 +350,10 @@ absl::Status AwqGroup::SearchScales(size_t site, const SiteMoments& moments,
     QS_ASSIGN_OR_RETURN(
         args.factor,
         SearchFactor(moments, PartOf(checkpoint, 0, factored), backend));
+    args.factor_id = NewContentId();
   }
   args.second_moment = moments.second_moment();
+  args.second_moment_id = this->site(site)->moment_id();
   args.adjust = [&fold](std::vector<float>& s) {
     fold.Tie(s);
     fold.Adjust(s);
@@ -368,12 +370,14 @@ absl::Status AwqGroup::UseMoment(const SiteMoments& moments, size_t site,
   if (std::all_of(s.begin(), s.end(), [](float v) { return v == 1; })) {
     solution->moment = moments.second_moment();
     solution->site = this->site(site);
+    solution->moment_id = solution->site->moment_id();
     return absl::OkStatus();
   }
   QS_ASSIGN_OR_RETURN(solution->scaled_moment,
                       AllocateSquare(moments.inputs()));
   ScaleMoment(moments.second_moment(), s, solution->scaled_moment.As<float>());
   solution->moment = solution->scaled_moment.As<float>();
+  solution->moment_id = NewContentId();
   return absl::OkStatus();
 }
 

@@ -262,8 +262,10 @@ class Search {
       args.curvature = curvature_.data();
     } else if (args_.factor.size() > 0) {
       args.factor = args_.factor.As<float>();
+      args.matrix_id = args_.factor_id;
     } else {
       args.second_moment = args_.second_moment;
+      args.matrix_id = args_.second_moment_id;
     }
     args.checkpoint = checkpoint_;
     args.losses = losses.data();

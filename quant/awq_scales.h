@@ -35,9 +35,11 @@ struct AwqSearchArgs {
   // REQUIRES: true without solve_codes.
   bool by_rounding = true;
   const float* second_moment = nullptr;  // H
+  ContentId second_moment_id = 0;
   // Its factor, as in AwqScaleLossArgs; empty where H cannot be factored well.
   // Freed as soon as it is not needed.
   Buffer factor;
+  ContentId factor_id = 0;
   // What the fold demands of scales, done to every candidate; null: nothing.
   std::function<void(std::vector<float>&)> adjust;
   PanelCheck checkpoint;

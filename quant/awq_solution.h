@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/base/buffer.h"
+#include "kernels/base/content_id.h"
 #include "quant/gptq_factor.h"
 #include "quant/site.h"
 
@@ -29,6 +30,7 @@ struct AwqSiteSolution {
   // not scaled it is the site's own, kept alive by `site`. Null: nothing
   // quantized reads the site.
   const float* moment = nullptr;
+  ContentId moment_id = 0;
   Buffer scaled_moment;
   std::shared_ptr<Site> site;
 

@@ -141,6 +141,7 @@ absl::Status AwqTile::ClipAndRound(Backend& backend, PhaseClock& clock) {
     clip.grid =
         c_.best() ? c_.grid : AwqGrid(c_.spec, c_.dtype, c_.cols, false);
     clip.second_moment = c_.solution->moment;
+    clip.second_moment_id = c_.solution->moment_id;
     clip.checkpoint = c_.checkpoint;
     clip.low = low_;
     clip.high = high_;
@@ -186,7 +187,7 @@ absl::Status AwqTile::Refine(Backend& backend) {
   GptqRefineArgs refine;
   refine.weight = scaled_;
   refine.hessian = c_.solution->moment;
-  refine.hessian_id = c_.solution->factor->moment_id;
+  refine.hessian_id = c_.solution->moment_id;
   refine.damping = c_.solution->factor->facts.damping;
   refine.grid = SolverGrid();
   refine.sweeps = kSweeps;
@@ -246,6 +247,7 @@ absl::Status AwqTile::Errors(const TensorView& decoded, double* error,
   args.weight = {exact_, DType::kF32, rows_, c_.cols};
   args.decoded = decoded;
   args.hessian = c_.solution->moment;
+  args.hessian_id = c_.solution->moment_id;
   args.error = error;
   args.signal = signal;
   QS_RETURN_IF_ERROR(backend.gptq().OutputError(args, backend.stream()));

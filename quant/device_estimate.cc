@@ -156,8 +156,10 @@ DeviceBytes SolverBytes(const Solver& solver, const Weight& weight,
   return most;
 }
 
-// The factor and the matrix itself, both kept.
-int64_t KeptBytes(int64_t inputs) { return 2 * 4 * inputs * inputs; }
+// Of `matrices` that are kept.
+int64_t KeptBytes(int64_t inputs, int64_t matrices) {
+  return matrices * 4 * inputs * inputs;
+}
 
 DeviceBytes GptqBytes(const QuantSpec& spec, const TensorInfo& info,
                       bool scaled, const DeviceTiles& tiles) {
@@ -182,7 +184,7 @@ DeviceBytes GptqBytes(const QuantSpec& spec, const TensorInfo& info,
                          tiles),
               PackBytes(tile, gptq.bits, layout.groups),
               StatsBytes(tile, layout.report_group())});
-  most.kept = KeptBytes(layout.cols);
+  most.kept = KeptBytes(layout.cols, 2);  // a factor, and what it is of
   return most;
 }
 
@@ -198,15 +200,18 @@ DeviceBytes AwqBytes(const QuantSpec& spec, const TensorInfo& info,
   round.grid = grid;
   DeviceBytes most =
       MostOf({AffineBytes(tile, grid.group_size), DeviceBytesOf(round),
-              ErrorBytes(exact, DType::kF32, 0, tiles),
+              ErrorBytes(exact, DType::kF32, kSomeNumber, tiles),
               PackBytes(tile, awq.bits, shape.cols / grid.group_size),
               StatsBytes(tile, grid.group_size)});
   if (awq.clip && !awq.solve_codes) {
     AwqClipArgs clip;
     clip.weight = exact.View();
     clip.grid = grid;
+    clip.second_moment_id = kSomeNumber;
     most = qs::MostOf(most, DeviceBytesOf(clip, tiles));
   }
+  // The moment, and what the search for scales has left.
+  most.kept = KeptBytes(shape.cols, 2);
   if (!awq.solve_codes) return most;
   Solver solver;
   solver.grid.bits = awq.bits;
@@ -216,7 +221,7 @@ DeviceBytes AwqBytes(const QuantSpec& spec, const TensorInfo& info,
   solver.grid.decoded_dtype = info.dtype;
   solver.refines = true;
   most = qs::MostOf(most, SolverBytes(solver, exact, info.dtype, tiles));
-  most.kept = KeptBytes(shape.cols);
+  most.kept = KeptBytes(shape.cols, 3);
   return most;
 }
 
@@ -236,6 +241,7 @@ DeviceBytes SearchBytes(const AwqSpec& awq, bool judges, int64_t inputs,
   all.weights = weights;
   all.grid.group_size = group;
   all.candidates = 1;
+  all.matrix_id = kSomeNumber;
   AwqScaleLossArgs sampled = all;  // with all candidates
   const std::vector<TensorView> sample = {{nullptr, weights.front().dtype,
                                            std::min(kMostSampledRows, rows),
@@ -291,7 +297,7 @@ DeviceBytes TensorDeviceBytes(const QuantSpec& spec, const TensorInfo& info,
   if (!use.measured) return most;
   const Weight measured = {info.dtype, std::min(shape.rows, kMeasuredRows),
                            shape.cols};
-  return MostOf({most, ErrorBytes(measured, info.dtype, 0, tiles),
+  return MostOf({most, ErrorBytes(measured, info.dtype, kSomeNumber, tiles),
                  AffineBytes(measured, std::max<int64_t>(1, shape.cols))});
 }
 

@@ -140,6 +140,7 @@ absl::Status MeasuredQuantizer::Measure(const Buffer& decoded,
     args.weight = weight;
     args.decoded = {values, dtype, weight.rows, shape_.cols};
     args.hessian = moments.second_moment();
+    args.hessian_id = options_.site->moment_id();
     args.error = error.data();
     args.signal = signal.data();
     const absl::Status status =

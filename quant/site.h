@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "kernels/base/content_id.h"
 #include "quant/calibration/site_moments.h"
 
 namespace qs {
@@ -34,6 +35,8 @@ class Site {
 
   const std::string& name() const { return name_; }
   int64_t inputs() const { return inputs_; }
+  // Of the second moment that Moments gives.
+  ContentId moment_id() const { return moment_id_; }
 
   // One of the two, once. REQUIRES: moments.inputs() == inputs().
   void Fill(SiteMoments moments);
@@ -61,6 +64,7 @@ class Site {
 
   const std::string name_;
   const int64_t inputs_;
+  const ContentId moment_id_ = NewContentId();
   mutable absl::Mutex mutex_;
   std::optional<absl::StatusOr<SiteMoments>> moments_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<Slot>> derived_ ABSL_GUARDED_BY(mutex_);

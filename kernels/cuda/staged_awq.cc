@@ -50,8 +50,9 @@ class StagedAwq final : public AwqOps {
           const std::vector<TensorView> weights = InAll(call, host.weights);
           const int64_t cols = weights.front().cols;
           args.weights = weights;
-          args.second_moment = call.In(host.second_moment, cols * cols);
-          args.factor = call.In(host.factor, cols * cols);
+          const ContentId id = host.matrix_id;
+          args.second_moment = call.In(host.second_moment, cols * cols, id);
+          args.factor = call.In(host.factor, cols * cols, id);
           args.curvature = call.In(host.curvature, cols);
           return call.RunSteps(
               [&](Stream& s) { return device_->ScaleLosses(args, s); });
@@ -69,7 +70,8 @@ class StagedAwq final : public AwqOps {
           const int64_t groups =
               host.weight.num_elements() / host.grid.group_size;
           args.weight = call.In(host.weight);
-          args.second_moment = call.In(host.second_moment, cols * cols);
+          args.second_moment =
+              call.In(host.second_moment, cols * cols, host.second_moment_id);
           args.low = call.Out(host.low, groups);
           args.high = call.Out(host.high, groups);
           return call.RunSteps(
