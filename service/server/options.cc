@@ -51,7 +51,9 @@ absl::Status AddWorkers(const std::string& whole, std::string_view part,
     }
     const auto& gpus = layout->gpus;
     if (std::find(gpus.begin(), gpus.end(), index) != gpus.end()) {
-      return WorkersError(whole);
+      return absl::InvalidArgumentError(absl::StrCat(
+          "workers: got \"", whole, "\", which names gpu:", index,
+          " twice; allowed once (--gpu-lanes is how many tasks it has)"));
     }
     layout->gpus.push_back(index);
     return absl::OkStatus();
