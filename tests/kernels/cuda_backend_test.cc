@@ -1,6 +1,7 @@
 // A backend on the emulated device beside the CPU's.
 #include "kernels/cuda/cuda_backend.h"
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -133,10 +134,11 @@ TEST_CASE("families on the device give the host's bytes", "[backend]") {
   CHECK(backend->health().ok());
   // And again, the device lost at each launch on the way.
   bool lost = true;
-  for (int64_t after = 0; lost; ++after) {
-    INFO("after " << after);
-    auto failing =
-        std::make_shared<FakeDevice>(Faults{.lost_after_launches = after});
+  for (int64_t run = 0; lost; ++run) {
+    const int64_t after = run / 2;
+    INFO("after " << after << ", run " << run);
+    auto failing = std::make_shared<FakeDevice>(
+        Faults{.lost_after_launches = after, .lost_late = run % 2 == 1});
     const auto fails =
         *NewCudaBackend(failing, NewEmulatedBlas(), NewCpuBackend(1), kCap);
     CHECK(affine(*fails) == affine(*host));
@@ -192,10 +194,11 @@ std::vector<double> SumOfOnes(Backend& backend) {
 TEST_CASE("sums that go in and out count every token once", "[backend]") {
   const std::vector<double> want(24 * 24, 40.0);
   bool lost = true;
-  for (int64_t after = 0; lost; ++after) {
-    INFO("after " << after);
-    auto device =
-        std::make_shared<FakeDevice>(Faults{.lost_after_copies = after});
+  for (int64_t run = 0; lost; ++run) {
+    const int64_t after = run / 2;
+    INFO("after " << after << ", run " << run);
+    auto device = std::make_shared<FakeDevice>(
+        Faults{.lost_after_copies = after, .lost_late = run % 2 == 1});
     const auto backend =
         *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
     CHECK(SumOfOnes(*backend) == want);
@@ -257,10 +260,11 @@ TEST_CASE("a factor in place, and a device that fails at it", "[backend]") {
   const auto host = NewCpuBackend(1);
   const std::vector<float> want = factor(*host, false);
   CHECK(factor(*host, true) == want);
-  for (int launches : {1000, 4, 3, 2}) {
-    INFO("lost after " << launches << " launches");
-    auto device =
-        std::make_shared<FakeDevice>(Faults{.lost_after_launches = launches});
+  for (int run = 0; run < 8; ++run) {
+    const int launches = std::array{1000, 4, 3, 2}[run / 2];
+    INFO("lost after " << launches << " launches, run " << run);
+    auto device = std::make_shared<FakeDevice>(
+        Faults{.lost_after_launches = launches, .lost_late = run % 2 == 1});
     const auto backend =
         *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
     const std::vector<float> got = factor(*backend, true);

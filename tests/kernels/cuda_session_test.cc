@@ -99,25 +99,28 @@ TEST_CASE("a device lost at any launch or copy loses no operation",
       TestTensor::Make(DType::kF32, 1000, Kind::kGauss, 5);
   const Nf4Case c = Case(weight, 5);
   const auto expected = RunNf4(*NewNf4Cpu(1), c);
-  bool lost = true;
-  for (int64_t after = 0; lost; ++after) {
-    INFO("after " << after);
-    Staged kernel({.lost_after_launches = after});
-    REQUIRE(RunNf4(*kernel.ops, c) == expected);
-    Staged copy({.lost_after_copies = after});
-    REQUIRE(RunNf4(*copy.ops, c) == expected);
-    lost = copy.device->lost() || kernel.device->lost();
-    CHECK(kernel.session->health().ok() == !kernel.device->lost());
-    CHECK(copy.session->health().ok() == !copy.device->lost());
-    CHECK((copy.session->host_calls() > 0) == copy.device->lost());
+  for (const bool late : {false, true}) {
+    bool lost = true;
+    for (int64_t after = 0; lost; ++after) {
+      INFO("after " << after << (late ? ", seen late" : ""));
+      Staged kernel({.lost_after_launches = after, .lost_late = late});
+      REQUIRE(RunNf4(*kernel.ops, c) == expected);
+      Staged copy({.lost_after_copies = after, .lost_late = late});
+      REQUIRE(RunNf4(*copy.ops, c) == expected);
+      lost = copy.device->lost() || kernel.device->lost();
+      CHECK(kernel.session->health().ok() == !kernel.device->lost());
+      CHECK(copy.session->health().ok() == !copy.device->lost());
+      CHECK((copy.session->host_calls() > 0) == copy.device->lost());
+    }
   }
 }
 
 TEST_CASE("what goes in and out is whole after a failure", "[session]") {
   const std::vector<int32_t> before(3 << 20, 7);  // several slots
-  for (int64_t after = 0; after < 8; ++after) {
-    auto device =
-        std::make_shared<FakeDevice>(Faults{.lost_after_copies = after});
+  for (int64_t run = 0; run < 16; ++run) {
+    const int64_t after = run / 2;
+    auto device = std::make_shared<FakeDevice>(
+        Faults{.lost_after_copies = after, .lost_late = run % 2 == 1});
     auto session = DeviceSession::Create(device, kMany);
     REQUIRE(session.ok());
     std::vector<int32_t> data = before;
@@ -132,7 +135,7 @@ TEST_CASE("what goes in and out is whole after a failure", "[session]") {
           });
         },
         [&] {
-          INFO("after " << after);
+          INFO("after " << after << " copies, run " << run);
           CHECK(data == before);
           for (int32_t& value : data) value += 1;
           return absl::OkStatus();

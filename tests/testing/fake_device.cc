@@ -89,6 +89,26 @@ absl::Status FakeDevice::Lose(const std::string& why) {
       absl::StrCat("gpu:", facts_.index, " is lost: ", why));
 }
 
+void FakeDevice::EnqueueNothing() {
+  ++enqueued_;
+  queue_.push_back([] {});
+}
+
+absl::Status FakeDevice::Break(const std::string& why) {
+  if (!faults_.lost_late) return Lose(why);
+  EnqueueNothing();
+  broken_ = why;
+  broken_at_ = enqueued_;
+  return absl::OkStatus();
+}
+
+absl::Status FakeDevice::WaitFor(int64_t last) {
+  QS_RETURN_IF_ERROR(Alive());
+  if (!broken_.empty() && last >= broken_at_) return Lose(broken_);
+  Catch(last);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<void*> FakeDevice::Allocate(int64_t bytes) {
   const EmulationLock emulation(EmulationMutex());
   absl::MutexLock lock(&mutex_);
@@ -186,7 +206,11 @@ absl::Status FakeDevice::Copy(void* to, const void* from, int64_t bytes) {
   {
     absl::MutexLock lock(&mutex_);
     QS_RETURN_IF_ERROR(Alive());
-    if (copies_++ == faults_.lost_after_copies) return Lose("a copy failed");
+    if (copies_++ == faults_.lost_after_copies) return Break("a copy failed");
+    if (!broken_.empty()) {
+      EnqueueNothing();
+      return absl::OkStatus();
+    }
     ++enqueued_;
     queue_.push_back([to, from, bytes] {
       std::memcpy(to, from, static_cast<size_t>(bytes));
@@ -217,19 +241,16 @@ absl::Status FakeDevice::Record(cudaEvent_t event, cudaStream_t) {
 
 absl::Status FakeDevice::Wait(cudaEvent_t event) {
   absl::MutexLock lock(&mutex_);
-  QS_RETURN_IF_ERROR(Alive());
-  Catch(events_.at(event));
-  return absl::OkStatus();
+  return WaitFor(events_.at(event));
 }
 
 absl::Status FakeDevice::Synchronize(cudaStream_t) {
   absl::MutexLock lock(&mutex_);
-  QS_RETURN_IF_ERROR(Alive());
-  Catch(enqueued_);
-  return absl::OkStatus();
+  return WaitFor(enqueued_);
 }
 
 std::optional<int> FakeDevice::Forced(int64_t number) const {
+  if (!broken_.empty()) return 0;
   const int64_t first = faults_.no_memory_after_launches;
   if (first < 0 || number < first ||
       number >= first + faults_.launches_without_memory) {
@@ -246,7 +267,9 @@ absl::Status FakeDevice::Launch(absl::FunctionRef<absl::Status()> enqueue) {
     QS_RETURN_IF_ERROR(Alive());
     Catch(enqueued_);
     const int64_t number = launches_++;
-    if (number == faults_.lost_after_launches) return Lose("a kernel failed");
+    if (number == faults_.lost_after_launches) {
+      QS_RETURN_IF_ERROR(Break("a kernel failed"));
+    }
     EmulatedDevice::Get().ForceLaunches(Forced(number));
   }
   const absl::Status status = enqueue();

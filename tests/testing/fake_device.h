@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
@@ -34,6 +35,9 @@ struct Faults {
   int64_t launches_without_memory = 1;
   int64_t lost_after_launches = -1;  // that many go well, then: lost
   int64_t lost_after_copies = -1;
+  // What fails is enqueued like anything else, and nothing behind it is done:
+  // the loss shows when somebody waits for it.
+  bool lost_late = false;
   absl::Duration copy_time = absl::ZeroDuration();  // each copy takes as long
   // Called at the start of each copy and each launch, on the caller's thread;
   // what waits in them holds up that lane alone. During a launch no memory is
@@ -88,12 +92,21 @@ class FakeDevice final : public Device {
   void Catch(int64_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Lose(const std::string& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // An enqueued operation fails: now, or for who waits.
+  absl::Status Break(const std::string& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Errors: INTERNAL — operation number `last` was not done, nor any behind it.
+  absl::Status WaitFor(int64_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A failed operation, and what is behind it.
+  void EnqueueNothing() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const DeviceFacts facts_;
   const bool lazy_;
   mutable absl::Mutex mutex_;
   Faults faults_ ABSL_GUARDED_BY(mutex_);
   bool lost_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string broken_ ABSL_GUARDED_BY(mutex_);     // why, until somebody waits
+  int64_t broken_at_ ABSL_GUARDED_BY(mutex_) = 0;  // as enqueued_
   int64_t launches_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t copies_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
