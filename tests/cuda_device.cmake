@@ -3,7 +3,7 @@ qs_test(cuda_device_test
   SOURCES kernels/cuda_backend_test.cc kernels/cuda_session_test.cc
     kernels/cuda_workspace_test.cc
   LIBS qs_emulated_gpu
-  LABELS unit)
+  LABELS unit tsan TIMEOUT 600)
 qs_test(cuda_provider_test
   SOURCES kernels/cuda_provider_test.cc
   LIBS qs_gpus
@@ -23,7 +23,8 @@ if(TARGET qs_cuda_kernels)
     LABELS unit TIMEOUT 60)
 endif()
 qs_test(service_gpu_test
-  SOURCES service/gpu_workers_test.cc service/no_gpu_test.cc
+  SOURCES service/gpu_methods_test.cc service/gpu_workers_test.cc
+    service/no_gpu_test.cc
   LIBS qs_service qs_emulated_gpu nlohmann_json::nlohmann_json
   LABELS unit service)
 # What tasks take of its memory.
