@@ -11,6 +11,7 @@ set(qs_emulated_kernels
   nested_absmax
   nf4
   nf4_encode
+  nf4_tiles
   stats)
 list(TRANSFORM qs_emulated_kernels
   REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/kernels/cuda/\\1.cu")
@@ -33,6 +34,8 @@ foreach(name
     emulation
     hqq_cuda
     nf4_cuda
+    nf4_steps
+    nf4_tiles_cuda
     stats_cuda)
   qs_test(${name}_test
     SOURCES kernels/${name}_test.cc

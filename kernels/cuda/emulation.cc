@@ -228,6 +228,9 @@ class EmulatedBlock {
     return false;
   }
 
+  // The same for all lanes of one shuffle.
+  static int KindOf(int source) { return std::min(source, kLookup); }
+
   // The same for a warp at a shuffle.
   bool ReleaseWarp(size_t warp) {
     const size_t first = warp * kWarp;
@@ -235,7 +238,7 @@ class EmulatedBlock {
     for (size_t i = 0; i < kWarp; ++i) {
       const Member& member = members_[first + i];
       if (member.state != State::kShuffle ||
-          member.source != members_[first].source) {
+          KindOf(member.source) != KindOf(members_[first].source)) {
         return false;
       }
       bits[i] = member.bits;
@@ -244,7 +247,7 @@ class EmulatedBlock {
     for (size_t i = 0; i < kWarp; ++i) {
       Member& member = members_[first + i];
       const auto source = static_cast<size_t>(member.source);
-      member.bits = bits[source < kFromLane ? i ^ source : source - kFromLane];
+      member.bits = bits[source < kFromLane ? i ^ source : source % kWarp];
       SetReady(first + i);
     }
     return true;

@@ -167,8 +167,10 @@ using GlobalMemory = CheckedPointer<T>;
 class EmulatedBlock;
 
 // Where a shuffle takes its value from: the lane with these bits flipped, or,
-// from here on, lane number source - kFromLane.
+// from here on, lane number source - kFromLane, or, from here on, lane number
+// source - kLookup, which the lanes of the warp may have different ones of.
 constexpr int kFromLane = 32;
+constexpr int kLookup = 64;
 
 // What a kernel gets as its thread.
 class EmulatedThread {
@@ -193,6 +195,10 @@ class EmulatedThread {
   template <class T>
   T ShuffleFrom(T value, int lane) {
     return Exchange(value, kFromLane + lane);
+  }
+  template <class T>
+  T Lookup(T value, uint32_t index) {
+    return Exchange(value, kLookup + static_cast<int>(index % 32));
   }
   bool AnyInWarp(bool value) {
     int any = value ? 1 : 0;

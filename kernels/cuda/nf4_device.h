@@ -127,20 +127,25 @@ struct Chunk {
   }
 };
 
+// The chunk at element `begin`, which is there and aligned to 16 bytes.
+template <class T, class Global>
+QS_KERNEL Chunk<T> LoadWhole(const Global& in, int64_t begin) {
+  Chunk<T> chunk;
+  QS_UNROLL
+  for (int i = 0; i < Chunk<T>::kWords; ++i) {
+    chunk.words[i] =
+        in.template GetVector<Words>(begin + i * (kChunk / Chunk<T>::kWords));
+  }
+  return chunk;
+}
+
 // The chunk at element `begin` of `count`; what lies beyond reads as 0, whose
 // codes are what pads an odd count. `vector`: 16-byte accesses are aligned.
 template <class T, class Global>
 QS_KERNEL Chunk<T> LoadChunk(const Global& in, int64_t begin, int64_t count,
                              bool vector) {
+  if (vector && begin + kChunk <= count) return LoadWhole<T>(in, begin);
   Chunk<T> chunk;
-  if (vector && begin + kChunk <= count) {
-    QS_UNROLL
-    for (int i = 0; i < Chunk<T>::kWords; ++i) {
-      chunk.words[i] =
-          in.template GetVector<Words>(begin + i * (kChunk / Chunk<T>::kWords));
-    }
-    return chunk;
-  }
   chunk.Clear();
   QS_UNROLL
   for (int j = 0; j < kChunk; ++j) {
@@ -166,6 +171,28 @@ QS_KERNEL void StoreChunk(const Global& out, int64_t begin, int64_t count,
   QS_UNROLL
   for (int j = 0; j < kChunk; ++j) {
     if (begin + j < count) out.Set(begin + j, values[j]);
+  }
+}
+
+// The largest value over `lanes` neighbours, a power of two. By all lanes.
+template <class Thread>
+QS_KERNEL uint32_t MaxOverLanes(Thread& t, uint32_t value, int lanes) {
+  for (int mask = 1; mask < lanes; mask *= 2) {
+    const uint32_t other = t.ShuffleXor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+template <class T, class Memory>
+QS_KERNEL void ReportNonFinite(const Memory& memory, const Chunk<T>& chunk,
+                               int64_t begin) {
+  QS_UNROLL
+  for (int j = 0; j < kChunk; ++j) {
+    if (!IsNonFinite(FloatBits(chunk.At(j)) & 0x7fffffffu)) continue;
+    memory.first_non_finite.AtomicMin(
+        0, static_cast<unsigned long long>(begin + j));
+    return;
   }
 }
 

@@ -2,12 +2,10 @@
 // kernels/nf4_ops.h; definition: kernels/reference/nf4_reference.cc, whose
 // bytes this gives.
 //
-// Blocks up to 256 without search: a thread holds one chunk of 8
-// elements of a block in registers, block_size / 8 lanes own a block, and a
-// thread has 64 bytes of loads in flight before the first use. Larger blocks
-// and the search: a half or whole warp owns a block and reads it once more for
-// each pass, from the cache. All accesses to global memory are 16 bytes wide
-// and coalesced where the caller's pointers are aligned.
+// Blocks up to 256 without search: nf4_tiles.cu. Larger blocks and the search,
+// here: a half or whole warp owns a block and reads it once more for each pass,
+// from the cache. All accesses to global memory are 16 bytes wide and coalesced
+// where the caller's pointers are aligned.
 //
 // Limits: block sizes 32 to 4096, powers of two; any count below 2^62.
 // Source of the ranks by bins: kernels/cpu/nf4_simd.cc.
@@ -16,18 +14,12 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/nf4_device.h"
 #include "kernels/cuda/nf4_lane_scorer.h"
+#include "kernels/cuda/nf4_tiles.h"
 
 namespace qs::cuda {
 namespace {
 
 using nf4::BlockScale;
-
-// Blocks up to this size fit the registers of one warp.
-constexpr int kMaxSmallBlock = kChunk * kWarpSize;
-
-// 64 bytes of loads a thread hide the latency of memory.
-template <class T>
-constexpr int kInFlight = 64 / (kChunk * static_cast<int>(sizeof(T)));
 
 using Counter = unsigned long long;  // what atomicMin takes
 
@@ -74,27 +66,6 @@ QS_KERNEL EncodeMemory<typename Params::Element> MemoryOf(const Thread& t,
           t.Global(a.first_non_finite, 1)};
 }
 
-// The largest value over `lanes` neighbours, a power of two. By all lanes.
-template <class Thread>
-QS_KERNEL uint32_t MaxOverLanes(Thread& t, uint32_t value, int lanes) {
-  for (int mask = 1; mask < lanes; mask *= 2) {
-    const uint32_t other = t.ShuffleXor(value, mask);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
-template <class T, class Memory>
-QS_KERNEL void ReportNonFinite(const Memory& memory, const Chunk<T>& chunk,
-                               int64_t begin) {
-  QS_UNROLL
-  for (int j = 0; j < kChunk; ++j) {
-    if (!IsNonFinite(FloatBits(chunk.At(j)) & 0x7fffffffu)) continue;
-    memory.first_non_finite.AtomicMin(0, static_cast<Counter>(begin + j));
-    return;
-  }
-}
-
 // Codes of a chunk by the rule's own table.
 template <bool kFp4, class T>
 QS_KERNEL uint32_t EncodeChunk(const Ranker<kFp4>& ranker,
@@ -111,49 +82,6 @@ QS_KERNEL uint32_t EncodeChunk(const Ranker<kFp4>& ranker,
   return PackCodes(chunk, [&](float w) {
     return ranker.Code(ranker.Rank(nf4::Normalize(scale, w)));
   });
-}
-
-// One chunk of a block that is in the registers of neighbouring lanes.
-template <class Thread, class Params, class Memory, bool kFp4, class T>
-QS_KERNEL void EncodeRegisters(Thread& t, const Params& a, const Memory& memory,
-                               const Ranker<kFp4>& ranker,
-                               const Chunk<T>& chunk, int64_t begin) {
-  const uint32_t own = chunk.MaxMagnitude();
-  const uint32_t top = MaxOverLanes(t, own, (1 << a.block_shift) / kChunk);
-  if (begin >= a.count) return;
-  if (IsNonFinite(own)) ReportNonFinite(memory, chunk, begin);
-  const int64_t block = begin >> a.block_shift;
-  const bool full = (block + 1) << a.block_shift <= a.count;
-  const BlockScale scale = nf4::MakeBlockScale(a.rule, BitsFloat(top), full);
-  if (block << a.block_shift == begin) memory.absmax.Set(block, scale.absmax);
-  StoreCodes(memory.packed, begin, a.count,
-             EncodeChunk(ranker, scale, top, chunk), a.packed_vectors);
-}
-
-template <class Thread, class Params>
-QS_KERNEL void EncodeKernel(Thread& t, SharedBins& shared, const Params& a) {
-  using T = typename Params::Element;
-  FillBins(t, a.table, shared);
-  t.Barrier();
-  const auto memory = MemoryOf(t, a);
-  const int lane = t.ThreadIndex() % kWarpSize;
-  const Ranker<Params::kFp4> ranker(shared, a.table, lane);
-  const int64_t stride = int64_t{t.BlockSize()} * kChunk;
-  const int64_t tile = stride * kInFlight<T>;
-  for (int64_t base = t.BlockIndex() * tile; base < a.count;
-       base += t.GridSize() * tile) {
-    const int64_t begin = base + t.ThreadIndex() * kChunk;
-    Chunk<T> chunks[kInFlight<T>];
-    QS_UNROLL
-    for (int u = 0; u < kInFlight<T>; ++u) {
-      chunks[u] = LoadChunk<T>(memory.weight, begin + u * stride, a.count,
-                               a.weight_vectors);
-    }
-    QS_UNROLL
-    for (int u = 0; u < kInFlight<T>; ++u) {
-      EncodeRegisters(t, a, memory, ranker, chunks[u], begin + u * stride);
-    }
-  }
 }
 
 // What a group of lanes knows of its block.
@@ -296,7 +224,6 @@ QS_KERNEL void ResetKernel(Thread& t, NoShared&, const ResetParams& a) {
   if (t.ThreadIndex() == 0) memory.Set(0, ~Counter{0});
 }
 
-QS_DEFINE_ENTRY(EncodeKernel, SharedBins)
 QS_DEFINE_ENTRY(EncodeWideKernel, SharedBins)
 QS_DEFINE_ENTRY(EncodeSearchKernel, SearchShared)
 QS_DEFINE_ENTRY(ResetKernel, NoShared)
@@ -313,16 +240,6 @@ void SetParams(const Nf4EncodeArgs& args, Params& params) {
   params.absmax = args.absmax;
   params.first_non_finite = reinterpret_cast<Counter*>(args.first_non_finite);
   params.table = MakeBinTable(args.codebook, args.rule);
-}
-
-template <class T, bool kFp4>
-int EncodeSmall(const Nf4EncodeArgs& args, cudaStream_t stream) {
-  EncodeParams<T, kFp4> params;
-  SetParams<EncodeParams<T, kFp4>, T>(args, params);
-  const LaunchShape shape =
-      ShapeFor(CeilDiv(params.count, kChunk * kInFlight<T>));
-  return QS_LAUNCH(EncodeKernel, SharedBins, params, shape.grid, shape.block,
-                   stream);
 }
 
 template <class T, bool kFp4, bool kSearch>
@@ -345,11 +262,8 @@ int EncodeWide(const Nf4EncodeArgs& args, cudaStream_t stream) {
 
 template <class T, bool kFp4>
 int EncodeTyped(const Nf4EncodeArgs& args, cudaStream_t stream) {
-  if (args.search == Nf4Search::kBestScale) {
-    return EncodeWide<T, kFp4, true>(args, stream);
-  }
-  return args.block_size <= kMaxSmallBlock
-             ? EncodeSmall<T, kFp4>(args, stream)
+  return args.search == Nf4Search::kBestScale
+             ? EncodeWide<T, kFp4, true>(args, stream)
              : EncodeWide<T, kFp4, false>(args, stream);
 }
 
@@ -371,6 +285,9 @@ int LaunchNf4Encode(const Nf4EncodeArgs& args, cudaStream_t stream) {
   }
   const int code = Reset(args.first_non_finite, stream);
   if (code != 0 || empty) return code;
+  if (args.search == Nf4Search::kNone && args.block_size <= kMaxTileBlock) {
+    return EncodeTiles(args, stream);
+  }
   return WithType(args.weight.dtype, [&](auto type) {
     using T = decltype(type);
     return args.codebook == Codebook::kFp4

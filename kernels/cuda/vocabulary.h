@@ -92,6 +92,11 @@ struct DeviceThread {
   QS_KERNEL T ShuffleFrom(T value, int lane) const {
     return __shfl_sync(0xffffffffu, value, lane);
   }
+  // Of lane `index` mod 32, which each lane chooses for itself.
+  template <class T>
+  QS_KERNEL T Lookup(T value, uint32_t index) const {
+    return __shfl_sync(0xffffffffu, value, static_cast<int>(index));
+  }
   QS_KERNEL bool AnyInWarp(bool value) const {
     return __any_sync(0xffffffffu, value) != 0;
   }
