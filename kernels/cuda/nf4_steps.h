@@ -41,6 +41,22 @@ struct StepTable {
   uint32_t swap_zeros;
 };
 
+// The bits of `a` where `mask` has ones, and else those of `b`.
+#if defined(QS_CUDA_EMULATION)
+inline uint32_t Merge(uint32_t a, uint32_t b, uint32_t mask) {
+  return (a & mask) | (b & ~mask);
+}
+#else
+// One instruction, of which the compiler makes two if it knows the mask.
+QS_KERNEL uint32_t Merge(uint32_t a, uint32_t b, uint32_t mask) {
+  uint32_t merged;
+  asm("lop3.b32 %0, %1, %2, %3, 0xe4;"
+      : "=r"(merged)
+      : "r"(a), "r"(b), "r"(mask));
+  return merged;
+}
+#endif
+
 // a * b + c rounded down. For finite values that do not overflow.
 #if defined(QS_CUDA_EMULATION)
 inline float FmaDown(float a, float b, float c) {
@@ -112,8 +128,7 @@ class Steps {
   }
   // `low` below bit `at`, `high` from there on.
   QS_KERNEL static uint32_t Join(uint32_t low, uint32_t high, int at) {
-    const uint32_t mask = (1u << at) - 1;
-    return (low & mask) | (high & ~mask);
+    return Merge(low, high, (1u << at) - 1);
   }
   // Four fields, the lowest first.
   QS_KERNEL static uint32_t Half(uint32_t a, uint32_t b, uint32_t c,

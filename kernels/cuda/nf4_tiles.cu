@@ -147,7 +147,7 @@ QS_KERNEL uint32_t PairMagnitude(const Chunk<T>& first,
                                  const Chunk<T>& second) {
   const uint32_t a = ChunkMagnitude(first);
   const uint32_t b = ChunkMagnitude(second);
-  return Greater(T{}, (a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u));
+  return Greater(T{}, Merge(a, b, 0xffffu), a >> 16 | b << 16);
 }
 
 // What is left of a reduction over `lanes` after steps of 1 and 2.
@@ -196,38 +196,35 @@ QS_KERNEL float Multiply(float w, float factor) {
 
 // What of the short way is the same for every tile.
 struct Place {
-  int lanes;      // that own a block
-  int chunk;      // whose absmax this lane finds,
-  bool stores;    // stores,
-  int64_t block;  // and its block's number in a tile
-  int64_t first;  // this thread's first element in a tile
+  int lanes;    // that own a block
+  int chunk;    // whose absmax this lane finds,
+  bool stores;  // and stores
 };
 
 template <class T, class Thread>
 QS_KERNEL Place PlaceOf(const Thread& t, int block_shift) {
   const int lanes = (1 << block_shift) / kChunk;
   const int chunk = t.ThreadIndex() % kInFlight<T>;
-  const int first = t.ThreadIndex() * kChunk;
-  return {lanes, chunk, (t.ThreadIndex() & (lanes - 1)) == chunk,
-          (first + chunk * static_cast<int>(kStride)) >> block_shift, first};
+  return {lanes, chunk, (t.ThreadIndex() & (lanes - 1)) == chunk};
 }
 
-// The short way, for the tile at `base`. False if a block of the warp is not
-// plain: then nothing is stored. By all lanes of the warp.
+// The short way, from this lane's first element on. False if a block of the
+// warp is not plain: then nothing is stored. By all lanes of the warp.
 template <class Thread, class Params, class Memory, class Steps>
 QS_KERNEL bool EncodePlain(Thread& t, const Params& a, const Memory& memory,
                            const Steps& steps, const Place& place,
-                           int64_t base) {
+                           int64_t begin) {
   using T = typename Params::Element;
   Chunk<T> chunks[kInFlight<T>];
   QS_UNROLL
   for (int u = 0; u < kInFlight<T>; ++u) {
-    chunks[u] = LoadWhole<T>(memory.weight, base + place.first + u * kStride);
+    chunks[u] = LoadWhole<T>(memory.weight, begin + u * kStride);
   }
   const float absmax = ReduceMagnitudes<T>(t, chunks, place.lanes);
   if (t.AnyInWarp(!nf4::Searchable(absmax))) return false;
   if (place.stores) {
-    memory.absmax.Set((base >> a.block_shift) + place.block, absmax);
+    const int64_t mine = begin + place.chunk * kStride;
+    memory.absmax.Set(mine >> a.block_shift, absmax);
   }
   const float factor = 1.0f / absmax;
   QS_UNROLL
@@ -235,8 +232,7 @@ QS_KERNEL bool EncodePlain(Thread& t, const Params& a, const Memory& memory,
     const float f = t.Lookup(factor, t.ThreadIndex() - place.chunk + u);
     const uint32_t codes = steps.Codes(
         t, chunks[u], [&](float w) { return Multiply<Params>(w, f); });
-    memory.packed.SetVector(
-        (base >> 1) + (place.first >> 1) + u * (kStride / 2), codes);
+    memory.packed.SetVector((begin >> 1) + u * (kStride / 2), codes);
   }
   return true;
 }
@@ -279,10 +275,14 @@ QS_KERNEL void EncodeTilesKernel(Thread& t, NoShared&, const Params& a) {
   const Place place = PlaceOf<typename Params::Element>(t, a.block_shift);
   const bool vectors = a.weight_vectors && a.packed_vectors;
   const int64_t whole = vectors ? a.count - a.count % kSize : 0;
-  for (int64_t base = t.BlockIndex() * kSize; base < a.count;
-       base += t.GridSize() * kSize) {
-    if (base < whole && EncodePlain(t, a, memory, steps, place, base)) continue;
-    EncodeCarefully(t, a, memory, steps, base + place.first);
+  const int64_t step = t.GridSize() * kSize;
+  for (int64_t base = t.BlockIndex() * kSize; base < a.count; base += step) {
+    const int64_t begin = base + t.ThreadIndex() * kChunk;
+    // Of the block's number alone: the compiler sees that warps go together.
+    if (base < whole && EncodePlain(t, a, memory, steps, place, begin)) {
+      continue;
+    }
+    EncodeCarefully(t, a, memory, steps, begin);
   }
 }
 
