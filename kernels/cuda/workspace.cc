@@ -19,11 +19,15 @@ absl::Status MemoryLedger::Take(int64_t bytes) {
                        " are in use, allowed ", cap_));
     }
   } while (!used_.compare_exchange_weak(used, used + bytes));
-  int64_t high = high_water_;
-  while (high < used + bytes &&
-         !high_water_.compare_exchange_weak(high, used + bytes)) {
-  }
+  Need(bytes);
   return absl::OkStatus();
+}
+
+void MemoryLedger::Need(int64_t bytes) {
+  const int64_t needed = needed_ += bytes;
+  int64_t high = high_water_;
+  while (high < needed && !high_water_.compare_exchange_weak(high, needed)) {
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(
@@ -80,7 +84,8 @@ bool Workspace::DropOneCopy() {
   if (oldest == copies_.end() || oldest->second.last_call == call_) {
     return false;
   }
-  Deallocate(oldest->second.data, oldest->second.bytes);
+  device_.Free(oldest->second.data);
+  ledger_.GiveSpare(oldest->second.bytes);
   copies_.erase(oldest);
   return true;
 }
@@ -95,8 +100,10 @@ absl::StatusOr<const void*> Workspace::Resident(uint64_t id, const void* host,
                                                 int64_t bytes) {
   const auto found = copies_.find(id);
   if (found != copies_.end()) {
-    found->second.last_call = call_;
-    return found->second.data;
+    Copy& copy = found->second;
+    if (copy.last_call != call_) ledger_.Need(copy.bytes);
+    copy.last_call = call_;
+    return copy.data;
   }
   QS_ASSIGN_OR_RETURN(void* const data, Allocate(std::max<int64_t>(bytes, 1)));
   const absl::Status copied = CopyIn(data, host, bytes);
@@ -148,6 +155,9 @@ void Workspace::GiveBack() {
   chunk_ = 0;
   used_ = 0;
   taken_ = 0;
+  for (const auto& [id, copy] : copies_) {
+    if (copy.last_call == call_) ledger_.Spare(copy.bytes);
+  }
   ++call_;
   if (!in_pieces) return;
   FreeChunks();

@@ -24,14 +24,22 @@
 
 namespace qs::cuda {
 
-// Bytes of one device that are taken, and the most there ever were.
+// Bytes of one device that are taken, and the most that were needed at once:
+// what is kept only while there is room (spare) is taken and not needed.
 class MemoryLedger {
  public:
   // `cap`: bytes, at least 0.
   explicit MemoryLedger(int64_t cap) : cap_(cap) {}
   // Errors: RESOURCE_EXHAUSTED — more than the cap.
   absl::Status Take(int64_t bytes);
-  void Give(int64_t bytes) { used_ -= bytes; }
+  void Give(int64_t bytes) {
+    used_ -= bytes;
+    needed_ -= bytes;
+  }
+  // Of what was taken: no longer needed, needed again, given from the spare.
+  void Spare(int64_t bytes) { needed_ -= bytes; }
+  void Need(int64_t bytes);
+  void GiveSpare(int64_t bytes) { used_ -= bytes; }
 
   int64_t cap() const { return cap_; }
   int64_t used() const { return used_; }
@@ -40,7 +48,8 @@ class MemoryLedger {
  private:
   const int64_t cap_;
   std::atomic<int64_t> used_ = 0;
-  std::atomic<int64_t> high_water_ = 0;
+  std::atomic<int64_t> needed_ = 0;
+  std::atomic<int64_t> high_water_ = 0;  // of needed_
 };
 
 class Workspace {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "service/server/log.h"
+
 namespace qs {
 namespace {
 
@@ -11,6 +13,20 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   const std::chrono::duration<double> elapsed =
       std::chrono::steady_clock::now() - start;
   return elapsed.count();
+}
+
+// Tells of a GPU whose tasks have needed more of its memory than they said
+// together: an estimate is wrong, and tasks that are admitted by it may not
+// find room. Once, and again when it is much more. `told`: what was told of
+// before.
+void WarnOfNeed(const Backend& gpu, int64_t needed, int64_t estimate,
+                int64_t* told) {
+  if (needed <= estimate || needed <= *told + *told / 4) return;
+  *told = needed;
+  Log(LogLevel::kWarning, "gpu_memory_above_estimate",
+      {{"worker", gpu.name()},
+       {"needed_bytes", needed},
+       {"estimate_bytes", estimate}});
 }
 
 }  // namespace
@@ -138,7 +154,9 @@ void WorkerPool::End(Worker& worker, int64_t device_bytes) {
 }
 
 void WorkerPool::Work(int lane, size_t worker) {
+  const Backend& whole = *backends_[worker];
   Backend& backend = backends_[worker]->lane(lane);
+  int64_t told = 0;
   const auto ready = [this, worker]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return Ready(worker);
   };
@@ -153,9 +171,17 @@ void WorkerPool::Work(int lane, size_t worker) {
     next.task(backend);
     next.task = nullptr;  // what it holds is freed before it counts as done
     const bool goes_on = GoesOn(worker);
+    // Read before the claims: a task whose memory is in it has made its claim.
+    const int64_t needed = whole.memory().high_water;
     mutex_.Lock();
     End(workers_[worker], next.device_bytes);
     if (!goes_on) break;
+    if (needed == 0) continue;
+    // Lanes keep what their largest tasks had.
+    const int64_t estimate = whole.lanes() * workers_[worker].claims.largest;
+    mutex_.Unlock();
+    WarnOfNeed(whole, needed, estimate, &told);
+    mutex_.Lock();
   }
   mutex_.Unlock();
 }

@@ -116,9 +116,11 @@ TEST_CASE("what does not change is copied once, while there is room",
   check(3);
   REQUIRE((*workspace)->Take(chunk).ok());
   CHECK(ledger.used() == 4 * chunk);
+  CHECK(ledger.high_water() == 3 * chunk);  // nobody needs 2
   // 2 was not used since GiveBack and goes; 1 and 3 are in use and stay.
   REQUIRE((*workspace)->Take(chunk).ok());
   CHECK(ledger.used() == 4 * chunk);
+  CHECK(ledger.high_water() == 4 * chunk);
   CHECK(absl::IsResourceExhausted((*workspace)->Take(chunk).status()));
   CHECK(check(1) == first);
   (*workspace)->GiveBack();

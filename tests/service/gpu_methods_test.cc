@@ -2,12 +2,15 @@
 // whose workers are CPUs.
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "quant/device_estimate.h"
 #include "tests/service/gpu_server.h"
 #include "tests/service/group_messages.h"
 #include "tests/service/jobs/job_client.h"
+#include "tests/testing/captured.h"
 
 namespace qs::testing {
 namespace {
@@ -89,6 +92,70 @@ TEST_CASE("streams of every method: a GPU's bytes are the CPU's",
       }
     }
   }
+}
+
+// Lines of the log that tell of it.
+std::vector<nlohmann::json> AboveEstimate(const std::vector<std::string>& log) {
+  std::vector<nlohmann::json> told;
+  for (const std::string& line : log) {
+    const auto json = nlohmann::json::parse(line);
+    if (json["event"] == "gpu_memory_above_estimate") told.push_back(json);
+  }
+  return told;
+}
+
+TEST_CASE("streams keep to the estimates of their memory", "[gpu_methods]") {
+  FakeGpus gpus;
+  ServerOptions options = TestServerOptions();
+  options.gpu_lanes = 1;
+  GpuServer server("gpu:0", gpus, options);
+  const auto log = Captured([&] {
+    REQUIRE(SetLogLevel("warning").ok());
+    for (const Method& method : kMethods) {
+      RequireAnswers(server, RequestsOf(method, v1::REFERENCE));
+    }
+    REQUIRE(Eventually(
+        [&] { return server.server().context().pool().running() == 0; }));
+    REQUIRE(SetLogLevel("off").ok());
+  });
+  CHECK(AboveEstimate(log).empty());
+  CHECK(server.Capabilities().devices(0).memory_high_water_bytes() > 0);
+}
+
+TEST_CASE("a task that needs more of a GPU than it said is told of, once",
+          "[gpu_methods]") {
+  FakeGpus gpus;
+  ServerOptions options = TestServerOptions();
+  options.gpu_lanes = 1;
+  GpuServer server("gpu:0", gpus, options);
+  WorkerPool& pool = server.server().context().pool();
+  const TestWeight weight(1, "a.weight", 8, 128, 1);
+  const auto lane = pool.NewLane();
+  const auto log = Captured([&] {
+    REQUIRE(SetLogLevel("warning").ok());
+    for (int i = 0; i < 3; ++i) {
+      pool.Submit(
+          lane,
+          [&](Backend& gpu) {
+            Quantize(PresetSpec("NF4", Profile::kBest), weight.info,
+                     weight.bytes, gpu, {});
+          },
+          /*device_bytes=*/1000);
+    }
+    REQUIRE(
+        Eventually([&] { return pool.queued() == 0 && pool.running() == 0; }));
+    // The last task's worker may still be telling.
+    pool.Submit(lane, [](Backend&) {});
+    REQUIRE(
+        Eventually([&] { return pool.queued() == 0 && pool.running() == 0; }));
+    REQUIRE(SetLogLevel("off").ok());
+  });
+  const std::vector<nlohmann::json> told = AboveEstimate(log);
+  REQUIRE(told.size() == 1);
+  CHECK(told[0]["level"] == "warning");
+  CHECK(told[0]["worker"] == "gpu:0");
+  CHECK(told[0]["needed_bytes"] == kLeastDeviceBytes);
+  CHECK(told[0]["estimate_bytes"] == 1000);
 }
 
 // The weights that a job has written, by name of the file.
