@@ -27,7 +27,7 @@ namespace qs {
 struct DeviceMemoryUse {
   int64_t cap = 0;  // bytes that it takes at most
   int64_t used = 0;
-  int64_t high_water = 0;  // the most ever used
+  int64_t high_water = 0;  // the most ever needed at once, of `used`
   int64_t host_calls = 0;  // operations that the host did instead
 };
 
@@ -91,7 +91,9 @@ class GpuProvider {
   // On the GPU `index` of the list, with `lanes` lanes, at least 1, or fewer
   // where there is no memory for so many; `host` does what it cannot, for all
   // of them, so it must hold no mutable state.
-  // Errors: as List; NOT_FOUND — no such index; INTERNAL — the device failed.
+  // Errors: as List; NOT_FOUND — no such index; FAILED_PRECONDITION — its
+  // compute capability is below 8.0; RESOURCE_EXHAUSTED — no memory for one
+  // lane; INTERNAL — the device failed.
   virtual absl::StatusOr<std::unique_ptr<Backend>> Open(
       int index, std::unique_ptr<Backend> host, int lanes) const = 0;
   // On which devices, when, with which driver, and what of the kernels of this
