@@ -22,6 +22,15 @@ if(TARGET qs_cuda_kernels)
     ENVIRONMENT "LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/fake_driver"
     LABELS unit TIMEOUT 60)
 endif()
+# What is made of the CUDA runtime, by one that needs no toolkit.
+qs_test(runtime_device_test
+  SOURCES kernels/runtime_device_test.cc
+    ${CMAKE_SOURCE_DIR}/kernels/cuda/cuda_provider.cc
+    ${CMAKE_SOURCE_DIR}/kernels/cuda/runtime_device.cc
+  LIBS qs_emulated_gpu
+  LABELS unit)
+target_include_directories(runtime_device_test BEFORE PRIVATE
+  ${CMAKE_CURRENT_SOURCE_DIR}/testing/fake_cudart)
 qs_test(service_gpu_test
   SOURCES service/gpu_methods_test.cc service/gpu_workers_test.cc
     service/no_gpu_test.cc

@@ -1,5 +1,6 @@
-// Tested by tests/gpu/run.sh where there is a GPU, and without a driver by
-// tests/kernels/cuda_provider_test.cc.
+// Tested by tests/kernels/runtime_device_test.cc on a fake runtime, by
+// tests/kernels/cuda_provider_test.cc without a driver, and by tests/gpu/run.sh
+// where there is a GPU.
 #include "kernels/cuda/runtime_device.h"
 
 #include <cuda_runtime.h>
