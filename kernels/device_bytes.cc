@@ -132,6 +132,16 @@ DeviceBytes DeviceBytesOf(const NestedDecodeArgs& a) {
   return NestedArrays(a.num_blocks);
 }
 
+DeviceBytes DeviceBytesOf(const NestedRefineArgs& a) {
+  const int64_t n = a.weight.num_elements();
+  const int64_t blocks = CeilDiv(n, a.block_size);
+  return Nf4Arrays(n, a.weight.dtype, a.block_size)
+      .Add(CeilDiv(a.first_block + blocks, kNestedBlockSize), kF32)
+      .Add(1, kF32)
+      .Add(blocks, 1)
+      .Add(blocks, kF32);
+}
+
 // --------------------------------------------------------------------- affine
 
 DeviceBytes DeviceBytesOf(const AffineEncodeArgs& a) {

@@ -43,6 +43,7 @@ DeviceBytes DeviceBytesOf(const Nf4RecodeArgs& args);
 DeviceBytes DeviceBytesOf(const Nf4DecodeArgs& args);
 DeviceBytes DeviceBytesOf(const NestedEncodeArgs& args);
 DeviceBytes DeviceBytesOf(const NestedDecodeArgs& args);
+DeviceBytes DeviceBytesOf(const NestedRefineArgs& args);
 
 DeviceBytes DeviceBytesOf(const AffineEncodeArgs& args);
 DeviceBytes DeviceBytesOf(const AffineDecodeArgs& args);

@@ -28,6 +28,14 @@ inline absl::Status CheckNf4Encode(const Nf4EncodeArgs& args) {
   return CheckNf4Block(args.weight.dtype, args.block_size);
 }
 
+inline absl::Status CheckNestedRefine(const NestedRefineArgs& args) {
+  if (args.first_block < 0 || args.first_block >= kNestedBlockSize) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "first_block: got ", args.first_block, ", allowed 0 to 255"));
+  }
+  return CheckNf4Block(args.weight.dtype, args.block_size);
+}
+
 }  // namespace qs
 
 #endif  // QS_KERNELS_NF4_CHECK_H_

@@ -272,14 +272,21 @@ QS_HD bool IsSurelyBelow(float error, float none, int64_t count) {
   return error < bar && error < 0x1p127f;
 }
 
-// The search of a block of `count` elements, for any scorer; kNone's absmax,
-// `max_abs`, where nothing beats it. No early return: on a device all threads
-// of a warp score together. REQUIRES: Searchable(max_abs).
+// Steps 1 and 2, for any scorer; `max_abs` where step 3 does not allow their
+// result. No early return: on a device all threads of a warp score together.
+// REQUIRES: Searchable(max_abs).
 template <class Scorer>
-QS_HD float SearchAbsmax(float max_abs, int64_t count, const Scorer& scorer) {
+QS_HD float FitAbsmax(float max_abs, const Scorer& scorer) {
   const float ratio = scorer.Ratio(kSearchSteps / max_abs);
   const float fitted = scorer.Fit(ratio * max_abs);
-  const float found = InSearchRange(max_abs, fitted) ? fitted : max_abs;
+  return InSearchRange(max_abs, fitted) ? fitted : max_abs;
+}
+
+// The search of a block of `count` elements, as FitAbsmax; `max_abs`, kNone's
+// absmax, where nothing beats it.
+template <class Scorer>
+QS_HD float SearchAbsmax(float max_abs, int64_t count, const Scorer& scorer) {
+  const float found = FitAbsmax(max_abs, scorer);
   float errors[2];
   scorer.Errors(found, errors);
   return IsSurelyBelow(errors[1], errors[0], count) ? found : max_abs;

@@ -92,6 +92,27 @@ struct NestedDecodeArgs {
   float* absmax = nullptr;  // out
 };
 
+// BEST with double quantization: searches a better absmax for each block among
+// those that the nested coding of kNone's can express. What a reader decodes is
+// never worse than what REFERENCE stores, in squared error on any block.
+// Equations: kernels/nf4_nested_math.h.
+struct NestedRefineArgs {
+  TensorView weight;  // as for Encode; finite
+  int64_t block_size = 64;
+  Codebook codebook = Codebook::kNf4;
+  // The place of the weight's first block in its run of 256: 0 to 255.
+  int64_t first_block = 0;
+  // NestedEncode's, of the absmax that Encode with kNone has for the tensor.
+  const float* nested_absmax = nullptr;  // from the first block's run on
+  const float* offset = nullptr;         // [1]
+  uint8_t* codes = nullptr;   // [num_blocks] in: NestedEncode's; out: chosen
+  float* absmax = nullptr;    // [num_blocks] in: kNone's; out: decoded
+  uint8_t* packed = nullptr;  // [(n + 1) / 2] in: kNone's; out: chosen
+  // Out: the absmax that `packed` is coded by, [num_blocks]: the decoded one;
+  // kNone's where its codes stay; 0 where they are zeros.
+  float* coded_by = nullptr;
+};
+
 class Nf4Ops {
  public:
   virtual ~Nf4Ops() = default;
@@ -101,6 +122,8 @@ class Nf4Ops {
   virtual absl::Status NestedEncode(const NestedEncodeArgs& args,
                                     Stream& stream) = 0;
   virtual absl::Status NestedDecode(const NestedDecodeArgs& args,
+                                    Stream& stream) = 0;
+  virtual absl::Status NestedRefine(const NestedRefineArgs& args,
                                     Stream& stream) = 0;
 };
 

@@ -11,6 +11,7 @@ set(qs_emulated_kernels
   nested_absmax
   nf4
   nf4_encode
+  nf4_nested
   nf4_tiles
   stats)
 list(TRANSFORM qs_emulated_kernels
@@ -34,6 +35,7 @@ foreach(name
     emulation
     hqq_cuda
     nf4_cuda
+    nf4_nested_cuda
     nf4_steps
     nf4_tiles_cuda
     stats_cuda)

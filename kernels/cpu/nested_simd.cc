@@ -27,7 +27,6 @@
 #define QS_KERNELS_CPU_NESTED_SIMD_TABLES_
 namespace qs::nf4 {
 
-const NestedCells& GetNestedCells();
 // NestedOfStep of every step.
 const std::vector<uint8_t>& GetNestedSteps();
 

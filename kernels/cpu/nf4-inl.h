@@ -205,6 +205,17 @@ HWY_INLINE void StoreNibbles(VI codes, uint8_t* packed) {
   hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
 }
 
+// kLanes codes from kLanes / 2 bytes.
+HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
+  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
+  const hn::Rebind<uint8_t, decltype(d64)> d8;
+  const hn::Rebind<uint32_t, decltype(d64)> d32;
+  const auto bytes =
+      hn::PromoteTo(d64, hn::PromoteTo(d32, hn::LoadU(d8, packed)));
+  const auto low = hn::ShiftLeft<32>(hn::And(bytes, hn::Set(d64, 15)));
+  return hn::BitCast(DI(), hn::Or(hn::ShiftRight<4>(bytes), low));
+}
+
 // The rank as the code that is stored. NF4's codes are its ranks.
 template <bool kFp4>
 class CodeMap {

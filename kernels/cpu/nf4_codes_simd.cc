@@ -52,19 +52,6 @@ void RecodeTyped(const Nf4RecodeArgs& args, const SimdTables& tables,
   }
 }
 
-#if HWY_TARGET != HWY_SCALAR
-// kLanes codes from kLanes / 2 bytes.
-HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
-  const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
-  const hn::Rebind<uint8_t, decltype(d64)> d8;
-  const hn::Rebind<uint32_t, decltype(d64)> d32;
-  const auto bytes =
-      hn::PromoteTo(d64, hn::PromoteTo(d32, hn::LoadU(d8, packed)));
-  const auto low = hn::ShiftLeft<32>(hn::And(bytes, hn::Set(d64, 15)));
-  return hn::BitCast(DI(), hn::Or(hn::ShiftRight<4>(bytes), low));
-}
-#endif
-
 template <class T>
 void DecodeTyped(const Nf4DecodeArgs& args, const SimdTables& tables,
                  int64_t first, int64_t last) {

@@ -114,6 +114,15 @@ class Nf4Cpu final : public Nf4Ops {
     return absl::OkStatus();
   }
 
+  absl::Status NestedRefine(const NestedRefineArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckNestedRefine(args));
+    const nf4::SimdTables tables = MakeTables(args.codebook, Nf4Rule::kCpu);
+    ForBlocks(args.weight, args.block_size, [&](int64_t begin, int64_t end) {
+      NestedRefineBlocks(args, tables, begin, end);
+    });
+    return absl::OkStatus();
+  }
+
  private:
   template <class Body>
   void ForBlocks(const TensorView& weight, int64_t block_size,

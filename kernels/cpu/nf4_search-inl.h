@@ -198,18 +198,28 @@ class BatchSearch {
   template <class T>
   HWY_NOINLINE void Run(const T* w, int64_t count,
                         const float (&max_abs)[kBatch], float (&best)[kBatch]) {
+    float fitted[kBatch];
+    FitAll(w, count, max_abs, fitted);
+    Compare<T>(max_abs, fitted, best);
+  }
+
+  // FitAbsmax of each.
+  template <class T>
+  HWY_INLINE void FitAll(const T* w, int64_t count,
+                         const float (&max_abs)[kBatch],
+                         float (&fitted)[kBatch]) {
     count_ = count;
     Steps(w, max_abs);
     float ratios[kBatch];
     Ratios(ratios);
-    float fitted[kBatch];
     for (int64_t b = 0; b < kBatch; ++b) fitted[b] = ratios[b] * max_abs[b];
     Fit(fitted);
     for (int64_t b = 0; b < count; ++b) {
       if (!InSearchRange(max_abs[b], fitted[b])) fitted[b] = max_abs[b];
     }
-    Compare<T>(max_abs, fitted, best);
   }
+  // The elements of the blocks that were last fitted.
+  const float* values() const { return values_; }
 
   // The nibbles of a block whose absmax the last Run has changed.
   HWY_INLINE void Pack(int64_t block, uint8_t* packed) const {

@@ -34,6 +34,8 @@ void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
                   int64_t first_block, int64_t last_block);
 void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
                   int64_t first_block, int64_t last_block);
+void NestedRefineBlocks(const NestedRefineArgs& args, const SimdTables& tables,
+                        int64_t first_block, int64_t last_block);
 
 }  // namespace qs::nf4
 

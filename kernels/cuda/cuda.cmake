@@ -63,6 +63,7 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
     cuda/nested_absmax.cu
     cuda/nf4.cu
     cuda/nf4_encode.cu
+    cuda/nf4_nested.cu
     cuda/nf4_tiles.cu
     cuda/stats.cu)
   set_target_properties(qs_cuda_kernels PROPERTIES

@@ -32,6 +32,8 @@ int LaunchNf4Decode(const Nf4DecodeArgs& args, cudaStream_t stream);
 // kCudaInvalidValue.
 int LaunchNestedEncode(const NestedEncodeArgs& args, cudaStream_t stream);
 int LaunchNestedDecode(const NestedDecodeArgs& args, cudaStream_t stream);
+// An empty tensor is served.
+int LaunchNestedRefine(const NestedRefineArgs& args, cudaStream_t stream);
 
 // `first_non_finite` is set by the launch. Finite weights give the reference's
 // bytes; a group with others has some.

@@ -2,25 +2,19 @@
 // Equations: kernels/nested_absmax.h, whose bytes these give.
 //
 // Encode: the mean (nested_mean.h), then a warp codes a nested block of 256,
-// 8 values a lane. The nearest level is found among the 255 midpoints in shared
-// memory by bisection: one value comes from 32 to 4096 weights, so this is a
-// small part of the whole.
+// 8 values a lane. One value comes from 32 to 4096 weights, so this is a small
+// part of the whole.
 // Tested by tests/kernels/nf4_cuda_test.cc.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/nested_device.h"
 #include "kernels/cuda/nested_mean.h"
 #include "kernels/cuda/nf4_device.h"
 
 namespace qs::cuda {
 namespace {
 
-constexpr int kLevels = 256;
-constexpr int kMidpoints = kLevels - 1;
 constexpr int kPerLane = static_cast<int>(kNestedBlockSize) / kWarpSize;
-
-QS_HD int64_t NestedBlocks(int64_t count) {
-  return (count + kNestedBlockSize - 1) / kNestedBlockSize;
-}
 
 QS_KERNEL int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -31,7 +25,7 @@ struct NestedEncodeParams {
   uint8_t* codes;
   float* nested_absmax;
   const float* offset;
-  float midpoints[kMidpoints];
+  float midpoints[kNestedMidpoints];
 };
 
 struct NestedDecodeParams {
@@ -40,35 +34,18 @@ struct NestedDecodeParams {
   const float* offset;
   int64_t count;
   float* absmax;
-  float levels[kLevels];
+  float levels[kNestedLevels];
 };
 
-struct NestedShared {
-  float table[kLevels];
+struct NestedLevelTable {
+  float values[kNestedLevels];
 };
-
-// Midpoints strictly below x.
-QS_KERNEL int CountBelow(const NestedShared& shared, float x) {
-  int below = 0;
-  QS_UNROLL
-  for (int step = 128; step > 0; step /= 2) {
-    if (shared.table[below + step - 1] < x) below += step;
-  }
-  return below;
-}
-
-// kCuda: the nearest level to t; a tie goes to the even one.
-QS_KERNEL int NearestCode(const NestedShared& shared, float t) {
-  const int below = CountBelow(shared, t);
-  const bool tie = below < kMidpoints && shared.table[below] == t;
-  return tie ? below + below % 2 : below;
-}
 
 // kCpu: the nearest level to d / max rounded to one of 65536 steps.
-QS_KERNEL int SteppedCode(const NestedShared& shared, float t) {
+QS_KERNEL int SteppedCode(const NestedMidpointTable& midpoints, float t) {
   const float h = (ClampUnit(t) + 1.0f) * 0.5f;
   const int step = static_cast<int>(fmaf(h, 65535.0f, 0.5f));
-  return CountBelow(shared, -1.0f + static_cast<float>(2 * step) / 65535.0f);
+  return midpoints.CountBelow(-1.0f + static_cast<float>(2 * step) / 65535.0f);
 }
 
 // d / max, whose code is looked for.
@@ -77,10 +54,10 @@ struct NestedScale {
   float max_abs;
   float reciprocal;
 
-  QS_KERNEL int Code(const NestedShared& shared, float d) const {
+  QS_KERNEL int Code(const NestedMidpointTable& midpoints, float d) const {
     if (max_abs == 0.0f || IsNonFinite(FloatBits(max_abs))) return 0;
     const float t = d == 0.0f ? 0.0f : d * reciprocal;
-    return cuda ? NearestCode(shared, nf4::Flush(t)) : SteppedCode(shared, t);
+    return cuda ? midpoints.Nearest(nf4::Flush(t)) : SteppedCode(midpoints, t);
   }
 };
 
@@ -103,20 +80,18 @@ QS_KERNEL NestedScale MakeNestedScale(Thread& t, const float (&d)[kPerLane],
 }
 
 template <class Thread>
-QS_KERNEL void NestedEncodeKernel(Thread& t, NestedShared& shared,
+QS_KERNEL void NestedEncodeKernel(Thread& t, NestedMidpointTable& midpoints,
                                   const NestedEncodeParams& a) {
-  for (int i = t.ThreadIndex(); i < kMidpoints; i += t.BlockSize()) {
-    shared.table[i] = a.midpoints[i];
-  }
+  midpoints.Fill(t, a.midpoints);
   t.Barrier();
   const auto absmax = t.Global(a.absmax, a.count);
   const auto codes = t.Global(a.codes, a.count);
-  const auto out = t.Global(a.nested_absmax, NestedBlocks(a.count));
+  const auto out = t.Global(a.nested_absmax, NestedRuns(a.count));
   const float offset = t.Global(a.offset, 1).Get(0);
   const bool cuda = a.rule == Nf4Rule::kCuda;
   const int lane = t.ThreadIndex() % kWarpSize;
   const int warps = t.BlockSize() / kWarpSize;
-  for (int64_t base = t.BlockIndex() * warps; base < NestedBlocks(a.count);
+  for (int64_t base = t.BlockIndex() * warps; base < NestedRuns(a.count);
        base += t.GridSize() * warps) {
     const int64_t block = base + t.ThreadIndex() / kWarpSize;
     const int64_t first = block * kNestedBlockSize;
@@ -132,34 +107,34 @@ QS_KERNEL void NestedEncodeKernel(Thread& t, NestedShared& shared,
     QS_UNROLL
     for (int k = 0; k < kPerLane; ++k) {
       const int i = lane + k * kWarpSize;
-      if (i < size) codes.Set(first + i, scale.Code(shared, d[k]));
+      if (i < size) codes.Set(first + i, scale.Code(midpoints, d[k]));
     }
     if (lane == 0 && size > 0) out.Set(block, scale.max_abs);
   }
 }
 
 template <class Thread>
-QS_KERNEL void NestedDecodeKernel(Thread& t, NestedShared& shared,
+QS_KERNEL void NestedDecodeKernel(Thread& t, NestedLevelTable& shared,
                                   const NestedDecodeParams& a) {
-  for (int i = t.ThreadIndex(); i < kLevels; i += t.BlockSize()) {
-    shared.table[i] = a.levels[i];
+  for (int i = t.ThreadIndex(); i < kNestedLevels; i += t.BlockSize()) {
+    shared.values[i] = a.levels[i];
   }
   t.Barrier();
   const auto codes = t.Global(a.codes, a.count);
-  const auto scales = t.Global(a.nested_absmax, NestedBlocks(a.count));
+  const auto scales = t.Global(a.nested_absmax, NestedRuns(a.count));
   const auto absmax = t.Global(a.absmax, a.count);
   const float offset = t.Global(a.offset, 1).Get(0);
   const int64_t stride = t.GridSize() * t.BlockSize();
   for (int64_t i = t.BlockIndex() * t.BlockSize() + t.ThreadIndex();
        i < a.count; i += stride) {
     const float product =
-        shared.table[codes.Get(i)] * scales.Get(i / kNestedBlockSize);
+        shared.values[codes.Get(i)] * scales.Get(i / kNestedBlockSize);
     absmax.Set(i, product + offset);
   }
 }
 
-QS_DEFINE_ENTRY(NestedEncodeKernel, NestedShared)
-QS_DEFINE_ENTRY(NestedDecodeKernel, NestedShared)
+QS_DEFINE_ENTRY(NestedEncodeKernel, NestedMidpointTable)
+QS_DEFINE_ENTRY(NestedDecodeKernel, NestedLevelTable)
 
 }  // namespace
 
@@ -176,10 +151,10 @@ int LaunchNestedEncode(const NestedEncodeArgs& args, cudaStream_t stream) {
   NestedEncodeParams params{args.absmax, args.num_blocks,    args.rule,
                             args.codes,  args.nested_absmax, args.offset,
                             {}};
-  const std::array<float, kMidpoints> midpoints = NestedMidpoints();
+  const std::array<float, kNestedMidpoints> midpoints = NestedMidpoints();
   std::copy(midpoints.begin(), midpoints.end(), params.midpoints);
-  const LaunchShape shape = ShapeFor(NestedBlocks(args.num_blocks) * kWarpSize);
-  return QS_LAUNCH(NestedEncodeKernel, NestedShared, params, shape.grid,
+  const LaunchShape shape = ShapeFor(NestedRuns(args.num_blocks) * kWarpSize);
+  return QS_LAUNCH(NestedEncodeKernel, NestedMidpointTable, params, shape.grid,
                    shape.block, stream);
 }
 
@@ -192,9 +167,9 @@ int LaunchNestedDecode(const NestedDecodeArgs& args, cudaStream_t stream) {
   }
   NestedDecodeParams params{args.codes,      args.nested_absmax, args.offset,
                             args.num_blocks, args.absmax,        {}};
-  std::copy_n(NestedLevels(), kLevels, params.levels);
+  std::copy_n(NestedLevels(), kNestedLevels, params.levels);
   const LaunchShape shape = ShapeFor(args.num_blocks);
-  return QS_LAUNCH(NestedDecodeKernel, NestedShared, params, shape.grid,
+  return QS_LAUNCH(NestedDecodeKernel, NestedLevelTable, params, shape.grid,
                    shape.block, stream);
 }
 

@@ -38,6 +38,12 @@ class Nf4Cuda final : public Nf4Ops {
     return FromCuda(cuda::LaunchNestedDecode(args, Native(stream)),
                     "NestedDecode");
   }
+  absl::Status NestedRefine(const NestedRefineArgs& args,
+                            Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNestedRefine(args));
+    return FromCuda(cuda::LaunchNestedRefine(args, Native(stream)),
+                    "NestedRefine");
+  }
 };
 
 }  // namespace

@@ -19,11 +19,13 @@ struct SharedTerms {
   nf4::SearchTerms rows[2 * nf4::kSearchSteps + 1][nf4::kCandidates];
 };
 
-struct SearchShared {
-  SharedBins table;
+struct FitShared {
   SharedBins midpoints;
   SharedLevels levels;
   SharedTerms terms;
+};
+struct SearchShared : FitShared {
+  SharedBins table;
 };
 
 // By all threads of the block; a barrier follows.
@@ -62,7 +64,7 @@ class LaneScorer {
  public:
   QS_KERNEL LaneScorer(Thread& t, const Weight& weight,
                        const LaneRule<kFp4>& none, const Ranker<kFp4>& ranker,
-                       const SearchShared& shared, int64_t begin, int64_t end)
+                       const FitShared& shared, int64_t begin, int64_t end)
       : t_(t),
         weight_(weight),
         none_(none),

@@ -95,6 +95,30 @@ class StagedNf4 final : public Nf4Ops {
         [&] { return host_.NestedDecode(host, stream); });
   }
 
+  absl::Status NestedRefine(const NestedRefineArgs& host,
+                            Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckNestedRefine(host));
+    return session_.Do(
+        DeviceBytesOf(host),
+        [&](StagedCall& call) {
+          NestedRefineArgs args = host;
+          const int64_t n = host.weight.num_elements();
+          const int64_t blocks = CeilDiv(n, host.block_size);
+          args.weight = call.In(host.weight);
+          args.nested_absmax =
+              call.In(host.nested_absmax,
+                      CeilDiv(host.first_block + blocks, kNestedBlockSize));
+          args.offset = call.In(host.offset, 1);
+          args.codes = call.InOut(host.codes, blocks);
+          args.absmax = call.InOut(host.absmax, blocks);
+          args.packed = call.InOut(host.packed, (n + 1) / 2);
+          args.coded_by = call.Out(host.coded_by, blocks);
+          return call.Run(
+              [&](Stream& s) { return device_->NestedRefine(args, s); });
+        },
+        [&] { return host_.NestedRefine(host, stream); });
+  }
+
  private:
   DeviceSession& session_;
   const std::unique_ptr<Nf4Ops> device_;

@@ -14,6 +14,7 @@
 #include "kernels/nested_absmax.h"
 #include "kernels/nf4_check.h"
 #include "kernels/nf4_tables.h"
+#include "kernels/reference/nf4_nested_reference.h"
 
 namespace qs {
 namespace {
@@ -94,6 +95,22 @@ class BlockSearch {
 
   // The better one of `none` and what the search finds.
   CodedBlock Run(float max_abs, CodedBlock none) const {
+    const float fitted = Fitted(max_abs);
+    if (fitted == max_abs) return none;
+    CodedBlock found = {fitted, {}};
+    for (float w : block_) {
+      found.codes.push_back(midpoints_.codes[RankOf(w, fitted)]);
+    }
+    // What F32 sums can be wrong by: the roundings of count / 16 + 10 steps in
+    // each, and what squares lose outside its range.
+    const auto steps = static_cast<float>(block_.size() / 16 + 16);
+    const float bar = Error(none) * (1.0f - steps * 0x1p-23f) - 0x1p-126f;
+    const float error = Error(found);
+    return error < bar && error < 0x1p127f ? found : none;
+  }
+
+  // What to compare with `none`; `max_abs` where it is not sane.
+  float Fitted(float max_abs) const {
     float ratio = 0;
     float best_gain = -1;
     for (float shrink :
@@ -108,17 +125,7 @@ class BlockSearch {
     const float fitted = Fit(ratio * max_abs);
     const bool sane = fitted >= max_abs * 0.25f && fitted <= max_abs * 4.0f &&
                       (fitted <= max_abs || fitted <= 32768.0f);
-    if (!sane || fitted == max_abs) return none;
-    CodedBlock found = {fitted, {}};
-    for (float w : block_) {
-      found.codes.push_back(midpoints_.codes[RankOf(w, fitted)]);
-    }
-    // What F32 sums can be wrong by: the roundings of count / 16 + 10 steps in
-    // each, and what squares lose outside its range.
-    const auto steps = static_cast<float>(block_.size() / 16 + 16);
-    const float bar = Error(none) * (1.0f - steps * 0x1p-23f) - 0x1p-126f;
-    const float error = Error(found);
-    return error < bar && error < 0x1p127f ? found : none;
+    return sane ? fitted : max_abs;
   }
 
  private:
@@ -249,6 +256,10 @@ class Nf4Reference final : public Nf4Ops {
     return absl::OkStatus();
   }
 
+  absl::Status NestedRefine(const NestedRefineArgs& args, Stream&) override {
+    return NestedRefineReference(args);
+  }
+
  private:
   static void EncodeBlock(const Nf4EncodeArgs& args, const RankTable& table,
                           const RankTable& midpoints, int64_t b) {
@@ -283,6 +294,14 @@ class Nf4Reference final : public Nf4Ops {
 };
 
 }  // namespace
+
+float Nf4FittedAbsmax(Codebook codebook, const std::vector<float>& block,
+                      float max_abs) {
+  Nf4EncodeArgs args;
+  args.codebook = codebook;
+  const RankTable midpoints = MakeRankTable(codebook, Nf4Rule::kCpu);
+  return BlockSearch(args, midpoints, block).Fitted(max_abs);
+}
 
 std::unique_ptr<Nf4Ops> NewNf4Reference() {
   return std::make_unique<Nf4Reference>();

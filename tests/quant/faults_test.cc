@@ -52,6 +52,9 @@ class HookedNf4 final : public Nf4Ops {
     if (hooks_.nested_decoded) hooks_.nested_decoded(a);
     return status;
   }
+  absl::Status NestedRefine(const NestedRefineArgs& a, Stream& s) override {
+    return ops_.NestedRefine(a, s);
+  }
 
  private:
   Nf4Ops& ops_;

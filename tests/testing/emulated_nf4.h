@@ -110,6 +110,26 @@ class EmulatedNf4 final : public Nf4Ops {
     return End(ops_->NestedDecode(args, stream));
   }
 
+  absl::Status NestedRefine(const NestedRefineArgs& host,
+                            Stream& stream) override {
+    NestedRefineArgs args = host;
+    const int64_t n = host.weight.num_elements();
+    const int64_t blocks = CeilDiv(n, host.block_size);
+    Begin();
+    args.weight.data =
+        In(host.weight.data, host.weight.num_bytes(), alignment_.weight);
+    args.nested_absmax =
+        In(host.nested_absmax,
+           CeilDiv(host.first_block + blocks, kNestedBlockSize) * 4,
+           alignment_.absmax);
+    args.offset = In(host.offset, 4, alignment_.absmax);
+    args.codes = InOut(host.codes, blocks, alignment_.packed);
+    args.absmax = InOut(host.absmax, blocks, alignment_.absmax);
+    args.packed = InOut(host.packed, (n + 1) / 2, alignment_.packed);
+    args.coded_by = Out(host.coded_by, blocks, alignment_.absmax);
+    return End(ops_->NestedRefine(args, stream));
+  }
+
  private:
   struct Copy {
     void* host;
@@ -133,6 +153,12 @@ class EmulatedNf4 final : public Nf4Ops {
     void* device = cuda::EmulatedDevice::Get().Allocate(bytes, misalign);
     outputs_.push_back({host, device, bytes});
     return static_cast<T*>(device);
+  }
+  template <class T>
+  T* InOut(T* host, int64_t count, int64_t misalign) {
+    T* device = Out(host, count, misalign);
+    std::memcpy(device, host, static_cast<size_t>(count) * sizeof(T));
+    return device;
   }
   absl::Status End(absl::Status status) {
     for (const Copy& copy : outputs_) {
