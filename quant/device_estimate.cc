@@ -71,7 +71,11 @@ DeviceBytes Nf4Bytes(const Nf4Spec& nf4, const Weight& weight) {
   encode.block_size = nf4.block_size;
   NestedEncodeArgs nested;
   nested.num_blocks = nf4.double_quant ? CeilDiv(n, nf4.block_size) : 0;
+  NestedRefineArgs refine;
+  if (nf4.double_quant) refine.weight = encode.weight;
+  refine.block_size = nf4.block_size;
   return MostOf({DeviceBytesOf(encode), DeviceBytesOf(nested),
+                 DeviceBytesOf(refine),
                  StatsBytes({weight.dtype, 1, std::min(n, kSliceElements)},
                             nf4.block_size)});
 }

@@ -28,7 +28,9 @@ int64_t ScratchBytes(const Nf4Spec& spec, DType dtype, int64_t n) {
   const int64_t slice = std::min(n, kSliceElements);
   return 2 * Scratch::Padded(slice * DTypeBytes(dtype)) +
          Scratch::Padded(CeilDiv(slice, spec.block_size) *
-                         static_cast<int64_t>(sizeof(double)));
+                         static_cast<int64_t>(sizeof(double))) +
+         Scratch::Padded(CeilDiv(slice, spec.block_size) *
+                         static_cast<int64_t>(sizeof(float)));
 }
 
 class Nf4Quantizer final : public QuantizerBase {
@@ -59,6 +61,7 @@ class Nf4Quantizer final : public QuantizerBase {
     TensorView weight;
     uint8_t* packed = nullptr;
     float* absmax = nullptr;
+    float* coded_by = nullptr;  // NestedRefine's
     MutableTensorView decoded;
     double* group_errors = nullptr;
   };
@@ -79,18 +82,19 @@ class Nf4Quantizer final : public QuantizerBase {
 
   absl::Status EncodeSlice(const Slice& slice, Backend& backend);
   absl::Status Encode(const Slice& slice, Backend& backend) const;
-  absl::Status Recode(const Slice& slice, Backend& backend) const;
+  absl::Status Refine(const Slice& slice, Backend& backend);
   absl::Status Decode(const Slice& slice, Backend& backend) const;
-  absl::Status Check(const Slice& slice) const;
+  // That the slice's codes are those of `absmax`.
+  absl::Status Check(const Slice& slice, const float* absmax) const;
   absl::Status Measure(const Slice& slice, Backend& backend);
   // The absmax that a reader finds, where it is not stored itself.
   std::span<const float> NestedAbsmax() const {
     if (!nf4_.double_quant) return {};
     return {absmax_.As<float>(), static_cast<size_t>(num_blocks_)};
   }
-  // Codes absmax into pieces_, then leaves the decoded values in absmax_.
+  // Codes absmax into pieces_; then the decoded values are in absmax_, which
+  // for BEST its second round does.
   absl::Status NestAbsmax(Backend& backend);
-  void KeepPositive();
   absl::Status PrepareRefine(Backend& backend) override {
     return NestAbsmax(backend);
   }
@@ -127,6 +131,7 @@ absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
   slice.decoded.dtype = info().dtype;
   slice.decoded.rows = 1;
   slice.group_errors = scratch.Take<double>(CeilDiv(most, nf4_.block_size));
+  slice.coded_by = scratch.Take<float>(CeilDiv(most, nf4_.block_size));
   uint8_t* const staging =
       scratch.Take<uint8_t>(most * DTypeBytes(info().dtype));
   for (int64_t at = begin; at < end; at += kSliceElements) {
@@ -161,7 +166,7 @@ absl::Status Nf4Quantizer::EncodeSlice(const Slice& slice, Backend& backend) {
   clock.Enter(Phase::kEncode);  // codes are packed as they are found
   QS_RETURN_IF_ERROR(Encode(slice, backend));
   clock.Enter(Phase::kVerify);
-  QS_RETURN_IF_ERROR(Check(slice));
+  QS_RETURN_IF_ERROR(Check(slice, slice.absmax));
   if (!options().error_report || nf4_.double_quant) return absl::OkStatus();
   clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Decode(slice, backend));
@@ -175,7 +180,9 @@ absl::Status Nf4Quantizer::Encode(const Slice& slice, Backend& backend) const {
   args.block_size = nf4_.block_size;
   args.codebook = nf4_.codebook;
   args.rule = nf4_.rule;
-  args.search = best() ? Nf4Search::kBestScale : Nf4Search::kNone;
+  // With double quantization the search comes when its choices are known.
+  args.search =
+      best() && !nf4_.double_quant ? Nf4Search::kBestScale : Nf4Search::kNone;
   args.packed = slice.packed;
   args.absmax = slice.absmax;
   args.first_non_finite = &first_non_finite;
@@ -184,14 +191,20 @@ absl::Status Nf4Quantizer::Encode(const Slice& slice, Backend& backend) const {
                               : NonFiniteError(slice.begin + first_non_finite);
 }
 
-absl::Status Nf4Quantizer::Recode(const Slice& slice, Backend& backend) const {
-  Nf4RecodeArgs args;
+absl::Status Nf4Quantizer::Refine(const Slice& slice, Backend& backend) {
+  NestedRefineArgs args;
   args.weight = slice.weight;
   args.block_size = nf4_.block_size;
   args.codebook = nf4_.codebook;
+  args.first_block = slice.first_block % kNestedBlockSize;
+  args.nested_absmax =
+      pieces_.nested_absmax.As<float>() + slice.first_block / kNestedBlockSize;
+  args.offset = &pieces_.nested_offset;
+  args.codes = pieces_.absmax.data() + slice.first_block;
   args.absmax = slice.absmax;
   args.packed = slice.packed;
-  return backend.nf4().Recode(args, backend.stream());
+  args.coded_by = slice.coded_by;
+  return backend.nf4().NestedRefine(args, backend.stream());
 }
 
 absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
@@ -204,10 +217,10 @@ absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
   return backend.nf4().Decode(args, backend.stream());
 }
 
-absl::Status Nf4Quantizer::Check(const Slice& slice) const {
-  const int64_t wrong =
-      FindWrongNf4Code({slice.weight, nf4_.block_size, nf4_.codebook,
-                        slice.packed, slice.absmax});
+absl::Status Nf4Quantizer::Check(const Slice& slice,
+                                 const float* absmax) const {
+  const int64_t wrong = FindWrongNf4Code(
+      {slice.weight, nf4_.block_size, nf4_.codebook, slice.packed, absmax});
   return wrong < 0 ? absl::OkStatus() : VerificationError(slice.begin + wrong);
 }
 
@@ -249,8 +262,7 @@ absl::Status Nf4Quantizer::NestAbsmax(Backend& backend) {
   NestedEncodeArgs encode;
   encode.absmax = absmax_.As<float>();
   encode.num_blocks = num_blocks_;
-  // kCuda codes to the nearest level, kCpu looks a coarser table up.
-  encode.rule = best() ? Nf4Rule::kCuda : nf4_.rule;
+  encode.rule = nf4_.rule;
   encode.codes = pieces_.absmax.data();
   encode.nested_absmax = pieces_.nested_absmax.As<float>();
   encode.offset = &pieces_.nested_offset;
@@ -262,36 +274,14 @@ absl::Status Nf4Quantizer::NestAbsmax(Backend& backend) {
         "\": got a mean absmax beyond F32, allowed with double_quant: finite"));
   }
 
+  if (best()) return absl::OkStatus();
   NestedDecodeArgs decode;
   decode.codes = encode.codes;
   decode.nested_absmax = encode.nested_absmax;
   decode.offset = encode.offset;
   decode.num_blocks = num_blocks_;
   decode.absmax = absmax_.As<float>();
-  QS_RETURN_IF_ERROR(backend.nf4().NestedDecode(decode, backend.stream()));
-  if (best()) KeepPositive();
-  return absl::OkStatus();
-}
-
-// Far below the mean the nearest level may decode to 0 or less, which makes
-// zeros of a whole block: the first level above it is never worse. Where none
-// is (all blocks are zero) they stay.
-void Nf4Quantizer::KeepPositive() {
-  float* const absmax = absmax_.As<float>();
-  const float* const nested = pieces_.nested_absmax.As<float>();
-  const float* const levels = NestedLevels();
-  uint8_t* const codes = pieces_.absmax.data();
-  for (int64_t b = 0; b < num_blocks_; ++b) {
-    if (absmax[b] > 0) continue;
-    for (int code = codes[b] + 1; code < 256; ++code) {
-      const float decoded =
-          levels[code] * nested[b / kNestedBlockSize] + pieces_.nested_offset;
-      if (!(decoded > 0)) continue;
-      codes[b] = static_cast<uint8_t>(code);
-      absmax[b] = decoded;
-      break;
-    }
-  }
+  return backend.nf4().NestedDecode(decode, backend.stream());
 }
 
 absl::Status Nf4Quantizer::RefineTile(int64_t tile, int64_t begin, int64_t end,
@@ -307,9 +297,9 @@ absl::Status Nf4Quantizer::RefineSlice(const Slice& slice, Backend& backend) {
   PhaseClock& clock = this->clock(slice.tile);
   if (best()) {
     clock.Enter(Phase::kRefine);
-    QS_RETURN_IF_ERROR(Recode(slice, backend));
+    QS_RETURN_IF_ERROR(Refine(slice, backend));
     clock.Enter(Phase::kVerify);
-    QS_RETURN_IF_ERROR(Check(slice));
+    QS_RETURN_IF_ERROR(Check(slice, slice.coded_by));
   }
   if (!options().error_report) return absl::OkStatus();
   clock.Enter(Phase::kReport);

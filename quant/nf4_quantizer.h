@@ -2,8 +2,8 @@
 //
 // Plain: each slice is encoded, decoded again from its packed bytes, checked
 // and measured; Finish only names the parts. Nested: absmax is known only when
-// all tiles are done; it is coded then, and a second round chooses the codes
-// again against the decoded absmax (BEST) and measures what a reader decodes.
+// all tiles are done; it is coded then, and a second round searches among what
+// the coding can express (BEST) and measures what a reader decodes.
 //
 // Check: every code is read back on the host and compared with its weight
 // (kernels/nf4_verify_ops.h), in each round that makes codes.

@@ -22,7 +22,7 @@ struct Hooks {
   std::function<absl::Status(const Nf4EncodeArgs&)> nf4_encoded;
   std::function<void()> nested_encoded;
   std::function<void(const NestedDecodeArgs&)> nested_decoded;
-  std::function<void(const Nf4RecodeArgs&)> recoded;
+  std::function<void(const NestedRefineArgs&)> nested_refined;
   std::function<void(const PackRowsArgs&)> rows_packed;
   std::function<void(const PackColumnsArgs&)> columns_packed;
 };
@@ -35,9 +35,7 @@ class HookedNf4 final : public Nf4Ops {
     return hooks_.nf4_encoded ? hooks_.nf4_encoded(a) : status;
   }
   absl::Status Recode(const Nf4RecodeArgs& a, Stream& s) override {
-    const absl::Status status = ops_.Recode(a, s);
-    if (hooks_.recoded) hooks_.recoded(a);
-    return status;
+    return ops_.Recode(a, s);
   }
   absl::Status Decode(const Nf4DecodeArgs& a, Stream& s) override {
     return ops_.Decode(a, s);
@@ -53,7 +51,9 @@ class HookedNf4 final : public Nf4Ops {
     return status;
   }
   absl::Status NestedRefine(const NestedRefineArgs& a, Stream& s) override {
-    return ops_.NestedRefine(a, s);
+    const absl::Status status = ops_.NestedRefine(a, s);
+    if (hooks_.nested_refined) hooks_.nested_refined(a);
+    return status;
   }
 
  private:
@@ -211,7 +211,7 @@ TEST_CASE("... nor does one of the second round") {
   REQUIRE(q->BetweenRounds(backend).ok());
   REQUIRE(q->RerunTile(0, backend).ok());
   for (const int64_t place : Places(kCount)) {
-    backend.hooks.recoded = [&](const Nf4RecodeArgs& a) {
+    backend.hooks.nested_refined = [&](const NestedRefineArgs& a) {
       FlipCode(a.packed, place);
     };
     INFO(place);
@@ -323,7 +323,7 @@ TEST_CASE(
     auto q = MakeQuantizer(spec, info, bytes, options);
     REQUIRE(q->RunTile(0, backend).ok());
     REQUIRE(q->BetweenRounds(backend).ok());
-    backend.hooks.recoded = [&](const Nf4RecodeArgs&) {
+    backend.hooks.nested_refined = [&](const NestedRefineArgs&) {
       ++calls;
       cancelled = true;
     };
