@@ -2,13 +2,15 @@
 // Equations: kernels/nf4_math.h; layout: kernels/nf4_ops.h; definition:
 // kernels/reference/nf4_reference.cc, whose bytes these give.
 //
-// A thread takes one chunk of 8 elements at a time: 16-byte accesses to the
-// weight and 4-byte ones to the codes, coalesced, where the caller's pointers
-// are aligned. Limits: as nf4_encode.cu.
-// Tested by tests/kernels/nf4_cuda_test.cc.
+// A thread takes chunks of 8 elements: 16-byte accesses to the weight and
+// 4-byte ones to the codes, coalesced, where the caller's pointers are aligned.
+// Recode has one in flight; decode, whose loads are short, four, and asks the
+// lanes of its warp for the levels. Limits: as nf4_encode.cu. Tested by
+// tests/kernels/nf4_cuda_test.cc.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/nf4_device.h"
+#include "kernels/cuda/nf4_tiles.h"
 
 namespace qs::cuda {
 namespace {
@@ -40,6 +42,13 @@ struct DecodeParams {
   float levels[16];  // by code
 };
 
+template <class T>
+struct DecodeMemory {
+  GlobalMemory<T> weight;
+  GlobalMemory<const uint8_t> packed;
+  GlobalMemory<const float> absmax;
+};
+
 template <class Thread, class Params>
 QS_KERNEL void RecodeKernel(Thread& t, SharedBins& shared, const Params& a) {
   using T = typename Params::Element;
@@ -66,32 +75,95 @@ QS_KERNEL void RecodeKernel(Thread& t, SharedBins& shared, const Params& a) {
   }
 }
 
-template <class Thread, class Params>
-QS_KERNEL void DecodeKernel(Thread& t, SharedLevels& shared, const Params& a) {
-  using T = typename Params::Element;
-  FillLevels(t, a.levels, shared);
-  t.Barrier();
-  const auto weight = t.Global(a.weight, a.count);
-  const auto packed = t.Global(a.packed, (a.count + 1) / 2);
-  const auto absmaxes = t.Global(a.absmax, BlockCount(a.count, a.block_shift));
-  const int lane = t.ThreadIndex() % kWarpSize;
-  const int64_t stride = int64_t{t.BlockSize()} * kChunk;
-  for (int64_t begin = t.BlockIndex() * stride + t.ThreadIndex() * kChunk;
-       begin < a.count; begin += t.GridSize() * stride) {
-    const uint32_t codes = LoadCodes(packed, begin, a.count, a.packed_vectors);
-    const float absmax = absmaxes.Get(begin >> a.block_shift);
-    T values[kChunk];
+constexpr int kDecodeChunks = 4;
+constexpr int64_t kDecodeTile = kTileStride * kDecodeChunks;
+
+// Lane i has level i mod 16, so that the fifth bit of what is looked up does
+// not matter. By all lanes of the warp.
+template <class T, class Thread>
+QS_KERNEL Chunk<T> DecodeChunk(Thread& t, float level, uint32_t codes,
+                               float absmax) {
+  const auto weight = [&](int j) {
+    return t.Lookup(level, codes >> NibbleShift(j)) * absmax;
+  };
+  Chunk<T> chunk;
+  if constexpr (Chunk<T>::kWide) {
     QS_UNROLL
     for (int j = 0; j < kChunk; ++j) {
-      const float level = shared.levels[codes >> NibbleShift(j) & 15u][lane];
-      Narrow(level * absmax, &values[j]);
+      chunk.words[j / 4].w[j % 4] = FloatBits(weight(j));
     }
-    StoreChunk(weight, begin, a.count, values, a.weight_vectors);
+  } else {
+    QS_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float first = weight(2 * i);
+      chunk.words[0].w[i] = NarrowPair(T{}, first, weight(2 * i + 1));
+    }
+  }
+  return chunk;
+}
+
+template <class Thread, class Params, class Memory>
+QS_KERNEL void DecodeWhole(Thread& t, const Params& a, const Memory& memory,
+                           float level, int64_t begin) {
+  using T = typename Params::Element;
+  uint32_t codes[kDecodeChunks];
+  float absmax[kDecodeChunks];
+  QS_UNROLL
+  for (int u = 0; u < kDecodeChunks; ++u) {
+    codes[u] = memory.packed.template GetVector<uint32_t>(
+        (begin >> 1) + u * (kTileStride / 2));
+    absmax[u] = memory.absmax.Get((begin + u * kTileStride) >> a.block_shift);
+  }
+  QS_UNROLL
+  for (int u = 0; u < kDecodeChunks; ++u) {
+    StoreWhole(memory.weight, begin + u * kTileStride,
+               DecodeChunk<T>(t, level, codes[u], absmax[u]));
+  }
+}
+
+// The same with every check.
+template <class Thread, class Params, class Memory>
+QS_KERNEL void DecodeCarefully(Thread& t, const Params& a, const Memory& memory,
+                               float level, int64_t first) {
+  using T = typename Params::Element;
+  QS_NO_UNROLL
+  for (int u = 0; u < kDecodeChunks; ++u) {
+    const int64_t begin = first + u * kTileStride;
+    const uint32_t codes =
+        LoadCodes(memory.packed, begin, a.count, a.packed_vectors);
+    const float absmax =
+        begin < a.count ? memory.absmax.Get(begin >> a.block_shift) : 0.0f;
+    const auto chunk = DecodeChunk<T>(t, level, codes, absmax);
+    QS_UNROLL
+    for (int j = 0; j < kChunk; ++j) {
+      if (begin + j < a.count) memory.weight.Set(begin + j, chunk.Stored(j));
+    }
+  }
+}
+
+template <class Thread, class Params>
+QS_KERNEL void DecodeKernel(Thread& t, NoShared&, const Params& a) {
+  using T = typename Params::Element;
+  const DecodeMemory<T> memory{
+      t.Global(a.weight, a.count), t.Global(a.packed, (a.count + 1) / 2),
+      t.Global(a.absmax, BlockCount(a.count, a.block_shift))};
+  const float level = a.levels[t.ThreadIndex() % 16];
+  const bool vectors = a.weight_vectors && a.packed_vectors;
+  const int64_t whole = vectors ? a.count - a.count % kDecodeTile : 0;
+  const int64_t step = t.GridSize() * kDecodeTile;
+  for (int64_t base = t.BlockIndex() * kDecodeTile; base < a.count;
+       base += step) {
+    const int64_t begin = base + t.ThreadIndex() * kChunk;
+    if (base < whole) {
+      DecodeWhole(t, a, memory, level, begin);
+    } else {
+      DecodeCarefully(t, a, memory, level, begin);
+    }
   }
 }
 
 QS_DEFINE_ENTRY(RecodeKernel, SharedBins)
-QS_DEFINE_ENTRY(DecodeKernel, SharedLevels)
+QS_DEFINE_ENTRY(DecodeKernel, NoShared)
 
 template <class T, bool kFp4>
 int RecodeTyped(const Nf4RecodeArgs& args, cudaStream_t stream) {
@@ -121,9 +193,8 @@ int DecodeTyped(const Nf4DecodeArgs& args, cudaStream_t stream) {
   params.weight = static_cast<T*>(args.weight.data);
   const float* levels = CodebookLevels(args.codebook);
   for (int code = 0; code < 16; ++code) params.levels[code] = levels[code];
-  const LaunchShape shape = ShapeFor(CeilDiv(params.count, kChunk));
-  return QS_LAUNCH(DecodeKernel, SharedLevels, params, shape.grid, shape.block,
-                   stream);
+  return QS_LAUNCH(DecodeKernel, NoShared, params,
+                   TileGrid(params.count, kDecodeTile), kTileThreads, stream);
 }
 
 }  // namespace

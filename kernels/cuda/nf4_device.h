@@ -66,6 +66,28 @@ QS_KERNEL float Widen(BF16 x) {
 }
 QS_KERNEL void Narrow(float x, float* out) { *out = x; }
 
+// Two values rounded to T, as a word of 16-bit elements has them.
+#if defined(QS_CUDA_EMULATION)
+template <class T>
+QS_KERNEL uint32_t NarrowPair(T, float first, float second) {
+  T low, high;
+  Narrow(first, &low);
+  Narrow(second, &high);
+  return low.bits | static_cast<uint32_t>(high.bits) << 16;
+}
+#else
+QS_KERNEL uint32_t NarrowPair(F16, float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+QS_KERNEL uint32_t NarrowPair(BF16, float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+#endif
+
 // x rounded to T.
 template <class T>
 QS_KERNEL float Rounded(float x) {
@@ -102,6 +124,13 @@ struct Chunk {
     } else {
       const uint32_t pair = words[0].w[j / 2];
       return Widen(T{static_cast<uint16_t>(j % 2 == 0 ? pair : pair >> 16)});
+    }
+  }
+  QS_KERNEL T Stored(int j) const {
+    if constexpr (kWide) {
+      return BitsFloat(words[j / 4].w[j % 4]);
+    } else {
+      return T{static_cast<uint16_t>(words[0].w[j / 2] >> (j % 2 * 16))};
     }
   }
   QS_KERNEL void Clear() {
@@ -154,6 +183,16 @@ QS_KERNEL Chunk<T> LoadChunk(const Global& in, int64_t begin, int64_t count,
   return chunk;
 }
 
+// The same of a store.
+template <class T, class Global>
+QS_KERNEL void StoreWhole(const Global& out, int64_t begin,
+                          const Chunk<T>& chunk) {
+  QS_UNROLL
+  for (int i = 0; i < Chunk<T>::kWords; ++i) {
+    out.SetVector(begin + i * (kChunk / Chunk<T>::kWords), chunk.words[i]);
+  }
+}
+
 template <class T, class Global>
 QS_KERNEL void StoreChunk(const Global& out, int64_t begin, int64_t count,
                           const T (&values)[kChunk], bool vector) {
@@ -162,10 +201,7 @@ QS_KERNEL void StoreChunk(const Global& out, int64_t begin, int64_t count,
     chunk.Clear();
     QS_UNROLL
     for (int j = 0; j < kChunk; ++j) chunk.Fill(j, values[j]);
-    QS_UNROLL
-    for (int i = 0; i < Chunk<T>::kWords; ++i) {
-      out.SetVector(begin + i * (kChunk / Chunk<T>::kWords), chunk.words[i]);
-    }
+    StoreWhole(out, begin, chunk);
     return;
   }
   QS_UNROLL

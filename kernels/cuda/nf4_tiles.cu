@@ -2,16 +2,16 @@
 // kernels/nf4_math.h; layout: kernels/nf4_ops.h; definition:
 // kernels/reference/nf4_reference.cc, whose bytes this gives.
 //
-// A tile is what the threads of a block take at a time: each some chunks of 8
-// elements, 64 bytes of loads in flight to hide the latency of memory, of which
-// block_size / 8 neighbouring lanes own a block. A warp whose part of a whole,
-// aligned tile has plain blocks only (below) takes the short way; another
-// encodes it one chunk after the other, with every check.
+// A thread has chunks of 8 elements of a tile, 64 bytes of loads in flight to
+// hide the latency of memory; block_size / 8 neighbouring lanes own a block. A
+// warp whose part of a whole, aligned tile has plain blocks only (below) takes
+// the short way; another encodes it one chunk after the other, with every
+// check.
 //
 //   chunk 0          chunk 1          ..  chunk kInFlight - 1
 //   lane 0 1 .. 31   lane 0 1 .. 31       lane 0 1 .. 31        of warp 0
 //   | block | block | ...
-//   <-- kTileThreads * 8 elements ->
+//   <---- kTileStride ---->
 //
 // The short way: the maxima of all chunks are reduced at once, so that in the
 // end each lane has that of one chunk, number lane % kInFlight, for which it
@@ -35,20 +35,10 @@ namespace {
 
 using nf4::BlockScale;
 
-// The emulation has small tiles, so that tests have many, and few blocks.
-#if defined(QS_CUDA_EMULATION)
-constexpr int kTileThreads = 64;
-constexpr int64_t kTileGrid = 3;
-#else
-constexpr int kTileThreads = kMaxBlockThreads;
-constexpr int64_t kTileGrid = 2048;
-#endif
-constexpr int64_t kStride = int64_t{kTileThreads} * kChunk;  // between chunks
-
 template <class T>
 constexpr int kInFlight = 64 / (kChunk * static_cast<int>(sizeof(T)));
 template <class T>
-constexpr int64_t kTile = kStride* kInFlight<T>;
+constexpr int64_t kTile = kTileStride* kInFlight<T>;
 
 using Counter = unsigned long long;  // what atomicMin takes
 
@@ -218,12 +208,12 @@ QS_KERNEL bool EncodePlain(Thread& t, const Params& a, const Memory& memory,
   Chunk<T> chunks[kInFlight<T>];
   QS_UNROLL
   for (int u = 0; u < kInFlight<T>; ++u) {
-    chunks[u] = LoadWhole<T>(memory.weight, begin + u * kStride);
+    chunks[u] = LoadWhole<T>(memory.weight, begin + u * kTileStride);
   }
   const float absmax = ReduceMagnitudes<T>(t, chunks, place.lanes);
   if (t.AnyInWarp(!nf4::Searchable(absmax))) return false;
   if (place.stores) {
-    const int64_t mine = begin + place.chunk * kStride;
+    const int64_t mine = begin + place.chunk * kTileStride;
     memory.absmax.Set(mine >> a.block_shift, absmax);
   }
   const float factor = 1.0f / absmax;
@@ -232,7 +222,7 @@ QS_KERNEL bool EncodePlain(Thread& t, const Params& a, const Memory& memory,
     const float f = t.Lookup(factor, t.ThreadIndex() - place.chunk + u);
     const uint32_t codes = steps.Codes(
         t, chunks[u], [&](float w) { return Multiply<Params>(w, f); });
-    memory.packed.SetVector((begin >> 1) + u * (kStride / 2), codes);
+    memory.packed.SetVector((begin >> 1) + u * (kTileStride / 2), codes);
   }
   return true;
 }
@@ -245,7 +235,7 @@ QS_KERNEL void EncodeCarefully(Thread& t, const Params& a, const Memory& memory,
   const int lanes = (1 << a.block_shift) / kChunk;
   QS_NO_UNROLL
   for (int u = 0; u < kInFlight<T>; ++u) {
-    const int64_t begin = first + u * kStride;
+    const int64_t begin = first + u * kTileStride;
     const auto chunk =
         LoadChunk<T>(memory.weight, begin, a.count, a.weight_vectors);
     const uint32_t own = chunk.MaxMagnitude();
@@ -302,9 +292,8 @@ int Launch(const Nf4EncodeArgs& args, cudaStream_t stream) {
   params.first_non_finite = reinterpret_cast<Counter*>(args.first_non_finite);
   params.steps = StepTableFor(args.codebook, args.rule);
   params.ranks = MakeRankTable(args.codebook, args.rule);
-  const int64_t grid = std::min(CeilDiv(params.count, kTile<T>), kTileGrid);
-  return QS_LAUNCH(EncodeTilesKernel, NoShared, params, grid, kTileThreads,
-                   stream);
+  return QS_LAUNCH(EncodeTilesKernel, NoShared, params,
+                   TileGrid(params.count, kTile<T>), kTileThreads, stream);
 }
 
 }  // namespace
