@@ -51,6 +51,11 @@ class Backend {
   // Of its device's own memory; zeros on a host. Thread-safe.
   virtual DeviceMemoryUse memory() const { return {}; }
 
+  // Whether one operation should get as much as there is: a device does little
+  // of a small one in the time that the call takes. Else as much as a core's
+  // cache holds.
+  virtual bool prefers_large() const { return false; }
+
   // Threads that may compute on it at once, each on a lane of its own, so that
   // one copies or works on the host while another's kernels run. Lanes give the
   // same bytes, and share health, memory and name; lane 0 is the backend

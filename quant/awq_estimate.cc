@@ -19,8 +19,13 @@ int64_t NumElements(const TensorInfo& info) {
 
 absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
                                               const GroupInfo& info,
+                                              const QuantizeOptions& options,
                                               int64_t max_tiles) {
   QS_RETURN_IF_ERROR(CheckAwqTensors(spec, info));
+  // All input at once: a tile's is there when another one runs.
+  QuantizeOptions whole = options;
+  whole.tiled_input = false;
+  whole.streamed_output = false;
   int64_t bytes = GroupSiteBytes(spec, info);
   int64_t running = 0;
   int64_t largest = 0;
@@ -29,17 +34,18 @@ absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
       bytes += 2 * NumElements(tensor.info) * DTypeBytes(tensor.info.dtype);
       continue;
     }
-    // All input at once: a tile's is there when another one runs.
     QS_ASSIGN_OR_RETURN(const int64_t held,
-                        EstimateMemoryBytes(spec, tensor.info));
-    const TileScratch scratch = TileScratchOf(spec, tensor.info);
+                        EstimateMemoryBytes(spec, tensor.info, whole, 0));
+    const TileScratch scratch = TileScratchOf(spec, tensor.info, whole);
     bytes += held - scratch.bytes * scratch.tiles;
     running += scratch.tiles;
     largest = std::max(largest, scratch.bytes);
   }
   // Of many experts not all run at once.
-  return bytes + largest * std::min(running, std::max(kEstimatedTilesRunning,
-                                                      max_tiles));
+  const int64_t most = options.large_tiles
+                           ? max_tiles
+                           : std::max(kEstimatedTilesRunning, max_tiles);
+  return bytes + largest * std::min(running, most);
 }
 
 }  // namespace qs

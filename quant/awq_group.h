@@ -45,6 +45,7 @@ absl::StatusOr<std::unique_ptr<SolveGroup>> NewAwqGroup(
 // INVALID_ARGUMENT as above.
 absl::StatusOr<int64_t> EstimateAwqGroupBytes(const QuantSpec& spec,
                                               const GroupInfo& info,
+                                              const QuantizeOptions& options,
                                               int64_t max_tiles);
 
 }  // namespace qs

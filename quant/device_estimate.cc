@@ -166,11 +166,14 @@ int64_t KeptBytes(int64_t inputs, int64_t matrices) {
 }
 
 DeviceBytes GptqBytes(const QuantSpec& spec, const TensorInfo& info,
-                      bool scaled, const DeviceTiles& tiles) {
+                      const DeviceUse& use, const DeviceTiles& tiles) {
+  const bool scaled = use.scaled;
   const GptqSpec& gptq = *spec.gptq();
-  const GptqLayout layout = GptqLayoutOf(gptq, info);
+  const GptqLayout layout = GptqLayoutOf(gptq, info, use.large_tiles);
   const bool best = spec.profile == Profile::kBest;
   const Weight tile = {info.dtype, layout.most_rows(), layout.cols};
+  Weight unit = tile;
+  unit.rows = std::min(layout.unit_rows, layout.rows);
   Weight solved = tile;
   if (scaled) solved.dtype = DType::kF32;
   Solver solver;
@@ -187,7 +190,7 @@ DeviceBytes GptqBytes(const QuantSpec& spec, const TensorInfo& info,
               ErrorBytes(solved, scaled ? DType::kF32 : info.dtype, kSomeNumber,
                          tiles),
               PackBytes(tile, gptq.bits, layout.groups),
-              StatsBytes(tile, layout.report_group())});
+              StatsBytes(unit, layout.report_group())});
   most.kept = KeptBytes(layout.cols, 2);  // a factor, and what it is of
   return most;
 }
@@ -272,7 +275,7 @@ void AddPieces(const QuantSpec& spec, const TensorInfo& info,
                std::vector<TensorView>* pieces) {
   const MatrixShape shape = AsMatrix(info.shape);
   const int64_t most = spec.gptq() != nullptr
-                           ? GptqLayoutOf(*spec.gptq(), info).tile_rows
+                           ? GptqLayoutOf(*spec.gptq(), info, false).unit_rows
                            : AwqTileRows(info);
   for (int64_t row = 0; row < shape.rows; row += most) {
     pieces->push_back(
@@ -293,7 +296,7 @@ DeviceBytes TensorDeviceBytes(const QuantSpec& spec, const TensorInfo& info,
                               const DeviceUse& use, const DeviceTiles& tiles) {
   const MatrixShape shape = AsMatrix(info.shape);
   const Weight weight = {info.dtype, shape.rows, shape.cols};
-  if (spec.gptq() != nullptr) return GptqBytes(spec, info, use.scaled, tiles);
+  if (spec.gptq() != nullptr) return GptqBytes(spec, info, use, tiles);
   if (spec.awq() != nullptr) return AwqBytes(spec, info, tiles);
   DeviceBytes most = spec.nf4() != nullptr   ? Nf4Bytes(*spec.nf4(), weight)
                      : spec.rtn() != nullptr ? RtnBytes(*spec.rtn(), weight)
@@ -326,9 +329,10 @@ DeviceBytes SolveDeviceBytes(const QuantSpec& spec, const GroupInfo& info,
 }
 
 DeviceUse GroupDeviceUse(const QuantSpec& spec, const GroupInfo& info,
-                         bool error_report) {
-  return {.measured = error_report && !NeedsCalibration(spec),
-          .scaled = SolvesWhole(spec, info)};
+                         const QuantizeOptions& options) {
+  return {.measured = options.error_report && !NeedsCalibration(spec),
+          .scaled = SolvesWhole(spec, info),
+          .large_tiles = options.large_tiles};
 }
 
 DeviceBytes SiteDeviceBytes(int64_t inputs, DType dtype,

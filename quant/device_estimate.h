@@ -32,6 +32,7 @@ inline int64_t DeviceMemoryFor(const DeviceBytes& need) {
 struct DeviceUse {
   bool measured = false;  // a site is there only to be reported on
   bool scaled = false;    // its group solves it as a whole, inputs scaled first
+  bool large_tiles = false;  // QuantizeOptions'
 };
 
 // Of a tensor's tiles, with the factor of its site if it needs one. REQUIRES:
@@ -47,7 +48,7 @@ DeviceBytes SolveDeviceBytes(const QuantSpec& spec, const GroupInfo& info,
 
 // How the tensors of a group are worked at.
 DeviceUse GroupDeviceUse(const QuantSpec& spec, const GroupInfo& info,
-                         bool error_report);
+                         const QuantizeOptions& options);
 
 // Of the second moments of activations of a site.
 DeviceBytes SiteDeviceBytes(int64_t inputs, DType dtype,

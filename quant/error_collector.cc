@@ -49,6 +49,29 @@ absl::Status ErrorCollector::Measure(int64_t tile, const MeasuredPiece& piece,
   return absl::OkStatus();
 }
 
+absl::Status ErrorCollector::MeasureUnits(int64_t first, int64_t rows,
+                                          const MeasuredPiece& piece,
+                                          Backend& backend) {
+  const int64_t cols = piece.weight.cols;
+  const auto part = [cols](const TensorView& all, int64_t row, int64_t count) {
+    const int64_t at = row * cols * DTypeBytes(all.dtype);
+    return TensorView{static_cast<const uint8_t*>(all.data) + at, all.dtype,
+                      count, cols};
+  };
+  for (int64_t row = 0; row < piece.weight.rows; row += rows) {
+    const int64_t count = std::min(rows, piece.weight.rows - row);
+    const int64_t groups = row * cols / group_size_;
+    MeasuredPiece unit = piece;
+    unit.weight = part(piece.weight, row, count);
+    unit.decoded = part(piece.decoded, row, count);
+    unit.steps = piece.steps == nullptr ? nullptr : piece.steps + groups;
+    unit.first_group = piece.first_group + groups;
+    unit.group_errors = piece.group_errors + groups;
+    QS_RETURN_IF_ERROR(Measure(first + row / rows, unit, backend));
+  }
+  return absl::OkStatus();
+}
+
 void ErrorCollector::AddGroups(const MeasuredPiece& piece, Slot* slot) const {
   const int64_t n = piece.weight.num_elements();
   const int64_t groups = CeilDiv(n, group_size_);

@@ -44,6 +44,11 @@ class ErrorCollector {
   absl::Status Measure(int64_t tile, const MeasuredPiece& piece,
                        Backend& backend);
 
+  // The same for rows of several tiles, `rows` each but for the last, from
+  // `first` on. REQUIRES: these are whole groups.
+  absl::Status MeasureUnits(int64_t first, int64_t rows,
+                            const MeasuredPiece& piece, Backend& backend);
+
   // Sets error, rtn, worst_groups and has_error.
   void Fill(TensorReport* report) const;
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -28,13 +29,13 @@ constexpr int64_t kWordBits = 32;
 
 // What does not depend on the tensor's site.
 GptqContext MakeContext(const QuantSpec& spec, const TensorInfo& info,
-                        bool error_report) {
+                        const QuantizeOptions& options) {
   GptqContext context;
   context.gptq = *spec.gptq();
   context.best = spec.profile == Profile::kBest;
-  context.measures = error_report;
+  context.measures = options.error_report;
   context.dtype = info.dtype;
-  context.layout = GptqLayoutOf(context.gptq, info);
+  context.layout = GptqLayoutOf(context.gptq, info, options.large_tiles);
   context.stored = StoredScaleOf(spec.format, info.dtype);
   return context;
 }
@@ -42,7 +43,8 @@ GptqContext MakeContext(const QuantSpec& spec, const TensorInfo& info,
 Partition MakePartition(const GptqLayout& layout) {
   return {.num_elements = layout.rows * layout.cols,
           .tile_elements = layout.tile_rows * layout.cols,
-          .group_size = layout.report_group()};
+          .group_size = layout.report_group(),
+          .measured_elements = layout.unit_rows * layout.cols};
 }
 
 class GptqQuantizer final : public QuantizerBase, public AwqMember {
@@ -58,7 +60,7 @@ class GptqQuantizer final : public QuantizerBase, public AwqMember {
   absl::Status AllocateAll() {
     QS_RETURN_IF_ERROR(AllocateInput());
     try {
-      facts_.resize(static_cast<size_t>(num_tiles()));
+      facts_.resize(static_cast<size_t>(layout().units()));
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError("cannot allocate the solver's books");
     }
@@ -91,7 +93,7 @@ class GptqQuantizer final : public QuantizerBase, public AwqMember {
 
   GptqContext context_;
   std::unique_ptr<GridWriter> writer_;
-  std::vector<GptqTileFacts> facts_;
+  std::vector<GptqUnitFacts> facts_;
   // In a group, set before any tile runs.
   std::shared_ptr<const AwqSiteSolution> solution_;
   AwqTransform transform_;
@@ -118,9 +120,9 @@ absl::Status GptqQuantizer::CheckSite() const {
 
 std::vector<TensorView> GptqQuantizer::Pieces() const {
   std::vector<TensorView> pieces;
-  for (int64_t row = 0; row < layout().rows; row += layout().tile_rows) {
+  for (int64_t row = 0; row < layout().rows; row += layout().unit_rows) {
     pieces.push_back(InputView(
-        row * layout().cols, std::min(layout().tile_rows, layout().rows - row),
+        row * layout().cols, std::min(layout().unit_rows, layout().rows - row),
         layout().cols));
   }
   return pieces;
@@ -174,14 +176,17 @@ absl::Status GptqQuantizer::EncodeTile(int64_t index, int64_t begin,
       GptqTile tile,
       GptqTile::Create(context_, input, InputView(begin, rows, layout().cols),
                        first_row));
-  GptqTileFacts facts;
-  QS_RETURN_IF_ERROR(tile.Run(backend, clock, &facts));
-  facts_[static_cast<size_t>(index)] = facts;
+  const int64_t unit = first_row / layout().unit_rows;
+  QS_RETURN_IF_ERROR(
+      tile.Run(backend, clock,
+               std::span(facts_).subspan(
+                   static_cast<size_t>(unit),
+                   static_cast<size_t>(CeilDiv(rows, layout().unit_rows)))));
   QS_RETURN_IF_ERROR(Write(index, first_row, rows, tile.codes(), backend));
   if (!options().error_report) return absl::OkStatus();
   clock.Enter(Phase::kReport);
   QS_ASSIGN_OR_RETURN(const MeasuredPiece piece, tile.Measured(backend));
-  return errors().Measure(index, piece, backend);
+  return errors().MeasureUnits(unit, layout().unit_rows, piece, backend);
 }
 
 absl::Status GptqQuantizer::Write(int64_t index, int64_t first_row,
@@ -226,7 +231,7 @@ StreamedOutput GptqQuantizer::streamed_output() const {
 SolverFacts GptqQuantizer::Facts() const {
   SolverFacts solver;
   if (solution_ != nullptr) AddFacts(solution_->scales, &solver);
-  for (const GptqTileFacts& facts : facts_) {
+  for (const GptqUnitFacts& facts : facts_) {
     solver.codes_changed += facts.codes_changed;
   }
   return solver;
@@ -244,7 +249,7 @@ void GptqQuantizer::AddToReport(TensorReport* report) const {
         "factored; errors were weighted, not compensated");
   }
   report->has_output_error = context_.best || context_.measures;
-  for (const GptqTileFacts& facts : facts_) {
+  for (const GptqUnitFacts& facts : facts_) {
     report->output_error.error += facts.output.error;
     report->output_error.signal += facts.output.signal;
     report->rtn_output_error.error += facts.rounded.error;
@@ -266,13 +271,15 @@ void GptqQuantizer::AddToReport(TensorReport* report) const {
 
 }  // namespace
 
-TensorSizes GptqSizes(const QuantSpec& spec, const TensorInfo& info) {
-  const GptqContext context = MakeContext(spec, info, true);
+TensorSizes GptqSizes(const QuantSpec& spec, const TensorInfo& info,
+                      const QuantizeOptions& options) {
+  const GptqContext context = MakeContext(spec, info, options);
   const GptqLayout& layout = context.layout;
   TensorSizes sizes;
   sizes.output =
       GridOutputBytes(spec, {info.name, info.dtype, layout.rows, layout.cols});
-  sizes.extra = 16 * layout.cols;
+  sizes.extra =
+      16 * layout.cols + layout.units() * ErrorCollector::BytesPerTile();
   sizes.tile_input = layout.most_rows() * layout.cols * DTypeBytes(info.dtype);
   sizes.tile_scratch =
       GptqTile::ScratchBytes(context, spec.gptq()->awq_scaling) +
@@ -282,7 +289,7 @@ TensorSizes GptqSizes(const QuantSpec& spec, const TensorInfo& info) {
 
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewGptqQuantizer(
     const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options) {
-  const GptqContext context = MakeContext(spec, info, options.error_report);
+  const GptqContext context = MakeContext(spec, info, options);
   auto quantizer =
       std::make_unique<GptqQuantizer>(spec, info, options, context);
   QS_RETURN_IF_ERROR(quantizer->CheckSite());
@@ -294,7 +301,7 @@ absl::StatusOr<AwqTensor> NewGptqMember(const QuantSpec& spec,
                                         const TensorInfo& info,
                                         const QuantizeOptions& options) {
   auto quantizer = std::make_unique<GptqQuantizer>(
-      spec, info, options, MakeContext(spec, info, options.error_report));
+      spec, info, options, MakeContext(spec, info, options));
   QS_RETURN_IF_ERROR(quantizer->AllocateAll());
   AwqTensor tensor;
   tensor.member = quantizer.get();

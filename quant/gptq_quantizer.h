@@ -22,7 +22,8 @@ namespace qs {
 // Without what the tensor's site holds for all its readers (solve_group.h).
 // REQUIRES (all): ValidateSpec, ValidateSpecForShape and the tensor's own
 // checks passed.
-TensorSizes GptqSizes(const QuantSpec& spec, const TensorInfo& info);
+TensorSizes GptqSizes(const QuantSpec& spec, const TensorInfo& info,
+                      const QuantizeOptions& options);
 
 // Errors: INVALID_ARGUMENT — no site, or one of another size;
 // RESOURCE_EXHAUSTED.

@@ -100,7 +100,7 @@ TensorView GptqTile::Scaled(const TensorView& in, float* to) const {
 }
 
 absl::Status GptqTile::Run(Backend& backend, PhaseClock& clock,
-                           GptqTileFacts* facts) {
+                           std::span<GptqUnitFacts> facts) {
   const GptqRows rows = Rows();
   clock.Enter(Phase::kEncode);
   QS_RETURN_IF_ERROR(rows.Solve(false, solved_, error_, backend));
@@ -120,7 +120,7 @@ absl::Status GptqTile::Run(Backend& backend, PhaseClock& clock,
 // Errors of the solution and of rounding, rows exchanged where BEST may, and
 // what the report says of both.
 absl::Status GptqTile::Compare(Backend& backend, PhaseClock& clock,
-                               GptqTileFacts* facts) {
+                               std::span<GptqUnitFacts> facts) {
   clock.Enter(Phase::kReport);
   QS_RETURN_IF_ERROR(Yardstick(backend));
   if (!refines()) {
@@ -137,10 +137,11 @@ absl::Status GptqTile::Compare(Backend& backend, PhaseClock& clock,
   }
   for (int64_t r = 0; r < weight_.rows; ++r) {
     const double square = static_cast<double>(Divisor(r)) * Divisor(r);
-    facts->output.error += error_[r] * square;
-    facts->output.signal += signal_[r] * square;
-    facts->rounded.error += rtn_error_[r] * square;
-    facts->rounded.signal += signal_[r] * square;
+    GptqUnitFacts& unit = FactsOf(r, facts);
+    unit.output.error += error_[r] * square;
+    unit.output.signal += signal_[r] * square;
+    unit.rounded.error += rtn_error_[r] * square;
+    unit.rounded.signal += signal_[r] * square;
   }
   return CountChanged(backend, facts);
 }
@@ -183,7 +184,8 @@ absl::Status GptqTile::KeepBetterRows(Backend& backend) {
 }
 
 // Codes that differ from rounding on the same grids.
-absl::Status GptqTile::CountChanged(Backend& backend, GptqTileFacts* facts) {
+absl::Status GptqTile::CountChanged(Backend& backend,
+                                    std::span<GptqUnitFacts> facts) {
   const GptqRows rows = Rows();
   const bool by_order = c_.gptq.order == ColumnOrder::kActOrder;
   const std::vector<int32_t>& order = input_.factor->order;
@@ -194,7 +196,7 @@ absl::Status GptqTile::CountChanged(Backend& backend, GptqTileFacts* facts) {
   for (int64_t r = 0; r < weight_.rows; ++r) {
     for (int64_t i = 0; i < cols; ++i) {
       const int64_t column = by_order ? order[static_cast<size_t>(i)] : i;
-      facts->codes_changed +=
+      FactsOf(r, facts).codes_changed +=
           other_.codes[r * cols + i] != solved_.codes[r * cols + column] ? 1
                                                                          : 0;
     }

@@ -13,6 +13,7 @@
 #define QS_QUANT_GPTQ_TILE_H_
 
 #include <cstdint>
+#include <span>
 
 #include "absl/status/statusor.h"
 #include "quant/awq_solution.h"
@@ -29,8 +30,8 @@ struct GptqInput {
   const AwqTransform* transform = nullptr;
 };
 
-// What a tile adds to the report.
-struct GptqTileFacts {
+// What a unit of rows adds to the report.
+struct GptqUnitFacts {
   OutputError output;
   OutputError rounded;
   int64_t codes_changed = 0;
@@ -48,9 +49,10 @@ class GptqTile {
   // What the operations themselves take for a tile.
   static int64_t OperationBytes(const GptqLayout& layout);
 
-  // Codes, and what is known of their cost. Round to nearest, which BEST may
-  // take, is kReport's.
-  absl::Status Run(Backend& backend, PhaseClock& clock, GptqTileFacts* facts);
+  // Codes, and what is known of their cost, by units from that of `first_row`
+  // on. Round to nearest, which BEST may take, is kReport's.
+  absl::Status Run(Backend& backend, PhaseClock& clock,
+                   std::span<GptqUnitFacts> facts);
 
   const GptqCodes& codes() const { return solved_; }
   // For the report, after Run: the weights that engines will act on.
@@ -69,10 +71,14 @@ class GptqTile {
   TensorView Scaled(const TensorView& in, float* to) const;
 
   absl::Status Compare(Backend& backend, PhaseClock& clock,
-                       GptqTileFacts* facts);
+                       std::span<GptqUnitFacts> facts);
   absl::Status Yardstick(Backend& backend);
   absl::Status KeepBetterRows(Backend& backend);
-  absl::Status CountChanged(Backend& backend, GptqTileFacts* facts);
+  absl::Status CountChanged(Backend& backend, std::span<GptqUnitFacts> facts);
+  // Of a row of the tile.
+  GptqUnitFacts& FactsOf(int64_t row, std::span<GptqUnitFacts> facts) const {
+    return facts[static_cast<size_t>(row / c_.layout.unit_rows)];
+  }
   TensorView InOrder() const;
 
   const GptqContext& c_;

@@ -57,7 +57,8 @@ struct TileScratch {
   int64_t bytes = 0;
   int64_t tiles = 0;
 };
-TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info);
+TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info,
+                          const QuantizeOptions& options);
 
 }  // namespace qs
 

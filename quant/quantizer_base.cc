@@ -49,6 +49,11 @@ int64_t Partition::num_tiles() const {
   return CeilDiv(num_elements, tile_elements);
 }
 
+int64_t Partition::num_measured() const {
+  return measured_elements == 0 ? num_tiles()
+                                : CeilDiv(num_elements, measured_elements);
+}
+
 absl::StatusOr<Scratch> Scratch::Allocate(int64_t bytes) {
   Scratch scratch;
   QS_ASSIGN_OR_RETURN(scratch.buffer_, Buffer::Allocate(bytes));
@@ -86,7 +91,7 @@ absl::Status QuantizerBase::AllocateInput() {
       tile_outputs_.resize(static_cast<size_t>(num_tiles()));
     }
     tile_clocks_.resize(static_cast<size_t>(num_tiles()));
-    if (options_.error_report) errors_.SetNumTiles(num_tiles());
+    if (options_.error_report) errors_.SetNumTiles(partition_.num_measured());
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrCat("cannot allocate the books of ", num_tiles(), " tiles"));

@@ -34,8 +34,12 @@ struct Partition {
   int64_t num_elements = 0;
   int64_t tile_elements = 0;
   int64_t group_size = 0;  // what the error report calls a group
+  // Tiles consist of whole parts of so many that are measured one by one, so
+  // that the report does not depend on the tiles; 0: a tile is one.
+  int64_t measured_elements = 0;
 
   int64_t num_tiles() const;
+  int64_t num_measured() const;
 };
 
 // What one method needs for one tensor; bytes.

@@ -199,7 +199,7 @@ absl::StatusOr<int64_t> EstimateGroupBytes(const QuantSpec& spec,
                                            const QuantizeOptions& options,
                                            int64_t max_tiles) {
   if (SolvesWhole(spec, info)) {
-    return EstimateAwqGroupBytes(spec, info, max_tiles);
+    return EstimateAwqGroupBytes(spec, info, options, max_tiles);
   }
   int64_t bytes = GroupSiteBytes(spec, info);
   for (const GroupTensor& tensor : info.tensors) {

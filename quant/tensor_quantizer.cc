@@ -72,13 +72,14 @@ int64_t NumElements(const TensorInfo& info) {
   return CheckedNumElements(info.shape).value_or(0);
 }
 
-TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info) {
+TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info,
+                    const QuantizeOptions& options) {
   if (const Nf4Spec* nf4 = spec.nf4()) {
     return Nf4Sizes(*nf4, info, NumElements(info));
   }
   if (spec.awq() != nullptr) return AwqSizes(spec, info);
   if (spec.hqq() != nullptr) return HqqSizes(spec, info);
-  if (spec.gptq() != nullptr) return GptqSizes(spec, info);
+  if (spec.gptq() != nullptr) return GptqSizes(spec, info, options);
   return RtnSizes(*spec.rtn(), info);
 }
 
@@ -113,7 +114,7 @@ absl::StatusOr<std::unique_ptr<TensorQuantizer>> TensorQuantizer::Create(
 
 absl::Status TensorQuantizer::RunTileFrom(std::span<const InputPiece> pieces,
                                           int64_t tile, Backend& backend) {
-  QS_ASSIGN_OR_RETURN(uint8_t* to, BeginTileInput(tile));
+  QS_ASSIGN_OR_RETURN(uint8_t * to, BeginTileInput(tile));
   for (const InputPiece& piece : pieces) {
     to = std::copy(piece.begin(), piece.end(), to);
   }
@@ -130,7 +131,7 @@ absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
                                             const QuantizeOptions& options,
                                             int64_t max_tiles) {
   QS_RETURN_IF_ERROR(CheckTensor(spec, info));
-  const TensorSizes sizes = SizesOf(spec, info);
+  const TensorSizes sizes = SizesOf(spec, info, options);
   const int64_t input = NumElements(info) * DTypeBytes(info.dtype);
   const int64_t tiles = CeilDiv(input, sizes.tile_input);
   // Up to three large buffers are rounded up.
@@ -142,13 +143,18 @@ absl::StatusOr<int64_t> EstimateMemoryBytes(const QuantSpec& spec,
     held = Buffer::BytesTaken(sizes.tile_input) *
            (all ? tiles : std::min(tiles, max_tiles));
   }
+  int64_t running = std::min(tiles, kEstimatedTilesRunning);
+  // Large tiles are few, and what they take counts.
+  if (options.tiled_input && options.large_tiles) {
+    running = std::min(running, max_tiles);
+  }
   return held + sizes.output + sizes.extra + rounding +
-         tiles * ErrorCollector::BytesPerTile() +
-         std::min(tiles, kEstimatedTilesRunning) * sizes.tile_scratch;
+         tiles * ErrorCollector::BytesPerTile() + running * sizes.tile_scratch;
 }
 
-TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info) {
-  const TensorSizes sizes = SizesOf(spec, info);
+TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info,
+                          const QuantizeOptions& options) {
+  const TensorSizes sizes = SizesOf(spec, info, options);
   const int64_t input = NumElements(info) * DTypeBytes(info.dtype);
   return {sizes.tile_scratch,
           std::min(CeilDiv(input, sizes.tile_input), kEstimatedTilesRunning)};
@@ -157,7 +163,7 @@ TileScratch TileScratchOf(const QuantSpec& spec, const TensorInfo& info) {
 absl::StatusOr<int64_t> OutputBytes(const QuantSpec& spec,
                                     const TensorInfo& info) {
   QS_RETURN_IF_ERROR(CheckTensor(spec, info));
-  if (spec.nf4() != nullptr) return SizesOf(spec, info).output;
+  if (spec.nf4() != nullptr) return SizesOf(spec, info, {}).output;
   const MatrixShape shape = AsMatrix(info.shape);
   if (spec.format == OutputFormat::kHqq) {
     return HqqOutputBytes(HqqLayoutOf(*spec.hqq(), info.name, info.dtype,

@@ -17,8 +17,8 @@
 // tile has run. A large tensor then never lies in memory as a whole, and its
 // pages are used again and again (fresh pages cost more than the quantizing).
 // RunTileFrom takes a tile from where its bytes came in, with no memory of its
-// own: methods that work in slices read them there or, where one lies in several
-// pieces, copy one at a time.
+// own: methods that work in slices read them there or, where one lies in
+// several pieces, copy one at a time.
 //
 // Tiles are a fixed partition of the tensor (whole blocks or rows, about
 // kTileBytes of input), so results do not depend on how bytes arrive or on who
@@ -69,6 +69,10 @@ struct QuantizeOptions {
   // calibration; else optional, and then the report has the output error too.
   std::shared_ptr<Site> site;
   bool tiled_input = false;
+  // For workers that all prefer large operations (Backend::prefers_large): what
+  // is solved at once is as much as one operation of a device should be. Outputs
+  // are the same bytes.
+  bool large_tiles = false;
   // The first output tensor leaves in pieces, one a tile, and is empty in
   // Finish's result; see streamed_output.
   bool streamed_output = false;

@@ -43,6 +43,6 @@ qs_test(device_estimate_test
   LABELS unit TIMEOUT 600)
 # How much they copy, in how many operations.
 qs_test(device_work_test
-  SOURCES quant/device_work_test.cc
+  SOURCES quant/device_work_test.cc quant/gptq_layout_test.cc
   LIBS qs_quant qs_emulated_gpu
   LABELS unit TIMEOUT 600)

@@ -67,6 +67,7 @@ class CudaBackend final : public Backend {
   GptqOps& gptq() override { return gptq_ ? *gptq_ : host_->gptq(); }
   AwqOps& awq() override { return awq_ ? *awq_ : host_->awq(); }
 
+  bool prefers_large() const override { return true; }
   absl::Status health() const override { return session_->health(); }
   DeviceMemoryUse memory() const override {
     const MemoryLedger& ledger = session_->ledger();

@@ -85,9 +85,7 @@ absl::Status BatchRun::Open() {
     members_.back()->tensor = tensor.tensor;
   }
   if (!batch_.sites.empty()) return OpenGroup();
-  QuantizeOptions options;
-  options.error_report = host_.plan.spec.error_report;
-  options.tiled_input = true;
+  QuantizeOptions options = host_.plan.Options();
   options.cancelled = &host_.cancelled;
   Member& member = *members_[0];
   QS_ASSIGN_OR_RETURN(member.quantizer,
@@ -101,9 +99,7 @@ absl::Status BatchRun::Open() {
 
 // The steps that fill sites are queued before any that waits for one.
 absl::Status BatchRun::OpenGroup() {
-  QuantizeOptions options;
-  options.error_report = host_.plan.spec.error_report;
-  options.tiled_input = true;
+  QuantizeOptions options = host_.plan.Options();
   options.cancelled = &host_.cancelled;
   options.on_shared = [this](double done) { OnShared(done); };
   QS_ASSIGN_OR_RETURN(GroupInfo info, host_.plan.GroupOf(batch_));
@@ -143,8 +139,7 @@ absl::Status BatchRun::OpenGroup() {
 
 void BatchRun::EstimateGroup(const GroupInfo& info) {
   solve_device_bytes_ = DeviceMemoryFor(SolveDeviceBytes(spec_, info));
-  const DeviceUse use =
-      GroupDeviceUse(spec_, info, host_.plan.spec.error_report);
+  const DeviceUse use = GroupDeviceUse(spec_, info, host_.plan.Options());
   for (size_t i = 0; i < members_.size(); ++i) {
     if (info.tensors[i].role != GroupRole::kQuantize) continue;
     members_[i]->device_bytes =

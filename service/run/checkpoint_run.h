@@ -67,6 +67,7 @@ struct CheckpointRunSpec {
   bool error_report = true;
   int64_t max_plan_tensors = 200'000;
   int workers = 8;  // of the pool that will run it: for the memory estimate
+  bool large_tiles = false;  // the pool's prefer_large
 };
 
 struct RunSize {

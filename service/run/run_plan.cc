@@ -345,11 +345,17 @@ double RunPlan::SecondsOf(const WorkBatch& batch) const {
   return seconds;
 }
 
-absl::StatusOr<int64_t> RunPlan::BytesOf(const WorkBatch& batch,
-                                         int workers) const {
+QuantizeOptions RunPlan::Options() const {
   QuantizeOptions options;
   options.error_report = spec.error_report;
   options.tiled_input = true;
+  options.large_tiles = spec.large_tiles;
+  return options;
+}
+
+absl::StatusOr<int64_t> RunPlan::BytesOf(const WorkBatch& batch,
+                                         int workers) const {
+  const QuantizeOptions options = Options();
   const auto tensors = static_cast<int64_t>(batch.tensors.size());
   int64_t bytes = 0;
   if (batch.sites.empty()) {
@@ -373,7 +379,7 @@ absl::StatusOr<int64_t> RunPlan::DeviceBytesOf(const WorkBatch& batch) const {
   }
   QS_ASSIGN_OR_RETURN(const GroupInfo info, GroupOf(batch));
   int64_t bytes = DeviceMemoryFor(SolveDeviceBytes(quant, info));
-  const DeviceUse use = GroupDeviceUse(quant, info, spec.error_report);
+  const DeviceUse use = GroupDeviceUse(quant, info, Options());
   for (const GroupTensor& tensor : info.tensors) {
     if (tensor.role != GroupRole::kQuantize) continue;
     bytes = std::max(

@@ -56,6 +56,8 @@ struct RunPlan {
   TensorInfo InfoOf(size_t tensor) const;
   // REQUIRES: the batch has sites. Errors: ValidateGroup's.
   absl::StatusOr<GroupInfo> GroupOf(const WorkBatch& batch) const;
+  // How its tensors are quantized, but for what belongs to a run.
+  QuantizeOptions Options() const;
   // Upper bound of the memory that it takes, with `workers` at it.
   absl::StatusOr<int64_t> BytesOf(const WorkBatch& batch, int workers) const;
   // What a task of it takes of a GPU's memory, at most.

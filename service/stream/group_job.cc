@@ -112,18 +112,18 @@ absl::StatusOr<std::shared_ptr<GroupJob>> GroupJob::Create(
     const QuantizeOptions& options, Reservation reservation) {
   QS_ASSIGN_OR_RETURN(std::unique_ptr<SolveGroup> group,
                       SolveGroup::Create(spec, std::move(info), options));
-  return std::shared_ptr<GroupJob>(
-      new GroupJob(handle, spec, options.error_report, std::move(group),
-                   std::move(reservation)));
+  return std::shared_ptr<GroupJob>(new GroupJob(
+      handle, spec, options, std::move(group), std::move(reservation)));
 }
 
-GroupJob::GroupJob(int64_t handle, const QuantSpec& spec, bool error_report,
+GroupJob::GroupJob(int64_t handle, const QuantSpec& spec,
+                   const QuantizeOptions& options,
                    std::unique_ptr<SolveGroup> group, Reservation reservation)
     : reservation_(std::make_shared<Reservation>(std::move(reservation))),
       handle_(handle),
       spec_(spec),
       group_(std::move(group)),
-      device_use_(GroupDeviceUse(spec, group_->info(), error_report)),
+      device_use_(GroupDeviceUse(spec, group_->info(), options)),
       solve_device_bytes_(
           DeviceMemoryFor(SolveDeviceBytes(spec, group_->info()))),
       sites_(group_->info().sites.size()),

@@ -67,8 +67,9 @@ class GroupJob {
   }
 
  private:
-  GroupJob(int64_t handle, const QuantSpec& spec, bool error_report,
-           std::unique_ptr<SolveGroup> group, Reservation reservation);
+  GroupJob(int64_t handle, const QuantSpec& spec,
+           const QuantizeOptions& options, std::unique_ptr<SolveGroup> group,
+           Reservation reservation);
   absl::Status NotInGroup(const std::string& what) const;
   // Where a site of this name is declared; how many there are: nowhere.
   size_t FindSite(const std::string& name) const;

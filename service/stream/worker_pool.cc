@@ -132,6 +132,11 @@ bool WorkerPool::GoesOn(size_t worker) {
   return left == 0;
 }
 
+bool WorkerPool::prefer_large() const {
+  return std::all_of(backends_.begin(), backends_.end(),
+                     [](const auto& b) { return b->prefers_large(); });
+}
+
 std::vector<const Backend*> WorkerPool::backends() const {
   std::vector<const Backend*> all;
   for (const std::unique_ptr<Backend>& backend : backends_) {

@@ -84,6 +84,8 @@ class WorkerPool {
   std::vector<DeviceClaims> device_claims() const;
   // Tasks that may run at once.
   int threads() const { return static_cast<int>(threads_.size()); }
+  // Whether all workers want much at once (Backend::prefers_large).
+  bool prefer_large() const;
   // For their names, health and memory. They live as long as the pool.
   std::vector<const Backend*> backends() const;
 

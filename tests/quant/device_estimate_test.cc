@@ -186,8 +186,8 @@ struct Problem {
 };
 
 DeviceBytes OfAll(const QuantSpec& spec, const GroupInfo& info,
-                  const DeviceTiles& tiles) {
-  const DeviceUse use = GroupDeviceUse(spec, info, /*error_report=*/true);
+                  const QuantizeOptions& options, const DeviceTiles& tiles) {
+  const DeviceUse use = GroupDeviceUse(spec, info, options);
   DeviceBytes most = SolveDeviceBytes(spec, info, tiles);
   for (const GroupTensor& tensor : info.tensors) {
     if (tensor.role != GroupRole::kQuantize) continue;
@@ -196,15 +196,17 @@ DeviceBytes OfAll(const QuantSpec& spec, const GroupInfo& info,
   return most;
 }
 
-void RequireGroupNear(const QuantSpec& spec, const Problem& problem) {
+void RequireGroupNear(const QuantSpec& spec, const Problem& problem,
+                      const QuantizeOptions& options = {}) {
   INFO(SpecMethodName(spec)
        << ", " << SpecBits(spec) << " bits, profile "
        << static_cast<int>(spec.profile) << ", " << problem.info.tensors.size()
        << " tensors, inputs " << problem.info.sites[0].inputs);
   SeenDevice device;
-  Solve(spec, problem.info, problem.weights, problem.NewMoments(), device);
-  RequireNear(device, OfAll(spec, problem.info, kEmulatedTiles),
-              OfAll(spec, problem.info, kGpuTiles));
+  Solve(spec, problem.info, problem.weights, problem.NewMoments(), device,
+        options);
+  RequireNear(device, OfAll(spec, problem.info, options, kEmulatedTiles),
+              OfAll(spec, problem.info, options, kGpuTiles));
 }
 
 // The second has several tiles and blocks of columns, the last ones short.
@@ -235,6 +237,17 @@ TEST_CASE("GPTQ: estimate and use", "[device_estimate]") {
     RequireGroupNear({wide, Profile::kBest, OutputFormat::kCompressedTensors},
                      problem);
   }
+}
+
+TEST_CASE("GPTQ in large tiles: estimate and use", "[device_estimate]") {
+  const Problem problem({600, 64}, 1);
+  GptqSpec gptq;
+  gptq.group_size = 32;
+  gptq.sweeps = 2;
+  QuantizeOptions options;
+  options.large_tiles = true;
+  RequireGroupNear({gptq, Profile::kBest, OutputFormat::kCompressedTensors},
+                   problem, options);
 }
 
 TEST_CASE("AWQ, and GPTQ that scales first: estimate and use",

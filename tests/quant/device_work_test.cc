@@ -99,5 +99,75 @@ TEST_CASE("a site that is only reported on is copied once", "[device_work]") {
   CHECK(MatricesCopied(spec, block) == 1);
 }
 
+// A unit of rows and a short one.
+Block Tall() {
+  Block block(1, 600, 64);
+  block.Unfold();
+  return block;
+}
+
+GptqSpec Gptq() {
+  GptqSpec gptq;
+  gptq.group_size = 32;
+  gptq.sweeps = 2;
+  return gptq;
+}
+
+// What a tensor of Tall came to.
+QuantizedTensor SolveTall(const QuantSpec& spec, bool large, Backend& backend) {
+  const Block block = Tall();
+  QuantizeOptions options;
+  options.large_tiles = large;
+  SolvedGroup solved = Solve(spec, block.info, block.weights,
+                             block.NewMoments(), backend, options);
+  return std::move(solved.tensors.begin()->second);
+}
+
+void RequireSame(const QuantizedTensor& a, const QuantizedTensor& b) {
+  CHECK(Parts(a) == Parts(b));
+  const TensorReport& x = a.report;
+  const TensorReport& y = b.report;
+  CHECK(x.output_error.error == y.output_error.error);
+  CHECK(x.output_error.signal == y.output_error.signal);
+  CHECK(x.rtn_output_error.error == y.rtn_output_error.error);
+  CHECK(x.error.squared_error == y.error.squared_error);
+  CHECK(x.error.histogram == y.error.histogram);
+  CHECK(x.rtn.squared_error == y.rtn.squared_error);
+  CHECK(x.worst_groups.size() == y.worst_groups.size());
+  for (size_t i = 0; i < x.worst_groups.size(); ++i) {
+    CHECK(x.worst_groups[i].group == y.worst_groups[i].group);
+  }
+  CHECK(x.solver->codes_changed == y.solver->codes_changed);
+}
+
+TEST_CASE("GPTQ in large tiles: the same in fewer operations",
+          "[device_work]") {
+  for (const Profile profile : {Profile::kReference, Profile::kBest}) {
+    INFO("profile " << static_cast<int>(profile));
+    GptqSpec gptq = Gptq();
+    if (profile == Profile::kReference) {
+      gptq.range_search = RangeSearch::kMinMax;
+    }
+    const QuantSpec spec = {gptq, profile, OutputFormat::kCompressedTensors};
+    const Worker small;
+    const Worker large;
+    RequireSame(SolveTall(spec, /*large=*/false, *small.backend),
+                SolveTall(spec, /*large=*/true, *large.backend));
+    INFO(small.device->operations()
+         << " operations and " << small.device->waits() << " waits in units, "
+         << large.device->operations() << " and " << large.device->waits()
+         << " in a large tile");
+    CHECK(large.device->operations() < small.device->operations());
+    CHECK(large.device->waits() < small.device->waits());
+  }
+}
+
+TEST_CASE("GPTQ in large tiles on a host: the same", "[device_work]") {
+  const auto host = NewCpuBackend(1);
+  const QuantSpec spec = {Gptq(), Profile::kBest,
+                          OutputFormat::kCompressedTensors};
+  RequireSame(SolveTall(spec, false, *host), SolveTall(spec, true, *host));
+}
+
 }  // namespace
 }  // namespace qs::testing

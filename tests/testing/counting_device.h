@@ -20,8 +20,11 @@ class CountingDevice final : public Device {
   }
   // Of all copies, in both directions.
   int64_t bytes_copied() const { return bytes_copied_; }
-  // Copies, launches, and times that somebody waited for all of them.
+  // Copies and launches.
   int64_t operations() const { return operations_; }
+  // Times that somebody waited for all of them: once for each call, and for
+  // what a call needs to know on its way.
+  int64_t waits() const { return waits_; }
 
   const DeviceFacts& facts() const override { return device_.facts(); }
   absl::StatusOr<void*> Allocate(int64_t bytes) override {
@@ -56,7 +59,7 @@ class CountingDevice final : public Device {
   }
   absl::Status Wait(cudaEvent_t event) override { return device_.Wait(event); }
   absl::Status Synchronize(cudaStream_t stream) override {
-    Count(0);
+    ++waits_;
     return device_.Synchronize(stream);
   }
   absl::Status Launch(absl::FunctionRef<absl::Status()> enqueue) override {
@@ -74,6 +77,7 @@ class CountingDevice final : public Device {
   std::vector<int64_t> copies_in_;
   int64_t bytes_copied_ = 0;
   int64_t operations_ = 0;
+  int64_t waits_ = 0;
 };
 
 }  // namespace qs::cuda
