@@ -80,21 +80,26 @@ DeviceBytes Nf4Bytes(const Nf4Spec& nf4, const Weight& weight) {
                             nf4.block_size)});
 }
 
-DeviceBytes RtnBytes(const RtnSpec& rtn, const Weight& weight) {
+DeviceBytes RtnBytes(const RtnSpec& rtn, const Weight& weight, bool large) {
   const int64_t group = rtn.group_size == -1 ? weight.cols : rtn.group_size;
   const int64_t unit = rtn.symmetric ? 1 : kGridRowUnit;
   Weight slice = weight;
-  slice.rows = std::min(
-      weight.rows,
-      unit * std::max<int64_t>(1, kSliceElements / (unit * weight.cols)));
+  slice.rows =
+      unit * std::max<int64_t>(1, kSliceElements / (unit * weight.cols));
+  if (large) {
+    const int64_t bytes = slice.rows * slice.cols * DTypeBytes(slice.dtype);
+    slice.rows *= std::max<int64_t>(1, kTileBytes / bytes);
+  }
+  slice.rows = std::min(slice.rows, weight.rows);
   return MostOf({AffineBytes(slice, group),
                  PackBytes(slice, rtn.bits, weight.cols / group),
                  StatsBytes(slice, group)});
 }
 
-DeviceBytes HqqBytes(const QuantSpec& spec, const TensorInfo& info) {
+DeviceBytes HqqBytes(const QuantSpec& spec, const TensorInfo& info,
+                     bool large) {
   const HqqSpec& hqq = *spec.hqq();
-  const hqq::Cut cut = hqq::MakeCut(spec, info);
+  const hqq::Cut cut = hqq::MakeCut(spec, info, large);
   const Weight slice = {info.dtype, 1, cut.slice_elements()};
   HqqEncodeArgs encode;
   encode.weight = {nullptr, info.dtype, 1,
@@ -298,9 +303,10 @@ DeviceBytes TensorDeviceBytes(const QuantSpec& spec, const TensorInfo& info,
   const Weight weight = {info.dtype, shape.rows, shape.cols};
   if (spec.gptq() != nullptr) return GptqBytes(spec, info, use, tiles);
   if (spec.awq() != nullptr) return AwqBytes(spec, info, tiles);
-  DeviceBytes most = spec.nf4() != nullptr   ? Nf4Bytes(*spec.nf4(), weight)
-                     : spec.rtn() != nullptr ? RtnBytes(*spec.rtn(), weight)
-                                             : HqqBytes(spec, info);
+  DeviceBytes most = spec.nf4() != nullptr ? Nf4Bytes(*spec.nf4(), weight)
+                     : spec.rtn() != nullptr
+                         ? RtnBytes(*spec.rtn(), weight, use.large_tiles)
+                         : HqqBytes(spec, info, use.large_tiles);
   if (!use.measured) return most;
   const Weight measured = {info.dtype, std::min(shape.rows, kMeasuredRows),
                            shape.cols};

@@ -19,7 +19,7 @@ Partition MakePartition(const Cut& cut) {
 
 bool IsGrid(const QuantSpec& spec) { return spec.format != OutputFormat::kHqq; }
 
-Cut MakeCut(const QuantSpec& spec, const TensorInfo& info) {
+Cut MakeCut(const QuantSpec& spec, const TensorInfo& info, bool large) {
   const HqqSpec& hqq = *spec.hqq();
   const MatrixShape shape = AsMatrix(info.shape);
   Cut cut;
@@ -30,9 +30,10 @@ Cut MakeCut(const QuantSpec& spec, const TensorInfo& info) {
   const int64_t unit = IsGrid(spec) ? kGridRowUnit * cut.cols : cut.group_size;
   cut.slice = unit * std::max<int64_t>(1, kSliceElements / unit);
   const int64_t slice_bytes = cut.slice * DTypeBytes(info.dtype);
-  cut.tile = cut.whole
-                 ? cut.elements()
-                 : cut.slice * std::max<int64_t>(1, kTileBytes / slice_bytes);
+  const int64_t tile =
+      cut.slice * std::max<int64_t>(1, kTileBytes / slice_bytes);
+  cut.tile = cut.whole ? cut.elements() : tile;
+  if (large) cut.slice = tile;
   return cut;
 }
 

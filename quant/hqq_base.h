@@ -30,7 +30,8 @@ struct Cut {
 
 // Rows of codes with integer zero points, else hqq's own format.
 bool IsGrid(const QuantSpec& spec);
-Cut MakeCut(const QuantSpec& spec, const TensorInfo& info);
+// `large`: QuantizeOptions::large_tiles.
+Cut MakeCut(const QuantSpec& spec, const TensorInfo& info, bool large);
 // What EncodeTile holds: results of what is encoded at once (a slice, or the
 // whole tensor; hqq's own format keeps them) and the measuring of a slice.
 int64_t ScratchBytes(const QuantSpec& spec, const Cut& cut, DType dtype);

@@ -115,7 +115,7 @@ class GridQuantizer final : public QuantizerOfGroups {
 
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewGridQuantizer(
     const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options) {
-  const Cut cut = MakeCut(spec, info);
+  const Cut cut = MakeCut(spec, info, options.large_tiles);
   auto quantizer =
       std::make_unique<GridQuantizer>(spec, std::move(info), options, cut);
   QS_RETURN_IF_ERROR(quantizer->AllocateAll());

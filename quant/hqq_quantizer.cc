@@ -9,9 +9,10 @@
 
 namespace qs {
 
-TensorSizes HqqSizes(const QuantSpec& spec, const TensorInfo& info) {
+TensorSizes HqqSizes(const QuantSpec& spec, const TensorInfo& info,
+                     const QuantizeOptions& options) {
   const HqqSpec& method = *spec.hqq();
-  const hqq::Cut cut = hqq::MakeCut(spec, info);
+  const hqq::Cut cut = hqq::MakeCut(spec, info, options.large_tiles);
   TensorSizes sizes;
   if (hqq::IsGrid(spec)) {
     sizes.output =

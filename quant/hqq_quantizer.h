@@ -20,7 +20,8 @@ namespace qs {
 
 // REQUIRES (both): ValidateSpec, ValidateSpecForShape and the tensor's own
 // checks passed.
-TensorSizes HqqSizes(const QuantSpec& spec, const TensorInfo& info);
+TensorSizes HqqSizes(const QuantSpec& spec, const TensorInfo& info,
+                     const QuantizeOptions& options);
 
 // Errors: INVALID_ARGUMENT — what the format cannot hold; RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewHqqQuantizer(

@@ -27,7 +27,8 @@ struct Layout {
   int64_t tile_rows = 0;
 };
 
-Layout MakeLayout(const RtnSpec& spec, const TensorInfo& info) {
+Layout MakeLayout(const RtnSpec& spec, const TensorInfo& info,
+                  const QuantizeOptions& options) {
   const MatrixShape shape = AsMatrix(info.shape);
   Layout layout;
   layout.rows = shape.rows;
@@ -42,6 +43,7 @@ Layout MakeLayout(const RtnSpec& spec, const TensorInfo& info) {
       layout.slice_rows * shape.cols * DTypeBytes(info.dtype);
   layout.tile_rows =
       layout.slice_rows * std::max<int64_t>(1, kTileBytes / slice_bytes);
+  if (options.large_tiles) layout.slice_rows = layout.tile_rows;
   return layout;
 }
 
@@ -306,8 +308,9 @@ absl::StatusOr<std::vector<OutputTensor>> RtnQuantizer::Assemble(Backend&) {
 
 }  // namespace
 
-TensorSizes RtnSizes(const RtnSpec& spec, const TensorInfo& info) {
-  const Layout layout = MakeLayout(spec, info);
+TensorSizes RtnSizes(const RtnSpec& spec, const TensorInfo& info,
+                     const QuantizeOptions& options) {
+  const Layout layout = MakeLayout(spec, info, options);
   TensorSizes sizes;
   // weight_packed, weight_scale, weight_shape (two I64).
   sizes.output = layout.rows * layout.words_per_row * kWordBytes +
@@ -324,7 +327,7 @@ TensorSizes RtnSizes(const RtnSpec& spec, const TensorInfo& info) {
 
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewRtnQuantizer(
     const QuantSpec& spec, TensorInfo info, const QuantizeOptions& options) {
-  const Layout layout = MakeLayout(*spec.rtn(), info);
+  const Layout layout = MakeLayout(*spec.rtn(), info, options);
   auto quantizer =
       std::make_unique<RtnQuantizer>(spec, std::move(info), options, layout);
   QS_RETURN_IF_ERROR(quantizer->AllocateAll());

@@ -17,7 +17,8 @@ namespace qs {
 
 // REQUIRES (both): ValidateSpec, ValidateSpecForShape and the tensor's own
 // checks passed.
-TensorSizes RtnSizes(const RtnSpec& spec, const TensorInfo& info);
+TensorSizes RtnSizes(const RtnSpec& spec, const TensorInfo& info,
+                     const QuantizeOptions& options);
 
 // Errors: RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<TensorQuantizer>> NewRtnQuantizer(

@@ -78,9 +78,9 @@ TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info,
     return Nf4Sizes(*nf4, info, NumElements(info));
   }
   if (spec.awq() != nullptr) return AwqSizes(spec, info);
-  if (spec.hqq() != nullptr) return HqqSizes(spec, info);
+  if (spec.hqq() != nullptr) return HqqSizes(spec, info, options);
   if (spec.gptq() != nullptr) return GptqSizes(spec, info, options);
-  return RtnSizes(*spec.rtn(), info);
+  return RtnSizes(*spec.rtn(), info, options);
 }
 
 // Whether a site is there only to be reported on.

@@ -70,8 +70,9 @@ struct QuantizeOptions {
   std::shared_ptr<Site> site;
   bool tiled_input = false;
   // For workers that all prefer large operations (Backend::prefers_large): what
-  // is solved at once is as much as one operation of a device should be. Outputs
-  // are the same bytes.
+  // is solved at once is as much as one operation of a device should be, and
+  // the slice of a method that works in slices is a tile. Outputs are the same
+  // bytes.
   bool large_tiles = false;
   // The first output tensor leaves in pieces, one a tile, and is empty in
   // Finish's result; see streamed_output.

@@ -91,8 +91,9 @@ absl::Status BatchRun::Open() {
   QS_ASSIGN_OR_RETURN(member.quantizer,
                       TensorQuantizer::Create(
                           spec_, host_.plan.InfoOf(member.tensor), options));
-  member.device_bytes =
-      DeviceMemoryFor(TensorDeviceBytes(spec_, member.quantizer->info(), {}));
+  member.device_bytes = DeviceMemoryFor(
+      TensorDeviceBytes(spec_, member.quantizer->info(),
+                        {.large_tiles = host_.plan.spec.large_tiles}));
   RunTiles(member, /*read=*/true);
   return absl::OkStatus();
 }

@@ -375,7 +375,8 @@ absl::StatusOr<int64_t> RunPlan::DeviceBytesOf(const WorkBatch& batch) const {
   const QuantSpec& quant = SpecOf(batch);
   if (batch.sites.empty()) {
     return DeviceMemoryFor(
-        TensorDeviceBytes(quant, InfoOf(batch.tensors[0].tensor), {}));
+        TensorDeviceBytes(quant, InfoOf(batch.tensors[0].tensor),
+                          {.large_tiles = spec.large_tiles}));
   }
   QS_ASSIGN_OR_RETURN(const GroupInfo info, GroupOf(batch));
   int64_t bytes = DeviceMemoryFor(SolveDeviceBytes(quant, info));

@@ -105,17 +105,21 @@ TensorInfo Info(const Shape& shape, DType dtype = DType::kBF16) {
   return {"w.weight", dtype, {shape.rows, shape.cols}};
 }
 
-void RequireTensorNear(const QuantSpec& spec, const TensorInfo& info) {
+void RequireTensorNear(const QuantSpec& spec, const TensorInfo& info,
+                       bool large = false) {
   INFO(SpecMethodName(spec) << ", " << SpecBits(spec) << " bits, profile "
                             << static_cast<int>(spec.profile) << ", ["
                             << info.shape[0] << ", " << info.shape[1] << "]");
   SeenDevice device;
+  QuantizeOptions options;
+  options.large_tiles = large;
   const auto quantizer = MakeQuantizer(
       spec, info,
-      Gaussian(info.shape[0] * info.shape[1], info.dtype, /*seed=*/3));
+      Gaussian(info.shape[0] * info.shape[1], info.dtype, /*seed=*/3), options);
   FinishAll(*quantizer, device);
-  RequireNear(device, TensorDeviceBytes(spec, info, {}, kEmulatedTiles),
-              TensorDeviceBytes(spec, info, {}));
+  const DeviceUse use = {.large_tiles = large};
+  RequireNear(device, TensorDeviceBytes(spec, info, use, kEmulatedTiles),
+              TensorDeviceBytes(spec, info, use));
 }
 
 TEST_CASE("the least is that of a worker", "[device_estimate]") {
@@ -148,6 +152,18 @@ TEST_CASE("methods that need nothing: estimate and use", "[device_estimate]") {
       RequireTensorNear({HqqSpec{}, profile, OutputFormat::kCompressedTensors},
                         Info(shape));
     }
+  }
+}
+
+TEST_CASE("large slices: estimate and use", "[device_estimate]") {
+  const TensorInfo info = Info({200, 512});
+  RequireTensorNear(
+      {RtnSpec{4, 64, true}, Profile::kBest, OutputFormat::kCompressedTensors},
+      info, /*large=*/true);
+  for (const OutputFormat format :
+       {OutputFormat::kHqq, OutputFormat::kCompressedTensors}) {
+    RequireTensorNear({HqqSpec{}, Profile::kBest, format}, info,
+                      /*large=*/true);
   }
 }
 

@@ -169,5 +169,37 @@ TEST_CASE("GPTQ in large tiles on a host: the same", "[device_work]") {
   RequireSame(SolveTall(spec, false, *host), SolveTall(spec, true, *host));
 }
 
+// Of a tensor whose one tile has several slices.
+QuantizedTensor QuantizeTile(const QuantSpec& spec, bool large,
+                             Backend& backend) {
+  const TensorInfo info = {"w.weight", DType::kBF16, {768, 256}};
+  QuantizeOptions options;
+  options.large_tiles = large;
+  return Quantize(spec, info, Gaussian(768 * 256, info.dtype, 3), backend,
+                  options);
+}
+
+TEST_CASE("a tile in one slice: the same in fewer operations",
+          "[device_work]") {
+  const QuantSpec specs[] = {
+      {RtnSpec{4, 64, true}, Profile::kReference,
+       OutputFormat::kCompressedTensors},
+      {HqqSpec{}, Profile::kBest, OutputFormat::kHqq},
+      {HqqSpec{}, Profile::kBest, OutputFormat::kCompressedTensors}};
+  for (const QuantSpec& spec : specs) {
+    const Worker small;
+    const Worker large;
+    CHECK(Parts(QuantizeTile(spec, false, *small.backend)) ==
+          Parts(QuantizeTile(spec, true, *large.backend)));
+    INFO(SpecMethodName(spec)
+         << ": " << small.device->operations() << " operations and "
+         << small.device->waits() << " waits in slices, "
+         << large.device->operations() << " and " << large.device->waits()
+         << " in one");
+    CHECK(2 * large.device->operations() < small.device->operations());
+    CHECK(2 * large.device->waits() < small.device->waits());
+  }
+}
+
 }  // namespace
 }  // namespace qs::testing
