@@ -155,9 +155,11 @@ absl::StatusOr<Buffer> ReadCodes(const Packed& p, int bits) {
 
 }  // namespace
 
-int64_t GptqLayout::groups() const { return grid::NumGroups(grid, shape.cols); }
+int64_t GptqFileLayout::groups() const {
+  return grid::NumGroups(grid, shape.cols);
+}
 
-absl::Status CheckGptqLayout(const GptqLayout& layout) {
+absl::Status CheckGptqLayout(const GptqFileLayout& layout) {
   QS_RETURN_IF_ERROR(CheckGrid(layout.grid));
   QS_RETURN_IF_ERROR(grid::ModuleOf(layout.shape.name).status());
   const int bits = layout.grid.bits;
@@ -172,7 +174,7 @@ absl::Status CheckGptqLayout(const GptqLayout& layout) {
                    "-bit GPTQ files"));
 }
 
-int64_t GptqOutputBytes(const GptqLayout& layout) {
+int64_t GptqOutputBytes(const GptqFileLayout& layout) {
   const int64_t rows = layout.shape.rows;
   const int64_t cols = layout.shape.cols;
   const int64_t word = DTypeBytes(DType::kI32);

@@ -25,7 +25,7 @@ enum class GptqVersion {
 };
 
 // One weight of a file.
-struct GptqLayout {
+struct GptqFileLayout {
   GridShape shape;
   GridSpec grid;  // bits 2, 3, 4, 8; the last group may be shorter
   GptqVersion version = GptqVersion::kV1;
@@ -35,10 +35,10 @@ struct GptqLayout {
 
 // INVALID_ARGUMENT — bits, group size, name, or a shape that leaves a word
 // part empty (bits 2, 4, 8: 32 / bits, bits 3: 32, in both directions).
-absl::Status CheckGptqLayout(const GptqLayout& layout);
+absl::Status CheckGptqLayout(const GptqFileLayout& layout);
 
 // Bytes of .qweight, .qzeros, .scales and .g_idx together.
-int64_t GptqOutputBytes(const GptqLayout& layout);
+int64_t GptqOutputBytes(const GptqFileLayout& layout);
 
 // A weight read back from a file's tensors.
 struct GptqWeight {

@@ -50,7 +50,7 @@ void TakeColumns(const uint32_t* from, int64_t rows, int64_t row_words,
 
 class GptqWriter final : public GridWriter {
  public:
-  GptqWriter(GptqLayout layout, std::string module)
+  GptqWriter(GptqFileLayout layout, std::string module)
       : layout_(std::move(layout)),
         module_(std::move(module)),
         row_words_(shape().cols * bits() / 32),
@@ -81,7 +81,7 @@ class GptqWriter final : public GridWriter {
                : rows.zero_points[row * groups() + group];
   }
 
-  const GptqLayout layout_;
+  const GptqFileLayout layout_;
   const std::string module_;
   const int64_t row_words_;   // of a row's codes
   const int64_t zero_words_;  // of a group's zero points
@@ -246,8 +246,8 @@ absl::StatusOr<std::vector<OutputTensor>> GptqWriter::Finish() {
 absl::StatusOr<std::unique_ptr<GridWriter>> NewGptqWriter(const GridSpec& grid,
                                                           GridShape shape,
                                                           bool v1) {
-  GptqLayout layout{std::move(shape), grid,
-                    v1 ? GptqVersion::kV1 : GptqVersion::kV2};
+  GptqFileLayout layout{std::move(shape), grid,
+                        v1 ? GptqVersion::kV1 : GptqVersion::kV2};
   QS_RETURN_IF_ERROR(CheckGptqLayout(layout));
   QS_ASSIGN_OR_RETURN(std::string module, ModuleOf(layout.shape.name));
   auto writer =
