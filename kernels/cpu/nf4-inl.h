@@ -205,8 +205,25 @@ HWY_INLINE void StoreNibbles(VI codes, uint8_t* packed) {
   hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
 }
 
-// kLanes codes from kLanes / 2 bytes.
+// kLanes codes from kLanes / 2 bytes; above a lane's lowest four bits may be
+// anything.
 HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
+#if HWY_TARGET <= HWY_AVX3
+  // All of them to every 64 bits, each lane's byte to its place, and its nibble
+  // down.
+  int64_t eight;
+  hwy::CopyBytes<sizeof(eight)>(packed, &eight);
+  const __m512i byte = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4,  //
+                                        3, 3, 2, 2, 1, 1, 0, 0);
+  const __m512i down = _mm512_set1_epi64(4);
+  return VI{_mm512_srlv_epi32(
+      _mm512_shuffle_epi8(_mm512_set1_epi64(eight), byte), down)};
+#elif HWY_TARGET == HWY_AVX2
+  int32_t four;
+  hwy::CopyBytes<sizeof(four)>(packed, &four);
+  return VI{_mm256_srlv_epi32(_mm256_set1_epi32(four),
+                              _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4))};
+#else
   const hn::RepartitionToWide<hn::RebindToUnsigned<DF>> d64;
   const hn::Rebind<uint8_t, decltype(d64)> d8;
   const hn::Rebind<uint32_t, decltype(d64)> d32;
@@ -214,6 +231,7 @@ HWY_INLINE VI LoadNibbles(const uint8_t* packed) {
       hn::PromoteTo(d64, hn::PromoteTo(d32, hn::LoadU(d8, packed)));
   const auto low = hn::ShiftLeft<32>(hn::And(bytes, hn::Set(d64, 15)));
   return hn::BitCast(DI(), hn::Or(hn::ShiftRight<4>(bytes), low));
+#endif
 }
 
 // The rank as the code that is stored. NF4's codes are its ranks.

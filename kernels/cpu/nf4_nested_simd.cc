@@ -20,6 +20,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/nf4-inl.h"
+#include "kernels/cpu/nf4_nested_tries-inl.h"
 #include "kernels/cpu/nf4_search-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,9 +38,11 @@ class Refining {
   const NestedRefineArgs& args() const { return args_; }
   const SimdTables& tables() const { return tables_; }
 
+  int64_t RunNumber(int64_t b) const {
+    return (args_.first_block + b) / kNestedBlockSize;
+  }
   Run RunOf(int64_t b) const {
-    const int64_t run = (args_.first_block + b) / kNestedBlockSize;
-    return {map_, args_.nested_absmax[run], *args_.offset};
+    return {map_, args_.nested_absmax[RunNumber(b)], *args_.offset};
   }
   // What a reader multiplies kNone's codes with; 0 where zeros do.
   float NoneAbsmax(int64_t b) const {
@@ -51,11 +54,11 @@ class Refining {
                            [&](float t) { return NearestByCells(cells_, t); });
   }
   // All but the 4-bit codes. Whether these are to be zeros.
-  bool Keep(int64_t b, const NestedTries& tries) const {
+  bool Keep(int64_t b, bool any, const NestedTry& nearest) const {
     const float decoded = RunOf(b).LevelOf(args_.codes[b]);
     const bool zeros = ZeroCodesDo(args_.absmax[b], decoded);
-    if (zeros && tries.any) {
-      Take(b, tries.nearest);
+    if (zeros && any) {
+      Take(b, nearest);
     } else {
       args_.coded_by[b] = args_.absmax[b];
       args_.absmax[b] = decoded;
@@ -103,7 +106,7 @@ class ScalarBlock {
       Pack([&](float w) {
         return midpoints_.codes[SearchRank(midpoints_, 1.0f / taken.absmax, w)];
       });
-    } else if (refining_.Keep(b_, tries)) {
+    } else if (refining_.Keep(b_, tries.any, tries.nearest)) {
       Pack([&](float) { return midpoints_.zero_code; });
     }
   }
@@ -186,46 +189,30 @@ class RefineBatch {
         search_(midpoints_, midpoints_, refining.tables().midpoints.levels,
                 *refining.tables().search, block_size_) {}
 
-  // Blocks [first, first + count): at most kBatch of at most kBatchElements
-  // together, or one of any size.
+  // Blocks [first, first + count) of one run: at most kBatch of at most
+  // kBatchElements together, or one of any size.
   HWY_NOINLINE void Run(const T* w, int64_t first, int64_t count) {
+    FillLevels(first);
     float max_abs[kBatch] = {};
     std::copy_n(refining_.args().absmax + first, count, max_abs);
     float fitted[kBatch];
     search_.FitAll(w, count, max_abs, fitted);
-    NestedTries tries[kBatch];
+    BatchTries tries;
+    levels_.MakeTries(fitted, &tries);
     for (int64_t b = 0; b < count; ++b) {
-      tries[b] = refining_.Tries(first + b, fitted[b]);
+      const float decoded = levels_.LevelOf(refining_.args().codes[first + b]);
+      tries.none[b] = ZeroCodesDo(max_abs[b], decoded) ? 0.0f : decoded;
     }
-    float errors[kSetsOfAll * 2 * kBatch];
+    float errors[kSets * kBatch];
     Errors(first, count, tries, errors);
-    bool taken[kBatch] = {};
     for (int64_t b = 0; b < count; ++b) {
-      const float* of_block = errors + kSets * b;
-      NestedBest best = {tries[b].nearest, of_block[1]};
-      best.Offer(tries[b].other, of_block[2]);
-      if (tries[b].wide) OfferWide(first + b, b, &best);
-      if (tries[b].any && IsSurelyBelow(best.error, of_block[0], block_size_)) {
-        Take(best.best, first + b, b);
-        taken[b] = true;
-      } else if (refining_.Keep(first + b, tries[b])) {
-        std::fill_n(Packed(first + b), block_size_ / 2,
-                    static_cast<uint8_t>(
-                        refining_.tables().midpoints.zero_code * 0x11));
-      }
-    }
-    // After all stores of codes, which a load that spans some would wait for.
-    for (int64_t b = 0; b < count; ++b) {
-      if (!taken[b]) continue;
-      PackNibbles(codes_ + b * block_size_, block_size_, Packed(first + b));
+      Choose(first + b, b, tries, errors + kSets * b);
     }
   }
 
  private:
   // None's error, and those of two tries.
   static constexpr int64_t kSets = 3;
-  static constexpr int64_t kSetsOfAll = 2;  // PartialSums of a batch
-  static_assert(kSets * kBatch <= kSetsOfAll * 2 * kBatch);
 
   uint8_t* Packed(int64_t block) const {
     return refining_.args().packed + block * block_size_ / 2;
@@ -234,52 +221,76 @@ class RefineBatch {
     return search_.values() + b * block_size_;
   }
 
-  // errors[kSets * b] and on are those of block `first` + b.
-  HWY_INLINE void Errors(int64_t first, int64_t count,
-                         const NestedTries (&tries)[kBatch],
-                         float (&errors)[kSetsOfAll * 2 * kBatch]) const {
-    PartialSums sums[kSetsOfAll];
-    for (int64_t b = 0; b < count; ++b) {
-      VF of_block[kSets][kParts];
-      AddErrors(refining_.NoneAbsmax(first + b), Packed(first + b), tries[b],
-                Values(b), of_block);
-      for (int64_t k = 0; k < kSets; ++k) {
-        const int64_t set = kSets * b + k;
-        sums[set / (2 * kBatch)].Set(set % (2 * kBatch), of_block[k]);
-      }
+  void FillLevels(int64_t block) {
+    const int64_t run = refining_.RunNumber(block);
+    if (run == run_) return;
+    levels_.Fill(refining_.RunOf(block));
+    run_ = run;
+  }
+
+  HWY_INLINE void Choose(int64_t block, int64_t b, const BatchTries& tries,
+                         const float* errors) {
+    // Either as often as not: nothing to branch on.
+    const int which = errors[2] < errors[1] ? 1 : 0;
+    NestedBest best = {tries.Get(b, which), errors[1 + which]};
+    int32_t* ranks = ranks_[which] + b * block_size_;
+    if (tries.wide[b] != 0 && OfferWide(block, b, &best)) {
+      Rank(best.best, b, ranks);
     }
-    for (int64_t i = 0; i < kSetsOfAll; ++i) {
-      float folded[2 * kBatch];
-      FoldAll(sums[i], folded);
-      std::copy_n(folded, 2 * kBatch, errors + i * 2 * kBatch);
+    const bool any = tries.any[b] != 0;
+    if (any && IsSurelyBelow(best.error, errors[0], block_size_)) {
+      refining_.Take(block, best.best);
+      Pack(ranks, Packed(block));
+    } else if (refining_.Keep(block, any, tries.Get(b, 0))) {
+      std::fill_n(
+          Packed(block), block_size_ / 2,
+          static_cast<uint8_t>(refining_.tables().midpoints.zero_code * 0x11));
     }
   }
 
-  HWY_INLINE void AddErrors(float none_absmax, const uint8_t* packed,
-                            const NestedTries& tries, const float* values,
-                            VF (&errors)[kSets][kParts]) const {
-    const auto ranker = midpoints_.ranker;  // in registers
+  // errors[kSets * b] and on are those of block `first` + b.
+  HWY_INLINE void Errors(int64_t first, int64_t count, const BatchTries& tries,
+                         float (&errors)[kSets * kBatch]) {
+    PartialSums<kSets * kBatch> sums;
+    for (int64_t b = 0; b < count; ++b) {
+      VF of_block[kSets][kParts];
+      AddErrors(Packed(first + b), tries, b, of_block);
+      for (int64_t k = 0; k < kSets; ++k) sums.Set(kSets * b + k, of_block[k]);
+    }
+    FoldAll(sums, errors);
+  }
+
+  // Fills the block's ranks_ too.
+  HWY_INLINE void AddErrors(const uint8_t* packed, const BatchTries& tries,
+                            int64_t b, VF (&errors)[kSets][kParts]) {
+    const auto ranker = midpoints_.ranker;   // in registers
+    const int64_t block_size = block_size_;  // in one too
+    const float* values = Values(b);
+    int32_t* near_ranks = ranks_[0] + b * block_size_;
+    int32_t* other_ranks = ranks_[1] + b * block_size_;
     // All that a block decodes to, 16 values each.
     const auto none =
-        Table16::Decoded<T>(refining_.tables().levels_by_code, none_absmax);
-    const auto nearest = Decoded(tries.nearest);
-    const auto other = Decoded(tries.other);
-    const VF nearest_factor = hn::Set(DF(), 1.0f / tries.nearest.absmax);
-    const VF other_factor = hn::Set(DF(), 1.0f / tries.other.absmax);
+        Table16::Decoded<T>(refining_.tables().levels_by_code, tries.none[b]);
+    const auto nearest = Decoded(tries.Get(b, 0));
+    const auto other = Decoded(tries.Get(b, 1));
+    const VF nearest_factor = hn::Set(DF(), 1.0f / tries.absmax[0][b]);
+    const VF other_factor = hn::Set(DF(), 1.0f / tries.absmax[1][b]);
     for (auto& of_set : errors) {
       for (VF& sum : of_set) sum = hn::Zero(DF());
     }
     const auto add = [](VF difference, VF* sum) HWY_ATTR {
       *sum = hn::Add(*sum, hn::Mul(difference, difference));
     };
-    for (int64_t i = 0; i < block_size_; i += 16) {
+    for (int64_t i = 0; i < block_size; i += 16) {
       for (int64_t p = 0; p < kParts; ++p) {
         const int64_t at = i + p * kLanes;
         const VF x = hn::Load(DF(), values + at);
         add(hn::Sub(x, none.Get(LoadNibbles(packed + at / 2))), &errors[0][p]);
         const VI near_rank = ranker.Rank(Clamp(hn::Mul(x, nearest_factor)));
+        hn::Store(near_rank, DI(), near_ranks + at);
         add(hn::Sub(x, nearest.Get(near_rank)), &errors[1][p]);
         const VI other_rank = ranker.Rank(Clamp(hn::Mul(x, other_factor)));
+        hn::Store(other_rank, DI(), other_ranks + at);
         add(hn::Sub(x, other.Get(other_rank)), &errors[2][p]);
       }
     }
@@ -289,9 +300,10 @@ class RefineBatch {
     return Table16::Decoded<T>(refining_.tables().midpoints.levels, t.absmax);
   }
 
-  // Few blocks have them.
-  HWY_NOINLINE void OfferWide(int64_t block, int64_t b,
+  // Few blocks have them. Whether one is better.
+  HWY_NOINLINE bool OfferWide(int64_t block, int64_t b,
                               NestedBest* best) const {
+    const int code = best->best.code;
     const float absmax = refining_.args().absmax[block];
     for (int k = 1; k <= kWideTries; ++k) {
       const NestedTry wide = WideTry(refining_.RunOf(block), absmax, k);
@@ -310,18 +322,23 @@ class RefineBatch {
       }
       best->Offer(wide, Fold(error));
     }
+    return best->best.code != code;
   }
 
-  HWY_INLINE void Take(const NestedTry& taken, int64_t block, int64_t b) {
-    refining_.Take(block, taken);
-    const auto ranker = midpoints_.ranker;
-    const VF factor = hn::Set(DF(), 1.0f / taken.absmax);
-    const hn::Rebind<uint8_t, DU> d8;
+  HWY_NOINLINE void Rank(const NestedTry& t, int64_t b, int32_t* ranks) const {
+    const VF factor = hn::Set(DF(), 1.0f / t.absmax);
     for (int64_t i = 0; i < block_size_; i += kLanes) {
       const VF x = hn::Load(DF(), Values(b) + i);
-      const VU code = hn::BitCast(
-          DU(), midpoints_.codes.Code(ranker.Rank(Clamp(hn::Mul(x, factor)))));
-      hn::StoreU(hn::TruncateTo(d8, code), d8, codes_ + b * block_size_ + i);
+      hn::Store(midpoints_.ranker.Rank(Clamp(hn::Mul(x, factor))), DI(),
+                ranks + i);
+    }
+  }
+
+  HWY_INLINE void Pack(const int32_t* ranks, uint8_t* packed) const {
+    const int64_t block_size = block_size_;
+    for (int64_t i = 0; i < block_size; i += kLanes) {
+      const VI code = midpoints_.codes.Code(hn::Load(DI(), ranks + i));
+      StoreNibbles(hn::And(code, hn::Set(DI(), 15)), packed + i / 2);
     }
   }
 
@@ -329,7 +346,9 @@ class RefineBatch {
   const int64_t block_size_;
   const Coder<kFp4> midpoints_;
   BatchSearch<kFp4> search_;
-  alignas(64) uint8_t codes_[4096];
+  RunLevels levels_;
+  int64_t run_ = -1;                    // that levels_ are of
+  alignas(64) int32_t ranks_[2][4096];  // of the two tries' elements
 };
 #endif  // HWY_TARGET != HWY_SCALAR
 
@@ -346,10 +365,11 @@ void RefineTyped(const NestedRefineArgs& args, const SimdTables& tables,
   const int64_t full = std::min(last, n / args.block_size);
   const auto* weight = static_cast<const T*>(args.weight.data);
   while (b < full) {
+    const int64_t in_run =
+        kNestedBlockSize - (args.first_block + b) % kNestedBlockSize;
+    const int64_t limit = std::min(b + std::min(most, in_run), full);
     int64_t end = b;
-    while (end < std::min(b + most, full) && Searchable(args.absmax[end])) {
-      ++end;
-    }
+    while (end < limit && Searchable(args.absmax[end])) ++end;
     if (end > b) {
       batch.Run(weight + b * args.block_size, b, end - b);
       b = end;

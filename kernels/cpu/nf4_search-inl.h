@@ -1,6 +1,6 @@
 // The search of nf4_math.h (SearchAbsmax) by vectors, for a batch of blocks at
 // once: the same operations in the same order. Included once for every target,
-// by nf4_encode_simd.cc only.
+// by nf4_encode_simd.cc and nf4_nested_simd.cc only.
 //
 // Each step of one block waits for the step before. So every step is done for
 // all blocks of a batch before the next one, and what is left of a block's sums
@@ -29,9 +29,19 @@ constexpr int64_t kBatch = 8;             // blocks
 constexpr int64_t kBatchElements = 1024;  // F32 values that stay in cache
 
 // Sets of 16 partial sums. A batch need not be full, and all of it is folded.
+template <int64_t kSets>
 struct PartialSums {
-  alignas(64) float s[2 * kBatch][16] = {};
+  static_assert(kSets % 4 == 0);
+  alignas(64) float s[kSets][16];
 
+  // By vectors: compilers take a string instruction for so many bytes.
+  HWY_INLINE PartialSums() {
+    for (auto& set : s) {
+      for (int64_t i = 0; i < 16; i += kLanes) {
+        hn::Store(hn::Zero(DF()), DF(), set + i);
+      }
+    }
+  }
   HWY_INLINE void Set(int64_t set, const VF (&sums)[kParts]) {
     for (int64_t p = 0; p < kParts; ++p) {
       hn::Store(sums[p], DF(), s[set] + p * kLanes);
@@ -40,10 +50,11 @@ struct PartialSums {
 };
 
 // Folds each set as Partial16 does.
-HWY_INLINE void FoldAll(const PartialSums& sums, float (&out)[2 * kBatch]) {
+template <int64_t kSets>
+HWY_INLINE void FoldAll(const PartialSums<kSets>& sums, float (&out)[kSets]) {
 #if HWY_TARGET <= HWY_AVX3
   // Four sets at a time: every step halves what is left of each.
-  for (int k = 0; k < 2 * kBatch; k += 4) {
+  for (int64_t k = 0; k < kSets; k += 4) {
     const auto halves = [&](int i) HWY_ATTR {
       const __m512 x = _mm512_load_ps(sums.s[k + i]);
       const __m512 y = _mm512_load_ps(sums.s[k + i + 1]);
@@ -60,7 +71,7 @@ HWY_INLINE void FoldAll(const PartialSums& sums, float (&out)[2 * kBatch]) {
     for (int i = 0; i < 4; ++i) out[k + i] = folded[4 * i];
   }
 #else
-  for (int k = 0; k < 2 * kBatch; ++k) {
+  for (int64_t k = 0; k < kSets; ++k) {
     VF set[kParts];
     for (int64_t p = 0; p < kParts; ++p) {
       set[p] = hn::Load(DF(), sums.s[k] + p * kLanes);
@@ -118,8 +129,8 @@ HWY_INLINE void AddRows(const SearchTable& table, const uint16_t* offsets,
 
 // A block's sums of step 1 as floats.
 struct RatioSums {
-  alignas(64) float cross[kCandidates] = {};
-  float square[kCandidates] = {};
+  alignas(64) float cross[kCandidates];
+  float square[kCandidates];
 };
 
 // ChooseRatio of kBatch blocks.
@@ -234,10 +245,10 @@ class BatchSearch {
     const hn::Rebind<uint16_t, DF> d16;
     // Rounds to an integer, which is left in the low bits of the sum.
     const VF round = hn::Set(DF(), 0x1.8p23f + SearchTable::kFirstRow);
+    const int64_t block_size = block_size_;  // in a register
     for (int64_t b = 0; b < count_; ++b) {
       const VF factor = hn::Set(DF(), kSearchSteps / max_abs[b]);
-      for (int64_t i = b * block_size_; i < (b + 1) * block_size_;
-           i += kLanes) {
+      for (int64_t i = b * block_size; i < (b + 1) * block_size; i += kLanes) {
         const VF x = LoadVector(w + i);
         hn::Store(x, DF(), values_ + i);
         const VF row = hn::Add(hn::Mul(x, factor), round);
@@ -249,6 +260,7 @@ class BatchSearch {
 
   HWY_INLINE void Ratios(float (&ratios)[kBatch]) const {
     RatioSums flat[kBatch];
+    for (int64_t b = count_; b < kBatch; ++b) flat[b] = {};
     for (int64_t b = 0; b < count_; ++b) {
       VI sums[kParts];
       for (VI& sum : sums) sum = hn::Zero(DI());
@@ -267,7 +279,7 @@ class BatchSearch {
   HWY_INLINE void Fit(float (&absmax)[kBatch]) const {
     const auto ranker = coder_.ranker;  // in registers, not behind a pointer
     const auto levels = coder_.levels;
-    PartialSums sums;
+    PartialSums<2 * kBatch> sums;
     for (int64_t b = 0; b < count_; ++b) {
       const float* w = values_ + b * block_size_;
       const VF reciprocal = hn::Set(DF(), 1.0f / absmax[b]);
@@ -300,7 +312,7 @@ class BatchSearch {
   HWY_INLINE void Compare(const float (&max_abs)[kBatch],
                           const float (&fitted)[kBatch],
                           float (&best)[kBatch]) {
-    PartialSums sums;
+    PartialSums<2 * kBatch> sums;
     for (int64_t b = 0; b < count_; ++b) {
       VF none[kParts];
       VF found[kParts];
