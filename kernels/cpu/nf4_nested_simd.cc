@@ -4,6 +4,8 @@
 // As in nf4_search-inl.h each step is done for a batch of blocks before the
 // next one. Full blocks of ordinary scale are taken by vectors, others element
 // by element.
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -254,10 +256,25 @@ class RefineBatch {
     PartialSums<kSets * kBatch> sums;
     for (int64_t b = 0; b < count; ++b) {
       VF of_block[kSets][kParts];
+      Fetch(first + count + b);
       AddErrors(Packed(first + b), tries, b, of_block);
       for (int64_t k = 0; k < kSets; ++k) sums.Set(kSets * b + k, of_block[k]);
     }
     FoldAll(sums, errors);
+  }
+
+  // The weights of a block of the batch after this one, to the cache: a batch
+  // reads them in one go, which leaves the processor no time to foresee it.
+  HWY_INLINE void Fetch(int64_t block) const {
+    const TensorView& weight = refining_.args().weight;
+    const int64_t begin = block * block_size_;
+    if (begin + block_size_ > weight.num_elements()) return;
+    const auto* bytes = reinterpret_cast<const char*>(
+        static_cast<const T*>(weight.data) + begin);
+    const int64_t count = std::min(block_size_, kBatchElements);
+    for (int64_t i = 0; i < count * int64_t{sizeof(T)}; i += 64) {
+      hwy::Prefetch(bytes + i);
+    }
   }
 
   // Fills the block's ranks_ too.

@@ -25,7 +25,7 @@ namespace qs::nf4 {
 namespace HWY_NAMESPACE {
 
 #if HWY_TARGET != HWY_SCALAR
-constexpr int64_t kBatch = 8;             // blocks
+constexpr int64_t kBatch = 16;            // blocks
 constexpr int64_t kBatchElements = 1024;  // F32 values that stay in cache
 
 // Sets of 16 partial sums. A batch need not be full, and all of it is folded.
