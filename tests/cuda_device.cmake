@@ -27,7 +27,7 @@ qs_test(runtime_device_test
   SOURCES kernels/runtime_device_test.cc
     ${CMAKE_SOURCE_DIR}/kernels/cuda/cuda_provider.cc
     ${CMAKE_SOURCE_DIR}/kernels/cuda/runtime_device.cc
-  LIBS qs_emulated_gpu
+  LIBS qs_emulated_gpu qs_cuda_sources
   LABELS unit)
 target_include_directories(runtime_device_test BEFORE PRIVATE
   ${CMAKE_CURRENT_SOURCE_DIR}/testing/fake_cudart)

@@ -1,3 +1,15 @@
+# cuda_sources.h: looked at by every build, as any of many files may have changed
+# it.
+set(qs_generated ${CMAKE_CURRENT_BINARY_DIR}/generated)
+file(MAKE_DIRECTORY ${qs_generated})
+add_custom_target(qs_make_cuda_sources
+  COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/cuda/sources_digest.sh
+    ${qs_generated}/cuda_sources.h
+  BYPRODUCTS ${qs_generated}/cuda_sources.h)
+add_library(qs_cuda_sources INTERFACE)
+target_include_directories(qs_cuda_sources INTERFACE ${qs_generated})
+add_dependencies(qs_cuda_sources qs_make_cuda_sources)
+
 # What a program links to have GPUs, or to say why it has none: qs_gpus.
 if(TARGET qs_cuda_kernels)
   find_package(CUDAToolkit REQUIRED)
@@ -19,17 +31,9 @@ if(TARGET qs_cuda_kernels)
     cuda/runtime_device.cc
     cuda/stats_cuda.cc
     $<TARGET_OBJECTS:qs_cuda_kernels>)
-  # Looked at by every build, as any of many files may have changed it.
-  set(qs_generated ${CMAKE_CURRENT_BINARY_DIR}/generated)
-  file(MAKE_DIRECTORY ${qs_generated})
-  add_custom_target(qs_cuda_sources
-    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/cuda/sources_digest.sh
-      ${qs_generated}/cuda_sources.h
-    BYPRODUCTS ${qs_generated}/cuda_sources.h)
-  add_dependencies(qs_gpus qs_cuda_sources)
-  target_include_directories(qs_gpus PRIVATE ${qs_generated})
   target_link_libraries(qs_gpus
-    PUBLIC qs_kernels PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+    PUBLIC qs_kernels
+    PRIVATE qs_cuda_sources CUDA::cudart_static ${CMAKE_DL_LIBS})
   # For a program that calls the CUDA runtime itself.
   add_library(qs_cuda_runtime INTERFACE)
   target_link_libraries(qs_cuda_runtime INTERFACE CUDA::cudart_static)
