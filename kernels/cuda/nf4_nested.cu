@@ -102,7 +102,8 @@ class LaneErrors {
   QS_KERNEL float Of(const NestedTry& tried) const {
     const float reciprocal = 1.0f / tried.absmax;
     float error = 0.0f;
-    for (int64_t i = begin_; i < end_; i += kSearchLanes) {
+    QS_NO_UNROLL  // within 64 registers
+        for (int64_t i = begin_; i < end_; i += kSearchLanes) {
       const float w = Widen(memory_.weight.Get(i));
       const int rank = midpoints_.Rank(ClampUnit(w * reciprocal));
       error += Squared(w, shared_.levels.levels[rank][column_], tried.absmax);
