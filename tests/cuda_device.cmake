@@ -35,14 +35,17 @@ qs_test(service_gpu_test
   SOURCES service/gpu_methods_test.cc service/gpu_workers_test.cc
     service/no_gpu_test.cc
   LIBS qs_service qs_emulated_gpu nlohmann_json::nlohmann_json
-  LABELS unit service)
+  LABELS unit service TIMEOUT 900)
 # What tasks take of its memory.
 qs_test(device_estimate_test
   SOURCES quant/device_estimate_test.cc
   LIBS qs_quant qs_emulated_gpu
-  LABELS unit TIMEOUT 600)
+  LABELS unit TIMEOUT 900)
 # How much they copy, in how many operations.
 qs_test(device_work_test
   SOURCES quant/device_work_test.cc quant/gptq_layout_test.cc
   LIBS qs_quant qs_emulated_gpu
-  LABELS unit TIMEOUT 600)
+  LABELS unit TIMEOUT 900)
+# The longest start first.
+set_tests_properties(service_gpu_test device_estimate_test device_work_test
+  PROPERTIES COST 100)
