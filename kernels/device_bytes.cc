@@ -116,10 +116,6 @@ DeviceBytes DeviceBytesOf(const Nf4EncodeArgs& a) {
       .Add(1, kIndex);
 }
 
-DeviceBytes DeviceBytesOf(const Nf4RecodeArgs& a) {
-  return Nf4Arrays(a.weight.num_elements(), a.weight.dtype, a.block_size);
-}
-
 DeviceBytes DeviceBytesOf(const Nf4DecodeArgs& a) {
   return Nf4Arrays(a.weight.num_elements(), a.weight.dtype, a.block_size);
 }

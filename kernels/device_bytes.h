@@ -39,7 +39,6 @@ constexpr DeviceBytes MostOf(const DeviceBytes& a, const DeviceBytes& b) {
 }
 
 DeviceBytes DeviceBytesOf(const Nf4EncodeArgs& args);
-DeviceBytes DeviceBytesOf(const Nf4RecodeArgs& args);
 DeviceBytes DeviceBytesOf(const Nf4DecodeArgs& args);
 DeviceBytes DeviceBytesOf(const NestedEncodeArgs& args);
 DeviceBytes DeviceBytesOf(const NestedDecodeArgs& args);

@@ -1,6 +1,6 @@
 target_sources(qs_kernels PRIVATE
   cpu/nested_simd.cc
-  cpu/nf4_codes_simd.cc
+  cpu/nf4_decode_simd.cc
   cpu/nf4_cpu.cc
   cpu/nf4_encode_simd.cc
   cpu/nf4_nested_simd.cc

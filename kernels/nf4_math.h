@@ -112,12 +112,6 @@ QS_HD int EncodeOne(const RankTable& table, const BlockScale& scale, float w) {
   return scale.zero ? 0 : table.codes[Rank(table, Normalize(scale, w))];
 }
 
-// The code for a given absmax (Recode): true division, kCpu's bounds.
-QS_HD int RecodeOne(const RankTable& cpu_table, float absmax, float w) {
-  if (!(absmax > 0.0f)) return cpu_table.zero_code;
-  return cpu_table.codes[Rank(cpu_table, w / absmax)];
-}
-
 // The sixteen partial sums and their fold.
 struct Partial16 {
   float s[16] = {};

@@ -54,18 +54,6 @@ struct Nf4EncodeArgs {
   int64_t* first_non_finite = nullptr;
 };
 
-// Codes for given absmax values, e.g. the decoded nested ones: the codebook
-// entry with the least |w - code * absmax| in F32 arithmetic by thresholds on
-// w / absmax (true division), strict `>`, kCpu's thresholds. An absmax <= 0
-// gives the codes of 0.0.
-struct Nf4RecodeArgs {
-  TensorView weight;
-  int64_t block_size = 64;
-  Codebook codebook = Codebook::kNf4;
-  const float* absmax = nullptr;
-  uint8_t* packed = nullptr;
-};
-
 struct Nf4DecodeArgs {
   const uint8_t* packed = nullptr;
   const float* absmax = nullptr;
@@ -117,7 +105,6 @@ class Nf4Ops {
  public:
   virtual ~Nf4Ops() = default;
   virtual absl::Status Encode(const Nf4EncodeArgs& args, Stream& stream) = 0;
-  virtual absl::Status Recode(const Nf4RecodeArgs& args, Stream& stream) = 0;
   virtual absl::Status Decode(const Nf4DecodeArgs& args, Stream& stream) = 0;
   virtual absl::Status NestedEncode(const NestedEncodeArgs& args,
                                     Stream& stream) = 0;

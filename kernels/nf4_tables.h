@@ -24,7 +24,7 @@ struct RankTable {
 
 // kCuda: the library's CUDA kernels, its sign rule for FP4 included. A bound
 // just below -T stands for its strict comparison of |t|; subnormal t count as
-// 0 there. kCpu: midpoints; also the table of every search and of Recode.
+// 0 there. kCpu: midpoints; also the table of every search.
 RankTable MakeRankTable(Codebook codebook, Nf4Rule rule);
 
 // The 255 midpoints fl(fl(D[i] + D[i+1]) * 0.5) of the nested map.

@@ -15,7 +15,8 @@
 
 namespace qs {
 
-// What an Encode or a Recode (nf4_ops.h) was given and gave; host memory.
+// What an Encode (nf4_ops.h) was given and gave, or with double quantization a
+// NestedRefine and its coded_by; host memory.
 struct Nf4VerifyArgs {
   TensorView weight;  // F32, F16 or BF16, at any address; finite
   int64_t block_size = 64;

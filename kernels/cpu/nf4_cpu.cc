@@ -74,15 +74,6 @@ class Nf4Cpu final : public Nf4Ops {
     return absl::OkStatus();
   }
 
-  absl::Status Recode(const Nf4RecodeArgs& args, Stream&) override {
-    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
-    const nf4::SimdTables tables = MakeTables(args.codebook, Nf4Rule::kCpu);
-    ForBlocks(args.weight, args.block_size, [&](int64_t begin, int64_t end) {
-      RecodeBlocks(args, tables, begin, end);
-    });
-    return absl::OkStatus();
-  }
-
   absl::Status Decode(const Nf4DecodeArgs& args, Stream&) override {
     QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
     const nf4::SimdTables tables = MakeTables(args.codebook, Nf4Rule::kCpu);

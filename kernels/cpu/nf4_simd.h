@@ -21,7 +21,7 @@ struct SearchTable {
 
 struct SimdTables {
   RankTable rule;       // of the reference rule
-  RankTable midpoints;  // kCpu: for searches and Recode
+  RankTable midpoints;  // kCpu: for searches
   float levels_by_code[16];
   const SearchTable* search = nullptr;  // for Encode
 };
@@ -30,8 +30,6 @@ struct SimdTables {
 // non-finite element there, or -1.
 int64_t EncodeBlocks(const Nf4EncodeArgs& args, const SimdTables& tables,
                      int64_t first_block, int64_t last_block);
-void RecodeBlocks(const Nf4RecodeArgs& args, const SimdTables& tables,
-                  int64_t first_block, int64_t last_block);
 void DecodeBlocks(const Nf4DecodeArgs& args, const SimdTables& tables,
                   int64_t first_block, int64_t last_block);
 void NestedRefineBlocks(const NestedRefineArgs& args, const SimdTables& tables,

@@ -26,7 +26,6 @@ constexpr int kCudaNoMemory = 2;      // cudaErrorMemoryAllocation
 // A weight whose address is not a multiple of 16 is read element by element.
 int LaunchNf4Encode(const Nf4EncodeArgs& args, cudaStream_t stream);
 // An empty tensor is served.
-int LaunchNf4Recode(const Nf4RecodeArgs& args, cudaStream_t stream);
 int LaunchNf4Decode(const Nf4DecodeArgs& args, cudaStream_t stream);
 // `codes` holds sums until the codes are written. No blocks have no mean:
 // kCudaInvalidValue.

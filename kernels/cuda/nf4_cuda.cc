@@ -20,10 +20,6 @@ class Nf4Cuda final : public Nf4Ops {
     QS_RETURN_IF_ERROR(CheckNf4Encode(args));
     return FromCuda(cuda::LaunchNf4Encode(args, Native(stream)), "Encode");
   }
-  absl::Status Recode(const Nf4RecodeArgs& args, Stream& stream) override {
-    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
-    return FromCuda(cuda::LaunchNf4Recode(args, Native(stream)), "Recode");
-  }
   absl::Status Decode(const Nf4DecodeArgs& args, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
     return FromCuda(cuda::LaunchNf4Decode(args, Native(stream)), "Decode");

@@ -31,21 +31,6 @@ class StagedNf4 final : public Nf4Ops {
         [&] { return host_.Encode(host, stream); });
   }
 
-  absl::Status Recode(const Nf4RecodeArgs& host, Stream& stream) override {
-    QS_RETURN_IF_ERROR(CheckNf4Block(host.weight.dtype, host.block_size));
-    return session_.Do(
-        DeviceBytesOf(host),
-        [&](StagedCall& call) {
-          Nf4RecodeArgs args = host;
-          const int64_t n = host.weight.num_elements();
-          args.weight = call.In(host.weight);
-          args.absmax = call.In(host.absmax, CeilDiv(n, host.block_size));
-          args.packed = call.Out(host.packed, (n + 1) / 2);
-          return call.Run([&](Stream& s) { return device_->Recode(args, s); });
-        },
-        [&] { return host_.Recode(host, stream); });
-  }
-
   absl::Status Decode(const Nf4DecodeArgs& host, Stream& stream) override {
     QS_RETURN_IF_ERROR(CheckNf4Block(host.weight.dtype, host.block_size));
     return session_.Do(

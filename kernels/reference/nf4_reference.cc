@@ -211,21 +211,6 @@ class Nf4Reference final : public Nf4Ops {
     return absl::OkStatus();
   }
 
-  absl::Status Recode(const Nf4RecodeArgs& args, Stream&) override {
-    QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
-    const RankTable table = MakeRankTable(args.codebook, Nf4Rule::kCpu);
-    const int64_t n = args.weight.num_elements();
-    for (int64_t i = 0; i < n; ++i) {
-      const float absmax = args.absmax[i / args.block_size];
-      const float w = LoadAsFloat(args.weight.data, args.weight.dtype, i);
-      SetNibble(args.packed, i,
-                absmax > 0.0f ? table.codes[CountBelow(table, w / absmax)]
-                              : table.zero_code);
-    }
-    if (n % 2 != 0) SetNibble(args.packed, n, table.zero_code);
-    return absl::OkStatus();
-  }
-
   absl::Status Decode(const Nf4DecodeArgs& args, Stream&) override {
     QS_RETURN_IF_ERROR(CheckNf4Block(args.weight.dtype, args.block_size));
     const float* levels = CodebookLevels(args.codebook);

@@ -57,12 +57,6 @@ float Nest(Backend& backend, Data& data) {
   return offset;
 }
 
-void Recode(Backend& backend, Data& data) {
-  (void)backend.nf4().Recode({data.View(), kBlock, Codebook::kNf4,
-                              data.absmax.As<float>(), data.packed.data()},
-                             backend.stream());
-}
-
 // BEST's second round: from REFERENCE's codes the first time, and from its own,
 // which take as long, later.
 void Refine(Backend& backend, Data& data, float offset) {
@@ -111,7 +105,6 @@ void Rows(Bench& bench, Backend& backend, Data& data,
   row("encode_best", kEncodeBytes,
       [&] { Encode(backend, data, Codebook::kNf4, Nf4Search::kBestScale); });
   row("decode", kEncodeBytes, [&] { Decode(backend, data); });
-  row("recode", kEncodeBytes, [&] { Recode(backend, data); });
   Encode(backend, data, Codebook::kNf4, Nf4Search::kNone);
   row("verify", kEncodeBytes, [&] { Verify(data); });
   row("nested_encode", kBlocks * 5, [&] { Nest(backend, data); });

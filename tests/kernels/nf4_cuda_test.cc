@@ -330,10 +330,7 @@ TEST_CASE("what a launcher cannot serve is an error, not silence") {
   CHECK(encode(weight, DType::kF32, 64, nullptr, absmax, bad) == kBad);
   CHECK(encode(weight, DType::kF32, 64, packed, nullptr, bad) == kBad);
   CHECK(encode(weight, DType::kF32, 64, packed, absmax, nullptr) == kBad);
-  CHECK(cuda::LaunchNf4Recode({}, nullptr) == 0);  // no elements
-  CHECK(cuda::LaunchNf4Recode({{weight, DType::kF32, 1, 100}}, nullptr) ==
-        kBad);
-  CHECK(cuda::LaunchNf4Decode({}, nullptr) == 0);
+  CHECK(cuda::LaunchNf4Decode({}, nullptr) == 0);  // no elements
   CHECK(
       cuda::LaunchNf4Decode(
           {packed, nullptr, 64, Codebook::kNf4, {weight, DType::kF32, 1, 100}},
@@ -358,12 +355,12 @@ TEST_CASE("an empty tensor has no element that is not finite") {
 TEST_CASE("memory that is too small is an error of the launch") {
   EmulatedDevice& device = EmulatedDevice::Get();
   device.FreeAll();
-  Nf4RecodeArgs args;
+  Nf4DecodeArgs args;
   args.weight = {device.Allocate(400), DType::kF32, 1, 100};
   args.absmax = static_cast<float*>(device.Allocate(2 * 4));
   args.packed = static_cast<uint8_t*>(device.Allocate(49));  // 50 are needed
   Stream stream;
-  CHECK_FALSE(NewNf4Cuda()->Recode(args, stream).ok());
+  CHECK_FALSE(NewNf4Cuda()->Decode(args, stream).ok());
   CHECK(device.TakeError().find("allocation has 49") != std::string::npos);
 }
 

@@ -34,9 +34,6 @@ class HookedNf4 final : public Nf4Ops {
     const absl::Status status = ops_.Encode(a, s);
     return hooks_.nf4_encoded ? hooks_.nf4_encoded(a) : status;
   }
-  absl::Status Recode(const Nf4RecodeArgs& a, Stream& s) override {
-    return ops_.Recode(a, s);
-  }
   absl::Status Decode(const Nf4DecodeArgs& a, Stream& s) override {
     return ops_.Decode(a, s);
   }

@@ -59,18 +59,6 @@ class EmulatedNf4 final : public Nf4Ops {
     return End(ops_->Encode(args, stream));
   }
 
-  absl::Status Recode(const Nf4RecodeArgs& host, Stream& stream) override {
-    Nf4RecodeArgs args = host;
-    const int64_t n = host.weight.num_elements();
-    Begin();
-    args.weight.data =
-        In(host.weight.data, host.weight.num_bytes(), alignment_.weight);
-    args.absmax =
-        In(host.absmax, CeilDiv(n, host.block_size) * 4, alignment_.absmax);
-    args.packed = Out(host.packed, (n + 1) / 2, alignment_.packed);
-    return End(ops_->Recode(args, stream));
-  }
-
   absl::Status Decode(const Nf4DecodeArgs& host, Stream& stream) override {
     Nf4DecodeArgs args = host;
     const int64_t n = host.weight.num_elements();
