@@ -205,6 +205,21 @@ HWY_INLINE void StoreNibbles(VI codes, uint8_t* packed) {
   hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
 }
 
+#if HWY_TARGET == HWY_AVX2
+// The same of 32 elements, a quarter of the work.
+HWY_INLINE void StoreNibbles32(VI a, VI b, VI c, VI d, uint8_t* packed) {
+  // Either half has four codes of each vector: as bytes, then as nibbles in the
+  // lower eight bytes.
+  const __m256i codes = _mm256_packus_epi16(_mm256_packs_epi32(a.raw, b.raw),
+                                            _mm256_packs_epi32(c.raw, d.raw));
+  const __m256i bytes = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x0110));
+  const __m256i halves = _mm256_packus_epi16(bytes, bytes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(packed),
+                   _mm_unpacklo_epi16(_mm256_castsi256_si128(halves),
+                                      _mm256_extracti128_si256(halves, 1)));
+}
+#endif
+
 // kLanes codes from kLanes / 2 bytes; above a lane's lowest four bits may be
 // anything.
 HWY_INLINE VI LoadNibbles(const uint8_t* packed) {

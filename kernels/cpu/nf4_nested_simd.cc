@@ -22,162 +22,13 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/nf4-inl.h"
+#include "kernels/cpu/nf4_nested_block-inl.h"
 #include "kernels/cpu/nf4_nested_tries-inl.h"
 #include "kernels/cpu/nf4_search-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace qs::nf4 {
 namespace HWY_NAMESPACE {
-
-using Run = NestedRun<const float*>;
-
-// What all blocks have in common.
-class Refining {
- public:
-  Refining(const NestedRefineArgs& args, const SimdTables& tables)
-      : args_(args), tables_(tables), map_(NestedLevels()) {}
-
-  const NestedRefineArgs& args() const { return args_; }
-  const SimdTables& tables() const { return tables_; }
-
-  int64_t RunNumber(int64_t b) const {
-    return (args_.first_block + b) / kNestedBlockSize;
-  }
-  Run RunOf(int64_t b) const {
-    return {map_, args_.nested_absmax[RunNumber(b)], *args_.offset};
-  }
-  // What a reader multiplies kNone's codes with; 0 where zeros do.
-  float NoneAbsmax(int64_t b) const {
-    const float decoded = RunOf(b).LevelOf(args_.codes[b]);
-    return ZeroCodesDo(args_.absmax[b], decoded) ? 0.0f : decoded;
-  }
-  NestedTries Tries(int64_t b, float fitted) const {
-    return MakeNestedTries(RunOf(b), fitted,
-                           [&](float t) { return NearestByCells(cells_, t); });
-  }
-  // All but the 4-bit codes. Whether these are to be zeros.
-  bool Keep(int64_t b, bool any, const NestedTry& nearest) const {
-    const float decoded = RunOf(b).LevelOf(args_.codes[b]);
-    const bool zeros = ZeroCodesDo(args_.absmax[b], decoded);
-    if (zeros && any) {
-      Take(b, nearest);
-    } else {
-      args_.coded_by[b] = args_.absmax[b];
-      args_.absmax[b] = decoded;
-    }
-    if (zeros) args_.coded_by[b] = 0.0f;
-    return zeros;
-  }
-  void Take(int64_t b, const NestedTry& taken) const {
-    args_.codes[b] = static_cast<uint8_t>(taken.code);
-    args_.absmax[b] = taken.absmax;
-    args_.coded_by[b] = taken.absmax;
-  }
-
- private:
-  const NestedRefineArgs& args_;
-  const SimdTables& tables_;
-  const float* const map_;
-  const NestedCells& cells_ = GetNestedCells();
-};
-
-// One block element by element.
-template <class T>
-class ScalarBlock {
- public:
-  ScalarBlock(const Refining& refining, int64_t b, int64_t count)
-      : refining_(refining),
-        midpoints_(refining.tables().midpoints),
-        packed_(refining.args().packed),
-        b_(b),
-        begin_(b * refining.args().block_size),
-        count_(count) {
-    // Vectors are loaded from any address, elements only from their own.
-    const auto* weight = static_cast<const T*>(refining.args().weight.data);
-    std::memcpy(static_cast<void*>(weight_), weight + begin_,
-                static_cast<size_t>(count) * sizeof(T));
-  }
-
-  void Refine() const {
-    const float absmax = refining_.args().absmax[b_];
-    NestedTries tries = {};
-    if (Searchable(absmax)) tries = refining_.Tries(b_, Fit(absmax));
-    NestedTry taken;
-    if (tries.any && Choose(tries, &taken)) {
-      refining_.Take(b_, taken);
-      Pack([&](float w) {
-        return midpoints_.codes[SearchRank(midpoints_, 1.0f / taken.absmax, w)];
-      });
-    } else if (refining_.Keep(b_, tries.any, tries.nearest)) {
-      Pack([&](float) { return midpoints_.zero_code; });
-    }
-  }
-
- private:
-  float At(int64_t i) const { return LoadOne<T>(weight_, i); }
-
-  float Fit(float absmax) const {
-    const auto load = [this](int64_t i) { return At(i); };
-    const RuleCoding unused = {midpoints_, {}};
-    return FitAbsmax(absmax,
-                     ScalarScorer(midpoints_, unused, kDType<T>, load, count_));
-  }
-
-  bool Choose(const NestedTries& tries, NestedTry* taken) const {
-    const float absmax = refining_.args().absmax[b_];
-    NestedBest best = {tries.nearest, ErrorOf(tries.nearest)};
-    best.Offer(tries.other, ErrorOf(tries.other));
-    for (int k = 1; tries.wide && k <= kWideTries; ++k) {
-      const NestedTry wide = WideTry(refining_.RunOf(b_), absmax, k);
-      if (wide.code >= 0) best.Offer(wide, ErrorOf(wide));
-    }
-    *taken = best.best;
-    return IsSurelyBelow(best.error, NoneError(), count_);
-  }
-
-  float NoneError() const {
-    const float* levels = refining_.tables().levels_by_code;
-    return Error(refining_.NoneAbsmax(b_), [&](int64_t i) {
-      const int64_t at = begin_ + i;
-      return levels[at % 2 == 0 ? packed_[at / 2] >> 4 : packed_[at / 2] & 15];
-    });
-  }
-
-  float ErrorOf(const NestedTry& t) const {
-    const float reciprocal = 1.0f / t.absmax;
-    return Error(t.absmax, [&](int64_t i) {
-      return midpoints_.levels[SearchRank(midpoints_, reciprocal, At(i))];
-    });
-  }
-
-  template <class LevelOf>
-  float Error(float absmax, const LevelOf& level_of) const {
-    Partial16 error;
-    for (int64_t i = 0; i < count_; ++i) {
-      const float d = At(i) - affine::RoundTo(kDType<T>, level_of(i) * absmax);
-      error.Add(i, d * d);
-    }
-    return error.Fold();
-  }
-
-  template <class Code>
-  void Pack(const Code& code) const {
-    for (int64_t i = 0; i < count_; ++i) {
-      SetNibble(packed_, begin_ + i, code(At(i)));
-    }
-    if (count_ % 2 != 0) {
-      SetNibble(packed_, begin_ + count_, midpoints_.zero_code);
-    }
-  }
-
-  const Refining& refining_;
-  const RankTable& midpoints_;
-  T weight_[4096];
-  uint8_t* const packed_;
-  const int64_t b_;
-  const int64_t begin_;
-  const int64_t count_;
-};
 
 #if HWY_TARGET != HWY_SCALAR
 // Full, searchable blocks that lie one behind the other.
@@ -242,7 +93,7 @@ class RefineBatch {
     const bool any = tries.any[b] != 0;
     if (any && IsSurelyBelow(best.error, errors[0], block_size_)) {
       refining_.Take(block, best.best);
-      Pack(ranks, Packed(block));
+      PackRanks(midpoints_.codes, ranks, block_size_, Packed(block));
     } else if (refining_.Keep(block, any, tries.Get(b, 0))) {
       std::fill_n(
           Packed(block), block_size_ / 2,
@@ -253,7 +104,10 @@ class RefineBatch {
   // errors[kSets * b] and on are those of block `first` + b.
   HWY_INLINE void Errors(int64_t first, int64_t count, const BatchTries& tries,
                          float (&errors)[kSets * kBatch]) {
-    PartialSums<kSets * kBatch> sums;
+    for (int which = 0; which < 2; ++which) {
+      search_.RankAll(tries.absmax[which], ranks_[which]);
+    }
+    PartialSums<kSets * kBatch> sums(kSets * count);
     for (int64_t b = 0; b < count; ++b) {
       VF of_block[kSets][kParts];
       Fetch(first + count + b);
@@ -277,21 +131,18 @@ class RefineBatch {
     }
   }
 
-  // Fills the block's ranks_ too.
+  // One block's sums, of what is packed already and of the two tries' ranks.
   HWY_INLINE void AddErrors(const uint8_t* packed, const BatchTries& tries,
-                            int64_t b, VF (&errors)[kSets][kParts]) {
-    const auto ranker = midpoints_.ranker;   // in registers
-    const int64_t block_size = block_size_;  // in one too
+                            int64_t b, VF (&errors)[kSets][kParts]) const {
+    const int64_t block_size = block_size_;  // in a register
     const float* values = Values(b);
-    int32_t* near_ranks = ranks_[0] + b * block_size_;
-    int32_t* other_ranks = ranks_[1] + b * block_size_;
+    const int32_t* near_ranks = ranks_[0] + b * block_size;
+    const int32_t* other_ranks = ranks_[1] + b * block_size;
     // All that a block decodes to, 16 values each.
     const auto none =
         Table16::Decoded<T>(refining_.tables().levels_by_code, tries.none[b]);
     const auto nearest = Decoded(tries.Get(b, 0));
     const auto other = Decoded(tries.Get(b, 1));
-    const VF nearest_factor = hn::Set(DF(), 1.0f / tries.absmax[0][b]);
-    const VF other_factor = hn::Set(DF(), 1.0f / tries.absmax[1][b]);
     for (auto& of_set : errors) {
       for (VF& sum : of_set) sum = hn::Zero(DF());
     }
@@ -303,12 +154,10 @@ class RefineBatch {
         const int64_t at = i + p * kLanes;
         const VF x = hn::Load(DF(), values + at);
         add(hn::Sub(x, none.Get(LoadNibbles(packed + at / 2))), &errors[0][p]);
-        const VI near_rank = ranker.Rank(Clamp(hn::Mul(x, nearest_factor)));
-        hn::Store(near_rank, DI(), near_ranks + at);
-        add(hn::Sub(x, nearest.Get(near_rank)), &errors[1][p]);
-        const VI other_rank = ranker.Rank(Clamp(hn::Mul(x, other_factor)));
-        hn::Store(other_rank, DI(), other_ranks + at);
-        add(hn::Sub(x, other.Get(other_rank)), &errors[2][p]);
+        add(hn::Sub(x, nearest.Get(hn::Load(DI(), near_ranks + at))),
+            &errors[1][p]);
+        add(hn::Sub(x, other.Get(hn::Load(DI(), other_ranks + at))),
+            &errors[2][p]);
       }
     }
   }
@@ -348,14 +197,6 @@ class RefineBatch {
       const VF x = hn::Load(DF(), Values(b) + i);
       hn::Store(midpoints_.ranker.Rank(Clamp(hn::Mul(x, factor))), DI(),
                 ranks + i);
-    }
-  }
-
-  HWY_INLINE void Pack(const int32_t* ranks, uint8_t* packed) const {
-    const int64_t block_size = block_size_;
-    for (int64_t i = 0; i < block_size; i += kLanes) {
-      const VI code = midpoints_.codes.Code(hn::Load(DI(), ranks + i));
-      StoreNibbles(hn::And(code, hn::Set(DI(), 15)), packed + i / 2);
     }
   }
 

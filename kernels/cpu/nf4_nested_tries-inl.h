@@ -51,11 +51,9 @@ class RunLevels {
   // Nothing in it branches on what is one way as often as the other.
   HWY_INLINE void MakeTries(const float (&fitted)[kBatch],
                             BatchTries* tries) const {
-    alignas(64) int32_t nearest[kBatch];
-    Nearest(fitted, nearest);
     for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(D())) {
       const V wanted = hn::LoadU(D(), fitted + b);
-      I code = hn::Load(DInt(), nearest + b);
+      I code = Nearest(wanted);
       const auto up = hn::And(
           hn::Not(hn::Gt(LevelsOf(code), hn::Zero(D()))),
           hn::RebindMask(D(), hn::Lt(code, hn::Set(DInt(), kGreatestCode))));
@@ -106,18 +104,29 @@ class RunLevels {
     return hn::GatherIndex(D(), levels_, codes);
   }
 
-  HWY_INLINE void Nearest(const float (&fitted)[kBatch],
-                          int32_t (&nearest)[kBatch]) const {
-    alignas(64) float on_map[kBatch];
-    for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(D())) {
-      const V d = hn::Sub(hn::LoadU(D(), fitted + b), hn::Set(D(), offset_));
-      hn::Store(hn::IfThenZeroElse(hn::Eq(d, hn::Zero(D())),
-                                   hn::Mul(d, hn::Set(D(), reciprocal_))),
-                D(), on_map + b);
-    }
-    for (int64_t b = 0; b < kBatch; ++b) {
-      nearest[b] = NearestByCells(cells_, on_map[b]);
-    }
+  // NearestByCells of what `fitted` is on the map's scale.
+  HWY_INLINE I Nearest(V fitted) const {
+    const V d = hn::Sub(fitted, hn::Set(D(), offset_));
+    const V on_map = hn::IfThenZeroElse(hn::Eq(d, hn::Zero(D())),
+                                        hn::Mul(d, hn::Set(D(), reciprocal_)));
+    const auto set = [](int32_t value)
+                         HWY_ATTR { return hn::Set(DInt(), value); };
+    const I bits = hn::BitCast(DInt(), on_map);
+    const I magnitude = hn::Min(
+        hn::Max(hn::And(bits, set(0x7fffffff)), set(NestedCells::kSmallest)),
+        set(NestedCells::kLargest));
+    const I cell =
+        hn::GatherIndex(DInt(), cells_.cells.data(),
+                        hn::Sub(hn::ShiftRight<NestedCells::kShift>(magnitude),
+                                set(NestedCells::kFirst)));
+    const I base = hn::And(cell, set(255));
+    const I low = hn::Add(hn::And(magnitude, set(NestedCells::kLowMask)),
+                          hn::And(base, set(1)));
+    // A true mask is -1.
+    const I code = hn::Sub(
+        base, hn::VecFromMask(DInt(), hn::Gt(low, hn::ShiftRight<8>(cell))));
+    const I mirrored = hn::Max(hn::Sub(set(254), code), hn::Zero(DInt()));
+    return hn::IfThenElse(hn::Lt(bits, hn::Zero(DInt())), mirrored, code);
   }
 
   const NestedCells& cells_ = GetNestedCells();

@@ -18,6 +18,7 @@
 
 #include "kernels/cpu/nf4-inl.h"
 #include "kernels/cpu/nf4_simd.h"
+#include "kernels/cpu/nf4_sums-inl.h"
 #include "kernels/nf4_math.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,168 +26,38 @@ namespace qs::nf4 {
 namespace HWY_NAMESPACE {
 
 #if HWY_TARGET != HWY_SCALAR
-constexpr int64_t kBatch = 16;            // blocks
-constexpr int64_t kBatchElements = 1024;  // F32 values that stay in cache
-
-// Sets of 16 partial sums. A batch need not be full, and all of it is folded.
-template <int64_t kSets>
-struct PartialSums {
-  static_assert(kSets % 4 == 0);
-  alignas(64) float s[kSets][16];
-
-  // By vectors: compilers take a string instruction for so many bytes.
-  HWY_INLINE PartialSums() {
-    for (auto& set : s) {
-      for (int64_t i = 0; i < 16; i += kLanes) {
-        hn::Store(hn::Zero(DF()), DF(), set + i);
-      }
-    }
-  }
-  HWY_INLINE void Set(int64_t set, const VF (&sums)[kParts]) {
-    for (int64_t p = 0; p < kParts; ++p) {
-      hn::Store(sums[p], DF(), s[set] + p * kLanes);
-    }
-  }
-};
-
-// Folds each set as Partial16 does.
-template <int64_t kSets>
-HWY_INLINE void FoldAll(const PartialSums<kSets>& sums, float (&out)[kSets]) {
-#if HWY_TARGET <= HWY_AVX3
-  // Four sets at a time: every step halves what is left of each.
-  for (int64_t k = 0; k < kSets; k += 4) {
-    const auto halves = [&](int i) HWY_ATTR {
-      const __m512 x = _mm512_load_ps(sums.s[k + i]);
-      const __m512 y = _mm512_load_ps(sums.s[k + i + 1]);
-      return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44),
-                           _mm512_shuffle_f32x4(x, y, 0xee));
-    };
-    const __m512 a = halves(0);
-    const __m512 b = halves(2);
-    const VF quarters{_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88),
-                                    _mm512_shuffle_f32x4(a, b, 0xdd))};
-    const VF pairs = hn::Add(quarters, hn::Shuffle1032(quarters));
-    alignas(64) float folded[16];
-    hn::Store(hn::Add(pairs, hn::Shuffle2301(pairs)), DF(), folded);
-    for (int i = 0; i < 4; ++i) out[k + i] = folded[4 * i];
+// The codes of ranks as nibbles. REQUIRES: count is a multiple of 32.
+template <bool kFp4>
+HWY_INLINE void PackRanks(const CodeMap<kFp4>& codes, const int32_t* ranks,
+                          int64_t count, uint8_t* packed) {
+  const VI low = hn::Set(DI(), 15);
+  const auto code = [&](int64_t i) HWY_ATTR {
+    return hn::And(codes.Code(hn::Load(DI(), ranks + i)), low);
+  };
+#if HWY_TARGET == HWY_AVX2
+  for (int64_t i = 0; i < count; i += 32) {
+    StoreNibbles32(code(i), code(i + 8), code(i + 16), code(i + 24),
+                   packed + i / 2);
   }
 #else
-  for (int64_t k = 0; k < kSets; ++k) {
-    VF set[kParts];
-    for (int64_t p = 0; p < kParts; ++p) {
-      set[p] = hn::Load(DF(), sums.s[k] + p * kLanes);
-    }
-    out[k] = Fold(set);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    StoreNibbles(code(i), packed + i / 2);
   }
 #endif
 }
 
-// sums += the 16-bit lanes of `row`, in order; a template for the sake of the
-// branch that does not compile.
-template <class V16, size_t kRowParts>
-HWY_INLINE void AddWide(const V16 (&row)[kRowParts], VI (&sums)[kParts]) {
-  const hn::DFromV<V16> d;
-  if constexpr (kRowParts == kParts) {
-    for (size_t p = 0; p < kParts; ++p) {
-      sums[p] = hn::Add(sums[p], hn::PromoteTo(DI(), row[p]));
+// A block's sums of the squared differences from what its ranks decode to.
+HWY_INLINE void AddErrors(const float* values, const int32_t* ranks,
+                          int64_t count, const Table16& decoded,
+                          VF (&sums)[kParts]) {
+  for (VF& sum : sums) sum = hn::Zero(DF());
+  for (int64_t i = 0; i < count; i += 16) {
+    for (int64_t p = 0; p < kParts; ++p) {
+      const int64_t at = i + p * kLanes;
+      const VF d = hn::Sub(hn::Load(DF(), values + at),
+                           decoded.Get(hn::Load(DI(), ranks + at)));
+      sums[p] = hn::Add(sums[p], hn::Mul(d, d));
     }
-  } else {
-    static_assert(2 * kRowParts == kParts);
-    const hn::Half<decltype(d)> half;
-    for (size_t p = 0; p < kRowParts; ++p) {
-      const auto low = hn::LowerHalf(half, row[p]);
-      const auto high = hn::UpperHalf(half, row[p]);
-      sums[2 * p] = hn::Add(sums[2 * p], hn::PromoteTo(DI(), low));
-      sums[2 * p + 1] = hn::Add(sums[2 * p + 1], hn::PromoteTo(DI(), high));
-    }
-  }
-}
-
-// Adds the eight rows of the search table that lie `offsets` bytes from its
-// beginning: the sum of eight fits 16 bits.
-HWY_INLINE void AddRows(const SearchTable& table, const uint16_t* offsets,
-                        VI (&sums)[kParts]) {
-  static_assert(sizeof(table.rows[0]) == 1 << 5);
-  const hn::CappedTag<int16_t, 2 * kCandidates> d;  // a row, or parts of it
-  constexpr int64_t kWidth = hn::MaxLanes(d);
-  constexpr int64_t kRowParts = 2 * kCandidates / kWidth;
-  const char* rows = reinterpret_cast<const char*>(table.rows);
-  hn::Vec<decltype(d)> sum[kRowParts];
-  for (auto& part : sum) part = hn::Zero(d);
-  for (int half = 0; half < 2; ++half) {
-    uint64_t four;  // one load instead of four
-    hwy::CopyBytes<sizeof(four)>(offsets + 4 * half, &four);
-    for (int i = 0; i < 4; ++i, four >>= 16) {
-      const auto* row =
-          reinterpret_cast<const int16_t*>(rows + (four & 0xffff));
-      for (int64_t p = 0; p < kRowParts; ++p) {
-        sum[p] = hn::Add(sum[p], hn::Load(d, row + p * kWidth));
-      }
-    }
-  }
-  AddWide(sum, sums);
-}
-
-// A block's sums of step 1 as floats.
-struct RatioSums {
-  alignas(64) float cross[kCandidates];
-  float square[kCandidates];
-};
-
-// ChooseRatio of kBatch blocks.
-HWY_INLINE void ChooseRatios(const RatioSums (&sums)[kBatch],
-                             float (&ratios)[kBatch]) {
-  const hn::CappedTag<float, kCandidates> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  constexpr int64_t kWidth = hn::MaxLanes(df);
-  static_assert(kBatch % kWidth == 0);
-  // A block's candidates compete in its lanes, and then, each step halving what
-  // is left of two neighbours, as many blocks as there are lanes do.
-  alignas(32) int32_t best[kBatch];
-  for (int64_t b = 0; b < kBatch; b += kWidth) {
-    hn::Vec<decltype(di)> keys[kWidth];
-    for (int64_t i = 0; i < kWidth; ++i) {
-      keys[i] = hn::Zero(di);
-      for (int64_t k = 0; k < kCandidates; k += kWidth) {
-        const auto cross = hn::Load(df, sums[b + i].cross + k);
-        const auto square = hn::Load(df, sums[b + i].square + k);
-        const auto gain = hn::Div(hn::Mul(cross, cross), square);
-        const auto number =
-            hn::Sub(hn::Set(di, 7 - static_cast<int>(k)), hn::Iota(di, 0));
-        const auto bits = hn::AndNot(hn::Set(di, 7), hn::BitCast(di, gain));
-        keys[i] = hn::Max(keys[i], hn::Or(bits, number));
-      }
-    }
-    for (int64_t n = kWidth / 2; n > 0; n /= 2) {
-      for (int64_t i = 0; i < n; ++i) {
-        keys[i] = hn::Max(hn::ConcatEven(di, keys[2 * i + 1], keys[2 * i]),
-                          hn::ConcatOdd(di, keys[2 * i + 1], keys[2 * i]));
-      }
-    }
-    hn::Store(keys[0], di, best + b);
-  }
-  for (int64_t b = 0; b < kBatch; ++b) {
-    const int32_t k = 7 - (best[b] & 7);
-    ratios[b] = sums[b].cross[k] / sums[b].square[k];
-  }
-}
-
-// Elements' codes, a byte each, as nibbles. REQUIRES: count is a multiple of
-// 32. Above the lowest four bits of a byte may be anything.
-HWY_INLINE void PackNibbles(const uint8_t* codes, int64_t count,
-                            uint8_t* packed) {
-  const hn::CappedTag<uint16_t, 16> d16;
-  const hn::Rebind<uint8_t, decltype(d16)> d8;
-  const auto nibbles = hn::Set(d16, 0x0f0f);
-  constexpr int64_t kWidth = hn::MaxLanes(d16);
-  for (int64_t i = 0; i < count / 2; i += kWidth) {
-    // The first element is the lower byte and goes to the high nibble.
-    const auto pair = hn::And(
-        hn::LoadU(d16, reinterpret_cast<const uint16_t*>(codes + 2 * i)),
-        nibbles);
-    hn::StoreU(hn::TruncateTo(
-                   d8, hn::Or(hn::ShiftLeft<4>(pair), hn::ShiftRight<8>(pair))),
-               d8, packed + i);
   }
 }
 
@@ -221,23 +92,40 @@ class BatchSearch {
                          float (&fitted)[kBatch]) {
     count_ = count;
     Steps(w, max_abs);
-    float ratios[kBatch];
+    alignas(64) float ratios[kBatch];
     Ratios(ratios);
     for (int64_t b = 0; b < kBatch; ++b) fitted[b] = ratios[b] * max_abs[b];
     Fit(fitted);
-    for (int64_t b = 0; b < count; ++b) {
-      if (!InSearchRange(max_abs[b], fitted[b])) fitted[b] = max_abs[b];
-    }
+    KeepInRange(max_abs, fitted);
+  }
+  // The ranks of all elements for each block's absmax.
+  HWY_INLINE void RankAll(const float (&absmax)[kBatch], int32_t* ranks) const {
+    RankBy<true>(coder_.ranker, absmax, ranks);
   }
   // The elements of the blocks that were last fitted.
   const float* values() const { return values_; }
 
   // The nibbles of a block whose absmax the last Run has changed.
   HWY_INLINE void Pack(int64_t block, uint8_t* packed) const {
-    PackNibbles(codes_ + block * block_size_, block_size_, packed);
+    PackRanks(coder_.codes, ranks_ + block * block_size_, block_size_, packed);
   }
 
  private:
+  // InSearchRange for all blocks: which ones are in it cannot be foreseen.
+  static HWY_INLINE void KeepInRange(const float (&max_abs)[kBatch],
+                                     float (&fitted)[kBatch]) {
+    const hn::CappedTag<float, kBatch> d;
+    const auto set = [d](float value) HWY_ATTR { return hn::Set(d, value); };
+    for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(d)) {
+      const auto m = hn::LoadU(d, max_abs + b);
+      const auto a = hn::LoadU(d, fitted + b);
+      const auto near = hn::And(hn::Ge(a, hn::Mul(m, set(0.25f))),
+                                hn::Le(a, hn::Mul(m, set(4.0f))));
+      const auto low = hn::Or(hn::Le(a, m), hn::Le(a, set(0x1p15f)));
+      hn::StoreU(hn::IfThenElse(hn::And(near, low), a, m), d, fitted + b);
+    }
+  }
+
   // Fills values_ and offsets_.
   template <class T>
   HWY_INLINE void Steps(const T* w, const float (&max_abs)[kBatch]) {
@@ -276,86 +164,90 @@ class BatchSearch {
   }
 
   // absmax[b] = sum(w L) / sum(L L) for the levels that it gives.
-  HWY_INLINE void Fit(float (&absmax)[kBatch]) const {
-    const auto ranker = coder_.ranker;  // in registers, not behind a pointer
-    const auto levels = coder_.levels;
-    PartialSums<2 * kBatch> sums;
+  HWY_INLINE void Fit(float (&absmax)[kBatch]) {
+    RankAll(absmax, ranks_);
+    const auto levels = coder_.levels;  // in registers, not behind a pointer
+    const int64_t block_size = block_size_;
+    PartialSums<2 * kBatch> sums(2 * count_);
     for (int64_t b = 0; b < count_; ++b) {
-      const float* w = values_ + b * block_size_;
-      const VF reciprocal = hn::Set(DF(), 1.0f / absmax[b]);
+      const float* w = values_ + b * block_size;
+      const int32_t* ranks = ranks_ + b * block_size;
       VF cross[kParts];
       VF square[kParts];
       for (VF& sum : cross) sum = hn::Zero(DF());
       for (VF& sum : square) sum = hn::Zero(DF());
-      for (int64_t i = 0; i < block_size_; i += 16) {
+      for (int64_t i = 0; i < block_size; i += 16) {
         for (int64_t p = 0; p < kParts; ++p) {
-          const VF x = hn::Load(DF(), w + i + p * kLanes);
-          const VF level =
-              levels.Get(ranker.Rank(Clamp(hn::Mul(x, reciprocal))));
+          const int64_t at = i + p * kLanes;
+          const VF level = levels.Get(hn::Load(DI(), ranks + at));
+          const VF x = hn::Load(DF(), w + at);
           cross[p] = hn::Add(cross[p], hn::Mul(x, level));
           square[p] = hn::Add(square[p], hn::Mul(level, level));
         }
       }
-      sums.Set(b, cross);
-      sums.Set(kBatch + b, square);
+      sums.Set(2 * b, cross);
+      sums.Set(2 * b + 1, square);
     }
     float folded[2 * kBatch];
     FoldAll(sums, folded);
     for (int64_t b = 0; b < count_; ++b) {
-      absmax[b] = folded[b] / folded[kBatch + b];
+      absmax[b] = folded[2 * b] / folded[2 * b + 1];
     }
   }
 
   // best[b] is fitted[b] where its error as stored is below that of kNone, else
-  // max_abs[b]; codes_ are those of `fitted`.
+  // max_abs[b]; ranks_ are those of `fitted`.
   template <class T>
   HWY_INLINE void Compare(const float (&max_abs)[kBatch],
                           const float (&fitted)[kBatch],
                           float (&best)[kBatch]) {
-    PartialSums<2 * kBatch> sums;
+    // What the rule does to subnormal elements has no place here: they decode
+    // to 0.
+    RankBy<false>(rule_.ranker, max_abs, none_ranks_);
+    RankAll(fitted, ranks_);
+    PartialSums<2 * kBatch> sums(2 * count_);
     for (int64_t b = 0; b < count_; ++b) {
       VF none[kParts];
       VF found[kParts];
-      AddErrors<T>(b, max_abs[b], fitted[b], none, found);
-      sums.Set(b, none);
-      sums.Set(kBatch + b, found);
+      const int64_t begin = b * block_size_;
+      AddErrors(values_ + begin, none_ranks_ + begin, block_size_,
+                Table16::Decoded<T>(levels_, max_abs[b]), none);
+      AddErrors(values_ + begin, ranks_ + begin, block_size_,
+                Table16::Decoded<T>(levels_, fitted[b]), found);
+      sums.Set(2 * b, none);
+      sums.Set(2 * b + 1, found);
     }
     float folded[2 * kBatch];
     FoldAll(sums, folded);
     for (int64_t b = 0; b < count_; ++b) {
       const bool better =
-          IsSurelyBelow(folded[kBatch + b], folded[b], block_size_);
+          IsSurelyBelow(folded[2 * b + 1], folded[2 * b], block_size_);
       best[b] = better ? fitted[b] : max_abs[b];
     }
   }
 
-  // One block's sums. What the rule does to subnormal elements has no place
-  // here: they decode to 0.
-  template <class T>
-  HWY_INLINE void AddErrors(int64_t block, float max_abs, float fitted,
-                            VF (&none)[kParts], VF (&found)[kParts]) {
-    const auto rule = rule_.ranker;  // in registers, not behind a pointer
-    const auto midpoints = coder_.ranker;
-    const hn::Rebind<uint8_t, DI> d8;
-    // All that a block decodes to: 16 values.
-    const auto none_values = Table16::Decoded<T>(levels_, max_abs);
-    const auto found_values = Table16::Decoded<T>(levels_, fitted);
-    const VF none_factor = hn::Set(DF(), 1.0f / max_abs);
-    const VF found_factor = hn::Set(DF(), 1.0f / fitted);
-    for (VF& sum : none) sum = hn::Zero(DF());
-    for (VF& sum : found) sum = hn::Zero(DF());
-    const int64_t begin = block * block_size_;
-    for (int64_t i = begin; i < begin + block_size_; i += 16) {
-      for (int64_t p = 0; p < kParts; ++p) {
-        const VF x = hn::Load(DF(), values_ + i + p * kLanes);
-        const VI none_rank = rule.Rank(hn::Mul(x, none_factor));
-        const VF none_d = hn::Sub(x, none_values.Get(none_rank));
-        none[p] = hn::Add(none[p], hn::Mul(none_d, none_d));
-        const VI rank = midpoints.Rank(Clamp(hn::Mul(x, found_factor)));
-        const VF d = hn::Sub(x, found_values.Get(rank));
-        found[p] = hn::Add(found[p], hn::Mul(d, d));
-        const VU code = hn::BitCast(DU(), coder_.codes.Code(rank));
-        hn::StoreU(hn::TruncateTo(d8, code), d8, codes_ + i + p * kLanes);
+  // All elements' ranks, of each block's by its factor 1 / absmax. Apart from
+  // what is done with the ranks: a core sees further ahead in two short chains
+  // of operations than in one of both.
+  template <bool kClamp, class AnyRanker>
+  HWY_INLINE void RankBy(const AnyRanker& any_ranker,
+                         const float (&absmax)[kBatch], int32_t* ranks) const {
+    const auto ranker = any_ranker;  // in registers, not behind a pointer
+    const int64_t block_size = block_size_;
+    alignas(64) float factors[kBatch];
+    const hn::CappedTag<float, kBatch> d;
+    for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(d)) {
+      hn::Store(hn::Div(hn::Set(d, 1.0f), hn::LoadU(d, absmax + b)), d,
+                factors + b);
+    }
+    const float* w = values_;
+    for (int64_t b = 0; b < count_; ++b) {
+      const VF factor = hn::Set(DF(), factors[b]);
+      for (int64_t i = 0; i < block_size; i += 32, w += 32, ranks += 32) {
+        for (int64_t k = 0; k < 32; k += kLanes) {
+          const VF t = hn::Mul(hn::Load(DF(), w + k), factor);
+          hn::Store(ranker.Rank(kClamp ? Clamp(t) : t), DI(), ranks + k);
+        }
       }
     }
   }
@@ -368,7 +260,8 @@ class BatchSearch {
   int64_t count_ = 0;
   alignas(64) float values_[4096];
   alignas(64) uint16_t offsets_[4096];  // of rows, bytes
-  alignas(64) uint8_t codes_[4096];
+  alignas(64) int32_t ranks_[4096];
+  alignas(64) int32_t none_ranks_[4096];
 };
 #endif  // HWY_TARGET != HWY_SCALAR
 
