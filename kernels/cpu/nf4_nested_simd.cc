@@ -50,16 +50,20 @@ class RefineBatch {
     std::copy_n(refining_.args().absmax + first, count, max_abs);
     float fitted[kBatch];
     search_.FitAll(w, count, max_abs, fitted);
+    uint8_t none_codes[kBatch] = {};
+    std::copy_n(refining_.args().codes + first, count, none_codes);
     BatchTries tries;
-    levels_.MakeTries(fitted, &tries);
-    for (int64_t b = 0; b < count; ++b) {
-      const float decoded = levels_.LevelOf(refining_.args().codes[first + b]);
-      tries.none[b] = ZeroCodesDo(max_abs[b], decoded) ? 0.0f : decoded;
-    }
-    float errors[kSets * kBatch];
+    levels_.MakeTries(max_abs, none_codes, fitted, &tries);
+    float errors[kSets][kBatch];
     Errors(first, count, tries, errors);
+    BatchChoices choices;
+    ChooseTries(tries, errors, block_size_, &choices);
     for (int64_t b = 0; b < count; ++b) {
-      Choose(first + b, b, tries, errors + kSets * b);
+      if (choices.taken[b] != 0) {
+        Take(first + b, b, tries, choices.which[b] != 0 ? 1 : 0);
+      } else {
+        Choose(first + b, b, tries, errors);
+      }
     }
   }
 
@@ -81,17 +85,24 @@ class RefineBatch {
     run_ = run;
   }
 
-  HWY_INLINE void Choose(int64_t block, int64_t b, const BatchTries& tries,
-                         const float* errors) {
-    // Either as often as not: nothing to branch on.
-    const int which = errors[2] < errors[1] ? 1 : 0;
-    NestedBest best = {tries.Get(b, which), errors[1 + which]};
+  HWY_INLINE void Take(int64_t block, int64_t b, const BatchTries& tries,
+                       int which) {
+    refining_.Take(block, tries.Get(b, which));
+    PackRanks(midpoints_.codes, ranks_[which] + b * block_size_, block_size_,
+              Packed(block));
+  }
+
+  // For the few blocks that ChooseTries leaves.
+  HWY_NOINLINE void Choose(int64_t block, int64_t b, const BatchTries& tries,
+                           const float (&errors)[kSets][kBatch]) {
+    const int which = errors[2][b] < errors[1][b] ? 1 : 0;
+    NestedBest best = {tries.Get(b, which), errors[1 + which][b]};
     int32_t* ranks = ranks_[which] + b * block_size_;
     if (tries.wide[b] != 0 && OfferWide(block, b, &best)) {
       Rank(best.best, b, ranks);
     }
     const bool any = tries.any[b] != 0;
-    if (any && IsSurelyBelow(best.error, errors[0], block_size_)) {
+    if (any && IsSurelyBelow(best.error, errors[0][b], block_size_)) {
       refining_.Take(block, best.best);
       PackRanks(midpoints_.codes, ranks, block_size_, Packed(block));
     } else if (refining_.Keep(block, any, tries.Get(b, 0))) {
@@ -101,18 +112,18 @@ class RefineBatch {
     }
   }
 
-  // errors[kSets * b] and on are those of block `first` + b.
+  // errors[..][b] are those of block `first` + b.
   HWY_INLINE void Errors(int64_t first, int64_t count, const BatchTries& tries,
-                         float (&errors)[kSets * kBatch]) {
+                         float (&errors)[kSets][kBatch]) {
     for (int which = 0; which < 2; ++which) {
       search_.RankAll(tries.absmax[which], ranks_[which]);
     }
-    PartialSums<kSets * kBatch> sums(kSets * count);
+    PartialSums<kSets> sums(count);
     for (int64_t b = 0; b < count; ++b) {
       VF of_block[kSets][kParts];
       Fetch(first + count + b);
       AddErrors(Packed(first + b), tries, b, of_block);
-      for (int64_t k = 0; k < kSets; ++k) sums.Set(kSets * b + k, of_block[k]);
+      for (int64_t k = 0; k < kSets; ++k) sums.Set(k, b, of_block[k]);
     }
     FoldAll(sums, errors);
   }

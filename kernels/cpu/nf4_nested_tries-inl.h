@@ -36,6 +36,39 @@ struct BatchTries {
   }
 };
 
+// The better of two tries for each block, where that is to be stored.
+struct BatchChoices {
+  alignas(64) int32_t which[kBatch];  // -1: the other, 0: the nearest
+  alignas(64) int32_t taken[kBatch];  // -1; 0: None is no worse, or WideTry is
+                                      // to be seen first
+};
+
+// Of `errors` the first are None's, the others those of the tries.
+HWY_INLINE void ChooseTries(const BatchTries& tries,
+                            const float (&errors)[3][kBatch],
+                            int64_t block_size, BatchChoices* choices) {
+  const hn::CappedTag<float, kBatch> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const auto slack = hn::Set(d, affine::SumSlack(block_size));
+  for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(d)) {
+    const auto nearest = hn::LoadU(d, errors[1] + b);
+    const auto other = hn::LoadU(d, errors[2] + b);
+    const auto is_other = hn::Lt(other, nearest);
+    const auto error = hn::IfThenElse(is_other, other, nearest);
+    // IsSurelyBelow.
+    const auto bar = hn::Sub(hn::Mul(hn::LoadU(d, errors[0] + b), slack),
+                             hn::Set(d, 0x1p-126f));
+    const auto below =
+        hn::And(hn::Lt(error, bar), hn::Lt(error, hn::Set(d, 0x1p127f)));
+    const auto narrow =
+        hn::AndNot(hn::Load(di, tries.wide + b), hn::Load(di, tries.any + b));
+    hn::Store(hn::VecFromMask(di, hn::RebindMask(di, is_other)), di,
+              choices->which + b);
+    hn::Store(hn::And(hn::VecFromMask(di, hn::RebindMask(di, below)), narrow),
+              di, choices->taken + b);
+  }
+}
+
 // All levels of a run, for its blocks, which share them.
 class RunLevels {
  public:
@@ -46,13 +79,19 @@ class RunLevels {
       levels_[code] = run.LevelOf(code);
     }
   }
-  float LevelOf(int code) const { return levels_[code]; }
-
-  // Nothing in it branches on what is one way as often as the other.
-  HWY_INLINE void MakeTries(const float (&fitted)[kBatch],
+  // Nothing in it branches on what is one way as often as the other. Of the
+  // blocks, `max_abs` and `none_codes` are kNone's.
+  HWY_INLINE void MakeTries(const float (&max_abs)[kBatch],
+                            const uint8_t (&none_codes)[kBatch],
+                            const float (&fitted)[kBatch],
                             BatchTries* tries) const {
     for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(D())) {
       const V wanted = hn::LoadU(D(), fitted + b);
+      const hn::Rebind<uint8_t, DInt> d8;
+      const V none =
+          LevelsOf(hn::PromoteTo(DInt(), hn::LoadU(d8, none_codes + b)));
+      const auto zeros = DoZeroCodes(hn::LoadU(D(), max_abs + b), none);
+      hn::Store(hn::IfThenZeroElse(zeros, none), D(), tries->none + b);
       I code = Nearest(wanted);
       const auto up = hn::And(
           hn::Not(hn::Gt(LevelsOf(code), hn::Zero(D()))),
@@ -99,6 +138,15 @@ class RunLevels {
   static HWY_INLINE hn::Mask<D> IsSearchable(V absmax) {
     return hn::And(hn::Ge(absmax, hn::Set(D(), kSearchMin)),
                    hn::Le(absmax, hn::Set(D(), kSearchMax)));
+  }
+  // ZeroCodesDo.
+  static HWY_INLINE hn::Mask<D> DoZeroCodes(V absmax, V decoded) {
+    const V size = hn::Abs(decoded);
+    const auto wrong =
+        hn::Or(hn::Lt(decoded, hn::Zero(D())),
+               hn::Ge(decoded, hn::Mul(hn::Set(D(), 64.0f), absmax)));
+    return hn::Or(hn::Eq(size, hn::Zero(D())),
+                  hn::And(hn::Ge(size, hn::Set(D(), kSearchMin)), wrong));
   }
   HWY_INLINE V LevelsOf(I codes) const {
     return hn::GatherIndex(D(), levels_, codes);

@@ -168,7 +168,7 @@ class BatchSearch {
     RankAll(absmax, ranks_);
     const auto levels = coder_.levels;  // in registers, not behind a pointer
     const int64_t block_size = block_size_;
-    PartialSums<2 * kBatch> sums(2 * count_);
+    PartialSums<2> sums(count_);
     for (int64_t b = 0; b < count_; ++b) {
       const float* w = values_ + b * block_size;
       const int32_t* ranks = ranks_ + b * block_size;
@@ -185,13 +185,13 @@ class BatchSearch {
           square[p] = hn::Add(square[p], hn::Mul(level, level));
         }
       }
-      sums.Set(2 * b, cross);
-      sums.Set(2 * b + 1, square);
+      sums.Set(0, b, cross);
+      sums.Set(1, b, square);
     }
-    float folded[2 * kBatch];
+    float folded[2][kBatch];
     FoldAll(sums, folded);
-    for (int64_t b = 0; b < count_; ++b) {
-      absmax[b] = folded[2 * b] / folded[2 * b + 1];
+    for (int64_t b = 0; b < kBatch; ++b) {
+      absmax[b] = folded[0][b] / folded[1][b];
     }
   }
 
@@ -205,7 +205,7 @@ class BatchSearch {
     // to 0.
     RankBy<false>(rule_.ranker, max_abs, none_ranks_);
     RankAll(fitted, ranks_);
-    PartialSums<2 * kBatch> sums(2 * count_);
+    PartialSums<2> sums(count_);
     for (int64_t b = 0; b < count_; ++b) {
       VF none[kParts];
       VF found[kParts];
@@ -214,14 +214,14 @@ class BatchSearch {
                 Table16::Decoded<T>(levels_, max_abs[b]), none);
       AddErrors(values_ + begin, ranks_ + begin, block_size_,
                 Table16::Decoded<T>(levels_, fitted[b]), found);
-      sums.Set(2 * b, none);
-      sums.Set(2 * b + 1, found);
+      sums.Set(0, b, none);
+      sums.Set(1, b, found);
     }
-    float folded[2 * kBatch];
+    float folded[2][kBatch];
     FoldAll(sums, folded);
     for (int64_t b = 0; b < count_; ++b) {
       const bool better =
-          IsSurelyBelow(folded[2 * b + 1], folded[2 * b], block_size_);
+          IsSurelyBelow(folded[1][b], folded[0][b], block_size_);
       best[b] = better ? fitted[b] : max_abs[b];
     }
   }

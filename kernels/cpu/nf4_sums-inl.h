@@ -22,57 +22,83 @@ namespace HWY_NAMESPACE {
 constexpr int64_t kBatch = 16;            // blocks
 constexpr int64_t kBatchElements = 1024;  // F32 values that stay in cache
 
-// Sets of 16 partial sums. A batch need not be full, and all of it is folded.
+// Sets of 16 partial sums, kSets of each block. A batch need not be full, and
+// all of it is folded.
 template <int64_t kSets>
 struct PartialSums {
-  static_assert(kSets % 4 == 0);
-  alignas(64) float s[kSets][16];
+  alignas(64) float s[kSets][kBatch][16];
 
-  // Zeros but in the first sets, as many as will be set.
-  explicit HWY_INLINE PartialSums(int64_t used) {
-    for (int64_t set = used; set < kSets; ++set) {
-      for (int64_t i = 0; i < 16; i += kLanes) {
-        hn::Store(hn::Zero(DF()), DF(), s[set] + i);
+  // Zeros but in the first `count` blocks.
+  explicit HWY_INLINE PartialSums(int64_t count) {
+    for (auto& set : s) {
+      for (int64_t b = count; b < kBatch; ++b) {
+        for (int64_t i = 0; i < 16; i += kLanes) {
+          hn::Store(hn::Zero(DF()), DF(), set[b] + i);
+        }
       }
     }
   }
-  HWY_INLINE void Set(int64_t set, const VF (&sums)[kParts]) {
+  HWY_INLINE void Set(int64_t set, int64_t b, const VF (&sums)[kParts]) {
     for (int64_t p = 0; p < kParts; ++p) {
-      hn::Store(sums[p], DF(), s[set] + p * kLanes);
+      hn::Store(sums[p], DF(), s[set][b] + p * kLanes);
     }
   }
 };
 
+// What two halvings leave of the first set and every fourth one after it, as
+// many as a vector holds.
+HWY_INLINE VF Quarters(const float (*sets)[16]) {
+#if HWY_TARGET <= HWY_AVX3
+  const auto halves = [sets](int i) HWY_ATTR {
+    const __m512 x = _mm512_load_ps(sets[i]);
+    const __m512 y = _mm512_load_ps(sets[i + 4]);
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44),
+                         _mm512_shuffle_f32x4(x, y, 0xee));
+  };
+  const __m512 a = halves(0);
+  const __m512 b = halves(8);
+  return VF{_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88),
+                          _mm512_shuffle_f32x4(a, b, 0xdd))};
+#else
+  const auto sum = [](const float* x, const float* y) HWY_ATTR {
+    return hn::Add(hn::Load(DF(), x), hn::Load(DF(), y));
+  };
+#if HWY_TARGET == HWY_AVX2
+  const VF a = sum(sets[0], sets[0] + 8);
+  const VF b = sum(sets[4], sets[4] + 8);
+  return hn::Add(hn::ConcatLowerLower(DF(), b, a),
+                 hn::ConcatUpperUpper(DF(), b, a));
+#else
+  static_assert(kLanes == 4);
+  return hn::Add(sum(sets[0], sets[0] + 8), sum(sets[0] + 4, sets[0] + 12));
+#endif
+#endif
+}
+
 // Folds each set as Partial16 does.
 template <int64_t kSets>
-HWY_INLINE void FoldAll(const PartialSums<kSets>& sums, float (&out)[kSets]) {
-#if HWY_TARGET <= HWY_AVX3
-  // Four sets at a time: every step halves what is left of each.
-  for (int64_t k = 0; k < kSets; k += 4) {
-    const auto halves = [&](int i) HWY_ATTR {
-      const __m512 x = _mm512_load_ps(sums.s[k + i]);
-      const __m512 y = _mm512_load_ps(sums.s[k + i + 1]);
-      return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44),
-                           _mm512_shuffle_f32x4(x, y, 0xee));
-    };
-    const __m512 a = halves(0);
-    const __m512 b = halves(2);
-    const VF quarters{_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88),
-                                    _mm512_shuffle_f32x4(a, b, 0xdd))};
-    const VF pairs = hn::Add(quarters, hn::Shuffle1032(quarters));
-    alignas(64) float folded[16];
-    hn::Store(hn::Add(pairs, hn::Shuffle2301(pairs)), DF(), folded);
-    for (int i = 0; i < 4; ++i) out[k + i] = folded[4 * i];
-  }
-#else
+HWY_INLINE void FoldAll(const PartialSums<kSets>& sums,
+                        float (&out)[kSets][kBatch]) {
+  const hn::RepartitionToWide<DF> d64;
+  const auto add = [d64](VF x, VF y) HWY_ATTR {
+    const auto x64 = hn::BitCast(d64, x);
+    const auto y64 = hn::BitCast(d64, y);
+    return hn::Add(hn::BitCast(DF(), hn::InterleaveLower(d64, x64, y64)),
+                   hn::BitCast(DF(), hn::InterleaveUpper(d64, x64, y64)));
+  };
+  const auto zip_add = [](VF x, VF y) HWY_ATTR {
+    return hn::Add(hn::InterleaveLower(DF(), x, y),
+                   hn::InterleaveUpper(DF(), x, y));
+  };
   for (int64_t k = 0; k < kSets; ++k) {
-    VF set[kParts];
-    for (int64_t p = 0; p < kParts; ++p) {
-      set[p] = hn::Load(DF(), sums.s[k] + p * kLanes);
+    for (int64_t b = 0; b < kBatch; b += kLanes) {
+      const float(*sets)[16] = sums.s[k] + b;
+      // Each step halves what is left of twice as many sets.
+      const VF pairs01 = zip_add(Quarters(sets), Quarters(sets + 1));
+      const VF pairs23 = zip_add(Quarters(sets + 2), Quarters(sets + 3));
+      hn::StoreU(add(pairs01, pairs23), DF(), out[k] + b);
     }
-    out[k] = Fold(set);
   }
-#endif
 }
 
 // sums += the 16-bit lanes of `row`, in order; a template for the sake of the
