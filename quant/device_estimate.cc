@@ -11,6 +11,7 @@
 #include "quant/formats/grid_writer.h"
 #include "quant/gptq_layout.h"
 #include "quant/hqq_base.h"
+#include "quant/nf4_quantizer.h"
 #include "quant/quantizer_base.h"
 #include "quant/solve_group.h"
 
@@ -64,10 +65,13 @@ DeviceBytes PackBytes(const Weight& weight, int bits, int64_t groups) {
   return MostOf({DeviceBytesOf(codes), DeviceBytesOf(columns)});
 }
 
-DeviceBytes Nf4Bytes(const Nf4Spec& nf4, const Weight& weight) {
-  const int64_t n = weight.rows * weight.cols;
+DeviceBytes Nf4Bytes(const Nf4Spec& nf4, const TensorInfo& info, bool large) {
+  const MatrixShape shape = AsMatrix(info.shape);
+  const int64_t n = shape.rows * shape.cols;
+  const Weight slice = {info.dtype, 1,
+                        std::min(n, Nf4SliceElements(info, large))};
   Nf4EncodeArgs encode;
-  encode.weight = {nullptr, weight.dtype, 1, std::min(n, kSliceElements)};
+  encode.weight = slice.View();
   encode.block_size = nf4.block_size;
   NestedEncodeArgs nested;
   nested.num_blocks = nf4.double_quant ? CeilDiv(n, nf4.block_size) : 0;
@@ -75,9 +79,7 @@ DeviceBytes Nf4Bytes(const Nf4Spec& nf4, const Weight& weight) {
   if (nf4.double_quant) refine.weight = encode.weight;
   refine.block_size = nf4.block_size;
   return MostOf({DeviceBytesOf(encode), DeviceBytesOf(nested),
-                 DeviceBytesOf(refine),
-                 StatsBytes({weight.dtype, 1, std::min(n, kSliceElements)},
-                            nf4.block_size)});
+                 DeviceBytesOf(refine), StatsBytes(slice, nf4.block_size)});
 }
 
 DeviceBytes RtnBytes(const RtnSpec& rtn, const Weight& weight, bool large) {
@@ -303,10 +305,10 @@ DeviceBytes TensorDeviceBytes(const QuantSpec& spec, const TensorInfo& info,
   const Weight weight = {info.dtype, shape.rows, shape.cols};
   if (spec.gptq() != nullptr) return GptqBytes(spec, info, use, tiles);
   if (spec.awq() != nullptr) return AwqBytes(spec, info, tiles);
-  DeviceBytes most = spec.nf4() != nullptr ? Nf4Bytes(*spec.nf4(), weight)
-                     : spec.rtn() != nullptr
-                         ? RtnBytes(*spec.rtn(), weight, use.large_tiles)
-                         : HqqBytes(spec, info, use.large_tiles);
+  DeviceBytes most =
+      spec.nf4() != nullptr   ? Nf4Bytes(*spec.nf4(), info, use.large_tiles)
+      : spec.rtn() != nullptr ? RtnBytes(*spec.rtn(), weight, use.large_tiles)
+                              : HqqBytes(spec, info, use.large_tiles);
   if (!use.measured) return most;
   const Weight measured = {info.dtype, std::min(shape.rows, kMeasuredRows),
                            shape.cols};

@@ -18,14 +18,16 @@ namespace {
 // The longest text of a positive nested_offset is as long as this one's.
 constexpr float kLongestOffset = 0.00012345679f;
 
+int64_t TileElements(DType dtype) { return kTileBytes / DTypeBytes(dtype); }
+
 Partition MakePartition(const Nf4Spec& spec, DType dtype, int64_t n) {
   return {.num_elements = n,
-          .tile_elements = kTileBytes / DTypeBytes(dtype),
+          .tile_elements = TileElements(dtype),
           .group_size = spec.block_size};
 }
 
-int64_t ScratchBytes(const Nf4Spec& spec, DType dtype, int64_t n) {
-  const int64_t slice = std::min(n, kSliceElements);
+// Of slices of at most `slice` elements.
+int64_t ScratchBytes(const Nf4Spec& spec, DType dtype, int64_t slice) {
   return 2 * Scratch::Padded(slice * DTypeBytes(dtype)) +
          Scratch::Padded(CeilDiv(slice, spec.block_size) *
                          static_cast<int64_t>(sizeof(double))) +
@@ -40,7 +42,8 @@ class Nf4Quantizer final : public QuantizerBase {
       : QuantizerBase(spec, info, options,
                       MakePartition(*spec.nf4(), info.dtype, n)),
         nf4_(*spec.nf4()),
-        num_blocks_(CeilDiv(n, nf4_.block_size)) {}
+        num_blocks_(CeilDiv(n, nf4_.block_size)),
+        slice_elements_(Nf4SliceElements(this->info(), options.large_tiles)) {}
 
   absl::Status AllocateAll() {
     QS_RETURN_IF_ERROR(AllocateInput());
@@ -114,6 +117,7 @@ class Nf4Quantizer final : public QuantizerBase {
 
   const Nf4Spec nf4_;
   const int64_t num_blocks_;
+  const int64_t slice_elements_;
   Buffer packed_;
   Buffer absmax_;  // F32
   Nf4Pieces pieces_;
@@ -122,9 +126,9 @@ class Nf4Quantizer final : public QuantizerBase {
 template <typename Body>
 absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
                                      uint8_t* packed, Body body) {
+  const int64_t most = std::min(end - begin, slice_elements_);
   QS_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Allocate(ScratchBytes(
-                                           nf4_, info().dtype, end - begin)));
-  const int64_t most = std::min(end - begin, kSliceElements);
+                                           nf4_, info().dtype, most)));
   Slice slice;
   slice.tile = tile;
   slice.decoded.data = scratch.Take<uint8_t>(most * DTypeBytes(info().dtype));
@@ -134,10 +138,10 @@ absl::Status Nf4Quantizer::ForSlices(int64_t tile, int64_t begin, int64_t end,
   slice.coded_by = scratch.Take<float>(CeilDiv(most, nf4_.block_size));
   uint8_t* const staging =
       scratch.Take<uint8_t>(most * DTypeBytes(info().dtype));
-  for (int64_t at = begin; at < end; at += kSliceElements) {
+  for (int64_t at = begin; at < end; at += slice_elements_) {
     QS_RETURN_IF_ERROR(CheckCancelled());
     slice.begin = at;
-    slice.count = std::min(kSliceElements, end - at);
+    slice.count = std::min(slice_elements_, end - at);
     slice.first_block = at / nf4_.block_size;
     // Measuring needs the type's alignment, encoding does not.
     slice.weight = StagedInput(at, 1, slice.count, staging,
@@ -314,8 +318,12 @@ bool Nf4HasSecondRound(const QuantSpec& spec, const QuantizeOptions& options) {
          (spec.profile == Profile::kBest || options.error_report);
 }
 
+int64_t Nf4SliceElements(const TensorInfo& info, bool large) {
+  return large ? TileElements(info.dtype) : kSliceElements;
+}
+
 TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
-                     int64_t num_elements) {
+                     const QuantizeOptions& options, int64_t num_elements) {
   const auto f32 = static_cast<int64_t>(sizeof(float));
   const int64_t blocks = CeilDiv(num_elements, spec.block_size);
   const int64_t packed = (num_elements + 1) / 2;
@@ -332,7 +340,9 @@ TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
   }
   sizes.tile_input =
       std::min(num_elements * DTypeBytes(info.dtype), kTileBytes);
-  sizes.tile_scratch = ScratchBytes(spec, info.dtype, num_elements);
+  sizes.tile_scratch = ScratchBytes(
+      spec, info.dtype,
+      std::min(num_elements, Nf4SliceElements(info, options.large_tiles)));
   return sizes;
 }
 

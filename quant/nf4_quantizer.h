@@ -18,10 +18,14 @@
 
 namespace qs {
 
+// What one call of a kernel gets, at most: whole blocks. `large`:
+// QuantizeOptions::large_tiles.
+int64_t Nf4SliceElements(const TensorInfo& info, bool large);
+
 // REQUIRES (both): ValidateSpec and the tensor's own checks passed;
 // num_elements is the shape's product.
 TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
-                     int64_t num_elements);
+                     const QuantizeOptions& options, int64_t num_elements);
 
 // Whether codes, or their errors, are made once all absmax are known.
 bool Nf4HasSecondRound(const QuantSpec& spec, const QuantizeOptions& options);

@@ -75,7 +75,7 @@ int64_t NumElements(const TensorInfo& info) {
 TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info,
                     const QuantizeOptions& options) {
   if (const Nf4Spec* nf4 = spec.nf4()) {
-    return Nf4Sizes(*nf4, info, NumElements(info));
+    return Nf4Sizes(*nf4, info, options, NumElements(info));
   }
   if (spec.awq() != nullptr) return AwqSizes(spec, info);
   if (spec.hqq() != nullptr) return HqqSizes(spec, info, options);

@@ -165,6 +165,12 @@ TEST_CASE("large slices: estimate and use", "[device_estimate]") {
     RequireTensorNear({HqqSpec{}, Profile::kBest, format}, info,
                       /*large=*/true);
   }
+  RequireTensorNear(
+      {Nf4Spec{}, Profile::kReference, OutputFormat::kBitsandbytes}, info,
+      /*large=*/true);
+  RequireTensorNear({Nf4Spec{.double_quant = true}, Profile::kBest,
+                     OutputFormat::kBitsandbytes},
+                    info, /*large=*/true);
 }
 
 // `layers` tensors that read one site.

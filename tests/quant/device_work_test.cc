@@ -186,7 +186,10 @@ TEST_CASE("a tile in one slice: the same in fewer operations",
       {RtnSpec{4, 64, true}, Profile::kReference,
        OutputFormat::kCompressedTensors},
       {HqqSpec{}, Profile::kReference, OutputFormat::kHqq},
-      {HqqSpec{}, Profile::kBest, OutputFormat::kCompressedTensors}};
+      {HqqSpec{}, Profile::kBest, OutputFormat::kCompressedTensors},
+      {Nf4Spec{}, Profile::kReference, OutputFormat::kBitsandbytes},
+      {Nf4Spec{.double_quant = true}, Profile::kBest,
+       OutputFormat::kBitsandbytes}};
   for (const QuantSpec& spec : specs) {
     if (kSanitized && spec.profile == Profile::kBest) continue;
     const Worker small;
