@@ -25,7 +25,8 @@ TensorSizes HqqSizes(const QuantSpec& spec, const TensorInfo& info,
     sizes.extra = 2 * cut.elements();  // codes, and codes unpacked again
   }
   sizes.tile_input = cut.tile_elements() * DTypeBytes(info.dtype);
-  sizes.tile_scratch += hqq::ScratchBytes(spec, cut, info.dtype);
+  sizes.tile_scratch +=
+      Buffer::BytesTaken(hqq::ScratchBytes(spec, cut, info.dtype));
   if (cut.whole && spec.profile == Profile::kReference) {
     sizes.extra += HqqWorkspaceBytes(cut.elements(), cut.group_size,
                                      method.axis, HqqSolver::kReference);

@@ -340,9 +340,9 @@ TensorSizes Nf4Sizes(const Nf4Spec& spec, const TensorInfo& info,
   }
   sizes.tile_input =
       std::min(num_elements * DTypeBytes(info.dtype), kTileBytes);
-  sizes.tile_scratch = ScratchBytes(
+  sizes.tile_scratch = Buffer::BytesTaken(ScratchBytes(
       spec, info.dtype,
-      std::min(num_elements, Nf4SliceElements(info, options.large_tiles)));
+      std::min(num_elements, Nf4SliceElements(info, options.large_tiles))));
   return sizes;
 }
 

@@ -321,7 +321,8 @@ TensorSizes RtnSizes(const RtnSpec& spec, const TensorInfo& info,
   }
   sizes.tile_input = std::min(layout.tile_rows, layout.rows) * layout.cols *
                      DTypeBytes(info.dtype);
-  sizes.tile_scratch = ScratchBytes(spec, layout, info.dtype);
+  sizes.tile_scratch =
+      Buffer::BytesTaken(ScratchBytes(spec, layout, info.dtype));
   return sizes;
 }
 

@@ -127,5 +127,23 @@ TEST_CASE("large slices: a bad number is named by its index in the tensor") {
   }
 }
 
+// Scratch of 1 MiB and more lies in huge pages.
+TEST_CASE("large slices: the estimate counts all memory of the scratch") {
+  const TensorInfo info = {kName, DType::kBF16, {8192, kCols}};
+  QuantizeOptions options;
+  options.tiled_input = true;
+  options.large_tiles = true;
+  for (const QuantSpec& spec : Specs()) {
+    if (spec.hqq() != nullptr) continue;  // packs in a buffer of its own
+    if (spec.nf4() != nullptr && spec.nf4()->double_quant) continue;
+    INFO(SpecAlgorithm(spec));
+    const int64_t one = *EstimateMemoryBytes(spec, info, options, 1);
+    const int64_t two = *EstimateMemoryBytes(spec, info, options, 2);
+    const int64_t scratch = two - one - Buffer::BytesTaken(kTileBytes);
+    CHECK(scratch >= 2 * kTileBytes);  // decoded, and staged
+    CHECK(Buffer::BytesTaken(scratch) == scratch);
+  }
+}
+
 }  // namespace
 }  // namespace qs
