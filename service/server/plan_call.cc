@@ -93,7 +93,10 @@ class PlanCall final : public BytesReactor {
   // On a worker.
   void MakeResponses() {
     absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
-    if (plan.ok()) CheckLimits(input_.request(), context_.limits(), &*plan);
+    if (plan.ok()) {
+      CheckLimits(input_.request(), context_.limits(),
+                  context_.pool().prefer_large(), &*plan);
+    }
     if (plan.ok()) responses_ = PlanToProto(*plan, input_.request());
     {
       absl::MutexLock lock(&mutex_);

@@ -20,8 +20,8 @@ namespace {
 class LimitCheck {
  public:
   LimitCheck(const PlanRequest& request, const quant::v1::Limits& limits,
-             const Plan& plan)
-      : request_(request), limits_(limits) {
+             bool prefer_large, const Plan& plan)
+      : request_(request), limits_(limits), prefer_large_(prefer_large) {
     for (const PlanTensor& tensor : request.tensors) {
       tensors_.emplace(tensor.name, &tensor);
     }
@@ -79,10 +79,11 @@ class LimitCheck {
     options.error_report = false;
     options.tiled_input = true;
     options.streamed_output = true;
+    const QuantSpec& spec = SpecOf(entry);
+    options.large_tiles = TensorJob::LargeTiles(spec, prefer_large_);
     constexpr int64_t kTiles = TensorJob::kMaxTilesHeld;
     absl::StatusOr<int64_t> bytes = absl::NotFoundError("site");
     const auto site = sites_.find(entry.site);
-    const QuantSpec& spec = SpecOf(entry);
     if (!NeedsCalibration(spec)) {
       bytes = EstimateMemoryBytes(spec, InfoOf(entry), options, kTiles);
     } else if (site != sites_.end()) {
@@ -100,6 +101,7 @@ class LimitCheck {
 
   const PlanRequest& request_;
   const quant::v1::Limits& limits_;
+  const bool prefer_large_;
   std::unordered_map<std::string_view, const PlanTensor*> tensors_;
   std::unordered_map<std::string_view, const PlanSite*> sites_;
   FindingList findings_;
@@ -108,8 +110,8 @@ class LimitCheck {
 }  // namespace
 
 void CheckLimits(const PlanRequest& request, const quant::v1::Limits& limits,
-                 Plan* plan) {
-  LimitCheck check(request, limits, *plan);
+                 bool prefer_large, Plan* plan) {
+  LimitCheck check(request, limits, prefer_large, *plan);
   for (const PlanEntry& entry : plan->entries) check.Check(entry);
   for (Finding& finding : check.findings().Findings()) {
     plan->findings.push_back(std::move(finding));

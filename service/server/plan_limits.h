@@ -11,9 +11,10 @@ namespace qs {
 // quantized tensor that Quantize would refuse whatever else is sent:
 // TENSOR_TOO_LARGE, MEMORY_BUDGET (of the tensor alone, with its site where the
 // method needs moments, and without an error report: of what may be more in a
-// group, the stream tells) and NAME_TOO_LONG. Thread: pure function.
+// group, the stream tells) and NAME_TOO_LONG. `prefer_large`: WorkerPool's.
+// Thread: pure function.
 void CheckLimits(const PlanRequest& request, const quant::v1::Limits& limits,
-                 Plan* plan);
+                 bool prefer_large, Plan* plan);
 
 }  // namespace qs
 

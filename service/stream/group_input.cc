@@ -35,8 +35,8 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
   for (const GroupTensor& tensor : info.tensors) {
     QS_RETURN_IF_ERROR(CheckSize(tensor.info));
   }
-  const absl::StatusOr<int64_t> estimate =
-      EstimateGroupBytes(*spec, info, JobOptions(), TensorJob::kMaxTilesHeld);
+  const absl::StatusOr<int64_t> estimate = EstimateGroupBytes(
+      *spec, info, JobOptions(*spec), TensorJob::kMaxTilesHeld);
   if (!estimate.ok()) {
     return BadFieldError("group", std::string(estimate.status().message()));
   }
@@ -54,11 +54,11 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
 
 absl::Status StreamInput::OpenGroup(int64_t handle, GroupInfo info, int rule,
                                     Reservation reservation) {
-  QuantizeOptions options = JobOptions();
+  const QuantSpec& spec = specs_[static_cast<size_t>(rule)];
+  QuantizeOptions options = JobOptions(spec);
   if (send_progress_) options.on_shared = host_.GroupProgress(handle);
-  auto group =
-      GroupJob::Create(handle, specs_[static_cast<size_t>(rule)],
-                       std::move(info), options, std::move(reservation));
+  auto group = GroupJob::Create(handle, spec, std::move(info), options,
+                                std::move(reservation));
   if (!group.ok()) return OpenError(group.status());
   (*group)->set_rule(rule);
   groups_[handle] = *std::move(group);

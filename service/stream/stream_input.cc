@@ -182,8 +182,8 @@ int64_t StreamInput::DequantizedBytes(const TensorInfo& info) const {
 absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info,
                                              const QuantSpec& spec) const {
   QS_RETURN_IF_ERROR(CheckSize(info));
-  const absl::StatusOr<int64_t> estimate =
-      EstimateMemoryBytes(spec, info, JobOptions(), TensorJob::kMaxTilesHeld);
+  const absl::StatusOr<int64_t> estimate = EstimateMemoryBytes(
+      spec, info, JobOptions(spec), TensorJob::kMaxTilesHeld);
   if (!estimate.ok()) {
     return BadFieldError("tensor", std::string(estimate.status().message()));
   }
@@ -218,10 +218,11 @@ absl::Status StreamInput::OnRoom(Reservation reservation) {
   return Open(parked.handle, std::move(parked.wanted), std::move(reservation));
 }
 
-QuantizeOptions StreamInput::JobOptions() const {
+QuantizeOptions StreamInput::JobOptions(const QuantSpec& spec) const {
   QuantizeOptions options;
   options.error_report = error_report_;
   options.tiled_input = true;
+  options.large_tiles = TensorJob::LargeTiles(spec, prefer_large_);
   options.streamed_output = !dequantized_;
   options.cancelled = &cancelled_;
   return options;
@@ -234,13 +235,14 @@ absl::Status StreamInput::Open(int64_t handle, Wanted wanted,
                      std::move(reservation));
   }
   const QuantSpec& spec = SpecOf(wanted);
+  const QuantizeOptions options = JobOptions(spec);
   auto quantizer = TensorQuantizer::Create(
-      spec, std::get<TensorInfo>(std::move(wanted.what)), JobOptions());
+      spec, std::get<TensorInfo>(std::move(wanted.what)), options);
   if (!quantizer.ok()) return OpenError(quantizer.status());
   const std::shared_ptr<TensorJob> job =
       TensorJob::Create(handle, *std::move(quantizer), std::move(reservation));
-  job->set_device_bytes(
-      DeviceMemoryFor(TensorDeviceBytes(spec, job->info(), {})));
+  job->set_device_bytes(DeviceMemoryFor(TensorDeviceBytes(
+      spec, job->info(), {.large_tiles = options.large_tiles})));
   job->set_rule(wanted.rule);
   open_[handle] = {job, nullptr};
   host_.TensorBegun();

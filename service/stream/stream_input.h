@@ -71,11 +71,15 @@ class StreamInput {
     virtual ByteBudget::Granted WhenRoom() = 0;
   };
 
-  // `cancelled` stops the jobs; all must outlive the StreamInput, and
-  // `cancelled` the jobs.
+  // `prefer_large`: WorkerPool's. `cancelled` stops the jobs; all must outlive
+  // the StreamInput, and `cancelled` the jobs.
   StreamInput(Host& host, const quant::v1::Limits& limits, ByteBudget& budget,
-              const std::atomic<bool>& cancelled)
-      : host_(host), limits_(limits), budget_(budget), cancelled_(cancelled) {}
+              bool prefer_large, const std::atomic<bool>& cancelled)
+      : host_(host),
+        limits_(limits),
+        budget_(budget),
+        prefer_large_(prefer_large),
+        cancelled_(cancelled) {}
 
   // All return the error that ends the stream. After one, or while parked(),
   // no further call but TakeJobs and TakeTicket.
@@ -117,7 +121,7 @@ class StreamInput {
     return specs_[static_cast<size_t>(wanted.rule)];
   }
   absl::Status Reserve(int64_t bytes, int64_t handle, Wanted wanted);
-  QuantizeOptions JobOptions() const;
+  QuantizeOptions JobOptions(const QuantSpec& spec) const;
   absl::Status Open(int64_t handle, Wanted wanted, Reservation reservation);
 
   absl::StatusOr<TensorJob*> FindOpen(int64_t handle) const;
@@ -143,6 +147,7 @@ class StreamInput {
   Host& host_;
   const quant::v1::Limits& limits_;
   ByteBudget& budget_;
+  const bool prefer_large_;
   const std::atomic<bool>& cancelled_;
   // By rule, see SpecsByRule; empty: no config yet.
   std::vector<QuantSpec> specs_;

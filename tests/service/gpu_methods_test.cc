@@ -94,6 +94,24 @@ TEST_CASE("streams of every method: a GPU's bytes are the CPU's",
   }
 }
 
+// What a tensor of one tile takes, in a stream.
+int64_t LaunchesOf(const char* preset, int64_t rows) {
+  FakeGpus gpus;
+  const GpuServer server("gpu:0", gpus);
+  Requests requests = {Config(preset, /*skip_error_report=*/false)};
+  TestWeight(1, "a.weight", rows, 256, 1).AppendTo(&requests, 1 << 20);
+  RequireAnswers(server, requests);
+  RequireOnDevice(server, gpus.device(0), 0);
+  return gpus.device(0).launches();
+}
+
+TEST_CASE("streams give a GPU a whole tile at once", "[gpu_methods]") {
+  for (const char* preset : {"NF4", "W4A16"}) {
+    INFO(preset);
+    CHECK(LaunchesOf(preset, 600) == LaunchesOf(preset, 8));
+  }
+}
+
 // Lines of the log that tell of it.
 std::vector<nlohmann::json> AboveEstimate(const std::vector<std::string>& log) {
   std::vector<nlohmann::json> told;
