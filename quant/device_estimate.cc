@@ -343,10 +343,10 @@ DeviceUse GroupDeviceUse(const QuantSpec& spec, const GroupInfo& info,
           .large_tiles = options.large_tiles};
 }
 
-DeviceBytes SiteDeviceBytes(int64_t inputs, DType dtype,
+DeviceBytes SiteDeviceBytes(int64_t inputs, DType dtype, int64_t runs,
                             const DeviceTiles& tiles) {
   GramAccumulateArgs add;
-  add.activations = {nullptr, dtype, kGramRunTokens, inputs};
+  add.activations = {nullptr, dtype, runs * kGramRunTokens, inputs};
   GramFinishArgs finish;
   finish.inputs = inputs;
   return MostOf({DeviceBytesOf(add, tiles), DeviceBytesOf(finish)});

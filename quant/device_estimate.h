@@ -50,8 +50,9 @@ DeviceBytes SolveDeviceBytes(const QuantSpec& spec, const GroupInfo& info,
 DeviceUse GroupDeviceUse(const QuantSpec& spec, const GroupInfo& info,
                          const QuantizeOptions& options);
 
-// Of the second moments of activations of a site.
-DeviceBytes SiteDeviceBytes(int64_t inputs, DType dtype,
+// Of the second moments of activations of a site, `runs` of them in one call
+// (SiteAccumulator).
+DeviceBytes SiteDeviceBytes(int64_t inputs, DType dtype, int64_t runs,
                             const DeviceTiles& tiles = kGpuTiles);
 
 }  // namespace qs

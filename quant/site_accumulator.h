@@ -1,7 +1,9 @@
 // SiteAccumulator: activations in, SiteMoments out.
 //
 // Tokens are summed in runs of kGramRunTokens, counted from the first, so the
-// sums depend on the order of the tokens and not on how they come.
+// sums depend on the order of the tokens and not on how they come. A GPU copies
+// the sums to its memory and back with each call, so several runs may wait for
+// one: the sums are the same bytes.
 // Memory: see MemoryBytes. Thread: one caller at a time.
 #ifndef QS_QUANT_SITE_ACCUMULATOR_H_
 #define QS_QUANT_SITE_ACCUMULATOR_H_
@@ -11,49 +13,62 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/base/buffer.h"
 #include "kernels/base/dtype.h"
+#include "kernels/gram_ops.h"
 #include "quant/calibration/site_moments.h"
 
 namespace qs {
 
 class SiteAccumulator {
  public:
-  // Errors: RESOURCE_EXHAUSTED.
+  // `runs`: that wait for one call, at least 1. Errors: RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::unique_ptr<SiteAccumulator>> Create(
-      std::string site, int64_t inputs, DType dtype);
+      std::string site, int64_t inputs, DType dtype, int64_t runs = 1);
+  // How many runs should wait where all workers are GPUs'.
+  static int64_t LargeRuns(int64_t inputs, DType dtype);
   // Bytes held beside the SiteMoments that come out.
-  static int64_t MemoryBytes(int64_t inputs, DType dtype);
+  static int64_t MemoryBytes(int64_t inputs, DType dtype, int64_t runs = 1);
 
   // Rows [tokens, inputs], after those that came before. Errors:
-  // INVALID_ARGUMENT 'site "NAME": NaN|Inf at token T, input I'.
+  // INVALID_ARGUMENT 'site "NAME": NaN|Inf at token T, input I', the first of
+  // the rows that waited; it is of no more use then.
   absl::Status Add(const uint8_t* rows, int64_t tokens, Backend& backend);
   // That were added.
-  int64_t tokens() const { return summed_tokens_ + run_tokens_; }
+  int64_t tokens() const { return summed_tokens_ + waiting_tokens_; }
+
+  // Whether whole runs wait, and their sums, so that less than a run is left.
+  // Errors: as Add.
+  bool has_whole_runs() const { return waiting_tokens_ >= kGramRunTokens; }
+  absl::Status SumWholeRuns(Backend& backend);
 
   // Everything that was added, StateBytes of them: the upper triangle of the
   // sums row by row, F64; sum |x|, F64; the rows that are not summed yet, as
-  // they came. Restore goes on from there to the same bytes. Errors: those of
-  // the argument; RESOURCE_EXHAUSTED.
+  // they came. Restore goes on from there to the same bytes, whatever the
+  // `runs` of the two. Errors: those of the argument; RESOURCE_EXHAUSTED;
+  // INTERNAL — whole runs wait.
   static int64_t StateBytes(int64_t inputs, DType dtype, int64_t tokens);
   using AppendState = std::function<absl::Status(std::span<const uint8_t>)>;
   absl::Status Save(const AppendState& append) const;
   using ReadState = std::function<absl::Status(std::span<uint8_t>)>;
   static absl::StatusOr<std::unique_ptr<SiteAccumulator>> Restore(
       std::string site, int64_t inputs, DType dtype, int64_t tokens,
-      const ReadState& read);
+      const ReadState& read, int64_t runs = 1);
 
   // Call once. Errors: RESOURCE_EXHAUSTED.
   absl::StatusOr<SiteMoments> Finish(Backend& backend);
 
  private:
-  SiteAccumulator(std::string site, int64_t inputs, DType dtype)
-      : site_(std::move(site)), inputs_(inputs), dtype_(dtype) {}
-  absl::Status SumRun(Backend& backend);
+  SiteAccumulator(std::string site, int64_t inputs, DType dtype, int64_t runs)
+      : site_(std::move(site)), inputs_(inputs), dtype_(dtype), runs_(runs) {}
+  int64_t row_bytes() const { return inputs_ * DTypeBytes(dtype_); }
+  // The first `tokens` that wait.
+  absl::Status Sum(int64_t tokens, Backend& backend);
   absl::Status NonFiniteError(int64_t index) const;
   double* sum() { return sums_.As<double>(); }
   double* abs_sum() { return sum() + inputs_ * inputs_; }
@@ -64,10 +79,11 @@ class SiteAccumulator {
   const std::string site_;
   const int64_t inputs_;
   const DType dtype_;
-  Buffer sums_;  // F64: [inputs, inputs], then [inputs]
-  Buffer run_;   // [kGramRunTokens, inputs]
-  int64_t run_tokens_ = 0;
-  int64_t summed_tokens_ = 0;
+  const int64_t runs_;
+  Buffer sums_;     // F64: [inputs, inputs], then [inputs]
+  Buffer waiting_;  // [runs * kGramRunTokens, inputs]
+  int64_t waiting_tokens_ = 0;
+  int64_t summed_tokens_ = 0;  // whole runs, until Finish
 };
 
 }  // namespace qs

@@ -56,7 +56,8 @@ class ActivationsCall final : public SerialCall<Request, Response> {
           Continue(
               [this, added, flush = request.flush()] { Added(added, flush); });
         },
-        DeviceMemoryFor(SiteDeviceBytes(batch_->site->inputs, batch_->dtype)));
+        DeviceMemoryFor(
+            SiteDeviceBytes(batch_->site->inputs, batch_->dtype, 1)));
   }
 
   void Malformed(const absl::Status& status) override { Fail(status); }

@@ -79,7 +79,9 @@ class SiteSeal final : public std::enable_shared_from_this<SiteSeal> {
             more&& status.ok() ? site.NextPart() : site.Store(status);
           });
         },
-        more ? DeviceMemoryFor(SiteDeviceBytes(sealing_->inputs(), DType::kF32))
+        // What a shard left is less than a run.
+        more ? DeviceMemoryFor(
+                   SiteDeviceBytes(sealing_->inputs(), DType::kF32, 1))
              : 0);
   }
 

@@ -132,7 +132,7 @@ bool SiteJob::Complete() {
 
 int64_t SiteJob::device_bytes() const {
   if (!activations()) return 0;
-  return DeviceMemoryFor(SiteDeviceBytes(site_->inputs(), dtype_));
+  return DeviceMemoryFor(SiteDeviceBytes(site_->inputs(), dtype_, 1));
 }
 
 bool SiteJob::TakeWork() {

@@ -310,15 +310,19 @@ TEST_CASE("a site that is only reported on: estimate and use",
 
 TEST_CASE("second moments: estimate and use", "[device_estimate]") {
   for (const int64_t inputs : {16, 128}) {
-    INFO(inputs << " inputs");
-    SeenDevice device;
-    const auto sums = *SiteAccumulator::Create("in", inputs, DType::kBF16);
-    const int64_t tokens = kGramRunTokens + 10;
-    const auto x = Gaussian(tokens * inputs, DType::kBF16, 7);
-    REQUIRE(sums->Add(x.data(), tokens, device).ok());
-    REQUIRE(sums->Finish(device).ok());
-    RequireNear(device, SiteDeviceBytes(inputs, DType::kBF16, kEmulatedTiles),
-                SiteDeviceBytes(inputs, DType::kBF16));
+    for (const int64_t runs : {1, 5}) {
+      INFO(inputs << " inputs, " << runs << " runs at a time");
+      SeenDevice device;
+      const auto sums =
+          *SiteAccumulator::Create("in", inputs, DType::kBF16, runs);
+      const int64_t tokens = runs * kGramRunTokens + 10;
+      const auto x = Gaussian(tokens * inputs, DType::kBF16, 7);
+      REQUIRE(sums->Add(x.data(), tokens, device).ok());
+      REQUIRE(sums->Finish(device).ok());
+      RequireNear(device,
+                  SiteDeviceBytes(inputs, DType::kBF16, runs, kEmulatedTiles),
+                  SiteDeviceBytes(inputs, DType::kBF16, runs));
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/blas_emulated.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "quant/site_accumulator.h"
 #include "tests/quant/awq_cases.h"
 #include "tests/testing/counting_device.h"
 #include "tests/testing/sanitized.h"
@@ -98,6 +99,61 @@ TEST_CASE("a site that is only reported on is copied once", "[device_work]") {
   const QuantSpec spec = {RtnSpec{4, 64, true}, Profile::kReference,
                           OutputFormat::kCompressedTensors};
   CHECK(MatricesCopied(spec, block) == 1);
+}
+
+struct SiteWork {
+  std::vector<float> moments;
+  int64_t bytes_copied = 0;
+};
+
+// Second moments of `tokens`, which come in odd pieces, `runs` in a call.
+SiteWork SumSite(int64_t inputs, int64_t tokens, int64_t runs,
+                 const std::vector<uint8_t>& rows) {
+  const Worker worker;
+  const auto sums = *SiteAccumulator::Create("in", inputs, DType::kBF16, runs);
+  const int64_t row = inputs * DTypeBytes(DType::kBF16);
+  for (int64_t t = 0, step = 1; t < tokens; t += step, step = 3 * step + 1) {
+    step = std::min(step, tokens - t);
+    REQUIRE(sums->Add(rows.data() + t * row, step, *worker.backend).ok());
+  }
+  SiteWork work;
+  work.bytes_copied = worker.device->bytes_copied();
+  const auto moments = sums->Finish(*worker.backend);
+  REQUIRE(moments.ok());
+  CHECK(worker.backend->memory().host_calls == 0);
+  const float* const all = moments->second_moment();
+  work.moments.assign(all, all + inputs * inputs);
+  work.moments.insert(work.moments.end(), moments->abs_sum(),
+                      moments->abs_sum() + inputs);
+  return work;
+}
+
+TEST_CASE("second moments: sums are copied once for several runs",
+          "[device_work]") {
+  const int64_t inputs = 96;
+  const int64_t tokens = 8 * kGramRunTokens;
+  const auto rows = Gaussian(tokens * inputs, DType::kBF16, 3);
+  const SiteWork one = SumSite(inputs, tokens, 1, rows);
+  const int64_t row_bytes = tokens * inputs * 2;
+  // There and back, with the index of what is not finite.
+  const int64_t call_bytes = 2 * 8 * inputs * (inputs + 1) + 8;
+  CHECK(one.bytes_copied == row_bytes + 8 * call_bytes);
+  for (const int64_t runs : {2, 8}) {
+    const SiteWork several = SumSite(inputs, tokens, runs, rows);
+    CHECK(several.moments == one.moments);
+    CHECK(several.bytes_copied == row_bytes + 8 / runs * call_bytes);
+  }
+}
+
+TEST_CASE("second moments: what no call was filled with comes with the end",
+          "[device_work]") {
+  const int64_t inputs = 40;
+  const int64_t tokens = 3 * kGramRunTokens + 57;
+  const auto rows = Gaussian(tokens * inputs, DType::kBF16, 3);
+  const SiteWork one = SumSite(inputs, tokens, 1, rows);
+  const SiteWork several = SumSite(inputs, tokens, 4, rows);
+  CHECK(several.moments == one.moments);
+  CHECK(several.bytes_copied == 0);
 }
 
 // A unit of rows and a short one.

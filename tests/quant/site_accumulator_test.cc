@@ -13,8 +13,8 @@ namespace qs::testing {
 namespace {
 
 SiteMoments Sum(const std::vector<uint8_t>& rows, int64_t inputs, DType dtype,
-                int64_t step, Backend& backend) {
-  auto sums = SiteAccumulator::Create("site", inputs, dtype);
+                int64_t step, Backend& backend, int64_t runs = 1) {
+  auto sums = SiteAccumulator::Create("site", inputs, dtype, runs);
   REQUIRE(sums.ok());
   const int64_t row = inputs * DTypeBytes(dtype);
   const auto tokens = static_cast<int64_t>(rows.size()) / row;
@@ -29,6 +29,15 @@ SiteMoments Sum(const std::vector<uint8_t>& rows, int64_t inputs, DType dtype,
   return *std::move(moments);
 }
 
+void RequireSame(const SiteMoments& a, const SiteMoments& b) {
+  REQUIRE(a.inputs() == b.inputs());
+  const auto inputs = static_cast<size_t>(a.inputs());
+  CHECK(a.tokens() == b.tokens());
+  CHECK(std::memcmp(a.second_moment(), b.second_moment(),
+                    sizeof(float) * inputs * inputs) == 0);
+  CHECK(std::memcmp(a.abs_sum(), b.abs_sum(), sizeof(float) * inputs) == 0);
+}
+
 TEST_CASE("sums are of the tokens, not of the calls") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16, DType::kF16);
   const int64_t inputs = 33;
@@ -39,11 +48,7 @@ TEST_CASE("sums are of the tokens, not of the calls") {
   CHECK(whole.tokens() == tokens);
   CHECK(whole.Check().ok());
   for (const int64_t step : {1, 100, 2049}) {
-    const SiteMoments parts = Sum(rows, inputs, dtype, step, *backend);
-    CHECK(std::memcmp(parts.second_moment(), whole.second_moment(),
-                      sizeof(float) * inputs * inputs) == 0);
-    CHECK(std::memcmp(parts.abs_sum(), whole.abs_sum(),
-                      sizeof(float) * inputs) == 0);
+    RequireSame(Sum(rows, inputs, dtype, step, *backend), whole);
   }
   double expected = 0;
   double absolute = 0;
@@ -60,25 +65,105 @@ TEST_CASE("sums are of the tokens, not of the calls") {
   CHECK(whole.abs_sum()[2] == Approx(absolute).epsilon(1e-6));
 }
 
-TEST_CASE("NaN is named by its token and input") {
-  const int64_t inputs = 8;
-  const int64_t tokens = kGramRunTokens + 4;
-  std::vector<uint8_t> rows = Gaussian(tokens * inputs, DType::kF32, 4, 1.0);
-  StoreFromFloat(rows.data(), DType::kF32, (kGramRunTokens + 1) * inputs + 3,
-                 NAN);
-  auto sums = SiteAccumulator::Create("site", inputs, DType::kF32);
-  const auto backend = NewCpuBackend(1);
-  absl::Status status = (*sums)->Add(rows.data(), tokens, *backend);
-  if (status.ok()) status = (*sums)->Finish(*backend).status();
-  CHECK(status.code() == absl::StatusCode::kInvalidArgument);
-  CHECK(std::string(status.message()) ==
-        "site \"site\": NaN at token 2049, input 3");
+// Counts what is asked of the CPU.
+class CountingGram final : public GramOps {
+ public:
+  absl::Status Accumulate(const GramAccumulateArgs& args, Stream& s) override {
+    tokens.push_back(args.activations.rows);
+    return host_->gram().Accumulate(args, s);
+  }
+  absl::Status Finish(const GramFinishArgs& args, Stream& s) override {
+    return host_->gram().Finish(args, s);
+  }
+  std::vector<int64_t> tokens;  // of each call
+
+ private:
+  const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
+};
+
+class CountingBackend final : public Backend {
+ public:
+  std::string name() const override { return "cpu"; }
+  std::string description() const override { return "counting"; }
+  Stream& stream() override { return host_->stream(); }
+  Nf4Ops& nf4() override { return host_->nf4(); }
+  AffineOps& affine() override { return host_->affine(); }
+  StatsOps& stats() override { return host_->stats(); }
+  HqqOps& hqq() override { return host_->hqq(); }
+  GramOps& gram() override { return gram_; }
+  GptqOps& gptq() override { return host_->gptq(); }
+  AwqOps& awq() override { return host_->awq(); }
+  const std::vector<int64_t>& calls() const { return gram_.tokens; }
+
+ private:
+  const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
+  CountingGram gram_;
+};
+
+TEST_CASE("several runs in a call: the same sums in fewer calls") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  const int64_t inputs = 33;
+  const int64_t tokens = 7 * kGramRunTokens + 57;
+  const std::vector<uint8_t> rows = Gaussian(tokens * inputs, dtype, 4, 1.0);
+  CountingBackend one;
+  const SiteMoments single = Sum(rows, inputs, dtype, tokens, one);
+  CHECK(one.calls().size() == 8);
+  for (const int64_t step : {int64_t{613}, kGramRunTokens + 1, tokens}) {
+    CountingBackend several;
+    RequireSame(Sum(rows, inputs, dtype, step, several, /*runs=*/3), single);
+    CHECK(several.calls() == std::vector<int64_t>{3 * kGramRunTokens,
+                                                  3 * kGramRunTokens,
+                                                  kGramRunTokens + 57});
+    RequireSame(Sum(rows, inputs, dtype, step, several, /*runs=*/100), single);
+    CHECK(several.calls().back() == tokens);
+  }
 }
 
-// Saved and restored after each `step` tokens.
+// Of what is added with `runs` in a call, and of Finish.
+std::string ErrorOf(const std::vector<uint8_t>& rows, int64_t inputs,
+                    int64_t step, int64_t runs) {
+  auto sums = SiteAccumulator::Create("site", inputs, DType::kF32, runs);
+  const auto backend = NewCpuBackend(1);
+  const int64_t row = inputs * DTypeBytes(DType::kF32);
+  const auto tokens = static_cast<int64_t>(rows.size()) / row;
+  absl::Status status;
+  for (int64_t t = 0; t < tokens && status.ok(); t += step) {
+    status = (*sums)->Add(rows.data() + t * row, std::min(step, tokens - t),
+                          *backend);
+  }
+  if (status.ok()) status = (*sums)->Finish(*backend).status();
+  CHECK(status.code() == absl::StatusCode::kInvalidArgument);
+  return std::string(status.message());
+}
+
+TEST_CASE("NaN is named by its token and input") {
+  const int64_t inputs = 8;
+  const int64_t tokens = 5 * kGramRunTokens + 4;
+  // The first, in any run of a call, is named.
+  for (const int64_t token :
+       {int64_t{1}, kGramRunTokens + 1, 2 * kGramRunTokens,
+        4 * kGramRunTokens - 1, tokens - 1}) {
+    std::vector<uint8_t> rows = Gaussian(tokens * inputs, DType::kF32, 4, 1.0);
+    StoreFromFloat(rows.data(), DType::kF32, token * inputs + 3, NAN);
+    StoreFromFloat(rows.data(), DType::kF32, tokens * inputs - 1, INFINITY);
+    for (const int64_t runs : {1, 3, 8}) {
+      for (const int64_t step : {int64_t{1000}, tokens}) {
+        INFO(runs << " runs in a call, " << step << " tokens at a time");
+        CHECK(ErrorOf(rows, inputs, step, runs) ==
+              "site \"site\": NaN at token " + std::to_string(token) +
+                  ", input 3");
+      }
+    }
+  }
+}
+
+// Saved and restored after each `step` tokens; `runs` in a call, and one in
+// each second stretch.
 SiteMoments SumWithRests(const std::vector<uint8_t>& rows, int64_t inputs,
-                         DType dtype, int64_t step, Backend& backend) {
-  auto sums = SiteAccumulator::Create("site", inputs, dtype);
+                         DType dtype, int64_t step, Backend& backend,
+                         int64_t runs = 1) {
+  auto sums = SiteAccumulator::Create("site", inputs, dtype, runs);
+  bool large = true;
   REQUIRE(sums.ok());
   const int64_t row = inputs * DTypeBytes(dtype);
   const auto tokens = static_cast<int64_t>(rows.size()) / row;
@@ -89,6 +174,9 @@ SiteMoments SumWithRests(const std::vector<uint8_t>& rows, int64_t inputs,
             .ok());
     const int64_t added = (*sums)->tokens();
     REQUIRE(added == std::min(t + step, tokens));
+    REQUIRE((*sums)->SumWholeRuns(backend).ok());
+    REQUIRE((*sums)->tokens() == added);
+    REQUIRE_FALSE((*sums)->has_whole_runs());
     std::vector<uint8_t> state;
     REQUIRE((*sums)
                 ->Save([&](std::span<const uint8_t> part) {
@@ -99,13 +187,16 @@ SiteMoments SumWithRests(const std::vector<uint8_t>& rows, int64_t inputs,
     REQUIRE(static_cast<int64_t>(state.size()) ==
             SiteAccumulator::StateBytes(inputs, dtype, added));
     size_t at = 0;
+    large = !large;
     sums = SiteAccumulator::Restore(
-        "site", inputs, dtype, added, [&](std::span<uint8_t> part) {
+        "site", inputs, dtype, added,
+        [&](std::span<uint8_t> part) {
           std::copy_n(state.begin() + static_cast<int64_t>(at), part.size(),
                       part.begin());
           at += part.size();
           return absl::OkStatus();
-        });
+        },
+        large ? runs : 1);
     REQUIRE(sums.ok());
     REQUIRE(at == state.size());
   }
@@ -121,13 +212,48 @@ TEST_CASE("a sum that rested goes on to the same bytes") {
   const std::vector<uint8_t> rows = Gaussian(tokens * inputs, dtype, 4, 1.0);
   const auto backend = NewCpuBackend(1);
   const SiteMoments whole = Sum(rows, inputs, dtype, tokens, *backend);
-  for (const int64_t step : {int64_t{700}, kGramRunTokens, tokens}) {
-    const SiteMoments parts = SumWithRests(rows, inputs, dtype, step, *backend);
-    CHECK(parts.tokens() == tokens);
-    CHECK(std::memcmp(parts.second_moment(), whole.second_moment(),
-                      sizeof(float) * inputs * inputs) == 0);
-    CHECK(std::memcmp(parts.abs_sum(), whole.abs_sum(),
-                      sizeof(float) * inputs) == 0);
+  for (const int64_t step :
+       {int64_t{700}, kGramRunTokens, 2 * kGramRunTokens + 5, tokens}) {
+    for (const int64_t runs : {1, 4}) {
+      RequireSame(SumWithRests(rows, inputs, dtype, step, *backend, runs),
+                  whole);
+    }
+  }
+}
+
+TEST_CASE("a state has no whole run that waits") {
+  const int64_t inputs = 4;
+  const int64_t tokens = kGramRunTokens + 1;
+  const std::vector<uint8_t> rows =
+      Gaussian(tokens * inputs, DType::kF32, 4, 1.0);
+  const auto backend = NewCpuBackend(1);
+  auto sums = SiteAccumulator::Create("site", inputs, DType::kF32, /*runs=*/2);
+  REQUIRE((*sums)->Add(rows.data(), tokens, *backend).ok());
+  CHECK((*sums)->has_whole_runs());
+  const auto ignore = [](std::span<const uint8_t>) { return absl::OkStatus(); };
+  CHECK((*sums)->Save(ignore).code() == absl::StatusCode::kInternal);
+  REQUIRE((*sums)->SumWholeRuns(*backend).ok());
+  CHECK((*sums)->Save(ignore).ok());
+}
+
+TEST_CASE("rows wait for a call as long as the sums take to copy") {
+  const auto bytes = [](int64_t inputs, DType dtype) {
+    return SiteAccumulator::LargeRuns(inputs, dtype) * kGramRunTokens * inputs *
+           DTypeBytes(dtype);
+  };
+  CHECK(SiteAccumulator::LargeRuns(4096, DType::kBF16) == 16);
+  CHECK(SiteAccumulator::LargeRuns(4096, DType::kF32) == 8);
+  CHECK(SiteAccumulator::LargeRuns(64, DType::kBF16) == 1);
+  CHECK(SiteAccumulator::LargeRuns(65536, DType::kF32) == 1);
+  for (const int64_t inputs : {1024, 4096, 11008, 14336, 28672, 53248}) {
+    INFO(inputs << " inputs");
+    const int64_t sums = 2 * 8 * inputs * (inputs + 1);
+    CHECK(bytes(inputs, DType::kBF16) <= std::min(sums, int64_t{512} << 20));
+    CHECK(2 * bytes(inputs, DType::kBF16) > std::min(sums, int64_t{512} << 20));
+    CHECK(SiteAccumulator::MemoryBytes(
+              inputs, DType::kBF16,
+              SiteAccumulator::LargeRuns(inputs, DType::kBF16)) ==
+          sums / 2 + bytes(inputs, DType::kBF16));
   }
 }
 
