@@ -7,6 +7,7 @@ qs_test(calibration_store_test
 qs_test(calibration_service_test
   SOURCES service/calibrations/calibration_kill_test.cc
     service/calibrations/calibration_service_test.cc
+    service/calibrations/large_calls_test.cc
   LIBS qs_service
   LABELS service)
 target_compile_definitions(calibration_service_test PRIVATE

@@ -2,6 +2,8 @@
 #include "service/calibrations/activations_call.h"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,7 +28,8 @@ using Request = v1::WriteActivationsRequest;
 using Response = v1::WriteActivationsResponse;
 
 // A checkpoint costs 4 n^2 bytes a site: it is made when as many and a half
-// came in, at least this, or when the last one is so long ago.
+// came in, with three quarters of the rows that may wait, at least this, or
+// when the last one is so long ago.
 constexpr int64_t kMinPendingBytes = int64_t{64} << 20;
 constexpr absl::Duration kMaxPendingTime = absl::Seconds(30);
 
@@ -45,37 +48,45 @@ class ActivationsCall final : public SerialCall<Request, Response> {
   void Take(const Request& request) override {
     const absl::Status status = Prepare(request);
     if (!status.ok()) return Fail(status);
-    if (!batch_) return StepDone(status);
-    context().workers.Submit(
-        lane(),
-        [this, self = Self(), &request](Backend& backend) {
-          const absl::Status added = shard_->Add(
-              batch_->site->name, batch_->dtype,
-              reinterpret_cast<const uint8_t*>(request.data().data()),
-              batch_->tokens, backend);
-          Continue(
-              [this, added, flush = request.flush()] { Added(added, flush); });
-        },
-        DeviceMemoryFor(
-            SiteDeviceBytes(batch_->site->inputs, batch_->dtype, 1)));
+    if (batch_) return AddBatch(request);
+    if (!request.flush()) return StepDone(status);
+    MakeDurable(/*asked=*/true,
+                [this](const absl::Status& durable) { EndStep(durable); });
   }
 
   void Malformed(const absl::Status& status) override { Fail(status); }
 
   void Close() override {
-    const absl::Status status = Checkpoint(/*asked=*/true);
-    if (!status.ok()) return Fail(status);
-    LetGo();
-    StepDone(status);
+    MakeDurable(/*asked=*/true, [this](const absl::Status& status) {
+      if (!status.ok()) return Fail(status);
+      LetGo();
+      StepDone(status);
+    });
   }
 
   // What came until the connection was lost counts, too.
-  void Release() override {
-    if (usable_) Checkpoint(/*asked=*/false).IgnoreError();
-    LetGo();
+  void Release(std::function<void()> done) override {
+    if (!usable_) {
+      LetGo();
+      return done();
+    }
+    MakeDurable(/*asked=*/false, [this, done](const absl::Status&) {
+      LetGo();
+      done();
+    });
   }
 
  private:
+  // On the strand.
+  using Then = std::function<void(const absl::Status&)>;
+
+  // Of an open site.
+  struct Room {
+    Reservation reservation;
+    int64_t runs = 1;
+    int64_t device_bytes = 0;
+  };
+
   const std::shared_ptr<WorkerPool::Lane>& lane() {
     if (lane_ == nullptr) lane_ = context().workers.NewLane();
     return lane_;
@@ -89,8 +100,17 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     token_ = nullptr;
   }
 
+  void EndStep(const absl::Status& status) {
+    status.ok() ? StepDone(status) : Fail(status);
+  }
+
   void Fail(const absl::Status& status) {
-    if (usable_) Checkpoint(/*asked=*/false).IgnoreError();
+    if (!usable_) return FailNow(status);
+    MakeDurable(/*asked=*/false,
+                [this, status](const absl::Status&) { FailNow(status); });
+  }
+
+  void FailNow(const absl::Status& status) {
     const absl::Status told = WithSeq(status);
     LetGo();
     StepDone(told);
@@ -103,7 +123,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
                        {"expected", absl::StrCat(shard_->durable_seq() + 1)}});
   }
 
-  // On the strand: up to the sum itself. No batch_: there is nothing to add.
+  // On the strand: what the request is. No batch_: there is nothing to add.
   absl::Status Prepare(const Request& request) {
     batch_.reset();
     if (shard_ == nullptr) {
@@ -117,13 +137,9 @@ class ActivationsCall final : public SerialCall<Request, Response> {
         return BadFieldError(
             "seq", absl::StrCat("got ", request.seq(), ", allowed at least 1"));
       }
-      return request.flush() ? Checkpoint(/*asked=*/true) : absl::OkStatus();
+      return absl::OkStatus();
     }
-    QS_ASSIGN_OR_RETURN(Batch batch, Look(request));
-    if (!shard_->IsOpen(batch.site->name)) {
-      QS_RETURN_IF_ERROR(OpenSite(*batch.site, batch.dtype));
-    }
-    batch_ = batch;
+    QS_ASSIGN_OR_RETURN(batch_, Look(request));
     return absl::OkStatus();
   }
 
@@ -195,40 +211,97 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     return batch;
   }
 
-  absl::Status OpenSite(const CalibrationSiteRecord& site, DType dtype) {
-    const int64_t bytes = CalibrationShard::MemoryBytes(site.inputs, dtype);
-    std::optional<Reservation> room = context().budget.TryReserve(bytes);
-    if (!room && !rooms_.empty()) {
-      QS_RETURN_IF_ERROR(Checkpoint(/*asked=*/false));
-      shard_->CloseSites();
-      rooms_.clear();
-      open_bytes_ = 0;
-      room = context().budget.TryReserve(bytes);
+  // The rest of Take, with batch_.
+  void AddBatch(const Request& request) {
+    if (shard_->IsOpen(batch_->site->name)) return Sum(request);
+    const bool first = rooms_.empty();
+    std::optional<Room> room = TakeRoom(/*least=*/first);
+    if (room || first) return OpenSite(std::move(room), request);
+    MakeDurable(/*asked=*/false, [this, &request](const absl::Status& status) {
+      if (!status.ok()) return Fail(status);
+      CloseSites();
+      OpenSite(TakeRoom(/*least=*/true), request);
+    });
+  }
+
+  // `least`: one run at a time will do.
+  std::optional<Room> TakeRoom(bool least) {
+    const int64_t inputs = batch_->site->inputs;
+    Room room;
+    room.runs = large_ ? SiteAccumulator::LargeRuns(inputs, batch_->dtype) : 1;
+    std::optional<Reservation> reserved = Reserve(room.runs);
+    if (!reserved && least) {
+      room.runs = 1;
+      reserved = Reserve(room.runs);
     }
-    if (!room) return MemoryBudgetError(bytes, context().budget.capacity());
-    const absl::Status opened = shard_->OpenSite(site, dtype);
+    if (!reserved) return std::nullopt;
+    room.reservation = *std::move(reserved);
+    room.device_bytes =
+        DeviceMemoryFor(SiteDeviceBytes(inputs, batch_->dtype, room.runs));
+    return room;
+  }
+
+  int64_t BytesOf(int64_t runs) const {
+    return CalibrationShard::MemoryBytes(batch_->site->inputs, batch_->dtype,
+                                         runs);
+  }
+  std::optional<Reservation> Reserve(int64_t runs) {
+    return context().budget.TryReserve(BytesOf(runs));
+  }
+
+  void CloseSites() {
+    // To write sums and read them again takes longer than small calls where
+    // little came in between: with these more sites are open at once.
+    if (added_bytes_ < open_bytes_) large_ = false;
+    shard_->CloseSites();
+    rooms_.clear();
+    open_bytes_ = 0;
+    added_bytes_ = 0;
+  }
+
+  // Then the batch is summed.
+  void OpenSite(std::optional<Room> room, const Request& request) {
+    if (!room) {
+      return Fail(MemoryBudgetError(BytesOf(1), context().budget.capacity()));
+    }
+    const absl::Status opened =
+        shard_->OpenSite(*batch_->site, batch_->dtype, room->runs);
     if (absl::IsInvalidArgument(opened)) {
-      return BadFieldError("dtype", std::string(opened.message()));
+      return Fail(BadFieldError("dtype", std::string(opened.message())));
     }
-    QS_RETURN_IF_ERROR(CalibrationError(opened));
-    rooms_.push_back(*std::move(room));
-    open_bytes_ += bytes;
-    return absl::OkStatus();
+    if (!opened.ok()) return Fail(CalibrationError(opened));
+    open_bytes_ += room->reservation.bytes();
+    rooms_[batch_->site->name] = *std::move(room);
+    Sum(request);
+  }
+
+  void Sum(const Request& request) {
+    context().workers.Submit(
+        lane(),
+        [this, self = Self(), &request](Backend& backend) {
+          const absl::Status added = shard_->Add(
+              batch_->site->name, batch_->dtype,
+              reinterpret_cast<const uint8_t*>(request.data().data()),
+              batch_->tokens, backend);
+          Continue([this, added, &request] { Added(added, request); });
+        },
+        rooms_.at(batch_->site->name).device_bytes);
   }
 
   // On the strand.
-  void Added(const absl::Status& added, bool flush) {
+  void Added(const absl::Status& added, const Request& request) {
     if (!added.ok()) {
       // A part of the batch may be in the sums.
       usable_ = false;
       return Fail(AddError(added));
     }
+    added_bytes_ += static_cast<int64_t>(request.data().size());
     const bool due = shard_->pending_bytes() >=
                          std::max(kMinPendingBytes, open_bytes_ * 3 / 4) ||
                      absl::Now() - checkpointed_ > kMaxPendingTime;
-    const absl::Status status =
-        flush || due ? Checkpoint(/*asked=*/true) : absl::OkStatus();
-    status.ok() ? StepDone(status) : Fail(status);
+    if (!request.flush() && !due) return StepDone(added);
+    MakeDurable(/*asked=*/true,
+                [this](const absl::Status& status) { EndStep(status); });
   }
 
   static absl::Status AddError(const absl::Status& added) {
@@ -240,9 +313,29 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     return RpcError(added.code(), "NON_FINITE_INPUT", text);
   }
 
-  // On the strand. `asked`: with an answer.
+  // A checkpoint, once what waits is summed. `asked`: with an answer.
+  void MakeDurable(bool asked, Then then) {
+    if (shard_ == nullptr) return then(absl::OkStatus());
+    if (!shard_->has_whole_runs()) return then(Checkpoint(asked));
+    int64_t device_bytes = 0;
+    for (const auto& [unused, room] : rooms_) {
+      device_bytes = std::max(device_bytes, room.device_bytes);
+    }
+    context().workers.Submit(
+        lane(),
+        [this, self = Self(), asked, then](Backend& backend) {
+          const absl::Status summed = shard_->SumWholeRuns(backend);
+          Continue([this, asked, summed, then] {
+            if (summed.ok()) return then(Checkpoint(asked));
+            usable_ = false;
+            then(AddError(summed));
+          });
+        },
+        device_bytes);
+  }
+
+  // On the strand. REQUIRES: no whole runs wait.
   absl::Status Checkpoint(bool asked) {
-    if (shard_ == nullptr) return absl::OkStatus();
     const int64_t before = shard_->durable_seq();
     const absl::Status status = shard_->Checkpoint();
     checkpointed_ = absl::Now();
@@ -268,9 +361,12 @@ class ActivationsCall final : public SerialCall<Request, Response> {
   std::string shard_id_;
   std::unique_ptr<ShardWriters::Token> token_;
   std::unique_ptr<CalibrationShard> shard_;
-  bool usable_ = false;  // its sums are of whole batches
-  std::vector<Reservation> rooms_;
-  int64_t open_bytes_ = 0;
+  bool usable_ = false;                // its sums are of whole batches
+  std::map<std::string, Room> rooms_;  // of the open sites
+  int64_t open_bytes_ = 0;             // in them
+  int64_t added_bytes_ = 0;            // of batches, since the first was opened
+  // Whether calls should be of several runs.
+  bool large_ = context().workers.prefer_large();
   std::optional<Batch> batch_;
   absl::Time checkpointed_ = absl::Now();
   std::shared_ptr<WorkerPool::Lane> lane_;

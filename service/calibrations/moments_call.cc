@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -41,7 +42,10 @@ class MomentsCall final : public SerialCall<Request, Response> {
                  : BytesError("TOO_FEW_BYTES", received_, expected_));
   }
 
-  void Release() override { writer_ = nullptr; }
+  void Release(std::function<void()> done) override {
+    writer_ = nullptr;
+    done();
+  }
 
  private:
   absl::Status TakeMessage(const Request& request) {

@@ -7,7 +7,7 @@
 //                                        no Request
 //   Close() ... StepDone(status)         after the half-close, or before the
 //                                        call is ended from outside
-//   Release()                            last, when gRPC is done with the call
+//   Release(done) ... done()             last, when gRPC is done with the call
 //
 // Thread: steps run on the strand, one at a time; StepDone, Answer and End from
 // any thread. The reactions only note and queue.
@@ -17,6 +17,7 @@
 #include <grpcpp/server_context.h>
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -32,7 +33,10 @@
 namespace qs {
 
 template <typename Request, typename Response>
-class SerialCall : public BytesReactor, public LiveCall {
+class SerialCall
+    : public BytesReactor,
+      public LiveCall,
+      public std::enable_shared_from_this<SerialCall<Request, Response>> {
  public:
   // gRPC drives `Call`, a SerialCall, from now on.
   template <typename Call>
@@ -112,7 +116,8 @@ class SerialCall : public BytesReactor, public LiveCall {
   virtual void Take(const Request& request) = 0;
   virtual void Malformed(const absl::Status& status) { StepDone(status); }
   virtual void Close() = 0;
-  virtual void Release() = 0;
+  // `done` holds this; what the call's context has is not used behind it.
+  virtual void Release(std::function<void()> done) = 0;
 
   // The step is done; an error ends the call.
   void StepDone(const absl::Status& status) {
@@ -142,14 +147,10 @@ class SerialCall : public BytesReactor, public LiveCall {
   // The rest of a step, on the strand again.
   template <typename Step>
   void Continue(Step step) {
-    strand_->Run([self = Self(), strand = strand_, step = std::move(step)] {
-      if (self != nullptr) step();
-    });
+    strand_->Run(
+        [self = Self(), strand = strand_, step = std::move(step)] { step(); });
   }
-  std::shared_ptr<SerialCall> Self() const {
-    absl::MutexLock lock(&mutex_);
-    return self_;
-  }
+  std::shared_ptr<SerialCall> Self() { return this->shared_from_this(); }
 
   CalibrationContext& context() { return context_; }
   const Caller& caller() const { return caller_; }
@@ -225,8 +226,7 @@ class SerialCall : public BytesReactor, public LiveCall {
   void ReleaseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     strand_->Run([self = std::exchange(self_, nullptr), strand = strand_] {
       if (self == nullptr) return;
-      self->Release();
-      self->context_.calls.Remove(self.get());
+      self->Release([self] { self->context_.calls.Remove(self.get()); });
     });
   }
 

@@ -39,21 +39,21 @@ const CalibrationSiteRecord* CalibrationShard::FindSite(
 }
 
 absl::Status CalibrationShard::OpenSite(const CalibrationSiteRecord& site,
-                                        DType dtype) {
+                                        DType dtype, int64_t runs) {
   Sums opened;
   opened.dtype = dtype;
   const auto part = parts_.find(site.name);
   if (part == parts_.end()) {
-    QS_ASSIGN_OR_RETURN(opened.sums,
-                        SiteAccumulator::Create(site.name, site.inputs, dtype));
+    QS_ASSIGN_OR_RETURN(opened.sums, SiteAccumulator::Create(
+                                         site.name, site.inputs, dtype, runs));
   } else {
     if (part->second.dtype != DTypeName(dtype)) {
       return absl::InvalidArgumentError(
           absl::StrCat("got ", DTypeName(dtype), ", allowed ",
                        part->second.dtype, " as in the batches before"));
     }
-    auto sums =
-        store_.GetAccumulator(site.name, site.inputs, dtype, part->second);
+    auto sums = store_.GetAccumulator(site.name, site.inputs, dtype,
+                                      part->second, runs);
     if (absl::IsDataLoss(sums.status())) {
       QS_RETURN_IF_ERROR(CheckMine(part->second));
     }
@@ -90,6 +90,19 @@ absl::Status CalibrationShard::Add(const std::string& site, DType dtype,
   QS_RETURN_IF_ERROR(into.sums->Add(rows, tokens, backend));
   ++last_seq_;
   pending_bytes_ += tokens * FindSite(site)->inputs * DTypeBytes(dtype);
+  return absl::OkStatus();
+}
+
+bool CalibrationShard::has_whole_runs() const {
+  return std::any_of(sums_.begin(), sums_.end(), [](const auto& site) {
+    return site.second.sums->has_whole_runs();
+  });
+}
+
+absl::Status CalibrationShard::SumWholeRuns(Backend& backend) {
+  for (auto& [unused, sums] : sums_) {
+    QS_RETURN_IF_ERROR(sums.sums->SumWholeRuns(backend));
+  }
   return absl::OkStatus();
 }
 

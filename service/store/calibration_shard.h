@@ -2,9 +2,10 @@
 // calibration — numbered batches, each added to the sums of its site exactly
 // once, whenever the process ends.
 //
-// Sums live in memory while batches come; Checkpoint writes those that changed
-// and moves the shard's durable number on, in one step. After a crash the next
-// writer begins at the durable number with the sums that belong to it.
+// Sums live in memory while batches come, where all workers are GPUs' with runs
+// of tokens that wait to be summed together; Checkpoint writes those that
+// changed and moves the shard's durable number on, in one step. After a crash
+// the next writer begins at the durable number with the sums that belong to it.
 //
 // Thread: one caller at a time; each call says where.
 #ifndef QS_SERVICE_STORE_CALIBRATION_SHARD_H_
@@ -44,25 +45,33 @@ class CalibrationShard {
   // Null: the calibration has no such site. Anywhere.
   const CalibrationSiteRecord* FindSite(const std::string& name) const;
   bool IsOpen(const std::string& site) const { return sums_.contains(site); }
-  static int64_t MemoryBytes(int64_t inputs, DType dtype) {
-    return SiteAccumulator::MemoryBytes(inputs, dtype);
+  static int64_t MemoryBytes(int64_t inputs, DType dtype, int64_t runs) {
+    return SiteAccumulator::MemoryBytes(inputs, dtype, runs);
   }
 
-  // Brings the sums of a site into memory. On an IO thread. REQUIRES: not
-  // IsOpen. Errors: INVALID_ARGUMENT — it has sums of another dtype; those of
-  // CalibrationStore.
-  absl::Status OpenSite(const CalibrationSiteRecord& site, DType dtype);
+  // Brings the sums of a site into memory; `runs`: that wait for one call. On
+  // an IO thread. REQUIRES: not IsOpen. Errors: INVALID_ARGUMENT — it has sums
+  // of another dtype; those of CalibrationStore.
+  absl::Status OpenSite(const CalibrationSiteRecord& site, DType dtype,
+                        int64_t runs = 1);
   // Lets go of them all. REQUIRES: nothing was added since the last Checkpoint.
   void CloseSites() { sums_.clear(); }
 
   // Adds batch last_seq() + 1: whole rows in `dtype`. On a worker. REQUIRES:
   // IsOpen. Errors: INVALID_ARGUMENT — another dtype; NaN or Inf, with its
-  // place: the shard is of no more use then.
+  // place, in this batch or in one of those before that waited: the shard is of
+  // no more use then.
   absl::Status Add(const std::string& site, DType dtype, const uint8_t* rows,
                    int64_t tokens, Backend& backend);
 
+  // Whether runs wait that a Checkpoint has to have in its sums, and their
+  // sums. On a worker. Errors: as Add.
+  bool has_whole_runs() const;
+  absl::Status SumWholeRuns(Backend& backend);
+
   // Then durable_seq() == last_seq(). On an IO thread. Errors: as PutShard and
-  // CalibrationStore; nothing has changed then, and it may be tried again.
+  // CalibrationStore, INTERNAL — has_whole_runs(); nothing has changed then,
+  // and it may be tried again.
   absl::Status Checkpoint();
 
  private:

@@ -194,14 +194,15 @@ absl::StatusOr<std::string> CalibrationStore::PutAccumulator(
 
 absl::StatusOr<std::unique_ptr<SiteAccumulator>>
 CalibrationStore::GetAccumulator(const std::string& site, int64_t inputs,
-                                 DType dtype, const CalibrationPart& part) {
+                                 DType dtype, const CalibrationPart& part,
+                                 int64_t runs) {
   QS_ASSIGN_OR_RETURN(
       SequentialReader numbers,
       OpenNumbers(blobs_, part.blob,
                   SiteAccumulator::StateBytes(inputs, dtype, part.tokens)));
   return SiteAccumulator::Restore(
       site, inputs, dtype, part.tokens,
-      [&](std::span<uint8_t> out) { return numbers.Read(out); });
+      [&](std::span<uint8_t> out) { return numbers.Read(out); }, runs);
 }
 
 absl::StatusOr<std::string> CalibrationStore::PutMoments(

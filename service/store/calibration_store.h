@@ -67,9 +67,10 @@ class CalibrationStore {
 
   absl::StatusOr<std::string> PutAccumulator(const SiteAccumulator& sums,
                                              int64_t inputs, DType dtype);
+  // `runs`: as SiteAccumulator::Create.
   absl::StatusOr<std::unique_ptr<SiteAccumulator>> GetAccumulator(
       const std::string& site, int64_t inputs, DType dtype,
-      const CalibrationPart& part);
+      const CalibrationPart& part, int64_t runs = 1);
 
   // Packed upper triangle and sum |x|, F32: MomentsBytes of them.
   static int64_t MomentsBytes(int64_t inputs) {

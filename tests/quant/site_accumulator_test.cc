@@ -8,6 +8,7 @@
 #include "kernels/gram_ops.h"
 #include "tests/quant/tensor_data.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/large_backend.h"
 
 namespace qs::testing {
 namespace {
@@ -65,57 +66,24 @@ TEST_CASE("sums are of the tokens, not of the calls") {
   CHECK(whole.abs_sum()[2] == Approx(absolute).epsilon(1e-6));
 }
 
-// Counts what is asked of the CPU.
-class CountingGram final : public GramOps {
- public:
-  absl::Status Accumulate(const GramAccumulateArgs& args, Stream& s) override {
-    tokens.push_back(args.activations.rows);
-    return host_->gram().Accumulate(args, s);
-  }
-  absl::Status Finish(const GramFinishArgs& args, Stream& s) override {
-    return host_->gram().Finish(args, s);
-  }
-  std::vector<int64_t> tokens;  // of each call
-
- private:
-  const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
-};
-
-class CountingBackend final : public Backend {
- public:
-  std::string name() const override { return "cpu"; }
-  std::string description() const override { return "counting"; }
-  Stream& stream() override { return host_->stream(); }
-  Nf4Ops& nf4() override { return host_->nf4(); }
-  AffineOps& affine() override { return host_->affine(); }
-  StatsOps& stats() override { return host_->stats(); }
-  HqqOps& hqq() override { return host_->hqq(); }
-  GramOps& gram() override { return gram_; }
-  GptqOps& gptq() override { return host_->gptq(); }
-  AwqOps& awq() override { return host_->awq(); }
-  const std::vector<int64_t>& calls() const { return gram_.tokens; }
-
- private:
-  const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
-  CountingGram gram_;
-};
-
 TEST_CASE("several runs in a call: the same sums in fewer calls") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16);
   const int64_t inputs = 33;
   const int64_t tokens = 7 * kGramRunTokens + 57;
   const std::vector<uint8_t> rows = Gaussian(tokens * inputs, dtype, 4, 1.0);
-  CountingBackend one;
-  const SiteMoments single = Sum(rows, inputs, dtype, tokens, one);
-  CHECK(one.calls().size() == 8);
+  GramCalls one;
+  LargeBackend counted(one);
+  const SiteMoments single = Sum(rows, inputs, dtype, tokens, counted);
+  CHECK(one.tokens().size() == 8);
   for (const int64_t step : {int64_t{613}, kGramRunTokens + 1, tokens}) {
-    CountingBackend several;
-    RequireSame(Sum(rows, inputs, dtype, step, several, /*runs=*/3), single);
-    CHECK(several.calls() == std::vector<int64_t>{3 * kGramRunTokens,
-                                                  3 * kGramRunTokens,
-                                                  kGramRunTokens + 57});
-    RequireSame(Sum(rows, inputs, dtype, step, several, /*runs=*/100), single);
-    CHECK(several.calls().back() == tokens);
+    GramCalls several;
+    LargeBackend backend(several);
+    RequireSame(Sum(rows, inputs, dtype, step, backend, /*runs=*/3), single);
+    CHECK(several.tokens() == std::vector<int64_t>{3 * kGramRunTokens,
+                                                   3 * kGramRunTokens,
+                                                   kGramRunTokens + 57});
+    RequireSame(Sum(rows, inputs, dtype, step, backend, /*runs=*/100), single);
+    CHECK(several.tokens().back() == tokens);
   }
 }
 

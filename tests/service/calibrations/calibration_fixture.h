@@ -52,10 +52,11 @@ class CalibrationFixture {
   // A call has its place until gRPC is done with it, somewhat after its client.
   static constexpr int kMaxCalls = 32;
 
-  explicit CalibrationFixture(const std::string& folder,
-                              int64_t budget = int64_t{1} << 30,
-                              CalibrationLimits limits = {})
-      : budget_(budget) {
+  explicit CalibrationFixture(
+      const std::string& folder, int64_t budget = int64_t{1} << 30,
+      CalibrationLimits limits = {},
+      std::vector<std::unique_ptr<Backend>> workers = NewCpuBackends(2, 1))
+      : budget_(budget), workers_(std::move(workers)) {
     REQUIRE(SetLogLevel("off").ok());
     std::filesystem::create_directories(folder);
     auto db = SqliteDatabase::Open(folder + "/db",
@@ -83,6 +84,8 @@ class CalibrationFixture {
     calls_.EndAll();
     server_->Shutdown(In(absl::Seconds(5)));
     server_->Wait();
+    // Their last steps use the pool and the store.
+    while (calls_.live() > 0) absl::SleepFor(absl::Milliseconds(1));
   }
 
   v1::CalibrationService::Stub& stub() { return *stub_; }
@@ -101,7 +104,7 @@ class CalibrationFixture {
   MetadataAccess access_;
   ByteBudget budget_;
   LiveCalls calls_{kMaxCalls, absl::Seconds(60)};
-  WorkerPool workers_{NewCpuBackends(2, 1)};
+  WorkerPool workers_;
   std::unique_ptr<CalibrationContext> context_;
   IoPool pool_{4, 64};
   std::unique_ptr<grpc::Service> service_;

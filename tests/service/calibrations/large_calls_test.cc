@@ -1,0 +1,280 @@
+// Activations where all workers want much at once: several runs wait for one
+// call, and nothing else is different, whatever ends a stream.
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "quant/site_accumulator.h"
+#include "service/calibrations/calibration_service.h"
+#include "tests/service/calibrations/calibration_fixture.h"
+#include "tests/service/quantize_client.h"
+#include "tests/testing/large_backend.h"
+
+namespace qs::testing {
+namespace {
+
+// Sites "a", three runs a call, and "b", two; tokens of a batch: no divisor of
+// a run.
+constexpr int64_t kBatch = 1300;
+int64_t Inputs(const std::string& site) { return site == "a" ? 768 : 512; }
+std::string Site(int64_t seq) { return seq % 4 == 0 ? "b" : "a"; }
+
+// BF16.
+std::string Rows(int64_t seq) {
+  std::string rows;
+  uint32_t state = static_cast<uint32_t>(77 * seq);
+  for (int64_t i = 0; i < kBatch * Inputs(Site(seq)); ++i) {
+    state = state * 1664525 + 1013904223;
+    const float value = static_cast<float>(state >> 8) / (1 << 23) - 1;
+    uint32_t bits = 0;
+    std::memcpy(&bits, &value, 4);
+    rows.push_back(static_cast<char>(bits >> 16));
+    rows.push_back(static_cast<char>(bits >> 24));
+  }
+  return rows;
+}
+
+v1::WriteActivationsRequest Request(int64_t seq, std::string rows) {
+  v1::WriteActivationsRequest request;
+  request.set_seq(seq);
+  request.set_site(Site(seq));
+  request.set_dtype(v1::BF16);
+  request.set_data(std::move(rows));
+  request.set_crc32c(CrcOf(request.data()));
+  return request;
+}
+
+// Of batches 1 to `batches`, a run a call, on one thread.
+std::string Expected(const std::string& site, int64_t batches) {
+  const int64_t n = Inputs(site);
+  const auto backend = NewCpuBackend(1);
+  auto sums = SiteAccumulator::Create(site, n, DType::kBF16);
+  for (int64_t seq = 1; seq <= batches; ++seq) {
+    if (Site(seq) != site) continue;
+    const std::string rows = Rows(seq);
+    REQUIRE((*sums)
+                ->Add(reinterpret_cast<const uint8_t*>(rows.data()), kBatch,
+                      *backend)
+                .ok());
+  }
+  const auto moments = (*sums)->Finish(*backend);
+  std::vector<float> values(
+      static_cast<size_t>(SiteMoments::PackedElements(n)));
+  moments->CopyToPacked(values.data());
+  values.insert(values.end(), moments->abs_sum(), moments->abs_sum() + n);
+  return BytesOf(values);
+}
+
+std::vector<std::unique_ptr<Backend>> Workers(GramCalls* calls) {
+  if (calls == nullptr) return NewCpuBackends(2, 1);
+  std::vector<std::unique_ptr<Backend>> workers;
+  for (int i = 0; i < 2; ++i) {
+    workers.push_back(std::make_unique<LargeBackend>(*calls));
+  }
+  return workers;
+}
+
+struct Server : CalibrationFixture {
+  // `calls`: of workers that want much; null: of CPUs.
+  explicit Server(const TemporaryFolder& folder, GramCalls* calls,
+                  int64_t budget = int64_t{1} << 30)
+      : CalibrationFixture(folder / "d", budget, {}, Workers(calls)) {}
+};
+
+void Declare(CalibrationFixture& server) {
+  v1::CreateCalibrationRequest request = CreateRequest("c");
+  for (v1::CalibrationSite& site : *request.mutable_sites()) {
+    site.set_inputs(Inputs(site.name()));
+  }
+  v1::Calibration made;
+  REQUIRE(Create(server, request, &made).ok());
+}
+
+// Batches from the durable one to `last`; how the stream ends is the caller's.
+void Send(ActivationsStream& call, int64_t last) {
+  REQUIRE(call.Write(OpenShard()));
+  for (int64_t seq = call.Durable() + 1; seq <= last; ++seq) {
+    REQUIRE(call.Write(Request(seq, Rows(seq))));
+  }
+}
+
+void SendAll(CalibrationFixture& server, int64_t last) {
+  ActivationsStream call(server);
+  Send(call, last);
+  std::vector<v1::WriteActivationsResponse> answers;
+  const absl::Status status = call.Finish(&answers);
+  INFO(status.ToString());
+  REQUIRE(status.ok());
+  REQUIRE_FALSE(answers.empty());
+  CHECK(answers.back().durable_seq() == last);
+}
+
+void CheckSealed(CalibrationFixture& server, int64_t batches) {
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  for (const std::string site : {"a", "b"}) {
+    std::string data;
+    v1::CalibrationSite info;
+    REQUIRE(ReadSite(server, kName, site, 0, &data, &info).ok());
+    CHECK((data == Expected(site, batches)));
+  }
+  CHECK(server.budget().reserved() == 0);
+}
+
+int64_t Largest(const GramCalls& calls) {
+  int64_t largest = 0;
+  for (const int64_t tokens : calls.tokens()) {
+    largest = std::max(largest, tokens);
+  }
+  return largest;
+}
+
+TEST_CASE("several runs in a call give the same bytes", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  Server server(folder, &calls);
+  Declare(server);
+  SendAll(server, 12);
+  // What the half-close found waiting was summed for the checkpoint, what is
+  // left of a run by the seal.
+  CHECK(Largest(calls) == 3 * kGramRunTokens);
+  CHECK(calls.tokens().size() <= 6);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("sums go on elsewhere, at any run", "[calibrations]") {
+  const bool large_first = GENERATE(true, false);
+  TemporaryFolder folder;
+  GramCalls calls;
+  {
+    Server server(folder, large_first ? &calls : nullptr);
+    Declare(server);
+    SendAll(server, 6);
+  }
+  {
+    Server server(folder, large_first ? nullptr : &calls);
+    SendAll(server, 12);
+    CheckSealed(server, 12);
+  }
+  CHECK(Largest(calls) >= 2 * kGramRunTokens);
+}
+
+TEST_CASE("a lost connection leaves sums of whole batches", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  Server server(folder, &calls);
+  Declare(server);
+  for (const int64_t last : {5, 10}) {
+    ActivationsStream call(server);
+    Send(call, last);
+    call.context.TryCancel();
+    CHECK_FALSE(call.End().ok());
+    REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+    CHECK(server.budget().reserved() == 0);
+  }
+  SendAll(server, 12);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("a refused batch leaves those before it", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  Server server(folder, &calls);
+  Declare(server);
+  {
+    ActivationsStream call(server);
+    Send(call, 3);
+    REQUIRE(call.Write(Request(5, Rows(5))));
+    CheckReason(call.Finish(), absl::StatusCode::kFailedPrecondition,
+                "SEQUENCE_GAP");
+  }
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  CHECK(call.Durable() == 3);
+  REQUIRE(call.Finish().ok());
+  SendAll(server, 12);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("a flush is durable with all that waits", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  {
+    Server server(folder, &calls);
+    Declare(server);
+    ActivationsStream call(server);
+    Send(call, 5);
+    v1::WriteActivationsRequest flush;
+    flush.set_flush(true);
+    REQUIRE(call.Write(flush));
+    CHECK(call.Durable() == 5);
+    v1::WriteActivationsRequest batch = Request(6, Rows(6));
+    batch.set_flush(true);
+    REQUIRE(call.Write(batch));
+    CHECK(call.Durable() == 6);
+  }
+  Server server(folder, nullptr);
+  SendAll(server, 12);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("NaN among rows that wait is found before they are durable",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  Server server(folder, &calls);
+  Declare(server);
+  {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    CHECK(call.Durable() == 0);
+    for (int64_t seq = 1; seq <= 3; ++seq) {
+      std::string rows = Rows(seq);
+      if (seq == 2) {
+        std::memcpy(rows.data() + 2 * (10 * Inputs("a") + 7), "\xc0\x7f", 2);
+      }
+      REQUIRE(call.Write(Request(seq, rows)));
+    }
+    const absl::Status status = call.Finish();
+    CheckReason(status, absl::StatusCode::kInvalidArgument, "NON_FINITE_INPUT");
+    CHECK(status.message() == "site \"a\": NaN at token 1310, input 7");
+  }
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  CHECK(call.Durable() == 0);
+  REQUIRE(call.Finish().ok());
+  SendAll(server, 12);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("calls of one run where the budget has no more", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  {
+    Server server(folder, &calls,
+                  SiteAccumulator::MemoryBytes(768, DType::kBF16) + 1000);
+    Declare(server);
+    SendAll(server, 12);
+    CHECK(Largest(calls) == kGramRunTokens);
+  }
+  Server server(folder, &calls);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("sites in turn that find no room together", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  // For one with several runs, or both with one.
+  Server server(folder, &calls,
+                SiteAccumulator::MemoryBytes(768, DType::kBF16, 3) +
+                    SiteAccumulator::MemoryBytes(512, DType::kBF16) / 2);
+  Declare(server);
+  SendAll(server, 12);
+  // The first is let go before much came, so from then on both are open.
+  CHECK(Largest(calls) == kGramRunTokens);
+  CheckSealed(server, 12);
+}
+
+}  // namespace
+}  // namespace qs::testing
