@@ -39,6 +39,8 @@ enum class BlasType {
 };
 
 // C <- alpha op(A) op(B) + beta C, C [m, n], op(A) [m, k], op(B) [k, n].
+// With a `batch` so many products of one shape in one operation, each matrix
+// `stride` elements behind the one before it.
 struct GemmArgs {
   BlasType type = BlasType::kF32;
   bool transpose_a = false;
@@ -54,6 +56,10 @@ struct GemmArgs {
   double beta = 0;
   void* c = nullptr;
   int64_t ldc = 0;
+  int64_t batch = 1;
+  int64_t stride_a = 0;
+  int64_t stride_b = 0;
+  int64_t stride_c = 0;
 };
 
 // The lower triangle of C <- alpha A^T A + beta C, A [k, n], C [n, n]. F32 or

@@ -31,6 +31,10 @@ struct Functions {
   Status (*gemm_ex)(Handle, int, int, int, int, int, const void*, const void*,
                     int, int, const void*, int, int, const void*, void*, int,
                     int, int, int);
+  Status (*gemm_batched)(Handle, int, int, int, int, int, const void*,
+                         const void*, int, int, long long, const void*, int,
+                         int, long long, const void*, void*, int, int,
+                         long long, int, int, int);
   Status (*ssyrk)(Handle, int, int, int, int, const float*, const float*, int,
                   const float*, float*, int);
   Status (*dsyrk)(Handle, int, int, int, int, const double*, const double*, int,
@@ -84,20 +88,10 @@ class Cublas final : public Blas {
 
   absl::Status Gemm(const GemmArgs& a, cudaStream_t stream) override {
     QS_RETURN_IF_ERROR(
-        CheckSizes("cuBLAS", {a.m, a.n, a.k, a.lda, a.ldb, a.ldc}));
-    if (a.m == 0 || a.n == 0) return absl::OkStatus();
+        CheckSizes("cuBLAS", {a.m, a.n, a.k, a.lda, a.ldb, a.ldc, a.batch}));
+    if (a.m == 0 || a.n == 0 || a.batch == 0) return absl::OkStatus();
     QS_RETURN_IF_ERROR(Use(stream));
-    const TypeNumbers type = NumbersOf(a.type);
-    const Scalar alpha(a.type, a.alpha), beta(a.type, a.beta);
-    return FromCublas(
-        "cublasGemmEx",
-        functions_.gemm_ex(
-            handle_, a.transpose_a ? kTranspose : kNoTranspose,
-            a.transpose_b ? kTranspose : kNoTranspose, static_cast<int>(a.m),
-            static_cast<int>(a.n), static_cast<int>(a.k), alpha.pointer(), a.a,
-            type.input, static_cast<int>(a.lda), a.b, type.input,
-            static_cast<int>(a.ldb), beta.pointer(), a.c, type.output,
-            static_cast<int>(a.ldc), type.compute, kDefaultAlgorithm));
+    return a.batch == 1 ? MultiplyOne(a) : MultiplyBatch(a);
   }
 
   absl::Status Syrk(const SyrkArgs& a, cudaStream_t stream) override {
@@ -162,6 +156,34 @@ class Cublas final : public Blas {
     const bool is_f64_;
   };
 
+  absl::Status MultiplyOne(const GemmArgs& a) {
+    const TypeNumbers type = NumbersOf(a.type);
+    const Scalar alpha(a.type, a.alpha), beta(a.type, a.beta);
+    return FromCublas(
+        "cublasGemmEx",
+        functions_.gemm_ex(
+            handle_, a.transpose_a ? kTranspose : kNoTranspose,
+            a.transpose_b ? kTranspose : kNoTranspose, static_cast<int>(a.m),
+            static_cast<int>(a.n), static_cast<int>(a.k), alpha.pointer(), a.a,
+            type.input, static_cast<int>(a.lda), a.b, type.input,
+            static_cast<int>(a.ldb), beta.pointer(), a.c, type.output,
+            static_cast<int>(a.ldc), type.compute, kDefaultAlgorithm));
+  }
+  absl::Status MultiplyBatch(const GemmArgs& a) {
+    const TypeNumbers type = NumbersOf(a.type);
+    const Scalar alpha(a.type, a.alpha), beta(a.type, a.beta);
+    return FromCublas(
+        "cublasGemmStridedBatchedEx",
+        functions_.gemm_batched(
+            handle_, a.transpose_a ? kTranspose : kNoTranspose,
+            a.transpose_b ? kTranspose : kNoTranspose, static_cast<int>(a.m),
+            static_cast<int>(a.n), static_cast<int>(a.k), alpha.pointer(), a.a,
+            type.input, static_cast<int>(a.lda), a.stride_a, a.b, type.input,
+            static_cast<int>(a.ldb), a.stride_b, beta.pointer(), a.c,
+            type.output, static_cast<int>(a.ldc), a.stride_c,
+            static_cast<int>(a.batch), type.compute, kDefaultAlgorithm));
+  }
+
   absl::Status Use(cudaStream_t stream) {
     return FromCublas("cublasSetStream",
                       functions_.set_stream(handle_, stream));
@@ -187,6 +209,8 @@ absl::StatusOr<std::unique_ptr<Blas>> LoadCublas(
   QS_RETURN_IF_ERROR(library.Find("cublasGetVersion_v2", &f.get_version));
   QS_RETURN_IF_ERROR(library.Find("cublasSetStream_v2", &f.set_stream));
   QS_RETURN_IF_ERROR(library.Find("cublasGemmEx", &f.gemm_ex));
+  QS_RETURN_IF_ERROR(
+      library.Find("cublasGemmStridedBatchedEx", &f.gemm_batched));
   QS_RETURN_IF_ERROR(library.Find("cublasSsyrk_v2", &f.ssyrk));
   QS_RETURN_IF_ERROR(library.Find("cublasDsyrk_v2", &f.dsyrk));
   QS_RETURN_IF_ERROR(library.Find("cublasStrsm_v2", &f.strsm));

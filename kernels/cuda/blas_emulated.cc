@@ -103,27 +103,13 @@ class EmulatedBlas final : public Blas {
   std::string description() const override { return "plain loops, emulated"; }
 
   absl::Status Gemm(const GemmArgs& g, cudaStream_t) override {
-    const int64_t out = g.type == BlasType::kF64 ? 8 : 4;
-    const bool half = g.type == BlasType::kF16 || g.type == BlasType::kBF16;
-    const int64_t in = half ? 2 : out;
-    const Stored a = {
-        "A",   g.a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k,
-        g.lda, in};
-    const Stored b = {
-        "B",   g.b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n,
-        g.ldb, in};
-    QS_RETURN_IF_ERROR(CheckMatrix(a));
-    QS_RETURN_IF_ERROR(CheckMatrix(b));
-    QS_RETURN_IF_ERROR(CheckMatrix({"C", g.c, g.m, g.n, g.ldc, out}));
-    if (g.m == 0 || g.n == 0) return absl::OkStatus();
-    if (!half) {
-      Product(g, g.a, g.b);
-      return absl::OkStatus();
+    for (int64_t i = 0; i < g.batch; ++i) {
+      GemmArgs one = g;
+      one.a = Moved(g.a, i * g.stride_a * InBytes(g.type));
+      one.b = Moved(g.b, i * g.stride_b * InBytes(g.type));
+      one.c = static_cast<uint8_t*>(g.c) + i * g.stride_c * OutBytes(g.type);
+      QS_RETURN_IF_ERROR(MultiplyOne(one));
     }
-    const DType dtype = g.type == BlasType::kF16 ? DType::kF16 : DType::kBF16;
-    const std::vector<float> wide_a = Widened(a, dtype);
-    const std::vector<float> wide_b = Widened(b, dtype);
-    Product(g, wide_a.data(), wide_b.data());
     return absl::OkStatus();
   }
 
@@ -153,6 +139,42 @@ class EmulatedBlas final : public Blas {
   }
 
  private:
+  static int64_t OutBytes(BlasType type) {
+    return type == BlasType::kF64 ? 8 : 4;
+  }
+  static int64_t InBytes(BlasType type) {
+    const bool half = type == BlasType::kF16 || type == BlasType::kBF16;
+    return half ? 2 : OutBytes(type);
+  }
+  static const void* Moved(const void* p, int64_t bytes) {
+    return static_cast<const uint8_t*>(p) + bytes;
+  }
+
+  static absl::Status MultiplyOne(const GemmArgs& g) {
+    const int64_t out = OutBytes(g.type);
+    const int64_t in = InBytes(g.type);
+    const bool half = in == 2;
+    const Stored a = {
+        "A",   g.a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k,
+        g.lda, in};
+    const Stored b = {
+        "B",   g.b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n,
+        g.ldb, in};
+    QS_RETURN_IF_ERROR(CheckMatrix(a));
+    QS_RETURN_IF_ERROR(CheckMatrix(b));
+    QS_RETURN_IF_ERROR(CheckMatrix({"C", g.c, g.m, g.n, g.ldc, out}));
+    if (g.m == 0 || g.n == 0) return absl::OkStatus();
+    if (!half) {
+      Product(g, g.a, g.b);
+      return absl::OkStatus();
+    }
+    const DType dtype = g.type == BlasType::kF16 ? DType::kF16 : DType::kBF16;
+    const std::vector<float> wide_a = Widened(a, dtype);
+    const std::vector<float> wide_b = Widened(b, dtype);
+    Product(g, wide_a.data(), wide_b.data());
+    return absl::OkStatus();
+  }
+
   template <class T>
   static void SolveTriangle(const TrsmArgs& t) {
     const T* const l = static_cast<const T*>(t.a);

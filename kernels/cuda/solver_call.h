@@ -54,7 +54,7 @@ class SolverCall {
   }
   absl::Status Gemm(const GemmArgs& args) {
     Worked(static_cast<double>(args.m) * static_cast<double>(args.n) *
-           static_cast<double>(args.k));
+           static_cast<double>(args.k) * static_cast<double>(args.batch));
     return workspace_.device().Launch(
         [&] { return blas_.Gemm(args, stream()); });
   }

@@ -123,6 +123,60 @@ TEST_CASE("products of every type and transposition") {
   }
 }
 
+// Three products, with room between their matrices.
+void CheckBatch(Blas& blas, BlasType type) {
+  const int64_t m = 4, n = 3, k = 5, count = 3;
+  GemmArgs one;
+  one.type = type;
+  one.transpose_a = true;
+  one.m = m;
+  one.n = n;
+  one.k = k;
+  one.lda = k;
+  one.ldb = k + 1;
+  one.ldc = m + 2;
+  one.beta = 1;
+  GemmArgs all = one;
+  all.batch = count;
+  all.stride_a = one.lda * m + 3;
+  all.stride_b = one.ldb * n;
+  all.stride_c = one.ldc * n + 1;
+  const Stored a = Store(type, false, Random(all.stride_a * count, 1));
+  const Stored b = Store(type, false, Random(all.stride_b * count, 2));
+  const std::vector<double> before = Random(all.stride_c * count, 3);
+  const Stored want = Store(type, true, before);
+  const Stored got = Store(type, true, before);
+  const int64_t in = type == BlasType::kF64   ? 8
+                     : type == BlasType::kF32 ? 4
+                                              : 2;
+  const int64_t out = type == BlasType::kF64 ? 8 : 4;
+  for (int64_t i = 0; i < count; ++i) {
+    one.a = static_cast<uint8_t*>(a.memory) + i * all.stride_a * in;
+    one.b = static_cast<uint8_t*>(b.memory) + i * all.stride_b * in;
+    one.c = static_cast<uint8_t*>(want.memory) + i * all.stride_c * out;
+    REQUIRE(blas.Gemm(one, SomeStream()).ok());
+  }
+  all.a = a.memory;
+  all.b = b.memory;
+  all.c = got.memory;
+  REQUIRE(blas.Gemm(all, SomeStream()).ok());
+  for (int64_t i = 0; i < all.stride_c * count; ++i) {
+    REQUIRE(got.at(i) == want.at(i));
+  }
+  all.batch = 0;
+  CHECK(blas.Gemm(all, SomeStream()).ok());
+  EmulatedDevice::Get().FreeAll();
+}
+
+TEST_CASE("several products at once are those one by one") {
+  for (const auto& blas : Implementations()) {
+    INFO(blas->description());
+    for (BlasType type : {BlasType::kF32, BlasType::kF64, BlasType::kBF16}) {
+      CheckBatch(*blas, type);
+    }
+  }
+}
+
 void CheckTriangles(Blas& blas) {
   const int64_t n = 6, k = 4;
   for (BlasType type : {BlasType::kF32, BlasType::kF64}) {
@@ -297,6 +351,12 @@ TEST_CASE("sizes beyond cuBLAS's integers are refused, empty ones are done") {
   // What the library refuses is an error of the device.
   g.n = 1;
   CHECK(blas->Gemm(g, nullptr).message() == "cublasGemmEx: cuBLAS status 7");
+  g.batch = 2;
+  CHECK(blas->Gemm(g, nullptr).message() ==
+        "cublasGemmStridedBatchedEx: cuBLAS status 7");
+  g.batch = int64_t{1} << 31;
+  CHECK(blas->Gemm(g, SomeStream()).message() ==
+        "cuBLAS: size 2147483648, allowed 0 to 2147483647");
 }
 
 TEST_CASE("a library without memory leaves the device to go on") {

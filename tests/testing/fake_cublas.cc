@@ -135,6 +135,28 @@ int cublasGemmEx(void* handle, int transa, int transb, int m, int n, int k,
   return kSuccess;
 }
 
+int cublasGemmStridedBatchedEx(void* handle, int transa, int transb, int m,
+                               int n, int k, const void* alpha, const void* a,
+                               int a_type, int lda, long long stride_a,
+                               const void* b, int b_type, int ldb,
+                               long long stride_b, const void* beta, void* c,
+                               int c_type, int ldc, long long stride_c,
+                               int batch, int compute, int algo) {
+  const auto moved = [](const void* p, int type, long long elements) {
+    const long long size = type == 1 ? 8 : type == 0 ? 4 : 2;
+    return static_cast<const uint8_t*>(p) + elements * size;
+  };
+  for (int i = 0; i < batch; ++i) {
+    const int status = cublasGemmEx(
+        handle, transa, transb, m, n, k, alpha, moved(a, a_type, i * stride_a),
+        a_type, lda, moved(b, b_type, i * stride_b), b_type, ldb, beta,
+        const_cast<uint8_t*>(moved(c, c_type, i * stride_c)), c_type, ldc,
+        compute, algo);
+    if (status != kSuccess) return status;
+  }
+  return kSuccess;
+}
+
 int cublasSsyrk_v2(void* handle, int uplo, int trans, int n, int k,
                    const float* alpha, const float* a, int lda,
                    const float* beta, float* c, int ldc) {
