@@ -362,13 +362,9 @@ DeviceBytes DeviceBytesOf(const AwqScaleLossArgs& a, const DeviceTiles& tiles) {
 }
 
 DeviceBytes DeviceBytesOf(const AwqClipArgs& a, const DeviceTiles& tiles) {
-  const int64_t rows = a.weight.rows;
   const int64_t cols = a.weight.cols;
-  const int64_t groups = rows * (cols / a.grid.group_size);
-  const int64_t tile_rows =
-      std::min(std::max<int64_t>(rows, 1),
-               TileRows(tiles.clip_elements, cols * awq::kClipSteps));
-  const int64_t tests = tile_rows * awq::kClipSteps * cols;
+  const int64_t groups = a.weight.rows * (cols / a.grid.group_size);
+  const int64_t tests = tiles.clip_rows * awq::kClipSteps * cols;
   return Arrays()
       .Add(a.weight)
       .AddSquare(cols, a.second_moment_id)

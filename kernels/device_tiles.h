@@ -13,15 +13,15 @@ struct DeviceTiles {
   int64_t solve_rows;      // of GPTQ's tiles, the last one filled up
   int64_t gram_columns;    // of a product of second moments
   int64_t loss_elements;   // of AWQ's differences of a tile of rows
-  int64_t clip_elements;   // of its clip search's candidates
+  int64_t clip_rows;       // of a product of its clip search, filled up
   int64_t loss_columns;    // of a product of its losses
   int64_t loss_parts;      // partial sums of a loss
   int64_t factor_columns;  // of a block that a library factors
 };
-constexpr DeviceTiles kGpuTiles = {
-    1024, 1024, int64_t{1} << 26, int64_t{1} << 26, 1024, 512, 2048};
+constexpr DeviceTiles kGpuTiles = {1024, 1024, int64_t{1} << 26, 128, 1024,
+                                   512,  2048};
 // So that small matrices have several of each.
-constexpr DeviceTiles kEmulatedTiles = {64, 48, 3000, 20000, 64, 3, 72};
+constexpr DeviceTiles kEmulatedTiles = {64, 48, 3000, 16, 64, 3, 72};
 
 // Bytes of scratch that a library may take for blocks of a factor [size, size].
 // cuSOLVER 12.0.4 asks for 16 KiB for 2048 columns, and 160 bytes at least,

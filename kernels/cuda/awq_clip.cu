@@ -3,7 +3,8 @@
 // Equations: kernels/awq_ops.h; layouts: awq_launch.h.
 //
 // A warp has a group of a row, with one candidate (differences) or all of them
-// (choice).
+// (choice). Products always have one shape, so that no row's bytes depend on
+// how many there are.
 // Tested by tests/kernels/awq_cuda_test.cc.
 #include "kernels/cuda/awq_device.h"
 #include "kernels/cuda/awq_launch.h"
@@ -68,11 +69,18 @@ QS_KERNEL void DeltasKernel(Thread& t, NoShared&, const Params& p) {
   const AwqClipRound& a = p.args;
   const int64_t size = a.grid.group_size;
   const int64_t groups = a.weight.cols / size;
-  const int64_t tests = a.count * a.candidates;
+  const int64_t tests = kClipRows * a.candidates;
   const auto out = t.Global(a.deltas, groups * tests * size);
   ForWarpUnits(t, groups * tests, [&](int64_t unit) {
     const int64_t group = unit / tests;
-    const int64_t row = a.first + unit % tests / a.candidates;
+    const int64_t at = unit % tests / a.candidates;
+    if (at >= a.count) {
+      for (int64_t i = t.ThreadIndex() % kWarpSize; i < size; i += kWarpSize) {
+        out.Set(unit * size + i, 0.0f);
+      }
+      return;
+    }
+    const int64_t row = a.first + at;
     const int k = static_cast<int>(unit % tests % a.candidates);
     const GroupValues<Thread, T> values(t, a.weight, a.grid, a.scales, row,
                                         group * size);
@@ -93,7 +101,7 @@ QS_KERNEL void DeltasKernel(Thread& t, NoShared&, const Params& p) {
 template <class Thread>
 QS_KERNEL double ErrorOf(Thread& t, const AwqClipRound& a, int64_t test) {
   const int64_t size = a.grid.group_size;
-  const int64_t all = a.weight.cols * a.count * a.candidates;
+  const int64_t all = a.weight.cols * kClipRows * a.candidates;
   const auto deltas = t.Global(a.deltas, all);
   const auto products = t.Global(a.products, all);
   double sum = 0;
@@ -120,6 +128,7 @@ QS_KERNEL void PickKernel(Thread& t, NoShared&, const Params& p) {
     const int64_t group = unit / a.count;
     const int64_t row = a.first + unit % a.count;
     const int64_t at = row * groups + group;
+    const int64_t tests = (group * kClipRows + unit % a.count) * a.candidates;
     const GroupValues<Thread, T> values(t, a.weight, a.grid, a.scales, row,
                                         group * size);
     const awq::Limits range = WithZero(ExtremesOverWarp(
@@ -128,7 +137,7 @@ QS_KERNEL void PickKernel(Thread& t, NoShared&, const Params& p) {
     awq::Limits best = start;
     double least = a.round == 0 ? 0 : errors.Get(at);
     for (int k = 0; k < a.candidates; ++k) {
-      const double error = ErrorOf(t, a, unit * a.candidates + k);
+      const double error = ErrorOf(t, a, tests + k);
       const bool first = a.round == 0 && k == 0;
       if (!first && !(error < least)) continue;
       least = error;
@@ -149,9 +158,10 @@ QS_DEFINE_LARGE_ENTRY(PickKernel, NoShared)
 bool IsServableRound(const AwqClipRound& a) {
   return a.weight.data != nullptr && a.weight.cols >= 1 &&
          a.grid.group_size >= 1 && a.weight.cols % a.grid.group_size == 0 &&
-         a.first >= 0 && a.count >= 1 && a.first + a.count <= a.weight.rows &&
-         a.candidates >= 1 && IsPointer(a.deltas) && IsPointer(a.errors) &&
-         IsPointer(a.low) && IsPointer(a.high);
+         a.first >= 0 && a.count >= 1 && a.count <= kClipRows &&
+         a.first + a.count <= a.weight.rows && a.candidates >= 1 &&
+         IsPointer(a.deltas) && IsPointer(a.errors) && IsPointer(a.low) &&
+         IsPointer(a.high);
 }
 
 }  // namespace
@@ -171,7 +181,7 @@ int LaunchAwqClipDeltas(const AwqClipRound& args, cudaStream_t stream) {
   if (!IsServableRound(args)) return kCudaInvalidValue;
   const int64_t groups = args.weight.cols / args.grid.group_size;
   const LaunchShape shape =
-      ShapeFor(groups * args.count * args.candidates * kWarpSize);
+      ShapeFor(groups * kClipRows * args.candidates * kWarpSize);
   return WithType(args.weight.dtype, [&](auto type) {
     const RoundParams<decltype(type)> params = {args};
     return QS_LAUNCH(DeltasKernel, NoShared, params, shape.grid, shape.block,

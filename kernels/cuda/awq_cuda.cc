@@ -1,5 +1,8 @@
 // AwqOps on a device: cuts matrices into tiles of rows, differences by kernels,
 // products by the library.
+//
+// The clip search's tiles all have one shape, the last one filled up: a row's
+// limits do not depend on how many rows there are.
 // Tested by tests/kernels/awq_cuda_test.cc.
 #include "kernels/cuda/awq_cuda.h"
 
@@ -21,7 +24,6 @@ namespace {
 // factor a block of columns reads only the rows above its end: narrow ones save
 // work, wide ones fill the device. The emulation has several of both.
 constexpr int64_t kLossElements = kTiles.loss_elements;
-constexpr int64_t kClipElements = kTiles.clip_elements;
 constexpr int64_t kBlockColumns = kTiles.loss_columns;
 
 int64_t TileRows(int64_t elements, int64_t per_row) {
@@ -168,20 +170,17 @@ class ClipSearcher {
       : args_(args),
         call_(call),
         cols_(args.weight.cols),
-        size_(args.grid.group_size),
-        tile_rows_(std::min(std::max<int64_t>(args.weight.rows, 1),
-                            TileRows(kClipElements, cols_ * awq::kClipSteps))) {
-  }
+        size_(args.grid.group_size) {}
 
   absl::Status Run() {
     const int64_t rows = args_.weight.rows;
     QS_RETURN_IF_ERROR(Allocate());
-    for (int64_t first = 0; first < rows; first += tile_rows_) {
+    for (int64_t first = 0; first < rows; first += kClipRows) {
       QS_RETURN_IF_ERROR(
           call_.Check(args_.checkpoint,
                       static_cast<double>(first) / static_cast<double>(rows)));
       round_.first = first;
-      round_.count = std::min(tile_rows_, rows - first);
+      round_.count = std::min(kClipRows, rows - first);
       QS_RETURN_IF_ERROR(Round(0, awq::kClipSteps));
       if (args_.grid.rule != AwqRule::kBest) continue;
       for (int round = 1; round < awq::kClipRounds; ++round) {
@@ -198,7 +197,7 @@ class ClipSearcher {
       QS_RETURN_IF_ERROR(call_.TakeCopy(args_.scales, cols_, &scales));
     }
     QS_RETURN_IF_ERROR(call_.Take(cols_ * size_, &blocks_));
-    const int64_t tests = tile_rows_ * awq::kClipSteps * cols_;
+    const int64_t tests = kClipRows * awq::kClipSteps * cols_;
     QS_RETURN_IF_ERROR(call_.Take(tests, &round_.deltas));
     QS_RETURN_IF_ERROR(call_.Take(tests, &products_));
     QS_RETURN_IF_ERROR(
@@ -224,14 +223,15 @@ class ClipSearcher {
     // Row-major D B is column-major B^T D^T, for each group.
     GemmArgs gemm;
     gemm.m = gemm.k = size_;
-    gemm.n = round_.count * candidates;
+    gemm.n = kClipRows * candidates;
     gemm.lda = gemm.ldb = gemm.ldc = size_;
-    for (int64_t group = 0; group < cols_ / size_; ++group) {
-      gemm.a = blocks_ + group * size_ * size_;
-      gemm.b = round_.deltas + group * gemm.n * size_;
-      gemm.c = products_ + group * gemm.n * size_;
-      QS_RETURN_IF_ERROR(call_.Gemm(gemm));
-    }
+    gemm.a = blocks_;
+    gemm.b = round_.deltas;
+    gemm.c = products_;
+    gemm.batch = cols_ / size_;
+    gemm.stride_a = size_ * size_;
+    gemm.stride_b = gemm.stride_c = gemm.n * size_;
+    QS_RETURN_IF_ERROR(call_.Gemm(gemm));
     return call_.Launch("ClipSearch", [&] {
       return LaunchAwqClipPick(round_, call_.stream());
     });
@@ -241,7 +241,6 @@ class ClipSearcher {
   SolverCall& call_;
   const int64_t cols_;
   const int64_t size_;
-  const int64_t tile_rows_;
   float* blocks_ = nullptr;
   float* products_ = nullptr;
   AwqClipRound round_;

@@ -13,6 +13,8 @@ namespace qs::cuda {
 
 // Partial sums of a loss, always as many.
 constexpr int64_t kLossParts = kTiles.loss_parts;
+// Rows of the clip search's products, always as many.
+constexpr int64_t kClipRows = kTiles.clip_rows;
 
 // R(max |w| of a row's group + 1e-6).
 struct AwqDivisorArgs {
@@ -84,7 +86,8 @@ struct AwqBlockArgs {
 };
 int LaunchAwqBlocks(const AwqBlockArgs& args, cudaStream_t stream);
 
-// One round of the clip search on rows [first, first + count).
+// One round of the clip search on rows [first, first + count), at most
+// kClipRows.
 struct AwqClipRound {
   TensorView weight;
   AwqGridSpec grid;
@@ -93,8 +96,8 @@ struct AwqClipRound {
   int64_t count = 0;
   int round = 0;
   int candidates = 0;
-  // Both [groups, count * candidates, group_size].
-  float* deltas = nullptr;  // Q(clamp(w)) - w
+  // Both [groups, kClipRows * candidates, group_size].
+  float* deltas = nullptr;  // Q(clamp(w)) - w; of rows behind the last one 0
   const float* products = nullptr;
   double* errors = nullptr;  // in, out, [rows, groups]
   float* low = nullptr;      // in, out, likewise: the best limits so far

@@ -3,11 +3,17 @@
 // same bytes in every order of threads.
 #include "kernels/cuda/awq_cuda.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <set>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cuda/awq_device.h"
+#include "kernels/cuda/awq_launch.h"
+#include "kernels/cuda/blas_emulated.h"
 #include "tests/testing/awq_cases.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/emulated_backend.h"
@@ -161,6 +167,76 @@ TEST_CASE("no order of threads changes a byte") {
       CHECK(RunLosses(device, c, false, 2) == through_h);
       CHECK(RunClip(device, c) == limits);
     }
+  }
+}
+
+using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+
+// Plain loops, and which shapes of products they were asked for.
+class SeenBlas final : public cuda::Blas {
+ public:
+  explicit SeenBlas(std::set<Shape>* seen) : seen_(*seen) {}
+  std::string description() const override { return "seen"; }
+  absl::Status Gemm(const cuda::GemmArgs& g, cudaStream_t stream) override {
+    seen_.insert({g.m, g.n, g.k, g.batch});
+    return blas_->Gemm(g, stream);
+  }
+  absl::Status Syrk(const cuda::SyrkArgs& s, cudaStream_t stream) override {
+    return blas_->Syrk(s, stream);
+  }
+  absl::Status Trsm(const cuda::TrsmArgs& t, cudaStream_t stream) override {
+    return blas_->Trsm(t, stream);
+  }
+
+ private:
+  std::set<Shape>& seen_;
+  const std::unique_ptr<cuda::Blas> blas_ = cuda::NewEmulatedBlasAlone();
+};
+
+// Rows [first, first + rows), and the shapes of products that they took.
+Limits ClipRows(const Case& c, int64_t first, int64_t rows,
+                std::set<Shape>* seen) {
+  cuda::EmulatedAwq ops(std::make_unique<SeenBlas>(seen));
+  Stream stream;
+  const int64_t groups = c.input.n / c.grid.group_size;
+  Limits limits;
+  limits.low.resize(static_cast<size_t>(rows * groups));
+  limits.high.resize(limits.low.size());
+  AwqClipArgs args;
+  args.weight = c.weight.View(c.rows);
+  args.weight.data = static_cast<const uint8_t*>(args.weight.data) +
+                     first * c.input.n * DTypeBytes(args.weight.dtype);
+  args.weight.rows = rows;
+  args.grid = c.grid;
+  args.second_moment = c.input.moment.data();
+  args.low = limits.low.data();
+  args.high = limits.high.data();
+  REQUIRE(ops.ClipSearch(args, stream).ok());
+  return limits;
+}
+
+// A library may multiply another way where there are more rows.
+TEST_CASE("a row's clip limits do not depend on the rows beside it") {
+  constexpr int64_t kCols = 64, kRows = 2 * cuda::kClipRows + 3;
+  const Input input(kCols, 100, 3);
+  const TestTensor weight =
+      TestTensor::Make(DType::kBF16, kRows * kCols, Kind::kGauss, 5);
+  for (const AwqRule rule : {AwqRule::kAutoAwq, AwqRule::kBest}) {
+    const Case c{weight, input, kRows, {4, 32, false, rule, DType::kBF16}};
+    std::set<Shape> whole_shapes, part_shapes;
+    const Limits whole = ClipRows(c, 0, kRows, &whole_shapes);
+    CHECK(whole_shapes.size() == (rule == AwqRule::kBest ? 2 : 1));
+    for (const int64_t rows : {1, 5, 16, 17}) {
+      Limits parts;
+      for (int64_t first = 0; first < kRows; first += rows) {
+        const Limits part =
+            ClipRows(c, first, std::min(rows, kRows - first), &part_shapes);
+        parts.low.insert(parts.low.end(), part.low.begin(), part.low.end());
+        parts.high.insert(parts.high.end(), part.high.begin(), part.high.end());
+      }
+      CHECK(parts == whole);
+    }
+    CHECK(part_shapes == whole_shapes);
   }
 }
 

@@ -3,6 +3,7 @@
 #define QS_TESTS_TESTING_EMULATED_AWQ_H_
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/awq_cuda.h"
@@ -12,7 +13,9 @@ namespace qs::cuda {
 
 class EmulatedAwq final : public AwqOps {
  public:
-  EmulatedAwq() : ops_(NewAwqCuda(solver_.workspace(), solver_.blas())) {}
+  explicit EmulatedAwq(std::unique_ptr<Blas> blas = NewEmulatedBlas())
+      : solver_(std::move(blas)),
+        ops_(NewAwqCuda(solver_.workspace(), solver_.blas())) {}
 
   absl::Status Statistics(const AwqStatisticsArgs& host, Stream&) override {
     return solver_.Do([&](StagedCall& call) {
@@ -42,8 +45,7 @@ class EmulatedAwq final : public AwqOps {
     return solver_.Do([&](StagedCall& call) {
       AwqClipArgs args = host;
       const int64_t cols = host.weight.cols;
-      const int64_t groups =
-          host.weight.num_elements() / host.grid.group_size;
+      const int64_t groups = host.weight.num_elements() / host.grid.group_size;
       args.weight = call.In(host.weight);
       args.second_moment = call.In(host.second_moment, cols * cols);
       args.low = call.Out(host.low, groups);
