@@ -97,7 +97,7 @@ struct NestedRefineArgs {
   float* absmax = nullptr;    // [num_blocks] in: kNone's; out: decoded
   uint8_t* packed = nullptr;  // [(n + 1) / 2] in: kNone's; out: chosen
   // Out: the absmax that `packed` is coded by, [num_blocks]: the decoded one;
-  // kNone's where its codes stay; 0 where they are zeros.
+  // kNone's where its codes stay; -1 where they are zeros, whatever is decoded.
   float* coded_by = nullptr;
 };
 

@@ -9,6 +9,7 @@
 #define QS_KERNELS_NF4_VERIFY_OPS_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "kernels/base/tensor_view.h"
 #include "kernels/nf4_ops.h"
@@ -23,6 +24,9 @@ struct Nf4VerifyArgs {
   Codebook codebook = Codebook::kNf4;
   const uint8_t* packed = nullptr;
   const float* absmax = nullptr;
+  // With double quantization, where a reader multiplies by another absmax: the
+  // rule of the Encode.
+  std::optional<Nf4Rule> nested_rule = std::nullopt;
 };
 
 // The flat index of the first weight whose code is wrong, -1 where none is; the
@@ -35,6 +39,12 @@ struct Nf4VerifyArgs {
 // float32's normal numbers; above 2^126, where CUDA's rule has no reciprocal,
 // any code of level 0. Differences below 2^-125 are none. The nibble behind an
 // odd number of weights is one of level 0, or 0.
+//
+// What is nothing by an absmax at or near 0 may be much by a reader's. So with
+// a nested_rule a code has to be the rule's there, too: where absmax is 0, no
+// weight is a normal number, and the code is 0 by kCuda, one of level 0 by
+// kCpu; elsewhere the smallest difference counts, while kCuda takes weights
+// below the normal numbers as 0, and kCpu an absmax below 1e-38 as 1e-38.
 int64_t FindWrongNf4Code(const Nf4VerifyArgs& args);
 
 }  // namespace qs

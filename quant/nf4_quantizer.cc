@@ -223,8 +223,14 @@ absl::Status Nf4Quantizer::Decode(const Slice& slice, Backend& backend) const {
 
 absl::Status Nf4Quantizer::Check(const Slice& slice,
                                  const float* absmax) const {
-  const int64_t wrong = FindWrongNf4Code(
-      {slice.weight, nf4_.block_size, nf4_.codebook, slice.packed, absmax});
+  Nf4VerifyArgs args;
+  args.weight = slice.weight;
+  args.block_size = nf4_.block_size;
+  args.codebook = nf4_.codebook;
+  args.packed = slice.packed;
+  args.absmax = absmax;
+  if (nf4_.double_quant) args.nested_rule = nf4_.rule;
+  const int64_t wrong = FindWrongNf4Code(args);
   return wrong < 0 ? absl::OkStatus() : VerificationError(slice.begin + wrong);
 }
 

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/nf4_ops.h"
+
 namespace qs::nf4 {
 
 // In units of absmax, on either side of the middle between two levels. The
@@ -19,12 +21,15 @@ constexpr float kIntervalTiny = 0x1p-125f;
 constexpr float kSmallestNormal = 0x1p-126f;
 // Up to here CUDA's rule has a normal reciprocal; above it all codes are zeros.
 constexpr float kLastReciprocal = 0x1p126f;
+// What the CPU's rule divides by at least.
+constexpr float kLeastCpuUnit = 1e-38f;
 
 // By code, 0 to 15, for an absmax of 1; the ends are infinite.
 struct CodeIntervals {
   explicit CodeIntervals(const float* levels) {
     for (int c = 0; c < 16; ++c) {
       zero[c] = levels[c] == 0;
+      if (levels[c] == 0 && zero_code < 0) zero_code = c;
       low[c] = -std::numeric_limits<float>::infinity();
       high[c] = std::numeric_limits<float>::infinity();
       // Of the sixteen codes two of FP4's have the same level.
@@ -38,7 +43,7 @@ struct CodeIntervals {
     }
   }
 
-  // As nf4_verify_ops.h defines a right code.
+  // As nf4_verify_ops.h defines a right code without a nested_rule.
   bool Fits(int code, float w, float absmax) const {
     if (!(absmax > 0)) {
       return zero[code] || (absmax == 0 && std::fabs(w) < kSmallestNormal);
@@ -48,9 +53,23 @@ struct CodeIntervals {
            (absmax > kLastReciprocal && zero[code]);
   }
 
+  // And with one. In doubles, in which a small absmax has intervals, too.
+  bool FitsRule(Nf4Rule rule, int code, float w, float absmax) const {
+    const bool cuda = rule == Nf4Rule::kCuda;
+    const bool nothing = std::fabs(w) < kSmallestNormal;
+    if (absmax == 0) return nothing && (cuda ? code == 0 : zero[code]);
+    if (!(absmax > 0 && absmax <= kLastReciprocal)) {
+      return Fits(code, w, absmax);
+    }
+    const double unit = cuda ? absmax : std::max(absmax, kLeastCpuUnit);
+    const double value = cuda && nothing ? 0 : w;
+    return value >= low[code] * unit && value <= high[code] * unit;
+  }
+
   alignas(64) float low[16];
   alignas(64) float high[16];
   bool zero[16];
+  int zero_code = -1;  // the first of them
 };
 
 inline int NibbleAt(const uint8_t* packed, int64_t i) {

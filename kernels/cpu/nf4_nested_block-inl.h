@@ -60,7 +60,7 @@ class Refining {
       args_.coded_by[b] = args_.absmax[b];
       args_.absmax[b] = decoded;
     }
-    if (zeros) args_.coded_by[b] = 0.0f;
+    if (zeros) args_.coded_by[b] = -1.0f;
     return zeros;
   }
   void Take(int64_t b, const NestedTry& taken) const {

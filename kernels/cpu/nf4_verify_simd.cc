@@ -133,12 +133,18 @@ class Verifier {
     for (int64_t i = first * args_.block_size; i < end; ++i) {
       T element;  // at any address
       std::memcpy(static_cast<void*>(&element), weight_ + i, sizeof(T));
-      if (!intervals_.Fits(NibbleAt(args_.packed, i), LoadOne<T>(&element, 0),
-                           args_.absmax[i / args_.block_size])) {
+      if (!IsRight(NibbleAt(args_.packed, i), LoadOne<T>(&element, 0),
+                   args_.absmax[i / args_.block_size])) {
         return i;
       }
     }
     return -1;
+  }
+
+  bool IsRight(int code, float w, float absmax) const {
+    return args_.nested_rule
+               ? intervals_.FitsRule(*args_.nested_rule, code, w, absmax)
+               : intervals_.Fits(code, w, absmax);
   }
 
   // Whether all is well in blocks [first, last); where it is not, FirstWrong
@@ -169,11 +175,31 @@ class Verifier {
     return b < full_blocks_ && bits - kLeast <= kMost - kLeast;
   }
 
-  // Full and without anything that a code could miss: pruned weights.
+  // Full, and all of it as it must be: pruned weights, or zeros of
+  // NestedRefine.
   bool Empty(int64_t b) const {
-    return args_.absmax[b] == 0 && b < full_blocks_ &&
-           MaxAbs32(weight_ + b * args_.block_size, args_.block_size) <
-               kSmallestNormal;
+    if (b >= full_blocks_) return false;
+    const float absmax = args_.absmax[b];
+    if (absmax < 0) return IsFilled(b, intervals_.zero_code);
+    if (absmax != 0) return false;
+    const bool cuda = args_.nested_rule == Nf4Rule::kCuda;
+    return MaxAbs32(weight_ + b * args_.block_size, args_.block_size) <
+               kSmallestNormal &&
+           (!args_.nested_rule || IsFilled(b, cuda ? 0 : intervals_.zero_code));
+  }
+
+  // Whether all of a full block's codes are `code`.
+  bool IsFilled(int64_t b, int code) const {
+    const int64_t count = args_.block_size / 2;
+    const uint8_t* packed = args_.packed + b * count;
+    const uint64_t filled = 0x1111111111111111u * static_cast<uint64_t>(code);
+    uint64_t different = 0;
+    for (int64_t i = 0; i < count; i += 8) {
+      uint64_t codes;
+      std::memcpy(&codes, packed + i, sizeof(codes));
+      different |= codes ^ filled;
+    }
+    return different == 0;
   }
 
   // Whether all is well in ordinary blocks.

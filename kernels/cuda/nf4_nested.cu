@@ -205,7 +205,7 @@ QS_KERNEL void StoreNone(const Thread& t, const Params& a, const Memory& memory,
     }
     memory.absmax.Set(block.index,
                       moved ? tries.nearest.absmax : block.decoded);
-    memory.coded_by.Set(block.index, block.zeros ? 0.0f : block.absmax);
+    memory.coded_by.Set(block.index, block.zeros ? -1.0f : block.absmax);
   }
   if (!block.zeros) return;
   const uint32_t zero = a.midpoints.zero_codes & 15u;

@@ -94,7 +94,7 @@ class BlockRefiner {
     none.rewritten =
         size == 0 ||
         (size >= kLeast && (none.absmax < 0 || none.absmax >= 64 * absmax));
-    none.coded_by = none.rewritten ? 0.0f : absmax;
+    none.coded_by = none.rewritten ? -1.0f : absmax;
     none.codes = none.rewritten ? std::vector<uint8_t>(weight_.size(),
                                                        midpoints_.zero_code)
                                 : given_;

@@ -96,7 +96,8 @@ void CheckCase(Backend& backend, const GoldenFile& file,
              block_size,
              codebook,
              got.packed.data(),
-             got.absmax.data()}) == -1);
+             got.absmax.data(),
+             rule}) == -1);
   if (golden.at("double_quant")) {
     CHECK(SameBytes(got.absmax, file.tensors.at(prefix + ".absmax_plain")));
     CheckNested(backend, file, prefix, rule, got.absmax);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,11 @@ struct Coded {
   Codebook codebook;
   std::vector<uint8_t> packed;
   std::vector<float> absmax;
+  std::optional<Nf4Rule> nested_rule = std::nullopt;
 
   int64_t FindWrong() const {
-    return FindWrongNf4Code(
-        {weight.View(), block_size, codebook, packed.data(), absmax.data()});
+    return FindWrongNf4Code({weight.View(), block_size, codebook, packed.data(),
+                             absmax.data(), nested_rule});
   }
   int Code(int64_t i) const {
     return packed[static_cast<size_t>(i / 2)] >> (i % 2 == 0 ? 4 : 0) & 15;
@@ -220,6 +222,82 @@ TEST_CASE("a weight in a block whose absmax is 0, wherever it stands") {
         }
       });
     }
+  }
+}
+
+TEST_CASE("with double quantization blocks of zeros have their rule's codes") {
+  for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+    for (const Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+      const TestTensor weight(DType::kBF16, 4 * 64 + 21);
+      Coded c = Encode(weight, 64, codebook, rule);
+      c.nested_rule = rule;
+      ForTargets([&] {
+        CHECK(c.FindWrong() == -1);
+        for (int64_t i = 0; i < weight.count(); ++i) {
+          const int before = c.Code(i);
+          for (int code = 0; code < 16; ++code) {
+            const bool right = rule == Nf4Rule::kCuda
+                                   ? code == 0
+                                   : CodebookLevels(codebook)[code] == 0;
+            c.SetCode(i, code);
+            CHECK(c.FindWrong() == (right ? -1 : i));
+          }
+          c.SetCode(i, before);
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("... and so have blocks of next to nothing") {
+  for (const Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+    for (const float size : {0x1p-102f, 0x1p-123f, 0x1p-126f, 0x1p-128f}) {
+      TestTensor weight = TestTensor::Make(
+          DType::kF32, 2 * 64 + 9, Kind::kGauss, rule == Nf4Rule::kCuda);
+      for (int64_t i = 0; i < weight.count(); ++i) {
+        StoreFromFloat(weight.data(), DType::kF32, i, weight.at(i) * size);
+      }
+      Coded c = Encode(weight, 64, Codebook::kNf4, rule);
+      c.nested_rule = rule;
+      INFO("size " << size);
+      ForTargets([&] { CHECK(c.FindWrong() == -1); });
+      for (int64_t i = 0; i < weight.count(); ++i) {
+        const float absmax = c.absmax[static_cast<size_t>(i / 64)];
+        if (absmax < 0x1p-126f && rule == Nf4Rule::kCuda) continue;
+        const bool flushed =
+            rule == Nf4Rule::kCuda && std::fabs(weight.at(i)) < 0x1p-126f;
+        const double w = flushed ? 0 : weight.at(i);
+        const double unit =
+            rule == Nf4Rule::kCpu ? std::max(absmax, 1e-38f) : absmax;
+        const int right = c.Code(i);
+        for (int code = 0; code < 16; ++code) {
+          const double nearer = Nearer(c.codebook, code, w, unit);
+          if (std::fabs(nearer / kAllowed - 1) < 0.1) continue;
+          c.SetCode(i, code);
+          CHECK(c.FindWrong() == (nearer < kAllowed ? -1 : i));
+        }
+        c.SetCode(i, right);
+      }
+    }
+  }
+}
+
+TEST_CASE("a code that is not of zero in a block of zeros, whatever it is of") {
+  for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+    const TestTensor weight =
+        TestTensor::Make(DType::kF16, 4 * 64 + 20, Kind::kGauss, 9);
+    Coded c = Encode(weight, 64, codebook);
+    const int zero = codebook == Codebook::kNf4 ? 7 : 0;
+    std::fill(c.packed.begin(), c.packed.end(), zero * 0x11);
+    std::fill(c.absmax.begin(), c.absmax.end(), -1.0f);
+    ForTargets([&] {
+      CHECK(c.FindWrong() == -1);
+      for (int64_t i = 0; i < weight.count(); ++i) {
+        c.SetCode(i, 15);
+        CHECK(c.FindWrong() == i);
+        c.SetCode(i, zero);
+      }
+    });
   }
 }
 

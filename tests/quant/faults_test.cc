@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "kernels/base/status_macros.h"
 #include "quant/quantizer_base.h"
 #include "quant/tensor_quantizer.h"
 #include "tests/quant/tensor_data.h"
@@ -213,6 +214,65 @@ TEST_CASE("... nor does one of the second round") {
     };
     INFO(place);
     REQUIRE(absl::IsInternal(q->RerunTile(0, backend)));
+  }
+}
+
+// Weights with blocks of zeros, which double quantization gives an absmax that
+// is not 0.
+std::vector<uint8_t> Pruned(int64_t count, DType dtype) {
+  auto bytes = Gaussian(count, dtype, 27);
+  for (int64_t i = 0; i < count; ++i) {
+    if (i / 64 % 3 == 1) StoreFromFloat(bytes.data(), dtype, i, 0);
+  }
+  return bytes;
+}
+
+// To a level that is not 0, whatever code of 0 was there.
+void BreakCode(uint8_t* packed, int64_t i) {
+  packed[i / 2] = static_cast<uint8_t>(i % 2 == 0 ? packed[i / 2] | 0xf0
+                                                  : packed[i / 2] | 0x0f);
+}
+
+TEST_CASE("... nor does one of a pruned block") {
+  HookedBackend backend;
+  constexpr int64_t kCount = 8 * 64 - 1;  // the last block is pruned, and short
+  for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+    for (const Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+      for (const Profile profile : {Profile::kReference, Profile::kBest}) {
+        QuantSpec spec = PresetSpec("NF4-dq", profile);
+        std::get<Nf4Spec>(spec.method).codebook = codebook;
+        std::get<Nf4Spec>(spec.method).rule = rule;
+        const auto q = MakeQuantizer(spec, {kName, DType::kBF16, {kCount}},
+                                     Pruned(kCount, DType::kBF16));
+        int64_t place = -1;
+        const auto run = [&] {
+          backend.hooks = {};
+          if (profile == Profile::kReference) {
+            backend.hooks.nf4_encoded = [&](const Nf4EncodeArgs& a) {
+              *a.first_non_finite = -1;
+              if (place >= 0) BreakCode(a.packed, place);
+              return absl::OkStatus();
+            };
+          }
+          backend.hooks.nested_refined = [&](const NestedRefineArgs& a) {
+            if (place >= 0) BreakCode(a.packed, place);
+          };
+          QS_RETURN_IF_ERROR(q->RunTile(0, backend));
+          QS_RETURN_IF_ERROR(q->BetweenRounds(backend));
+          return q->RerunTile(0, backend);
+        };
+        INFO((codebook == Codebook::kNf4 ? "NF4" : "FP4")
+             << (rule == Nf4Rule::kCuda ? ", cuda" : ", cpu")
+             << (profile == Profile::kBest ? ", BEST" : ""));
+        REQUIRE(run().ok());
+        for (place = 0; place < kCount; ++place) {
+          if (place / 64 % 3 != 1) continue;
+          const absl::Status status = run();
+          INFO("code " << place << ": " << status.ToString());
+          REQUIRE(absl::IsInternal(status));
+        }
+      }
+    }
   }
 }
 

@@ -69,8 +69,12 @@ struct Nf4Result {
 // No code that an operation gives may be taken for a wrong one.
 inline void CheckReadsBack(const Nf4Case& c, const std::vector<uint8_t>& packed,
                            const std::vector<float>& absmax) {
-  REQUIRE(FindWrongNf4Code({c.weight.View(), c.block_size, c.codebook,
-                            packed.data(), absmax.data()}) == -1);
+  Nf4VerifyArgs args = {c.weight.View(), c.block_size, c.codebook,
+                        packed.data(), absmax.data()};
+  REQUIRE(FindWrongNf4Code(args) == -1);
+  if (c.search != Nf4Search::kNone) return;
+  args.nested_rule = c.rule;
+  REQUIRE(FindWrongNf4Code(args) == -1);
 }
 
 inline Nf4Result RunNf4(Nf4Ops& ops, const Nf4Case& c) {
