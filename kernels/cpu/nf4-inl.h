@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/nf4_math.h"
@@ -84,6 +85,8 @@ class Table16 {
 
 class CountRanker {
  public:
+  // Up to which |t| it may be asked; Clamp makes any t such.
+  static constexpr float kReach = std::numeric_limits<float>::infinity();
   explicit CountRanker(const RankTable& table) {
     std::copy_n(table.bounds, 15, bounds_);
   }
@@ -107,6 +110,7 @@ class CountRanker {
 // REQUIRES: NF4, whose thresholds are further apart than a bin.
 class BinRanker {
  public:
+  static constexpr float kReach = 1.0f;
   explicit BinRanker(const RankTable& table) {
     alignas(64) float bounds[32];
     alignas(64) int32_t base[32] = {};
@@ -152,6 +156,7 @@ class BinRanker {
 // REQUIRES: NF4. Above the rank's four bits is what is left of a float.
 class CurveRanker {
  public:
+  static constexpr float kReach = 1.6f;
   explicit CurveRanker(const RankTable& table) {
     // Below zero are bins 0 to 7, from zero on 7 to 14: either way the lowest
     // three bits tell them apart.
@@ -176,10 +181,11 @@ class CurveRanker {
  private:
   // t (slope - bend |t|) + 7, rounded to an integer by the size of the offset
   // and left in the low bits of the sum. The curve passes threshold k within
-  // 0.468 of k, and is -0.465 at -1 and 14.465 at 1: every end of a bin is a
-  // thousand times as far from them as rounding could move it.
-  static constexpr float kSlope = 11.91f;
-  static constexpr float kBend = 4.445f;
+  // 0.474 of k. From 1 to kReach, either side, it rises no higher than 7.473
+  // and falls no lower than 6.825: every end of a bin is a thousand times as
+  // far from all of these as rounding could move it.
+  static constexpr float kSlope = 12.09f;
+  static constexpr float kBend = 4.89f;
   static constexpr float kOffset = 0x1.8p23f + 7.0f;
   alignas(32) float below_[8];
   alignas(32) float above_[8];

@@ -55,7 +55,7 @@ class RefineBatch {
     BatchTries tries;
     levels_.MakeTries(max_abs, none_codes, fitted, &tries);
     float errors[kSets][kBatch];
-    Errors(first, count, tries, errors);
+    Errors(first, count, max_abs, tries, errors);
     BatchChoices choices;
     ChooseTries(tries, errors, block_size_, &choices);
     for (int64_t b = 0; b < count; ++b) {
@@ -88,7 +88,7 @@ class RefineBatch {
   HWY_INLINE void Take(int64_t block, int64_t b, const BatchTries& tries,
                        int which) {
     refining_.Take(block, tries.Get(b, which));
-    PackRanks(midpoints_.codes, ranks_[which] + b * block_size_, block_size_,
+    PackRanks(midpoints_.codes, search_.Ranks(which, b), block_size_,
               Packed(block));
   }
 
@@ -97,7 +97,7 @@ class RefineBatch {
                            const float (&errors)[kSets][kBatch]) {
     const int which = errors[2][b] < errors[1][b] ? 1 : 0;
     NestedBest best = {tries.Get(b, which), errors[1 + which][b]};
-    int32_t* ranks = ranks_[which] + b * block_size_;
+    int32_t* ranks = search_.Ranks(which, b);
     if (tries.wide[b] != 0 && OfferWide(block, b, &best)) {
       Rank(best.best, b, ranks);
     }
@@ -113,10 +113,12 @@ class RefineBatch {
   }
 
   // errors[..][b] are those of block `first` + b.
-  HWY_INLINE void Errors(int64_t first, int64_t count, const BatchTries& tries,
+  HWY_INLINE void Errors(int64_t first, int64_t count,
+                         const float (&max_abs)[kBatch],
+                         const BatchTries& tries,
                          float (&errors)[kSets][kBatch]) {
     for (int which = 0; which < 2; ++which) {
-      search_.RankAll(tries.absmax[which], ranks_[which]);
+      search_.RankAll(max_abs, tries.absmax[which], which);
     }
     PartialSums<kSets> sums(count);
     for (int64_t b = 0; b < count; ++b) {
@@ -144,11 +146,11 @@ class RefineBatch {
 
   // One block's sums, of what is packed already and of the two tries' ranks.
   HWY_INLINE void AddErrors(const uint8_t* packed, const BatchTries& tries,
-                            int64_t b, VF (&errors)[kSets][kParts]) const {
+                            int64_t b, VF (&errors)[kSets][kParts]) {
     const int64_t block_size = block_size_;  // in a register
     const float* values = Values(b);
-    const int32_t* near_ranks = ranks_[0] + b * block_size;
-    const int32_t* other_ranks = ranks_[1] + b * block_size;
+    const int32_t* near_ranks = search_.Ranks(0, b);
+    const int32_t* other_ranks = search_.Ranks(1, b);
     // All that a block decodes to, 16 values each.
     const auto none =
         Table16::Decoded<T>(refining_.tables().levels_by_code, tries.none[b]);
@@ -216,8 +218,7 @@ class RefineBatch {
   const Coder<kFp4> midpoints_;
   BatchSearch<kFp4> search_;
   RunLevels levels_;
-  int64_t run_ = -1;                    // that levels_ are of
-  alignas(64) int32_t ranks_[2][4096];  // of the two tries' elements
+  int64_t run_ = -1;  // that levels_ are of
 };
 #endif  // HWY_TARGET != HWY_SCALAR
 

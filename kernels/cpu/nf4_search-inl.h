@@ -95,19 +95,25 @@ class BatchSearch {
     alignas(64) float ratios[kBatch];
     Ratios(ratios);
     for (int64_t b = 0; b < kBatch; ++b) fitted[b] = ratios[b] * max_abs[b];
-    Fit(fitted);
+    Fit(max_abs, fitted);
     KeepInRange(max_abs, fitted);
   }
-  // The ranks of all elements for each block's absmax.
-  HWY_INLINE void RankAll(const float (&absmax)[kBatch], int32_t* ranks) const {
-    RankBy<true>(coder_.ranker, absmax, ranks);
+  // The ranks of all elements for each block's absmax, in one of two places
+  // that FitAll uses, too.
+  HWY_INLINE void RankAll(const float (&max_abs)[kBatch],
+                          const float (&absmax)[kBatch], int place) {
+    RankBy(coder_.ranker, max_abs, absmax, ranks_[place]);
+  }
+  HWY_INLINE int32_t* Ranks(int place, int64_t block) {
+    return ranks_[place] + block * block_size_;
   }
   // The elements of the blocks that were last fitted.
   const float* values() const { return values_; }
 
   // The nibbles of a block whose absmax the last Run has changed.
   HWY_INLINE void Pack(int64_t block, uint8_t* packed) const {
-    PackRanks(coder_.codes, ranks_ + block * block_size_, block_size_, packed);
+    PackRanks(coder_.codes, ranks_[0] + block * block_size_, block_size_,
+              packed);
   }
 
  private:
@@ -164,14 +170,14 @@ class BatchSearch {
   }
 
   // absmax[b] = sum(w L) / sum(L L) for the levels that it gives.
-  HWY_INLINE void Fit(float (&absmax)[kBatch]) {
-    RankAll(absmax, ranks_);
+  HWY_INLINE void Fit(const float (&max_abs)[kBatch], float (&absmax)[kBatch]) {
+    RankAll(max_abs, absmax, 0);
     const auto levels = coder_.levels;  // in registers, not behind a pointer
     const int64_t block_size = block_size_;
     PartialSums<2> sums(count_);
     for (int64_t b = 0; b < count_; ++b) {
       const float* w = values_ + b * block_size;
-      const int32_t* ranks = ranks_ + b * block_size;
+      const int32_t* ranks = Ranks(0, b);
       VF cross[kParts];
       VF square[kParts];
       for (VF& sum : cross) sum = hn::Zero(DF());
@@ -203,16 +209,16 @@ class BatchSearch {
                           float (&best)[kBatch]) {
     // What the rule does to subnormal elements has no place here: they decode
     // to 0.
-    RankBy<false>(rule_.ranker, max_abs, none_ranks_);
-    RankAll(fitted, ranks_);
+    RankBy(rule_.ranker, max_abs, max_abs, ranks_[1]);
+    RankAll(max_abs, fitted, 0);
     PartialSums<2> sums(count_);
     for (int64_t b = 0; b < count_; ++b) {
       VF none[kParts];
       VF found[kParts];
-      const int64_t begin = b * block_size_;
-      AddErrors(values_ + begin, none_ranks_ + begin, block_size_,
+      const float* w = values_ + b * block_size_;
+      AddErrors(w, Ranks(1, b), block_size_,
                 Table16::Decoded<T>(levels_, max_abs[b]), none);
-      AddErrors(values_ + begin, ranks_ + begin, block_size_,
+      AddErrors(w, Ranks(0, b), block_size_,
                 Table16::Decoded<T>(levels_, fitted[b]), found);
       sums.Set(0, b, none);
       sums.Set(1, b, found);
@@ -229,25 +235,36 @@ class BatchSearch {
   // All elements' ranks, of each block's by its factor 1 / absmax. Apart from
   // what is done with the ranks: a core sees further ahead in two short chains
   // of operations than in one of both.
-  template <bool kClamp, class AnyRanker>
-  HWY_INLINE void RankBy(const AnyRanker& any_ranker,
+  HWY_INLINE void RankBy(const Ranker<kFp4>& any_ranker,
+                         const float (&max_abs)[kBatch],
                          const float (&absmax)[kBatch], int32_t* ranks) const {
     const auto ranker = any_ranker;  // in registers, not behind a pointer
-    const int64_t block_size = block_size_;
     alignas(64) float factors[kBatch];
     const hn::CappedTag<float, kBatch> d;
     for (int64_t b = 0; b < kBatch; b += hn::MaxLanes(d)) {
       hn::Store(hn::Div(hn::Set(d, 1.0f), hn::LoadU(d, absmax + b)), d,
                 factors + b);
     }
-    const float* w = values_;
+    constexpr float kReach = Ranker<kFp4>::kReach;
     for (int64_t b = 0; b < count_; ++b) {
-      const VF factor = hn::Set(DF(), factors[b]);
-      for (int64_t i = 0; i < block_size; i += 32, w += 32, ranks += 32) {
-        for (int64_t k = 0; k < 32; k += kLanes) {
-          const VF t = hn::Mul(hn::Load(DF(), w + k), factor);
-          hn::Store(ranker.Rank(kClamp ? Clamp(t) : t), DI(), ranks + k);
-        }
+      // Where most blocks have to be clamped a branch would cost more.
+      if (kReach > 1.0f && max_abs[b] <= kReach * absmax[b]) {
+        RankBlock<false>(ranker, b, factors[b], ranks);
+      } else {
+        RankBlock<true>(ranker, b, factors[b], ranks);
+      }
+    }
+  }
+
+  template <bool kClamp>
+  HWY_INLINE void RankBlock(const Ranker<kFp4>& ranker, int64_t block,
+                            float factor, int32_t* ranks) const {
+    const VF factors = hn::Set(DF(), factor);
+    const int64_t end = (block + 1) * block_size_;
+    for (int64_t i = block * block_size_; i < end; i += 32) {
+      for (int64_t k = i; k < i + 32; k += kLanes) {
+        const VF t = hn::Mul(hn::Load(DF(), values_ + k), factors);
+        hn::Store(ranker.Rank(kClamp ? Clamp(t) : t), DI(), ranks + k);
       }
     }
   }
@@ -260,8 +277,7 @@ class BatchSearch {
   int64_t count_ = 0;
   alignas(64) float values_[4096];
   alignas(64) uint16_t offsets_[4096];  // of rows, bytes
-  alignas(64) int32_t ranks_[4096];
-  alignas(64) int32_t none_ranks_[4096];
+  alignas(64) int32_t ranks_[2][4096];
 };
 #endif  // HWY_TARGET != HWY_SCALAR
 
