@@ -262,9 +262,9 @@ class BatchSearch {
     const VF factors = hn::Set(DF(), factor);
     const int64_t end = (block + 1) * block_size_;
     for (int64_t i = block * block_size_; i < end; i += 32) {
-      for (int64_t k = i; k < i + 32; k += kLanes) {
-        const VF t = hn::Mul(hn::Load(DF(), values_ + k), factors);
-        hn::Store(ranker.Rank(kClamp ? Clamp(t) : t), DI(), ranks + k);
+      for (int64_t k = 0; k < 32; k += kLanes) {
+        const VF t = hn::Mul(hn::Load(DF(), values_ + i + k), factors);
+        hn::Store(ranker.Rank(kClamp ? Clamp(t) : t), DI(), ranks + i + k);
       }
     }
   }
