@@ -59,11 +59,11 @@ float Nest(Backend& backend, Data& data) {
 
 // BEST's second round: from REFERENCE's codes the first time, and from its own,
 // which take as long, later.
-void Refine(Backend& backend, Data& data, float offset) {
+void Refine(Backend& backend, Data& data, Codebook codebook, float offset) {
   std::memcpy(data.codes.data(), data.rule_codes.data(), kBlocks);
   std::memcpy(data.decoded_absmax.data(), data.absmax.data(), kBlocks * 4);
   (void)backend.nf4().NestedRefine(
-      {data.View(), kBlock, Codebook::kNf4, 0, data.nested.As<float>(), &offset,
+      {data.View(), kBlock, codebook, 0, data.nested.As<float>(), &offset,
        data.codes.data(), data.decoded_absmax.As<float>(), data.packed.data(),
        data.coded_by.As<float>()},
       backend.stream());
@@ -108,10 +108,14 @@ void Rows(Bench& bench, Backend& backend, Data& data,
   Encode(backend, data, Codebook::kNf4, Nf4Search::kNone);
   row("verify", kEncodeBytes, [&] { Verify(data); });
   row("nested_encode", kBlocks * 5, [&] { Nest(backend, data); });
-  Encode(backend, data, Codebook::kNf4, Nf4Search::kNone);
-  const float offset = Nest(backend, data);
-  row("nested_refine", kEncodeBytes + kBlocks * 6,
-      [&] { Refine(backend, data, offset); });
+  const auto refine_row = [&](const char* name, Codebook codebook) {
+    Encode(backend, data, codebook, Nf4Search::kNone);
+    const float offset = Nest(backend, data);
+    row(name, kEncodeBytes + kBlocks * 6,
+        [&] { Refine(backend, data, codebook, offset); });
+  };
+  refine_row("nested_refine", Codebook::kNf4);
+  refine_row("nested_refine_fp4", Codebook::kFp4);
 }
 
 }  // namespace
