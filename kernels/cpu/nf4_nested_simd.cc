@@ -7,11 +7,8 @@
 #include <hwy/cache_control.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <cstdint>
 
-#include "kernels/base/dtype.h"
-#include "kernels/cpu/nested_simd.h"
 #include "kernels/cpu/nf4_simd.h"
 #include "kernels/nf4_math.h"
 #include "kernels/nf4_nested_math.h"

@@ -79,6 +79,7 @@ class RunLevels {
       levels_[code] = run.LevelOf(code);
     }
   }
+
   // Nothing in it branches on what is one way as often as the other. Of the
   // blocks, `max_abs` and `none_codes` are kNone's.
   HWY_INLINE void MakeTries(const float (&max_abs)[kBatch],
