@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/nf4_device.h"
+#include "kernels/cuda/nf4_params.h"
 #include "kernels/cuda/nf4_tiles.h"
 
 namespace qs::cuda {
@@ -127,13 +128,7 @@ QS_DEFINE_ENTRY(DecodeKernel, NoShared)
 template <class T>
 int DecodeTyped(const Nf4DecodeArgs& args, cudaStream_t stream) {
   DecodeParams<T> params;
-  params.packed = args.packed;
-  params.absmax = args.absmax;
-  params.count = args.weight.num_elements();
-  params.block_shift = Log2(args.block_size);
-  params.weight_vectors = IsAligned(args.weight.data, sizeof(Words));
-  params.packed_vectors = IsAligned(args.packed, sizeof(uint32_t));
-  params.weight = static_cast<T*>(args.weight.data);
+  SetParams(args, params);
   const float* levels = CodebookLevels(args.codebook);
   for (int code = 0; code < 16; ++code) params.levels[code] = levels[code];
   return QS_LAUNCH(DecodeKernel, NoShared, params,

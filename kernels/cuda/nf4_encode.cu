@@ -14,6 +14,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/nf4_device.h"
 #include "kernels/cuda/nf4_lane_scorer.h"
+#include "kernels/cuda/nf4_params.h"
 #include "kernels/cuda/nf4_tiles.h"
 
 namespace qs::cuda {
@@ -21,27 +22,11 @@ namespace {
 
 using nf4::BlockScale;
 
-using Counter = unsigned long long;  // what atomicMin takes
-
-template <class T, bool kFp4Value>
-struct EncodeParams {
-  using Element = T;
-  static constexpr bool kFp4 = kFp4Value;
-  const T* weight;
-  int64_t count;
-  int block_shift;  // log2 of the block size
-  Nf4Rule rule;
-  bool weight_vectors;  // 16-byte aligned
-  bool packed_vectors;  // 4-byte aligned
-  uint8_t* packed;
-  float* absmax;
-  Counter* first_non_finite;
-  BinTable table;
-};
-
 template <class T, bool kFp4Value, bool kSearch>
-struct WideParams : EncodeParams<T, kFp4Value> {
+struct WideParams : EncodeParams<T> {
+  static constexpr bool kFp4 = kFp4Value;
   static constexpr int kLanes = kSearch ? kSearchLanes : kWarpSize;
+  BinTable table;
   BinTable midpoints;
   RankTable midpoint_ranks;
 };
@@ -49,22 +34,6 @@ struct WideParams : EncodeParams<T, kFp4Value> {
 struct ResetParams {
   Counter* first_non_finite;
 };
-
-template <class T>
-struct EncodeMemory {
-  GlobalMemory<const T> weight;
-  GlobalMemory<uint8_t> packed;
-  GlobalMemory<float> absmax;
-  GlobalMemory<Counter> first_non_finite;
-};
-
-template <class Thread, class Params>
-QS_KERNEL EncodeMemory<typename Params::Element> MemoryOf(const Thread& t,
-                                                          const Params& a) {
-  return {t.Global(a.weight, a.count), t.Global(a.packed, (a.count + 1) / 2),
-          t.Global(a.absmax, BlockCount(a.count, a.block_shift)),
-          t.Global(a.first_non_finite, 1)};
-}
 
 // Codes of a chunk by the rule's own table.
 template <bool kFp4, class T>
@@ -228,25 +197,12 @@ QS_DEFINE_ENTRY(EncodeWideKernel, SharedBins)
 QS_DEFINE_ENTRY(EncodeSearchKernel, SearchShared)
 QS_DEFINE_ENTRY(ResetKernel, NoShared)
 
-template <class Params, class T>
-void SetParams(const Nf4EncodeArgs& args, Params& params) {
-  params.weight = static_cast<const T*>(args.weight.data);
-  params.count = args.weight.num_elements();
-  params.block_shift = Log2(args.block_size);
-  params.rule = args.rule;
-  params.weight_vectors = IsAligned(args.weight.data, sizeof(Words));
-  params.packed_vectors = IsAligned(args.packed, sizeof(uint32_t));
-  params.packed = args.packed;
-  params.absmax = args.absmax;
-  params.first_non_finite = reinterpret_cast<Counter*>(args.first_non_finite);
-  params.table = MakeBinTable(args.codebook, args.rule);
-}
-
 template <class T, bool kFp4, bool kSearch>
 int EncodeWide(const Nf4EncodeArgs& args, cudaStream_t stream) {
   using Params = WideParams<T, kFp4, kSearch>;
   Params params;
-  SetParams<Params, T>(args, params);
+  params.Set(args);
+  params.table = MakeBinTable(args.codebook, args.rule);
   params.midpoints = MakeBinTable(args.codebook, Nf4Rule::kCpu);
   params.midpoint_ranks = MakeRankTable(args.codebook, Nf4Rule::kCpu);
   const LaunchShape shape =

@@ -42,6 +42,24 @@ QS_KERNEL void FillTerms(Thread& t, const RankTable& midpoints,
   }
 }
 
+// Of w, read back as T.
+template <class T>
+QS_KERNEL float SquaredError(float w, float level, float absmax) {
+  const float d = w - Rounded<T>(level * absmax);
+  return d * d;
+}
+
+// Partial16::Fold over the lanes of a half warp, by all lanes of the warp: an
+// addition gives both of its lanes the same sum.
+template <class Thread, class Sum>
+QS_KERNEL Sum FoldLanes(Thread& t, Sum sum) {
+  QS_UNROLL
+  for (int half = kSearchLanes / 2; half > 0; half /= 2) {
+    sum += t.ShuffleXor(sum, half);
+  }
+  return sum;
+}
+
 // How kNone codes a searchable block: BlockScale without what follows from the
 // largest magnitude, for the sake of registers.
 template <bool kFp4>
@@ -88,8 +106,8 @@ class LaneScorer {
     }
     QS_UNROLL
     for (int k = 0; k < nf4::kCandidates; ++k) {
-      sums.cross[k] = Fold(sums.cross[k]);
-      sums.square[k] = Fold(sums.square[k]);
+      sums.cross[k] = FoldLanes(t_, sums.cross[k]);
+      sums.square[k] = FoldLanes(t_, sums.square[k]);
     }
     return nf4::ChooseRatio(sums);
   }
@@ -104,8 +122,8 @@ class LaneScorer {
       cross += w * level;
       square += level * level;
     }
-    cross = Fold(cross);
-    return cross / Fold(square);
+    cross = FoldLanes(t_, cross);
+    return cross / FoldLanes(t_, square);
   }
 
   QS_KERNEL void Errors(float absmax, float (&errors)[2]) const {
@@ -119,8 +137,8 @@ class LaneScorer {
       errors[0] += Squared(element, none_.Rank(w, none_factor), none_.max_abs);
       errors[1] += Squared(element, Rank(w, reciprocal), absmax);
     }
-    errors[0] = Fold(errors[0]);
-    errors[1] = Fold(errors[1]);
+    errors[0] = FoldLanes(t_, errors[0]);
+    errors[1] = FoldLanes(t_, errors[1]);
   }
 
  private:
@@ -131,18 +149,7 @@ class LaneScorer {
 
   template <class T>
   QS_KERNEL float Squared(T element, int rank, float absmax) const {
-    const float d = Widen(element) - Rounded<T>(Level(rank) * absmax);
-    return d * d;
-  }
-
-  // Partial16::Fold: an addition gives both of its lanes the same sum.
-  template <class Sum>
-  QS_KERNEL Sum Fold(Sum sum) const {
-    QS_UNROLL
-    for (int half = kSearchLanes / 2; half > 0; half /= 2) {
-      sum += t_.ShuffleXor(sum, half);
-    }
-    return sum;
+    return SquaredError<T>(Widen(element), Level(rank), absmax);
   }
 
   Thread& t_;

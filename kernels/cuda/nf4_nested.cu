@@ -11,6 +11,7 @@
 #include "kernels/cuda/nested_device.h"
 #include "kernels/cuda/nf4_device.h"
 #include "kernels/cuda/nf4_lane_scorer.h"
+#include "kernels/cuda/nf4_params.h"
 #include "kernels/nf4_nested_math.h"
 
 namespace qs::cuda {
@@ -93,10 +94,11 @@ class LaneErrors {
     for (int64_t i = begin_; i < end_; i += kSearchLanes) {
       const int byte = memory_.packed.Get(i / 2);
       const int code = i % 2 == 0 ? byte >> 4 : byte & 15;
-      error += Squared(Widen(memory_.weight.Get(i)),
-                       shared_.levels_by_code.levels[code][column_], absmax);
+      error +=
+          SquaredError<T>(Widen(memory_.weight.Get(i)),
+                          shared_.levels_by_code.levels[code][column_], absmax);
     }
-    return Fold(error);
+    return FoldLanes(t_, error);
   }
 
   QS_KERNEL float Of(const NestedTry& tried) const {
@@ -106,26 +108,13 @@ class LaneErrors {
         for (int64_t i = begin_; i < end_; i += kSearchLanes) {
       const float w = Widen(memory_.weight.Get(i));
       const int rank = midpoints_.Rank(ClampUnit(w * reciprocal));
-      error += Squared(w, shared_.levels.levels[rank][column_], tried.absmax);
+      error += SquaredError<T>(w, shared_.levels.levels[rank][column_],
+                               tried.absmax);
     }
-    return Fold(error);
+    return FoldLanes(t_, error);
   }
 
  private:
-  QS_KERNEL float Squared(float w, float level, float absmax) const {
-    const float d = w - Rounded<T>(level * absmax);
-    return d * d;
-  }
-
-  // Partial16::Fold: an addition gives both of its lanes the same sum.
-  QS_KERNEL float Fold(float sum) const {
-    QS_UNROLL
-    for (int half = kSearchLanes / 2; half > 0; half /= 2) {
-      sum += t_.ShuffleXor(sum, half);
-    }
-    return sum;
-  }
-
   Thread& t_;
   const Memory& memory_;
   const RefineShared& shared_;
@@ -281,17 +270,11 @@ QS_DEFINE_ENTRY(RefineKernel, RefineShared)
 template <class T, bool kFp4>
 int RefineTyped(const NestedRefineArgs& args, cudaStream_t stream) {
   RefineParams<T, kFp4> params;
-  params.weight = static_cast<const T*>(args.weight.data);
-  params.count = args.weight.num_elements();
-  params.block_shift = Log2(args.block_size);
-  params.weight_vectors = IsAligned(args.weight.data, sizeof(Words));
-  params.packed_vectors = IsAligned(args.packed, sizeof(uint32_t));
+  SetParams(args, params);
   params.first_block = args.first_block;
   params.nested_absmax = args.nested_absmax;
   params.offset = args.offset;
   params.codes = args.codes;
-  params.absmax = args.absmax;
-  params.packed = args.packed;
   params.coded_by = args.coded_by;
   params.midpoints = MakeBinTable(args.codebook, Nf4Rule::kCpu);
   params.midpoint_ranks = MakeRankTable(args.codebook, Nf4Rule::kCpu);

@@ -26,6 +26,7 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/nf4_device.h"
+#include "kernels/cuda/nf4_params.h"
 #include "kernels/cuda/nf4_step_table.h"
 #include "kernels/cuda/nf4_steps.h"
 #include "kernels/cuda/nf4_tiles.h"
@@ -40,43 +41,15 @@ constexpr int kInFlight = 64 / (kChunk * static_cast<int>(sizeof(T)));
 template <class T>
 constexpr int64_t kTile = kTileStride* kInFlight<T>;
 
-using Counter = unsigned long long;  // what atomicMin takes
-
 // kFlush: for FP4 by kCuda's rule, where a subnormal float32 has a code of its
 // own if it is not taken for 0. No F16 widens or normalizes to one.
 template <class T, bool kFp4Value, bool kFlushValue>
-struct TileParams {
-  using Element = T;
+struct TileParams : EncodeParams<T> {
   static constexpr bool kFp4 = kFp4Value;
   static constexpr bool kFlush = kFlushValue;
-  const T* weight;
-  int64_t count;
-  int block_shift;  // log2 of the block size
-  Nf4Rule rule;
-  bool weight_vectors;  // 16-byte aligned
-  bool packed_vectors;  // 4-byte aligned
-  uint8_t* packed;
-  float* absmax;
-  Counter* first_non_finite;
   StepTable steps;
   RankTable ranks;  // the same by comparison
 };
-
-template <class T>
-struct TileMemory {
-  GlobalMemory<const T> weight;
-  GlobalMemory<uint8_t> packed;
-  GlobalMemory<float> absmax;
-  GlobalMemory<Counter> first_non_finite;
-};
-
-template <class Thread, class Params>
-QS_KERNEL TileMemory<typename Params::Element> MemoryOf(const Thread& t,
-                                                        const Params& a) {
-  return {t.Global(a.weight, a.count), t.Global(a.packed, (a.count + 1) / 2),
-          t.Global(a.absmax, BlockCount(a.count, a.block_shift)),
-          t.Global(a.first_non_finite, 1)};
-}
 
 // What a word of a weight has, one float32 or two values of 16 bits, without
 // signs.
@@ -281,15 +254,7 @@ QS_DEFINE_ENTRY(EncodeTilesKernel, NoShared)
 template <class T, bool kFp4, bool kFlush>
 int Launch(const Nf4EncodeArgs& args, cudaStream_t stream) {
   TileParams<T, kFp4, kFlush> params;
-  params.weight = static_cast<const T*>(args.weight.data);
-  params.count = args.weight.num_elements();
-  params.block_shift = Log2(args.block_size);
-  params.rule = args.rule;
-  params.weight_vectors = IsAligned(args.weight.data, sizeof(Words));
-  params.packed_vectors = IsAligned(args.packed, sizeof(uint32_t));
-  params.packed = args.packed;
-  params.absmax = args.absmax;
-  params.first_non_finite = reinterpret_cast<Counter*>(args.first_non_finite);
+  params.Set(args);
   params.steps = StepTableFor(args.codebook, args.rule);
   params.ranks = MakeRankTable(args.codebook, args.rule);
   return QS_LAUNCH(EncodeTilesKernel, NoShared, params,
