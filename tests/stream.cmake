@@ -5,7 +5,7 @@ qs_test(service_unit_test
     service/error_test.cc service/log_test.cc
     service/options_test.cc service/proto_convert_test.cc
     service/quantize_session_test.cc service/report_sums_test.cc
-    service/session_lifecycle_test.cc
+    service/session_lifecycle_test.cc service/site_job_test.cc
     service/solve_group_stream_test.cc
     service/stream_errors_test.cc service/stream_overrides_test.cc
     service/wire_test.cc service/worker_pool_test.cc

@@ -151,7 +151,7 @@ void GroupJob::SiteComplete(const SiteJob& site) {
 }
 
 absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
-    const v1::SiteBegin& begin, ByteBudget& budget) {
+    const v1::SiteBegin& begin, ByteBudget& budget, bool large) {
   const std::vector<GroupSite>& declared = group_->info().sites;
   const size_t index = FindSite(begin.name());
   if (index == declared.size()) {
@@ -171,14 +171,7 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
     }
     pool = group_->site(pool_index);
   }
-  const int64_t bytes = SiteJob::RoomFor(begin, declared[index].inputs);
-  std::optional<Reservation> room = budget.TryReserve(bytes);
-  if (!room) {
-    return NoRoomError(absl::StrCat("site \"", begin.name(), "\""), bytes,
-                       budget);
-  }
-  auto job = SiteJob::Create(begin, group_->site(index), std::move(pool),
-                             *std::move(room));
+  auto job = OpenSite(begin, index, std::move(pool), budget, large);
   if (job.status().code() == absl::StatusCode::kInvalidArgument) {
     const std::string text(job.status().message());
     const size_t colon = text.find(": ");
@@ -187,6 +180,29 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
   }
   if (job.ok()) sites_[index] = SiteState::kBegun;
   return job;
+}
+
+absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::OpenSite(
+    const v1::SiteBegin& begin, size_t index, std::shared_ptr<Site> pool,
+    ByteBudget& budget, bool large) {
+  const int64_t inputs = group_->info().sites[index].inputs;
+  int64_t runs = large ? SiteJob::LargeRuns(begin, inputs) : 1;
+  int64_t bytes = SiteJob::RoomFor(begin, inputs, runs);
+  std::optional<Reservation> room;
+  if (bytes <= budget.capacity() / 2 - budget.reserved()) {
+    room = budget.TryReserve(bytes);
+  }
+  if (!room) {
+    runs = 1;
+    bytes = SiteJob::RoomFor(begin, inputs, runs);
+    room = budget.TryReserve(bytes);
+  }
+  if (!room) {
+    return NoRoomError(absl::StrCat("site \"", begin.name(), "\""), bytes,
+                       budget);
+  }
+  return SiteJob::Create(begin, group_->site(index), std::move(pool), runs,
+                         *std::move(room));
 }
 
 absl::Status GroupJob::CheckTensor(const v1::TensorBegin& begin,

@@ -42,9 +42,11 @@ class GroupJob {
   void set_rule(int rule) { rule_ = rule; }
   const std::string& name() const { return group_->info().name; }
 
-  // Errors: NOT_IN_GROUP; BAD_FIELD; MEMORY_BUDGET.
+  // `large`: activations should be summed several runs at a time, if that
+  // leaves half of the budget to others. Errors: NOT_IN_GROUP; BAD_FIELD;
+  // MEMORY_BUDGET.
   absl::StatusOr<std::shared_ptr<SiteJob>> BeginSite(
-      const quant::v1::SiteBegin& begin, ByteBudget& budget);
+      const quant::v1::SiteBegin& begin, ByteBudget& budget, bool large);
   // A site has all its data. The group keeps nothing of its job: the moments
   // are the solver's alone.
   void SiteComplete(const SiteJob& site);
@@ -73,6 +75,9 @@ class GroupJob {
   absl::Status NotInGroup(const std::string& what) const;
   // Where a site of this name is declared; how many there are: nowhere.
   size_t FindSite(const std::string& name) const;
+  absl::StatusOr<std::shared_ptr<SiteJob>> OpenSite(
+      const quant::v1::SiteBegin& begin, size_t index,
+      std::shared_ptr<Site> pool, ByteBudget& budget, bool large);
   absl::Status CheckTensor(const quant::v1::TensorBegin& begin,
                            size_t index) const;
 

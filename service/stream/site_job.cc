@@ -44,36 +44,42 @@ absl::StatusOr<DType> DTypeOf(const SiteBegin& begin, bool has_pool) {
 
 }  // namespace
 
-int64_t SiteJob::RoomFor(const SiteBegin& begin, int64_t inputs) {
+int64_t SiteJob::LargeRuns(const SiteBegin& begin, int64_t inputs) {
+  const std::optional<DType> dtype = DTypeFromProto(begin.dtype());
+  return dtype ? SiteAccumulator::LargeRuns(inputs, *dtype) : 1;
+}
+
+int64_t SiteJob::RoomFor(const SiteBegin& begin, int64_t inputs, int64_t runs) {
   const std::optional<DType> dtype = DTypeFromProto(begin.dtype());
   if (begin.form() != SiteBegin::ACTIVATIONS || !dtype) return 0;
-  return SiteAccumulator::MemoryBytes(inputs, *dtype) +
+  return SiteAccumulator::MemoryBytes(inputs, *dtype, runs) +
          kMaxBatches * kBatchBytes;
 }
 
 absl::StatusOr<std::shared_ptr<SiteJob>> SiteJob::Create(
     const SiteBegin& begin, std::shared_ptr<Site> site,
-    std::shared_ptr<Site> pool, Reservation room) {
+    std::shared_ptr<Site> pool, int64_t runs, Reservation room) {
   QS_ASSIGN_OR_RETURN(const DType dtype, DTypeOf(begin, pool != nullptr));
   const std::shared_ptr<SiteJob> job(new SiteJob(
-      begin, dtype, std::move(site), std::move(pool), std::move(room)));
+      begin, dtype, std::move(site), std::move(pool), runs, std::move(room)));
   if (begin.form() == SiteBegin::ACTIVATIONS) {
-    QS_ASSIGN_OR_RETURN(
-        job->accumulator_,
-        SiteAccumulator::Create(job->name(), job->site_->inputs(), dtype));
+    QS_ASSIGN_OR_RETURN(job->accumulator_,
+                        SiteAccumulator::Create(
+                            job->name(), job->site_->inputs(), dtype, runs));
   }
   return job;
 }
 
 SiteJob::SiteJob(const SiteBegin& begin, DType dtype,
                  std::shared_ptr<Site> site, std::shared_ptr<Site> pool,
-                 Reservation room)
+                 int64_t runs, Reservation room)
     : room_(std::move(room)),
       handle_(begin.handle()),
       token_count_(begin.token_count()),
       dtype_(dtype),
       site_(std::move(site)),
-      pool_(std::move(pool)) {}
+      pool_(std::move(pool)),
+      runs_(runs) {}
 
 // Of one buffer: a batch of whole rows, or everything.
 int64_t SiteJob::target_bytes() const {
@@ -132,7 +138,7 @@ bool SiteJob::Complete() {
 
 int64_t SiteJob::device_bytes() const {
   if (!activations()) return 0;
-  return DeviceMemoryFor(SiteDeviceBytes(site_->inputs(), dtype_, 1));
+  return DeviceMemoryFor(SiteDeviceBytes(site_->inputs(), dtype_, runs_));
 }
 
 bool SiteJob::TakeWork() {

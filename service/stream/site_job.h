@@ -33,14 +33,17 @@ class SiteJob {
   // Bytes of activations that are summed at a time, and so may wait.
   static constexpr int64_t kBatchBytes = int64_t{2} << 20;
 
-  // `site` is what Work fills; `pool`, or null, is blended into it. Errors:
-  // INVALID_ARGUMENT "field: got, allowed", the field below SiteBegin;
-  // RESOURCE_EXHAUSTED.
+  // `site` is what Work fills; `pool`, or null, is blended into it; `runs`: as
+  // SiteAccumulator::Create. Errors: INVALID_ARGUMENT "field: got, allowed",
+  // the field below SiteBegin; RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::shared_ptr<SiteJob>> Create(
       const quant::v1::SiteBegin& begin, std::shared_ptr<Site> site,
-      std::shared_ptr<Site> pool, Reservation room);
+      std::shared_ptr<Site> pool, int64_t runs, Reservation room);
+  // What `runs` should be where all workers are GPUs'.
+  static int64_t LargeRuns(const quant::v1::SiteBegin& begin, int64_t inputs);
   // Bytes beside those that the group counts: of summing activations.
-  static int64_t RoomFor(const quant::v1::SiteBegin& begin, int64_t inputs);
+  static int64_t RoomFor(const quant::v1::SiteBegin& begin, int64_t inputs,
+                         int64_t runs);
 
   int64_t handle() const { return handle_; }
   const std::string& name() const { return site_->name(); }
@@ -67,7 +70,7 @@ class SiteJob {
 
  private:
   SiteJob(const quant::v1::SiteBegin& begin, DType dtype,
-          std::shared_ptr<Site> site, std::shared_ptr<Site> pool,
+          std::shared_ptr<Site> site, std::shared_ptr<Site> pool, int64_t runs,
           Reservation room);
 
   bool activations() const { return accumulator_ != nullptr; }
@@ -84,6 +87,7 @@ class SiteJob {
   const DType dtype_;
   const std::shared_ptr<Site> site_;
   const std::shared_ptr<Site> pool_;
+  const int64_t runs_;
 
   int64_t received_ = 0;
   Buffer filling_;

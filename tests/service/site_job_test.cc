@@ -1,0 +1,125 @@
+// A stream's site of activations where all workers want much at once: several
+// runs of tokens in a call, and the same moments.
+#include "service/stream/site_job.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "service/server/error.h"
+#include "service/stream/group_job.h"
+#include "tests/service/group_messages.h"
+#include "tests/service/session_driver.h"
+#include "tests/testing/catch_compat.h"
+#include "tests/testing/large_backend.h"
+
+namespace qs::testing {
+namespace {
+
+constexpr int64_t kInputs = 512;  // two runs of BF16 a call
+constexpr int64_t kTokens = 5 * kGramRunTokens + 57;
+
+const TestSite& ASite() {
+  static const TestSite& site = *new TestSite("in", kInputs, 1, 5);
+  return site;
+}
+
+std::vector<TestWeight> Reader() {
+  return {TestWeight(11, "q.weight", 8, kInputs, 1)};
+}
+
+v1::QuantizeRequest Begin() {
+  v1::QuantizeRequest begin =
+      SiteBegin(2, 1, ASite(), v1::SiteBegin::ACTIVATIONS);
+  begin.mutable_site()->set_dtype(v1::BF16);
+  return begin;
+}
+
+const std::string& Rows() {
+  static const std::string& rows = *[] {
+    const auto bytes = Gaussian(kTokens * kInputs, DType::kBF16, 5);
+    return new std::string(bytes.begin(), bytes.end());
+  }();
+  return rows;
+}
+
+std::shared_ptr<GroupJob> NewGroup(ByteBudget& budget) {
+  const QuantSpec spec = PresetSpec("W4A16", Profile::kReference);
+  return *GroupJob::Create(
+      1, spec, *GroupFromProto(spec, Group(1, ASite(), Reader()).group()), {},
+      *budget.TryReserve(0));
+}
+
+Answers Run(QuantizeContextOptions options) {
+  QuantizeContext context(std::move(options));
+  SessionDriver stream(context);
+  Requests requests = {Config("W4A16"), Group(1, ASite(), Reader()), Begin()};
+  AppendBytes(&requests, 2, Rows(), 1'000'000);
+  AppendTensor(&requests, 1, Reader()[0]);
+  Answers answers = stream.Run(requests);
+  INFO(answers.status << " " << answers.problem);
+  REQUIRE(answers.status.ok());
+  REQUIRE(answers.problem.empty());
+  return answers;
+}
+
+TEST_CASE("a site's runs are summed together by workers that want much",
+          "[group]") {
+  GramCalls calls;
+  QuantizeContextOptions large = TestContextOptions(2);
+  large.make_backends = [&calls] {
+    std::vector<std::unique_ptr<Backend>> backends;
+    for (int i = 0; i < 2; ++i) {
+      backends.push_back(std::make_unique<LargeBackend>(calls));
+    }
+    return backends;
+  };
+  const Answers one = Run(TestContextOptions(2));
+  const Answers several = Run(large);
+  CHECK(calls.tokens() == std::vector<int64_t>{2 * kGramRunTokens,
+                                               2 * kGramRunTokens,
+                                               kGramRunTokens + 57});
+  const v1::TensorReport* report = several.ReportOf(11);
+  REQUIRE(report != nullptr);
+  CHECK(report->tokens() == kTokens);
+  CHECK(report->output_error() > 0);
+  CHECK(report->output_error() == one.ReportOf(11)->output_error());
+}
+
+TEST_CASE("a site takes room for several runs where half is left to others",
+          "[group]") {
+  const v1::SiteBegin begin = Begin().site();
+  REQUIRE(SiteJob::LargeRuns(begin, kInputs) == 2);
+  const int64_t one = SiteJob::RoomFor(begin, kInputs, 1);
+  const int64_t two = SiteJob::RoomFor(begin, kInputs, 2);
+  CHECK(two - one == kGramRunTokens * kInputs * 2);
+  for (const bool large : {false, true}) {
+    for (const int64_t capacity : {one, 2 * two - 2, 2 * two}) {
+      INFO("large " << large << ", of " << capacity);
+      ByteBudget budget(capacity);
+      const auto group = NewGroup(budget);
+      const auto site = group->BeginSite(begin, budget, large);
+      REQUIRE(site.ok());
+      CHECK(budget.reserved() == (large && capacity == 2 * two ? two : one));
+    }
+  }
+  ByteBudget budget(one - 1);
+  const auto group = NewGroup(budget);
+  CHECK(ErrorReason(group->BeginSite(begin, budget, true).status()) ==
+        "MEMORY_BUDGET");
+}
+
+TEST_CASE("what a site takes of a GPU is that of its runs", "[group]") {
+  const v1::SiteBegin begin = Begin().site();
+  ByteBudget budget(int64_t{1} << 40);
+  const auto small = *NewGroup(budget)->BeginSite(begin, budget, false);
+  const auto large = *NewGroup(budget)->BeginSite(begin, budget, true);
+  CHECK(small->device_bytes() ==
+        DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 1)));
+  CHECK(large->device_bytes() ==
+        DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 2)));
+}
+
+}  // namespace
+}  // namespace qs::testing
