@@ -27,9 +27,9 @@ namespace v1 = quant::v1;
 using Request = v1::WriteActivationsRequest;
 using Response = v1::WriteActivationsResponse;
 
-// A checkpoint costs 4 n^2 bytes a site: it is made when as many and a half
-// came in, with three quarters of the rows that may wait, at least this, or
-// when the last one is so long ago.
+// A checkpoint costs 4 n^2 bytes a site: it is made when three quarters of what
+// the sites take came in (6 n^2, and of the rows that may wait), at least this,
+// or when the last one is so long ago.
 constexpr int64_t kMinPendingBytes = int64_t{64} << 20;
 constexpr absl::Duration kMaxPendingTime = absl::Seconds(30);
 
