@@ -1,4 +1,5 @@
 // What tensors ask of a device: how much is copied, and in how many operations.
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -154,6 +155,24 @@ TEST_CASE("second moments: what no call was filled with comes with the end",
   const SiteWork several = SumSite(inputs, tokens, 4, rows);
   CHECK(several.moments == one.moments);
   CHECK(several.bytes_copied == 0);
+}
+
+TEST_CASE("second moments: NaN in any run of a call is named by its token",
+          "[device_work]") {
+  const int64_t inputs = 8;
+  const int64_t tokens = 4 * kGramRunTokens;
+  for (const int64_t token : {int64_t{3}, 2 * kGramRunTokens, tokens - 1}) {
+    auto rows = Gaussian(tokens * inputs, DType::kBF16, 3);
+    StoreFromFloat(rows.data(), DType::kBF16, token * inputs + 5, NAN);
+    StoreFromFloat(rows.data(), DType::kBF16, tokens * inputs - 1, INFINITY);
+    const Worker worker;
+    const auto sums =
+        *SiteAccumulator::Create("in", inputs, DType::kBF16, /*runs=*/4);
+    const absl::Status status = sums->Add(rows.data(), tokens, *worker.backend);
+    CHECK(std::string(status.message()) ==
+          "site \"in\": NaN at token " + std::to_string(token) + ", input 5");
+    CHECK(worker.backend->memory().host_calls == 0);
+  }
 }
 
 // A unit of rows and a short one.
