@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/affine_ops.h"
+#include "kernels/base/checked_math.h"
 
 namespace qs {
 
@@ -45,6 +46,30 @@ inline absl::Status CheckPackShape(int64_t rows, int64_t cols, int bits) {
         "shape: got [", rows, ", ", cols, "], allowed 0 or more each"));
   }
   return CheckAffineBits(bits, 1);
+}
+
+inline absl::Status CheckPackAwq(int64_t rows, int64_t cols, int64_t stride) {
+  if (rows >= 0 && cols >= 0 && rows % 8 == 0 && stride >= rows / 8) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "shape: got [", rows, ", ", cols, "] with a stride of ", stride,
+      ", allowed 0 or more each, rows in multiples of 8, a stride of rows / 8 "
+      "or more"));
+}
+
+inline absl::Status CheckPackParts(int64_t count, int64_t part, int bits) {
+  const int64_t parts = PackedParts(bits);
+  if (parts == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bits: got ", bits, ", allowed 1, 2, 3, 4, 8"));
+  }
+  if (count >= 0 && part >= 0 && CeilDiv(count, parts) <= part) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("count: got ", count, " codes in parts of ", part,
+                   ", allowed 0 or more, of at most ", parts, " parts"));
 }
 
 }  // namespace qs

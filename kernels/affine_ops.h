@@ -1,5 +1,6 @@
 // AffineOps: integer codes with one scale (and zero point) per group of
-// consecutive columns of a row, and their dense packing into 32-bit words.
+// consecutive columns of a row, and their packing as files have it: densely
+// into 32-bit words, and in the orders of AWQ's and hqq's own formats.
 //
 //   w ~ scale * (code - zero_point),   code, zero_point in [0, 2^bits - 1]
 //
@@ -9,7 +10,7 @@
 // Elementwise: the same bytes on every backend, ISA and thread count. All
 // pointers are in the backend's device memory.
 //
-// Errors: INVALID_ARGUMENT — bits, group size or dtype out of range.
+// Errors: INVALID_ARGUMENT — bits, group size, dtype or shape out of range.
 // Thread: thread-compatible; distinct calls on distinct memory may run at once.
 #ifndef QS_KERNELS_AFFINE_OPS_H_
 #define QS_KERNELS_AFFINE_OPS_H_
@@ -88,6 +89,51 @@ struct UnpackColumnsArgs {
   uint8_t* codes = nullptr;
 };
 
+// AWQ GEMM's order, of codes of 4 bits: word (j, i) holds rows 8 i to 8 i + 7
+// of column j, from the lowest nibble on those numbered 0, 2, 4, 6, 1, 3, 5, 7.
+struct PackAwqArgs {
+  const uint8_t* codes = nullptr;  // [rows, cols]
+  int64_t rows = 0;                // a multiple of 8
+  int64_t cols = 0;
+  uint32_t* words = nullptr;  // [cols, rows / 8]
+  // Words from one column's to the next's, rows / 8 at least. Those in between
+  // stay as they are.
+  int64_t stride = 0;
+};
+struct UnpackAwqArgs {
+  const uint32_t* words = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t stride = 0;
+  uint8_t* codes = nullptr;
+};
+
+// hqq's order: the codes are cut into as many parts as an element holds codes,
+// and element i holds code i of every part, the first part's highest. With 8,
+// 4, 2 and 1 bits elements are bytes of 8 / bits codes, with 3 bits 32-bit
+// words of ten, whose two highest bits are 0.
+struct PackPartsArgs {
+  const uint8_t* codes = nullptr;
+  int64_t count = 0;       // of codes, PackedParts(bits) * part at most: those
+                           // that the last parts lack are packed as 0
+  int bits = 4;            // 8, 4, 3, 2 or 1
+  int64_t part = 0;        // codes of a part
+  void* packed = nullptr;  // [part] U8, or U32 with 3 bits
+};
+struct UnpackPartsArgs {
+  const void* packed = nullptr;
+  int64_t count = 0;
+  int bits = 4;
+  int64_t part = 0;
+  uint8_t* codes = nullptr;
+};
+// Codes of an element, 0 for other widths, and its bytes.
+constexpr int64_t PackedParts(int bits) {
+  const bool whole = bits == 1 || bits == 2 || bits == 4 || bits == 8;
+  return bits == 3 ? 10 : whole ? 8 / bits : 0;
+}
+constexpr int64_t PackedPartBytes(int bits) { return bits == 3 ? 4 : 1; }
+
 class AffineOps {
  public:
   virtual ~AffineOps() = default;
@@ -98,6 +144,10 @@ class AffineOps {
   virtual absl::Status PackColumns(const PackColumnsArgs& args, Stream& s) = 0;
   virtual absl::Status UnpackColumns(const UnpackColumnsArgs& args,
                                      Stream& s) = 0;
+  virtual absl::Status PackAwq(const PackAwqArgs& args, Stream& s) = 0;
+  virtual absl::Status UnpackAwq(const UnpackAwqArgs& args, Stream& s) = 0;
+  virtual absl::Status PackParts(const PackPartsArgs& args, Stream& s) = 0;
+  virtual absl::Status UnpackParts(const UnpackPartsArgs& args, Stream& s) = 0;
 };
 
 }  // namespace qs

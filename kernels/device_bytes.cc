@@ -165,6 +165,22 @@ DeviceBytes DeviceBytesOf(const UnpackColumnsArgs& a) {
   return PackArrays(a.cols, a.rows, a.bits);
 }
 
+DeviceBytes DeviceBytesOf(const PackAwqArgs& a) {
+  return PackArrays(a.cols, a.rows, 4);
+}
+
+DeviceBytes DeviceBytesOf(const UnpackAwqArgs& a) {
+  return PackArrays(a.cols, a.rows, 4);
+}
+
+DeviceBytes DeviceBytesOf(const PackPartsArgs& a) {
+  return Arrays().Add(a.count, 1).Add(a.part, PackedPartBytes(a.bits));
+}
+
+DeviceBytes DeviceBytesOf(const UnpackPartsArgs& a) {
+  return Arrays().Add(a.count, 1).Add(a.part, PackedPartBytes(a.bits));
+}
+
 // ---------------------------------------------------------- statistics and HQQ
 
 DeviceBytes DeviceBytesOf(const ErrorSumsArgs& a) {

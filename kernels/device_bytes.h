@@ -50,6 +50,10 @@ DeviceBytes DeviceBytesOf(const PackRowsArgs& args);
 DeviceBytes DeviceBytesOf(const UnpackRowsArgs& args);
 DeviceBytes DeviceBytesOf(const PackColumnsArgs& args);
 DeviceBytes DeviceBytesOf(const UnpackColumnsArgs& args);
+DeviceBytes DeviceBytesOf(const PackAwqArgs& args);
+DeviceBytes DeviceBytesOf(const UnpackAwqArgs& args);
+DeviceBytes DeviceBytesOf(const PackPartsArgs& args);
+DeviceBytes DeviceBytesOf(const UnpackPartsArgs& args);
 
 DeviceBytes DeviceBytesOf(const ErrorSumsArgs& args);
 

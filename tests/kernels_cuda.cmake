@@ -13,6 +13,8 @@ set(qs_emulated_kernels
   nf4_encode
   nf4_nested
   nf4_tiles
+  pack_awq
+  pack_parts
   stats)
 list(TRANSFORM qs_emulated_kernels
   REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/kernels/cuda/\\1.cu")
@@ -38,6 +40,7 @@ foreach(name
     nf4_nested_cuda
     nf4_steps
     nf4_tiles_cuda
+    pack_cuda
     stats_cuda)
   qs_test(${name}_test
     SOURCES kernels/${name}_test.cc

@@ -17,7 +17,7 @@ target_compile_definitions(emulation_race_test PRIVATE
 # The cases of few blocks, in which every kernel that gpu_small_test does not
 # run is.
 foreach(family affine awq gptq gptq_factor gptq_refine gram hqq nf4 nf4_nested
-    nf4_tiles stats)
+    nf4_tiles pack stats)
   add_test(NAME ${family}_cuda_race_test COMMAND ${family}_cuda_test "[race]")
   set_tests_properties(${family}_cuda_race_test PROPERTIES
     LABELS "unit;tsan" TIMEOUT 600)

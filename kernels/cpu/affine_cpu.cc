@@ -9,6 +9,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/affine_simd.h"
 #include "kernels/cpu/pack_codes.h"
+#include "kernels/cpu/pack_simd.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/factories.h"
 
@@ -133,7 +134,60 @@ class AffineCpu final : public AffineOps {
     return absl::OkStatus();
   }
 
+  absl::Status PackAwq(const PackAwqArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(args.rows, args.cols, args.stride));
+    ForAwqBlocks(args.rows, args.cols, [&](const affine::AwqBlock& block) {
+      affine::PackAwqBlock(args, block);
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status UnpackAwq(const UnpackAwqArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(args.rows, args.cols, args.stride));
+    ForAwqBlocks(args.rows, args.cols, [&](const affine::AwqBlock& block) {
+      affine::UnpackAwqBlock(args, block);
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status PackParts(const PackPartsArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(args.count, args.part, args.bits));
+    ParallelTiles(threads_, args.part, UnitsPerTile(PackedParts(args.bits)),
+                  [&](int64_t begin, int64_t end) {
+                    affine::PackPartsRange(args, begin, end);
+                  });
+    return absl::OkStatus();
+  }
+
+  absl::Status UnpackParts(const UnpackPartsArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(args.count, args.part, args.bits));
+    ParallelTiles(threads_, args.part, UnitsPerTile(PackedParts(args.bits)),
+                  [&](int64_t begin, int64_t end) {
+                    affine::UnpackPartsRange(args, begin, end);
+                  });
+    return absl::OkStatus();
+  }
+
  private:
+  // Blocks of words, those of a few rows one after the other.
+  template <class Body>
+  void ForAwqBlocks(int64_t rows, int64_t cols, const Body& body) const {
+    constexpr int64_t kWords = affine::kAwqBlockWords;
+    constexpr int64_t kColumns = affine::kAwqBlockColumns;
+    const int64_t words = rows / 8;
+    const int64_t across = CeilDiv(cols, kColumns);
+    ParallelTiles(threads_, CeilDiv(words, kWords) * across,
+                  UnitsPerTile(kWords * 8 * kColumns),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) {
+                      const int64_t word = i / across * kWords;
+                      const int64_t col = i % across * kColumns;
+                      body({word, std::min(kWords, words - word), col,
+                            std::min(kColumns, cols - col)});
+                    }
+                  });
+  }
+
   // Blocks of 32 rows: they begin and end on a word border at any width.
   template <class Body>
   void ForColumnBlocks(int64_t rows, int64_t cols, const Body& body) const {

@@ -42,6 +42,22 @@ class AffineCuda final : public AffineOps {
     return FromCuda(cuda::LaunchUnpackColumns(args, Native(s)),
                     "UnpackColumns");
   }
+  absl::Status PackAwq(const PackAwqArgs& args, Stream& s) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(args.rows, args.cols, args.stride));
+    return FromCuda(cuda::LaunchPackAwq(args, Native(s)), "PackAwq");
+  }
+  absl::Status UnpackAwq(const UnpackAwqArgs& args, Stream& s) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(args.rows, args.cols, args.stride));
+    return FromCuda(cuda::LaunchUnpackAwq(args, Native(s)), "UnpackAwq");
+  }
+  absl::Status PackParts(const PackPartsArgs& args, Stream& s) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(args.count, args.part, args.bits));
+    return FromCuda(cuda::LaunchPackParts(args, Native(s)), "PackParts");
+  }
+  absl::Status UnpackParts(const UnpackPartsArgs& args, Stream& s) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(args.count, args.part, args.bits));
+    return FromCuda(cuda::LaunchUnpackParts(args, Native(s)), "UnpackParts");
+  }
 };
 
 }  // namespace

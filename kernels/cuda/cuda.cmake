@@ -65,6 +65,8 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
     cuda/nf4_encode.cu
     cuda/nf4_nested.cu
     cuda/nf4_tiles.cu
+    cuda/pack_awq.cu
+    cuda/pack_parts.cu
     cuda/stats.cu)
   set_target_properties(qs_cuda_kernels PROPERTIES
     CUDA_ARCHITECTURES "${qs_cuda_architectures}"

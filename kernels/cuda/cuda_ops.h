@@ -42,6 +42,10 @@ int LaunchPackRows(const PackRowsArgs& args, cudaStream_t stream);
 int LaunchUnpackRows(const UnpackRowsArgs& args, cudaStream_t stream);
 int LaunchPackColumns(const PackColumnsArgs& args, cudaStream_t stream);
 int LaunchUnpackColumns(const UnpackColumnsArgs& args, cudaStream_t stream);
+int LaunchPackAwq(const PackAwqArgs& args, cudaStream_t stream);
+int LaunchUnpackAwq(const UnpackAwqArgs& args, cudaStream_t stream);
+int LaunchPackParts(const PackPartsArgs& args, cudaStream_t stream);
+int LaunchUnpackParts(const UnpackPartsArgs& args, cudaStream_t stream);
 
 // What the solver did; the first bytes of its workspace.
 struct HqqDeviceFacts {

@@ -1,13 +1,26 @@
 // Tested by tests/kernels/cuda_backend_test.cc.
+#include <algorithm>
 #include <utility>
 
 #include "kernels/affine_check.h"
+#include "kernels/base/buffer.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/staged_ops.h"
 
 namespace qs::cuda {
 namespace {
+
+constexpr int64_t kWordBytes = 4;
+
+// Words that the caller has in `lines` pieces of a larger matrix, to or from
+// memory in which they are one.
+void CopyLines(const uint32_t* from, int64_t lines, int64_t words,
+               int64_t from_stride, uint32_t* to, int64_t to_stride) {
+  for (int64_t i = 0; i < lines; ++i) {
+    std::copy_n(from + i * from_stride, words, to + i * to_stride);
+  }
+}
 
 // Words of a row, or of a column, of `count` codes.
 int64_t Words(int64_t count, int bits) { return CeilDiv(count * bits, 32); }
@@ -116,6 +129,78 @@ class StagedAffine final : public AffineOps {
               [&](Stream& s) { return device_->UnpackColumns(args, s); });
         },
         [&] { return host_.UnpackColumns(host, stream); });
+  }
+
+  absl::Status PackAwq(const PackAwqArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(host.rows, host.cols, host.stride));
+    return session_.Do(
+        DeviceBytesOf(host),
+        [&](StagedCall& call) -> absl::Status {
+          PackAwqArgs args = host;
+          args.stride = host.rows / 8;
+          const int64_t words = host.cols * args.stride;
+          QS_ASSIGN_OR_RETURN(Buffer dense,
+                              Buffer::Allocate(words * kWordBytes));
+          args.codes = call.In(host.codes, host.rows * host.cols);
+          args.words = call.Out(dense.As<uint32_t>(), words);
+          QS_RETURN_IF_ERROR(
+              call.Run([&](Stream& s) { return device_->PackAwq(args, s); }));
+          CopyLines(dense.As<uint32_t>(), host.cols, args.stride, args.stride,
+                    host.words, host.stride);
+          return absl::OkStatus();
+        },
+        [&] { return host_.PackAwq(host, stream); });
+  }
+
+  absl::Status UnpackAwq(const UnpackAwqArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(host.rows, host.cols, host.stride));
+    return session_.Do(
+        DeviceBytesOf(host),
+        [&](StagedCall& call) -> absl::Status {
+          UnpackAwqArgs args = host;
+          args.stride = host.rows / 8;
+          const int64_t words = host.cols * args.stride;
+          QS_ASSIGN_OR_RETURN(Buffer dense,
+                              Buffer::Allocate(words * kWordBytes));
+          CopyLines(host.words, host.cols, args.stride, host.stride,
+                    dense.As<uint32_t>(), args.stride);
+          args.words = call.In(dense.As<uint32_t>(), words);
+          args.codes = call.Out(host.codes, host.rows * host.cols);
+          return call.Run(
+              [&](Stream& s) { return device_->UnpackAwq(args, s); });
+        },
+        [&] { return host_.UnpackAwq(host, stream); });
+  }
+
+  absl::Status PackParts(const PackPartsArgs& host, Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(host.count, host.part, host.bits));
+    return session_.Do(
+        DeviceBytesOf(host),
+        [&](StagedCall& call) {
+          PackPartsArgs args = host;
+          args.codes = call.In(host.codes, host.count);
+          args.packed = call.OutBytes(host.packed,
+                                      host.part * PackedPartBytes(host.bits));
+          return call.Run(
+              [&](Stream& s) { return device_->PackParts(args, s); });
+        },
+        [&] { return host_.PackParts(host, stream); });
+  }
+
+  absl::Status UnpackParts(const UnpackPartsArgs& host,
+                           Stream& stream) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(host.count, host.part, host.bits));
+    return session_.Do(
+        DeviceBytesOf(host),
+        [&](StagedCall& call) {
+          UnpackPartsArgs args = host;
+          args.packed =
+              call.InBytes(host.packed, host.part * PackedPartBytes(host.bits));
+          args.codes = call.Out(host.codes, host.count);
+          return call.Run(
+              [&](Stream& s) { return device_->UnpackParts(args, s); });
+        },
+        [&] { return host_.UnpackParts(host, stream); });
   }
 
  private:

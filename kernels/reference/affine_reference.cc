@@ -14,6 +14,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/factories.h"
+#include "kernels/reference/pack_reference.h"
 
 namespace qs {
 namespace {
@@ -258,6 +259,30 @@ class AffineReference final : public AffineOps {
                &args.codes[i / args.bits * args.cols + j]);
       }
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status PackAwq(const PackAwqArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(args.rows, args.cols, args.stride));
+    reference::PackAwq(args);
+    return absl::OkStatus();
+  }
+
+  absl::Status UnpackAwq(const UnpackAwqArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackAwq(args.rows, args.cols, args.stride));
+    reference::UnpackAwq(args);
+    return absl::OkStatus();
+  }
+
+  absl::Status PackParts(const PackPartsArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(args.count, args.part, args.bits));
+    reference::PackParts(args);
+    return absl::OkStatus();
+  }
+
+  absl::Status UnpackParts(const UnpackPartsArgs& args, Stream&) override {
+    QS_RETURN_IF_ERROR(CheckPackParts(args.count, args.part, args.bits));
+    reference::UnpackParts(args);
     return absl::OkStatus();
   }
 

@@ -139,6 +139,20 @@ class LyingAffine final : public AffineOps {
     if (calls++ == lie) a.codes[a.rows * a.cols - 1] ^= 1;
     return status;
   }
+  absl::Status PackAwq(const PackAwqArgs& a, Stream& s) override {
+    return ops_.PackAwq(a, s);
+  }
+  absl::Status UnpackAwq(const UnpackAwqArgs& a, Stream& s) override {
+    const absl::Status status = ops_.UnpackAwq(a, s);
+    if (calls++ == lie) a.codes[a.rows * a.cols - 1] ^= 1;
+    return status;
+  }
+  absl::Status PackParts(const PackPartsArgs& a, Stream& s) override {
+    return ops_.PackParts(a, s);
+  }
+  absl::Status UnpackParts(const UnpackPartsArgs& a, Stream& s) override {
+    return ops_.UnpackParts(a, s);
+  }
 
   int calls = 0;
   int lie = -1;

@@ -168,6 +168,55 @@ absl::Status BenchAffine(const BenchShapes& shapes, BenchMachine& machine,
       });
 }
 
+// The orders of codes that AWQ's and hqq's own files have.
+absl::Status BenchPacking(const BenchShapes& shapes, BenchMachine& machine,
+                          BenchTable& table) {
+  BenchMemory memory(machine);
+  const int64_t n = shapes.rows * shapes.wide;
+  const Turning<uint8_t> codes(memory, n);
+  // What 3 bits take: four bytes for ten codes.
+  const Turning<uint32_t> words(memory, CeilDiv(n, PackedParts(3)));
+  QS_RETURN_IF_ERROR(memory.status());
+  const auto ops = NewAffineCuda();
+  const int64_t stride = shapes.rows / 8;
+
+  const auto add = [&](const char* kernel, double packed_bytes, auto args,
+                       auto operation) {
+    return table.Add({.kernel = kernel,
+                      .shape = ShapeText(shapes.rows, shapes.wide),
+                      .work = Bytes(n, 1 + packed_bytes)},
+                     [&, args, operation](int64_t call) {
+                       const auto with = args(call);
+                       return machine.Launch([&](Stream& s) {
+                         return ((*ops).*operation)(with, s);
+                       });
+                     });
+  };
+  QS_RETURN_IF_ERROR(add(
+      "pack AWQ's order", 0.5,
+      [&](int64_t call) {
+        return PackAwqArgs{codes.At(call), shapes.rows, shapes.wide,
+                           words.At(call), stride};
+      },
+      &AffineOps::PackAwq));
+  QS_RETURN_IF_ERROR(add(
+      "unpack AWQ's order", 0.5,
+      [&](int64_t call) {
+        return UnpackAwqArgs{words.At(call), shapes.rows, shapes.wide, stride,
+                             codes.At(call)};
+      },
+      &AffineOps::UnpackAwq));
+  const auto parts = [&](int bits) {
+    return [&, bits](int64_t call) {
+      return PackPartsArgs{codes.At(call), n, bits,
+                           CeilDiv(n, PackedParts(bits)), words.At(call)};
+    };
+  };
+  QS_RETURN_IF_ERROR(
+      add("pack hqq's order, 4 bits", 0.5, parts(4), &AffineOps::PackParts));
+  return add("pack hqq's order, 3 bits", 0.4, parts(3), &AffineOps::PackParts);
+}
+
 absl::Status BenchErrorSums(const BenchShapes& shapes, BenchMachine& machine,
                             BenchTable& table) {
   BenchMemory memory(machine);

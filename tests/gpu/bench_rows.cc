@@ -119,8 +119,9 @@ absl::Status RunGpuBench(const BenchShapes& shapes, BenchMachine& machine,
   // Without ceilings there is nothing to hold the rest against.
   QS_RETURN_IF_ERROR(BenchCeilings(shapes, machine, table));
   absl::Status first;
-  for (const auto family : {BenchNf4, BenchAffine, BenchErrorSums, BenchHqq,
-                            BenchGram, BenchGptq, BenchAwq, BenchStaged}) {
+  for (const auto family :
+       {BenchNf4, BenchAffine, BenchPacking, BenchErrorSums, BenchHqq,
+        BenchGram, BenchGptq, BenchAwq, BenchStaged}) {
     const absl::Status status = family(shapes, machine, table);
     machine.workspace().GiveBack();
     if (status.ok()) continue;

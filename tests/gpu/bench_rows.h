@@ -34,6 +34,8 @@ absl::Status BenchNf4(const BenchShapes& shapes, BenchMachine& machine,
                       BenchTable& table);
 absl::Status BenchAffine(const BenchShapes& shapes, BenchMachine& machine,
                          BenchTable& table);
+absl::Status BenchPacking(const BenchShapes& shapes, BenchMachine& machine,
+                          BenchTable& table);
 absl::Status BenchErrorSums(const BenchShapes& shapes, BenchMachine& machine,
                             BenchTable& table);
 absl::Status BenchHqq(const BenchShapes& shapes, BenchMachine& machine,

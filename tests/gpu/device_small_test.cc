@@ -12,6 +12,7 @@
 #include "tests/testing/gptq_problems.h"
 #include "tests/testing/hqq_cases.h"
 #include "tests/testing/nf4_cases.h"
+#include "tests/testing/pack_cases.h"
 
 namespace qs {
 namespace {
@@ -49,6 +50,27 @@ TEST_CASE("small: integer grids and packing", "[small]") {
           REQUIRE(RunAffine(gpu->affine(), c) ==
                   RunAffine(reference->affine(), c));
         }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: AWQ's and hqq's orders of codes", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const AwqPackCase& c :
+         {AwqPackCase{264, 132, 35}, AwqPackCase{24, 61, 3}}) {
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunAwqPacking(gpu->affine(), c) ==
+              RunAwqPacking(reference->affine(), c));
+    }
+    for (const int bits : {8, 4, 3, 2, 1}) {
+      for (const int64_t part : {65, 64}) {
+        const PartsCase c{bits, part, part * PackedParts(bits) - 48};
+        INFO(gpu->name() << " " << c.Describe());
+        REQUIRE(RunPartsPacking(gpu->affine(), c) ==
+                RunPartsPacking(reference->affine(), c));
       }
     }
     RequireOnDevice(*gpu);

@@ -20,6 +20,7 @@
 #include "tests/testing/gptq_problems.h"
 #include "tests/testing/hqq_cases.h"
 #include "tests/testing/nf4_cases.h"
+#include "tests/testing/pack_cases.h"
 #include "tests/testing/tolerance.h"
 
 namespace qs {
@@ -47,6 +48,29 @@ TEST_CASE("integer grids and packing", "[gpu]") {
       INFO(gpu->name() << " " << c.Describe());
       REQUIRE(RunAffine(gpu->affine(), c) == RunAffine(reference->affine(), c));
     });
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("AWQ's and hqq's orders of codes", "[gpu]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    const auto awq = [&](const AwqPackCase& c) {
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunAwqPacking(gpu->affine(), c) ==
+              RunAwqPacking(reference->affine(), c));
+    };
+    ForAwqPackCases(awq);
+    awq({2056, 1100, 300});
+    const auto parts = [&](const PartsCase& c) {
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunPartsPacking(gpu->affine(), c) ==
+              RunPartsPacking(reference->affine(), c));
+    };
+    ForPartsCases(parts);
+    for (const int bits : {8, 4, 3, 2, 1}) {
+      parts({bits, 400000, 400000 * PackedParts(bits) - 48});
+    }
     RequireOnDevice(*gpu);
   }
 }

@@ -15,6 +15,7 @@
 #include "tests/testing/fake_device.h"
 #include "tests/testing/generators.h"
 #include "tests/testing/nf4_cases.h"
+#include "tests/testing/pack_cases.h"
 
 namespace qs::cuda {
 namespace {
@@ -126,7 +127,16 @@ TEST_CASE("families on the device give the host's bytes", "[backend]") {
     REQUIRE(on.awq().Quantize(args, on.stream()).ok());
     return out;
   };
+  // Words of some columns between others, and codes that the last parts lack.
+  const auto awq_words = [](Backend& on) {
+    return RunAwqPacking(on.affine(), {32, 40, 7});
+  };
+  const auto parts = [](Backend& on) {
+    return RunPartsPacking(on.affine(), {3, 52, 450});
+  };
   CHECK(affine(*backend) == affine(*host));
+  CHECK(awq_words(*backend) == awq_words(*host));
+  CHECK(parts(*backend) == parts(*host));
   CHECK(hqq(*backend) == hqq(*host));
   CHECK(gptq(*backend) == gptq(*host));
   CHECK(awq(*backend) == awq(*host));
@@ -142,6 +152,8 @@ TEST_CASE("families on the device give the host's bytes", "[backend]") {
     const auto fails =
         *NewCudaBackend(failing, NewEmulatedBlas(), NewCpuBackend(1), kCap);
     CHECK(affine(*fails) == affine(*host));
+    CHECK(awq_words(*fails) == awq_words(*host));
+    CHECK(parts(*fails) == parts(*host));
     CHECK(hqq(*fails) == hqq(*host));
     CHECK(gptq(*fails) == gptq(*host));
     CHECK(awq(*fails) == awq(*host));
@@ -156,6 +168,8 @@ TEST_CASE("families on the device give the host's bytes", "[backend]") {
     const auto fails =
         *NewCudaBackend(full, NewEmulatedBlas(), NewCpuBackend(1), kCap);
     CHECK(affine(*fails) == affine(*host));
+    CHECK(awq_words(*fails) == awq_words(*host));
+    CHECK(parts(*fails) == parts(*host));
     CHECK(hqq(*fails) == hqq(*host));
     CHECK(gptq(*fails) == gptq(*host));
     CHECK(awq(*fails) == awq(*host));

@@ -26,6 +26,7 @@ struct Hooks {
   std::function<void(const NestedRefineArgs&)> nested_refined;
   std::function<void(const PackRowsArgs&)> rows_packed;
   std::function<void(const PackColumnsArgs&)> columns_packed;
+  std::function<void(const PackPartsArgs&)> parts_packed;
 };
 
 class HookedNf4 final : public Nf4Ops {
@@ -83,6 +84,20 @@ class HookedAffine final : public AffineOps {
   }
   absl::Status UnpackColumns(const UnpackColumnsArgs& a, Stream& s) override {
     return ops_.UnpackColumns(a, s);
+  }
+  absl::Status PackAwq(const PackAwqArgs& a, Stream& s) override {
+    return ops_.PackAwq(a, s);
+  }
+  absl::Status UnpackAwq(const UnpackAwqArgs& a, Stream& s) override {
+    return ops_.UnpackAwq(a, s);
+  }
+  absl::Status PackParts(const PackPartsArgs& a, Stream& s) override {
+    const absl::Status status = ops_.PackParts(a, s);
+    if (hooks_.parts_packed) hooks_.parts_packed(a);
+    return status;
+  }
+  absl::Status UnpackParts(const UnpackPartsArgs& a, Stream& s) override {
+    return ops_.UnpackParts(a, s);
   }
 
  private:

@@ -3,6 +3,7 @@
 #ifndef QS_TESTS_TESTING_EMULATED_AFFINE_H_
 #define QS_TESTS_TESTING_EMULATED_AFFINE_H_
 
+#include <algorithm>
 #include <memory>
 
 #include "kernels/base/checked_math.h"
@@ -84,9 +85,51 @@ class EmulatedAffine final : public AffineOps {
     return copies_.End(ops_->UnpackColumns(args, stream));
   }
 
+  // Words between those of two columns go in and out.
+  absl::Status PackAwq(const PackAwqArgs& host, Stream& stream) override {
+    PackAwqArgs args = host;
+    copies_.Begin();
+    args.codes = copies_.In(host.codes, host.rows * host.cols);
+    args.words = copies_.Out(host.words, AwqWords(host));
+    std::copy_n(host.words, AwqWords(host), args.words);
+    return copies_.End(ops_->PackAwq(args, stream));
+  }
+
+  absl::Status UnpackAwq(const UnpackAwqArgs& host, Stream& stream) override {
+    UnpackAwqArgs args = host;
+    copies_.Begin();
+    args.words = copies_.In(host.words, AwqWords(host));
+    args.codes = copies_.Out(host.codes, host.rows * host.cols);
+    return copies_.End(ops_->UnpackAwq(args, stream));
+  }
+
+  absl::Status PackParts(const PackPartsArgs& host, Stream& stream) override {
+    PackPartsArgs args = host;
+    const int64_t element = PackedPartBytes(host.bits);
+    copies_.Begin();
+    args.codes = copies_.In(host.codes, host.count);
+    args.packed = copies_.OutBytes(host.packed, host.part * element, element);
+    return copies_.End(ops_->PackParts(args, stream));
+  }
+
+  absl::Status UnpackParts(const UnpackPartsArgs& host,
+                           Stream& stream) override {
+    UnpackPartsArgs args = host;
+    const int64_t element = PackedPartBytes(host.bits);
+    copies_.Begin();
+    args.packed = copies_.InBytes(host.packed, host.part * element, element);
+    args.codes = copies_.Out(host.codes, host.count);
+    return copies_.End(ops_->UnpackParts(args, stream));
+  }
+
  private:
   static int64_t Words(int64_t count, int bits) {
     return CeilDiv(count * bits, 32);
+  }
+  // From the first to the last.
+  template <class Args>
+  static int64_t AwqWords(const Args& args) {
+    return (args.cols - 1) * args.stride + args.rows / 8;
   }
 
   EmulatedCopies copies_;
