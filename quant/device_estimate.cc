@@ -9,6 +9,7 @@
 #include "quant/awq_judge.h"
 #include "quant/awq_quantizer.h"
 #include "quant/formats/grid_writer.h"
+#include "quant/formats/hqq_format.h"
 #include "quant/gptq_layout.h"
 #include "quant/hqq_base.h"
 #include "quant/nf4_quantizer.h"
@@ -62,7 +63,11 @@ DeviceBytes PackBytes(const Weight& weight, int bits, int64_t groups) {
   columns.rows = weight.rows;
   columns.cols = std::max(weight.cols, groups);
   columns.bits = bits;
-  return MostOf({DeviceBytesOf(codes), DeviceBytesOf(columns)});
+  PackAwqArgs eights;
+  eights.rows = columns.rows;
+  eights.cols = columns.cols;
+  return MostOf(
+      {DeviceBytesOf(codes), DeviceBytesOf(columns), DeviceBytesOf(eights)});
 }
 
 DeviceBytes Nf4Bytes(const Nf4Spec& nf4, const TensorInfo& info, bool large) {
@@ -112,7 +117,11 @@ DeviceBytes HqqBytes(const QuantSpec& spec, const TensorInfo& info,
   DeviceBytes most =
       MostOf({DeviceBytesOf(encode), AffineBytes(slice, hqq.group_size),
               StatsBytes(slice, hqq.group_size)});
-  if (!hqq::IsGrid(spec)) return most;
+  if (!hqq::IsGrid(spec)) {
+    const HqqLayout layout =
+        HqqLayoutOf(hqq, info.name, info.dtype, cut.rows, cut.cols);
+    return MostOf({most, DeviceBytesOf(HqqPackArgs(layout))});
+  }
   const int64_t rows = std::max<int64_t>(1, slice.cols / cut.cols);
   return MostOf({most, PackBytes({info.dtype, rows, cut.cols}, hqq.bits,
                                  cut.cols / hqq.group_size)});

@@ -97,15 +97,18 @@ class DictQuantizer final : public QuantizerOfGroups {
     }
   }
 
-  absl::StatusOr<std::vector<OutputTensor>> Assemble(Backend&) override {
+  absl::StatusOr<std::vector<OutputTensor>> Assemble(
+      Backend& backend) override {
     ReleaseInput();
     HqqPieces pieces;
     QS_ASSIGN_OR_RETURN(pieces.packed,
                         Buffer::Allocate(HqqPackedBytes(layout_)));
-    PackHqqCodes(layout_, codes_.data(), pieces.packed.data());
+    QS_RETURN_IF_ERROR(
+        PackHqqCodes(layout_, codes_.data(), backend, pieces.packed.data()));
     whole_clock().Enter(Phase::kVerify);
     QS_ASSIGN_OR_RETURN(Buffer unpacked, Buffer::Allocate(cut().elements()));
-    UnpackHqqCodes(layout_, pieces.packed.data(), unpacked.data());
+    QS_RETURN_IF_ERROR(UnpackHqqCodes(layout_, pieces.packed.data(), backend,
+                                      unpacked.data()));
     const uint8_t* end = codes_.data() + cut().elements();
     const auto differs = std::mismatch(
         static_cast<const uint8_t*>(codes_.data()), end, unpacked.data());

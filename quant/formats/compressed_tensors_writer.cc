@@ -16,15 +16,6 @@ constexpr int64_t kWordBits = 32;
 constexpr int64_t kWordBytes = 4;
 // Rows at a time: words and codes of a slab fit a core's cache.
 constexpr int64_t kSlabRows = 32;
-// Codes at a time where a call costs more than a core's cache saves.
-constexpr int64_t kLargeSlabElements = int64_t{1} << 22;
-
-int64_t SlabRows(int64_t rows, int64_t cols, const Backend& backend) {
-  const int64_t most = backend.prefers_large()
-                           ? std::max(kSlabRows, kLargeSlabElements / cols)
-                           : kSlabRows;
-  return std::min(most, rows);
-}
 
 class CompressedTensorsWriter final : public GridWriter {
  public:
@@ -83,7 +74,7 @@ absl::Status CompressedTensorsWriter::AddCodes(const GridRows& rows,
   if (words == nullptr) {
     words = words_.As<uint32_t>() + rows.first_row * row_words_;
   }
-  const int64_t slab = SlabRows(rows.rows, cols, backend);
+  const int64_t slab = SlabRows(rows.rows, cols, kSlabRows, backend);
   QS_ASSIGN_OR_RETURN(Buffer again, Buffer::Allocate(slab * cols));
   for (int64_t done = 0; done < rows.rows; done += slab) {
     const int64_t some = std::min(slab, rows.rows - done);

@@ -94,6 +94,11 @@ absl::Status MismatchError(const std::string& name, int64_t first_row);
 absl::Status CheckRows(const GridRows& rows, const GridSpec& grid,
                        const GridShape& shape);
 
+// Rows of `rows` to pack at a time: `least`, whose codes and words fit a core's
+// cache, or more where a call costs more than that saves.
+int64_t SlabRows(int64_t rows, int64_t cols, int64_t least,
+                 const Backend& backend);
+
 // PackRows and UnpackRows of a backend.
 absl::Status PackRows(Backend& backend, const uint8_t* codes, int64_t rows,
                       int64_t cols, int bits, uint32_t* words);

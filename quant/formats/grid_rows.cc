@@ -1,4 +1,5 @@
 // Tested by tests/formats/grid_writer_test.cc.
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +46,16 @@ absl::Status CheckRows(const GridRows& rows, const GridSpec& grid,
       "tensor \"", shape.name, "\": got rows ", rows.first_row, " to ", end,
       zeros ? "" : " with the zero points of another scheme",
       ", allowed are multiples of ", kGridRowUnit, " up to ", shape.rows));
+}
+
+int64_t SlabRows(int64_t rows, int64_t cols, int64_t least,
+                 const Backend& backend) {
+  constexpr int64_t kLargeElements = int64_t{1} << 22;
+  const int64_t most =
+      backend.prefers_large()
+          ? std::max(least, kLargeElements / (cols * least) * least)
+          : least;
+  return std::min(most, rows);
 }
 
 absl::Status PackRows(Backend& backend, const uint8_t* codes, int64_t rows,

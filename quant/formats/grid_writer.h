@@ -59,8 +59,7 @@ struct GridRows {
   // Where the packed words of these rows go when they leave in pieces
   // (streams()), else null and the writer keeps them.
   uint32_t* words = nullptr;
-  // Told when packing and when verifying begins; null: nobody. AWQ files are
-  // compared in the cache, word by word: all of it is packing there.
+  // Told when packing and when verifying begins; null: nobody.
   PhaseClock* clock = nullptr;
 };
 
@@ -84,10 +83,11 @@ class GridWriter {
 
   // Packs, unpacks again and compares. Thread: safe for distinct rows, with
   // happens-before to Finish that the caller provides. Needs up to 288 * cols
-  // bytes for a moment. Faster with 128 rows or more at a time.
-  // Errors: INVALID_ARGUMENT — GPTQ v1 and a zero point of 0 (tensor, row and
-  // group are named); INTERNAL, our bug — a scale that is not positive or that
-  // the file cannot hold exactly, or the comparison failed.
+  // bytes for a moment, or 4 MiB where the backend prefers_large. Faster with
+  // 128 rows or more at a time. Errors: INVALID_ARGUMENT — GPTQ v1 and a zero
+  // point of 0 (tensor, row and group are named); INTERNAL, our bug — a scale
+  // that is not positive or that the file cannot hold exactly, or the
+  // comparison failed.
   virtual absl::Status AddRows(const GridRows& rows, Backend& backend) = 0;
 
   // GPTQ with dynamic act-order: the group of each column, [cols]. Without it

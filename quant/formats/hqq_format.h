@@ -8,12 +8,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/affine_ops.h"
 #include "quant/formats/bitsandbytes.h"
 #include "quant/formats/stored_tensors.h"
 #include "quant/quant_spec.h"
 #include "quant/quantized_tensor.h"
 
 namespace qs {
+
+class Backend;
 
 // One weight [rows, cols] of a file. `dtype` is the compute dtype: that of
 // scales, zero points and the decoded weight (the model's).
@@ -52,12 +55,17 @@ struct HqqPieces {
   Buffer zeros;   // dtype [groups]
 };
 
-// The whole code matrix into `packed` (HqqPackedBytes), and back. Row i shares
-// its bytes with rows far away, so that parts of it cannot be packed alone.
-void PackHqqCodes(const HqqLayout& layout, const uint8_t* codes,
-                  uint8_t* packed);
-void UnpackHqqCodes(const HqqLayout& layout, const uint8_t* packed,
-                    uint8_t* codes);
+// How its codes are packed, without pointers. REQUIRES: CheckHqqLayout is OK.
+PackPartsArgs HqqPackArgs(const HqqLayout& layout);
+
+// The whole code matrix into `packed` (HqqPackedBytes, aligned for the words of
+// 3 bits), and back. Row i shares its bytes with rows far away, so that parts
+// of it cannot be packed alone. REQUIRES: CheckHqqLayout is OK. Errors: the
+// backend's.
+absl::Status PackHqqCodes(const HqqLayout& layout, const uint8_t* codes,
+                          Backend& backend, uint8_t* packed);
+absl::Status UnpackHqqCodes(const HqqLayout& layout, const uint8_t* packed,
+                            Backend& backend, uint8_t* codes);
 
 // W_q, scale, zero and the encoded metadata, in hqq's order.
 // Errors: INVALID_ARGUMENT like CheckHqqLayout; RESOURCE_EXHAUSTED — no memory.

@@ -77,12 +77,14 @@ void BenchHqq(Bench& bench, int bits) {
   layout.bits = bits;
   layout.group_size = 64;
   const int64_t bytes = kWeights + HqqPackedBytes(layout);
+  const auto backend = NewCpuBackend(1);
   const std::string end = absl::StrCat("_", bits);
   bench.Row("pack_hqq" + end, kWeights, bytes, [&] {
-    PackHqqCodes(layout, data.codes.data(), data.packed.data());
+    (void)PackHqqCodes(layout, data.codes.data(), *backend, data.packed.data());
   });
   bench.Row("unpack_hqq" + end, kWeights, bytes, [&] {
-    UnpackHqqCodes(layout, data.packed.data(), data.codes.data());
+    (void)UnpackHqqCodes(layout, data.packed.data(), *backend,
+                         data.codes.data());
   });
 }
 

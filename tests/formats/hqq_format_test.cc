@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/backend.h"
 #include "quant/formats/checkpoint.h"
 #include "tests/formats/format_files.h"
 #include "tests/testing/catch_compat.h"
@@ -97,14 +98,19 @@ TEST_CASE("codes pack as hqq packs them, and come back", "[hqq_format]") {
       REQUIRE(CheckHqqLayout(layout).ok());
       REQUIRE(HqqPackedBytes(layout) ==
               static_cast<int64_t>(packed.bytes.size()));
-      std::vector<uint8_t> words(packed.bytes.size() + 1, 0xee);
-      PackHqqCodes(layout, codes.bytes.data(), words.data());
-      CHECK(words.back() == 0xee);
-      words.pop_back();
-      CHECK(words == packed.bytes);
-      std::vector<uint8_t> again(codes.bytes.size());
-      UnpackHqqCodes(layout, words.data(), again.data());
-      CHECK(again == codes.bytes);
+      for (const auto& backend : AllBackends()) {
+        INFO("on " << backend->name());
+        std::vector<uint8_t> words(packed.bytes.size() + 1, 0xee);
+        REQUIRE(PackHqqCodes(layout, codes.bytes.data(), *backend, words.data())
+                    .ok());
+        CHECK(words.back() == 0xee);
+        words.pop_back();
+        CHECK(words == packed.bytes);
+        std::vector<uint8_t> again(codes.bytes.size());
+        REQUIRE(
+            UnpackHqqCodes(layout, words.data(), *backend, again.data()).ok());
+        CHECK(again == codes.bytes);
+      }
       ++cases;
     }
   }
@@ -124,7 +130,9 @@ TEST_CASE("files that hqq saved are read and written again to the byte",
     REQUIRE(weight.ok());
     HqqPieces pieces{Allocated(HqqPackedBytes(weight->layout)),
                      Copy(weight->scales), Copy(weight->zeros)};
-    PackHqqCodes(weight->layout, weight->codes.data(), pieces.packed.data());
+    REQUIRE(PackHqqCodes(weight->layout, weight->codes.data(),
+                         *NewCpuBackend(1), pieces.packed.data())
+                .ok());
     const auto tensors = HqqTensors(weight->layout, std::move(pieces));
     REQUIRE(tensors.ok());
     std::vector<SafetensorsItem> items;

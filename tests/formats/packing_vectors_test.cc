@@ -108,7 +108,8 @@ std::vector<OutputTensor> WriteGrid(const QuantSpec& spec, const Json& vector,
   return *std::move(tensors);
 }
 
-std::vector<OutputTensor> WriteHqq(const QuantSpec& spec, const Json& vector) {
+std::vector<OutputTensor> WriteHqq(const QuantSpec& spec, const Json& vector,
+                                   Backend& backend) {
   const HqqLayout layout =
       HqqLayoutOf(*spec.hqq(), kName, DTypeOf(vector), vector.at("shape")[0],
                   vector.at("shape")[1]);
@@ -117,7 +118,8 @@ std::vector<OutputTensor> WriteHqq(const QuantSpec& spec, const Json& vector) {
       Filled(std::vector<uint8_t>(static_cast<size_t>(HqqPackedBytes(layout)))),
       Filled(FromHex(vector.at("scales"))),
       Filled(FromHex(vector.at("zeros")))};
-  PackHqqCodes(layout, codes.data(), pieces.packed.data());
+  REQUIRE(
+      PackHqqCodes(layout, codes.data(), backend, pieces.packed.data()).ok());
   auto tensors = HqqTensors(layout, std::move(pieces));
   INFO(tensors.status());
   REQUIRE(tensors.ok());
@@ -147,7 +149,7 @@ TEST_CASE("the writers write the published bytes", "[packing_vectors]") {
       INFO(vector.at("name") << " on " << new_backend->name());
       const QuantSpec spec = SpecOf(vector);
       const std::vector<OutputTensor> tensors =
-          spec.hqq() != nullptr ? WriteHqq(spec, vector)
+          spec.hqq() != nullptr ? WriteHqq(spec, vector, *new_backend)
                                 : WriteGrid(spec, vector, *new_backend);
       REQUIRE(tensors.size() == vector.at("outputs").size());
       for (size_t i = 0; i < tensors.size(); ++i) {

@@ -18,6 +18,7 @@
 #include "kernels/cuda/staged_ops.h"
 #include "kernels/cuda/stats_cuda.h"
 #include "kernels/cuda/workspace_scratch.h"
+#include "quant/formats/hqq_format.h"
 #include "quant/site_accumulator.h"
 #include "tests/quant/awq_cases.h"
 #include "tests/testing/fake_device.h"
@@ -151,6 +152,34 @@ TEST_CASE("methods that need nothing: estimate and use", "[device_estimate]") {
       }
       RequireTensorNear({HqqSpec{}, profile, OutputFormat::kCompressedTensors},
                         Info(shape));
+    }
+  }
+}
+
+// hqq's format is packed whole, which is most for a tensor of many slices. 3
+// bits: the last part is short, with axis 0 by whole rows of the code matrix.
+TEST_CASE("hqq's packing: estimate and use", "[device_estimate]") {
+  const TensorInfo info = Info({256, 2048});
+  for (const int axis : {0, 1}) {
+    for (const int bits : {1, 2, 3, 4, 8}) {
+      const HqqSpec hqq{.bits = bits, .axis = axis};
+      const HqqLayout layout =
+          HqqLayoutOf(hqq, info.name, info.dtype, info.shape[0], info.shape[1]);
+      INFO(bits << " bits, axis " << axis);
+      SeenDevice device;
+      const std::vector<uint8_t> codes(256 * 2048, 1);
+      std::vector<uint8_t> again(codes.size());
+      std::vector<uint8_t> packed(static_cast<size_t>(HqqPackedBytes(layout)));
+      REQUIRE(PackHqqCodes(layout, codes.data(), device, packed.data()).ok());
+      REQUIRE(UnpackHqqCodes(layout, packed.data(), device, again.data()).ok());
+      CHECK(again == codes);
+      const DeviceBytes packing = DeviceBytesOf(HqqPackArgs(layout));
+      RequireNear(device, packing, packing);
+      for (const Profile profile : {Profile::kReference, Profile::kBest}) {
+        CHECK(packing.taken <=
+              TensorDeviceBytes({hqq, profile, OutputFormat::kHqq}, info, {})
+                  .taken);
+      }
     }
   }
 }

@@ -132,6 +132,29 @@ absl::Status FirstTile(const QuantSpec& spec, Backend& backend) {
       ->RunTile(0, backend);
 }
 
+// A tensor with all that it takes.
+absl::Status Whole(const QuantSpec& spec, Backend& backend) {
+  const auto bytes = Gaussian(64 * 128, DType::kBF16, 21);
+  const auto q = MakeQuantizer(spec, {kName, DType::kBF16, {64, 128}}, bytes);
+  const absl::Status tile = q->RunTile(0, backend);
+  return tile.ok() ? q->Finish(backend).status() : tile;
+}
+
+TEST_CASE("hqq's elements that were packed wrong do not count as done") {
+  for (const int bits : {8, 4, 3, 2, 1}) {
+    HookedBackend backend;
+    const QuantSpec spec = {HqqSpec{.bits = bits}, Profile::kBest,
+                            OutputFormat::kHqq};
+    REQUIRE(Whole(spec, backend).ok());
+    backend.hooks.parts_packed = [](const PackPartsArgs& a) {
+      static_cast<uint8_t*>(a.packed)[a.part - 1] ^= 1;
+    };
+    const absl::Status status = Whole(spec, backend);
+    INFO(bits << " bits: " << status);
+    CHECK(absl::IsInternal(status));
+  }
+}
+
 TEST_CASE("output that was packed wrong does not count as done") {
   HookedBackend backend;
   const QuantSpec nf4 = PresetSpec("NF4", Profile::kReference);
