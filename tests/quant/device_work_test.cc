@@ -245,13 +245,14 @@ TEST_CASE("GPTQ in large tiles on a host: the same", "[device_work]") {
   RequireSame(SolveTall(spec, false, *host), SolveTall(spec, true, *host));
 }
 
-// Of a tensor whose one tile has several slices.
+// Of a tensor whose one tile has several slices: so many that the operations of
+// the whole, hqq's packing, are few beside theirs.
 QuantizedTensor QuantizeTile(const QuantSpec& spec, bool large,
                              Backend& backend) {
-  const TensorInfo info = {"w.weight", DType::kBF16, {768, 256}};
+  const TensorInfo info = {"w.weight", DType::kBF16, {1024, 256}};
   QuantizeOptions options;
   options.large_tiles = large;
-  return Quantize(spec, info, Gaussian(768 * 256, info.dtype, 3), backend,
+  return Quantize(spec, info, Gaussian(1024 * 256, info.dtype, 3), backend,
                   options);
 }
 
