@@ -31,6 +31,8 @@ struct DeviceBytes {
   // Copies of arguments with a number (ContentId), which stay for the next
   // operations until their room is needed.
   int64_t kept = 0;
+
+  constexpr int64_t total() const { return taken + kept; }
 };
 
 // Of operations that run one after the other and share what they keep.

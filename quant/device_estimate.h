@@ -23,9 +23,12 @@ namespace qs {
 // The memory that a worker takes for its first operation, however small.
 constexpr int64_t kLeastDeviceBytes = int64_t{32} << 20;
 
-// Of a device for a task that takes `need`.
+// What a worker has of a device for a task that takes `need`.
+inline DeviceBytes DeviceClaimFor(const DeviceBytes& need) {
+  return {std::max(need.taken, kLeastDeviceBytes), need.kept};
+}
 inline int64_t DeviceMemoryFor(const DeviceBytes& need) {
-  return std::max(need.taken, kLeastDeviceBytes) + need.kept;
+  return DeviceClaimFor(need).total();
 }
 
 // How a tensor is worked at.

@@ -84,7 +84,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
   struct Room {
     Reservation reservation;
     int64_t runs = 1;
-    int64_t device_bytes = 0;
+    DeviceBytes device_bytes;
   };
 
   const std::shared_ptr<WorkerPool::Lane>& lane() {
@@ -237,7 +237,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     if (!reserved) return std::nullopt;
     room.reservation = *std::move(reserved);
     room.device_bytes =
-        DeviceMemoryFor(SiteDeviceBytes(inputs, batch_->dtype, room.runs));
+        DeviceClaimFor(SiteDeviceBytes(inputs, batch_->dtype, room.runs));
     return room;
   }
 
@@ -317,9 +317,9 @@ class ActivationsCall final : public SerialCall<Request, Response> {
   void MakeDurable(bool asked, Then then) {
     if (shard_ == nullptr) return then(absl::OkStatus());
     if (!shard_->has_whole_runs()) return then(Checkpoint(asked));
-    int64_t device_bytes = 0;
+    DeviceBytes device_bytes;
     for (const auto& [unused, room] : rooms_) {
-      device_bytes = std::max(device_bytes, room.device_bytes);
+      device_bytes = MostOf(device_bytes, room.device_bytes);
     }
     context().workers.Submit(
         lane(),

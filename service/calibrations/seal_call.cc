@@ -80,9 +80,9 @@ class SiteSeal final : public std::enable_shared_from_this<SiteSeal> {
           });
         },
         // What a shard left is less than a run.
-        more ? DeviceMemoryFor(
+        more ? DeviceClaimFor(
                    SiteDeviceBytes(sealing_->inputs(), DType::kF32, 1))
-             : 0);
+             : DeviceBytes());
   }
 
   void Store(const absl::Status& checked) {

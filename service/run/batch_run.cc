@@ -44,7 +44,7 @@ BatchRun::BatchRun(const Host& host, const BatchQueue::Batch& batch,
       done_(std::move(done)) {}
 
 // The task holds the batch, so steps may use a plain `this`.
-void BatchRun::Submit(Step step, int64_t device_bytes) {
+void BatchRun::Submit(Step step, const DeviceBytes& device_bytes) {
   ++steps_;
   host_.pool.Submit(
       host_.lane,
@@ -91,7 +91,7 @@ absl::Status BatchRun::Open() {
   QS_ASSIGN_OR_RETURN(member.quantizer,
                       TensorQuantizer::Create(
                           spec_, host_.plan.InfoOf(member.tensor), options));
-  member.device_bytes = DeviceMemoryFor(
+  member.device_bytes = DeviceClaimFor(
       TensorDeviceBytes(spec_, member.quantizer->info(),
                         {.large_tiles = host_.plan.spec.large_tiles}));
   RunTiles(member, /*read=*/true);
@@ -139,12 +139,12 @@ absl::Status BatchRun::OpenGroup() {
 }
 
 void BatchRun::EstimateGroup(const GroupInfo& info) {
-  solve_device_bytes_ = DeviceMemoryFor(SolveDeviceBytes(spec_, info));
+  solve_device_bytes_ = DeviceClaimFor(SolveDeviceBytes(spec_, info));
   const DeviceUse use = GroupDeviceUse(spec_, info, host_.plan.Options());
   for (size_t i = 0; i < members_.size(); ++i) {
     if (info.tensors[i].role != GroupRole::kQuantize) continue;
     members_[i]->device_bytes =
-        DeviceMemoryFor(TensorDeviceBytes(spec_, info.tensors[i].info, use));
+        DeviceClaimFor(TensorDeviceBytes(spec_, info.tensors[i].info, use));
   }
 }
 

@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "quant/device_estimate.h"
 #include "quant/solve_group.h"
 #include "quant/tensor_quantizer.h"
 #include "service/run/batch_queue.h"
@@ -49,7 +50,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   struct Member {
     size_t tensor = 0;  // of the checkpoint
     std::unique_ptr<TensorQuantizer> quantizer;
-    int64_t device_bytes = 0;  // of a tile
+    DeviceBytes device_bytes;  // of a tile
     int64_t tiles = 0;
     std::atomic<int64_t> tiles_left = 0;  // in this round
     bool second_round = false;
@@ -60,7 +61,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
 
   // Queues a step; the batch ends when no step is queued or runs.
   // `device_bytes`: as WorkerPool has it.
-  void Submit(Step step, int64_t device_bytes = 0);
+  void Submit(Step step, const DeviceBytes& device_bytes = {});
   void StepEnded();
   void Fail(const absl::Status& status);
   bool Stopped() const { return failed_ || host_.cancelled; }
@@ -103,7 +104,7 @@ class BatchRun : public std::enable_shared_from_this<BatchRun> {
   // Set before a tile runs: how the group is solved, and all tiles' SharedPart.
   bool solves_whole_ = false;
   int64_t shared_bytes_ = 0;
-  int64_t solve_device_bytes_ = 0;
+  DeviceBytes solve_device_bytes_;
 
   absl::Mutex mutex_;
   int64_t shared_told_ ABSL_GUARDED_BY(mutex_) = 0;  // to the host

@@ -74,7 +74,7 @@ MetricValues DeviceMemory(const WorkerPool& pool) {
     add("used", memory.used);
     add("high_water", memory.high_water);
     add("reserved", claims[i].now);
-    add("estimate", claims[i].largest);
+    add("estimate", claims[i].most.total());
   }
   return values;
 }

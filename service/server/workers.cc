@@ -83,7 +83,7 @@ quant::v1::DeviceInfo DescribeWorker(const Backend& backend,
   info.set_memory_used_bytes(memory.used);
   info.set_memory_high_water_bytes(memory.high_water);
   info.set_host_calls(memory.host_calls);
-  if (memory.cap > 0) info.set_memory_estimate_bytes(claims.largest);
+  if (memory.cap > 0) info.set_memory_estimate_bytes(claims.most.total());
   return info;
 }
 

@@ -125,7 +125,7 @@ GroupJob::GroupJob(int64_t handle, const QuantSpec& spec,
       group_(std::move(group)),
       device_use_(GroupDeviceUse(spec, group_->info(), options)),
       solve_device_bytes_(
-          DeviceMemoryFor(SolveDeviceBytes(spec, group_->info()))),
+          DeviceClaimFor(SolveDeviceBytes(spec, group_->info()))),
       sites_(group_->info().sites.size()),
       tensor_begun_(group_->info().tensors.size()),
       sites_left_(sites_.size()),
@@ -248,7 +248,7 @@ absl::StatusOr<std::shared_ptr<TensorJob>> GroupJob::BeginTensor(
                         reservation_, /*needs_all=*/solves_whole());
   if (found->role == GroupRole::kQuantize) {
     job->set_device_bytes(
-        DeviceMemoryFor(TensorDeviceBytes(spec_, found->info, device_use_)));
+        DeviceClaimFor(TensorDeviceBytes(spec_, found->info, device_use_)));
   }
   return job;
 }

@@ -61,7 +61,7 @@ class GroupJob {
 
   bool solves_whole() const { return group_->solves_whole(); }
   // What Solve takes of a GPU's memory, at most.
-  int64_t solve_device_bytes() const { return solve_device_bytes_; }
+  const DeviceBytes& solve_device_bytes() const { return solve_device_bytes_; }
   absl::Status Solve(Backend& backend) { return group_->Solve(backend); }
   // The tensors that waited for Solve.
   std::vector<std::shared_ptr<TensorJob>> TakeWaiting() {
@@ -88,7 +88,7 @@ class GroupJob {
   int rule_ = 0;
   const std::unique_ptr<SolveGroup> group_;
   const DeviceUse device_use_;  // of its tensors
-  const int64_t solve_device_bytes_;
+  const DeviceBytes solve_device_bytes_;
   enum class SiteState { kNotBegun, kBegun, kComplete };
   std::vector<SiteState> sites_;
   std::vector<bool> tensor_begun_;

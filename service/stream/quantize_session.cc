@@ -164,7 +164,8 @@ void QuantizeSession::TensorBegun() {
 
 // ----------------------------------------------------------------- computing
 
-void QuantizeSession::SubmitWork(WorkerPool::Task task, int64_t device_bytes) {
+void QuantizeSession::SubmitWork(WorkerPool::Task task,
+                                 const DeviceBytes& device_bytes) {
   {
     absl::MutexLock lock(&mutex_);
     if (ended_) return;
@@ -175,7 +176,7 @@ void QuantizeSession::SubmitWork(WorkerPool::Task task, int64_t device_bytes) {
 
 void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job,
                               TensorJob::Due due) {
-  const int64_t device_bytes = job->device_bytes();
+  const DeviceBytes device_bytes = job->device_bytes();
   SubmitWork(
       [self = shared_from_this(), job = std::move(job),
        due = std::move(due)](Backend& backend) mutable {
@@ -185,7 +186,7 @@ void QuantizeSession::TileDue(std::shared_ptr<TensorJob> job,
 }
 
 void QuantizeSession::SiteWorkDue(std::shared_ptr<SiteJob> site) {
-  const int64_t device_bytes = site->device_bytes();
+  const DeviceBytes device_bytes = site->device_bytes();
   SubmitWork(
       [self = shared_from_this(), site = std::move(site)](Backend& backend) {
         const absl::Status status = site->Work(backend);
@@ -196,7 +197,7 @@ void QuantizeSession::SiteWorkDue(std::shared_ptr<SiteJob> site) {
 }
 
 void QuantizeSession::GroupDue(std::shared_ptr<GroupJob> group) {
-  const int64_t device_bytes = group->solve_device_bytes();
+  const DeviceBytes device_bytes = group->solve_device_bytes();
   SubmitWork([self = shared_from_this(), group = std::move(group)](
                  Backend& backend) { self->SolveGroup(*group, backend); },
              device_bytes);

@@ -116,7 +116,7 @@ class QuantizeSession final
                Backend& backend);
   void StartSecondRound(const std::shared_ptr<TensorJob>& job,
                         Backend& backend);
-  void SubmitWork(WorkerPool::Task task, int64_t device_bytes);
+  void SubmitWork(WorkerPool::Task task, const DeviceBytes& device_bytes);
   void SolveGroup(GroupJob& group, Backend& backend);
   void FinishTensor(const std::shared_ptr<TensorJob>& job, Backend& backend);
   void Emit(Emission emission);

@@ -136,9 +136,9 @@ bool SiteJob::Complete() {
   return true;
 }
 
-int64_t SiteJob::device_bytes() const {
-  if (!activations()) return 0;
-  return DeviceMemoryFor(SiteDeviceBytes(site_->inputs(), dtype_, runs_));
+DeviceBytes SiteJob::device_bytes() const {
+  if (!activations()) return {};
+  return DeviceClaimFor(SiteDeviceBytes(site_->inputs(), dtype_, runs_));
 }
 
 bool SiteJob::TakeWork() {

@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/base/buffer.h"
+#include "quant/device_estimate.h"
 #include "quant/site.h"
 #include "quant/site_accumulator.h"
 #include "quant/v1/quantization.pb.h"
@@ -61,7 +62,7 @@ class SiteJob {
   bool TakeWork();
 
   // What Work takes of a GPU's memory, at most.
-  int64_t device_bytes() const;
+  DeviceBytes device_bytes() const;
 
   // --- a worker's part
   // Errors: INVALID_ARGUMENT — what is wrong with the data; the site then

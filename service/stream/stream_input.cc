@@ -241,7 +241,7 @@ absl::Status StreamInput::Open(int64_t handle, Wanted wanted,
   if (!quantizer.ok()) return OpenError(quantizer.status());
   const std::shared_ptr<TensorJob> job =
       TensorJob::Create(handle, *std::move(quantizer), std::move(reservation));
-  job->set_device_bytes(DeviceMemoryFor(TensorDeviceBytes(
+  job->set_device_bytes(DeviceClaimFor(TensorDeviceBytes(
       spec, job->info(), {.large_tiles = options.large_tiles})));
   job->set_rule(wanted.rule);
   open_[handle] = {job, nullptr};

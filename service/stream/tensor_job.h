@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "quant/device_estimate.h"
 #include "quant/tensor_quantizer.h"
 #include "service/stream/byte_budget.h"
 #include "service/stream/wire.h"
@@ -71,8 +72,8 @@ class TensorJob {
   const TensorInfo& info() const { return quantizer_->info(); }
 
   // What a step takes of a GPU's memory, at most. Set before any is due.
-  int64_t device_bytes() const { return device_bytes_; }
-  void set_device_bytes(int64_t bytes) { device_bytes_ = bytes; }
+  const DeviceBytes& device_bytes() const { return device_bytes_; }
+  void set_device_bytes(const DeviceBytes& bytes) { device_bytes_ = bytes; }
   // Of the stream's overrides the one that it has; 0: none. The same.
   int rule() const { return rule_; }
   void set_rule(int rule) { rule_ = rule; }
@@ -163,7 +164,7 @@ class TensorJob {
   const int64_t num_steps_;
   const int64_t pieces_at_once_;
   QuantizedTensor result_;
-  int64_t device_bytes_ = 0;
+  DeviceBytes device_bytes_;
   int rule_ = 0;
 
   const bool copies_;  // all input at once

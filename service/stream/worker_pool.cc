@@ -15,14 +15,18 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return elapsed.count();
 }
 
+// Whether to tell of it: once, and again when it is much more. `told`: what was
+// told of before.
+bool IsNews(int64_t needed, int64_t estimate, int64_t* told) {
+  if (needed <= estimate || needed <= *told + *told / 4) return false;
+  *told = needed;
+  return true;
+}
+
 // Tells of a GPU whose tasks have needed more of its memory than they said
 // together: an estimate is wrong, and tasks that are admitted by it may not
-// find room. Once, and again when it is much more. `told`: what was told of
-// before.
-void WarnOfNeed(const Backend& gpu, int64_t needed, int64_t estimate,
-                int64_t* told) {
-  if (needed <= estimate || needed <= *told + *told / 4) return;
-  *told = needed;
+// find room.
+void WarnOfNeed(const Backend& gpu, int64_t needed, int64_t estimate) {
   Log(LogLevel::kWarning, "gpu_memory_above_estimate",
       {{"worker", gpu.name()},
        {"needed_bytes", needed},
@@ -60,7 +64,7 @@ WorkerPool::~WorkerPool() {
 }
 
 void WorkerPool::Submit(const std::shared_ptr<Lane>& lane, Task task,
-                        int64_t device_bytes) {
+                        const DeviceBytes& device_bytes) {
   absl::MutexLock lock(&mutex_);
   if (stopping_) return;
   lane->tasks.push_back({std::move(task), device_bytes});
@@ -91,7 +95,7 @@ bool WorkerPool::IsFor(size_t worker, int64_t device_bytes) const {
 WorkerPool::Ring::const_iterator WorkerPool::FindLane(size_t worker) const {
   for (auto lane = ring_.begin(); lane != ring_.end(); ++lane) {
     if ((*lane)->tasks.empty()) return lane;  // they were dropped
-    const int64_t bytes = (*lane)->tasks.front().device_bytes;
+    const int64_t bytes = (*lane)->tasks.front().device_bytes.total();
     if (!IsFor(worker, bytes)) continue;
     // A smaller one behind it must not go first, or it might wait for ever.
     return workers_[worker].HasRoom(bytes) ? lane : ring_.end();
@@ -145,23 +149,22 @@ std::vector<const Backend*> WorkerPool::backends() const {
   return all;
 }
 
-void WorkerPool::Begin(Worker& worker, int64_t device_bytes) {
+void WorkerPool::Begin(Worker& worker, const DeviceBytes& device_bytes) {
   ++running_;
   if (worker.running++ == 0) worker.since = std::chrono::steady_clock::now();
-  worker.claims.now += device_bytes;
-  worker.claims.largest = std::max(worker.claims.largest, device_bytes);
+  worker.claims.now += device_bytes.total();
+  worker.claims.most = MostOf(worker.claims.most, device_bytes);
 }
 
-void WorkerPool::End(Worker& worker, int64_t device_bytes) {
+void WorkerPool::End(Worker& worker, const DeviceBytes& device_bytes) {
   --running_;
   if (--worker.running == 0) worker.seconds += SecondsSince(worker.since);
-  worker.claims.now -= device_bytes;
+  worker.claims.now -= device_bytes.total();
 }
 
 void WorkerPool::Work(int lane, size_t worker) {
   const Backend& whole = *backends_[worker];
   Backend& backend = backends_[worker]->lane(lane);
-  int64_t told = 0;
   const auto ready = [this, worker]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return Ready(worker);
   };
@@ -181,11 +184,11 @@ void WorkerPool::Work(int lane, size_t worker) {
     mutex_.Lock();
     End(workers_[worker], next.device_bytes);
     if (!goes_on) break;
-    if (needed == 0) continue;
-    // Lanes keep what their largest tasks had.
-    const int64_t estimate = whole.lanes() * workers_[worker].claims.largest;
+    Worker& own = workers_[worker];
+    const int64_t estimate = whole.lanes() * own.claims.most.total();
+    if (!IsNews(needed, estimate, &own.told)) continue;
     mutex_.Unlock();
-    WarnOfNeed(whole, needed, estimate, &told);
+    WarnOfNeed(whole, needed, estimate);
     mutex_.Lock();
   }
   mutex_.Unlock();

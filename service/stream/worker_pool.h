@@ -30,6 +30,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
+#include "quant/device_estimate.h"
 
 namespace qs {
 
@@ -44,7 +45,7 @@ class WorkerPool {
     friend class WorkerPool;
     struct Queued {
       Task task;
-      int64_t device_bytes = 0;
+      DeviceBytes device_bytes;
     };
     std::deque<Queued> tasks;
     bool in_turn = false;  // the lane stands in the pool's ring
@@ -64,10 +65,10 @@ class WorkerPool {
   WorkerPool& operator=(const WorkerPool&) = delete;
 
   std::shared_ptr<Lane> NewLane() const { return std::make_shared<Lane>(); }
-  // `device_bytes`: of a GPU's memory, at most. After the pool's destruction
-  // began, the task is dropped.
+  // `device_bytes`: of a GPU's memory, at most (DeviceClaimFor). After the
+  // pool's destruction began, the task is dropped.
   void Submit(const std::shared_ptr<Lane>& lane, Task task,
-              int64_t device_bytes = 0);
+              const DeviceBytes& device_bytes = {});
   // Drops the lane's queued tasks; running ones go on. Returns how many.
   int64_t Drop(const std::shared_ptr<Lane>& lane);
 
@@ -78,8 +79,11 @@ class WorkerPool {
   int64_t running() const;
   // What tasks of a worker, as backends(), said that they take of its device.
   struct DeviceClaims {
-    int64_t now = 0;      // those that run, together
-    int64_t largest = 0;  // of one
+    int64_t now = 0;  // those that run, together
+    // Of all so far. A backend's lane goes on having what the task that took
+    // most took, and other tasks add what they keep: it needs the total, which
+    // may be more than that of any one task.
+    DeviceBytes most;
   };
   std::vector<DeviceClaims> device_claims() const;
   // Tasks that may run at once.
@@ -98,6 +102,7 @@ class WorkerPool {
     bool goes_on = true;
     int64_t device_cap = 0;  // bytes; 0: a host
     DeviceClaims claims;
+    int64_t told = 0;  // of a need above the estimate
 
     bool has_device() const { return device_cap > 0 && !lost; }
     // Whether its device has the memory when nothing else runs on it.
@@ -113,9 +118,9 @@ class WorkerPool {
   using Ring = std::deque<std::shared_ptr<Lane>>;
 
   void Work(int lane, size_t worker);
-  void Begin(Worker& worker, int64_t device_bytes)
+  void Begin(Worker& worker, const DeviceBytes& device_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void End(Worker& worker, int64_t device_bytes)
+  void End(Worker& worker, const DeviceBytes& device_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // False: the worker's threads end.
   bool GoesOn(size_t worker);

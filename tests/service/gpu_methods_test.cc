@@ -140,6 +140,38 @@ TEST_CASE("streams keep to the estimates of their memory", "[gpu_methods]") {
   CHECK(server.Capabilities().devices(0).memory_high_water_bytes() > 0);
 }
 
+// Above the least that a lane has, so that what tasks take counts. Its second
+// moments take most; what measures the tensor's output error keeps the matrix.
+TEST_CASE("... where one task takes most and another keeps something",
+          "[gpu_methods]") {
+  constexpr int64_t kInputs = 2048;
+  constexpr int64_t kMatrix = kInputs * kInputs * int64_t{sizeof(float)};
+  FakeGpus gpus;
+  ServerOptions options = TestServerOptions();
+  options.gpu_lanes = 1;
+  GpuServer server("gpu:0", gpus, options);
+  const std::vector<TestWeight> weights = {
+      TestWeight(11, "q.weight", 8, kInputs, 1)};
+  const TestSite site("block/in", kInputs, 24, 5);
+  Requests requests = {Config("W4A16", false, v1::REFERENCE),
+                       Group(1, site, weights)};
+  AppendSite(&requests, 2, 1, site, v1::SiteBegin::ACTIVATIONS);
+  AppendTensor(&requests, 1, weights[0]);
+  const auto log = Captured([&] {
+    REQUIRE(SetLogLevel("warning").ok());
+    CHECK(RequireAnswers(server, requests).ReportOf(11)->has_output_error());
+    REQUIRE(Eventually(
+        [&] { return server.server().context().pool().running() == 0; }));
+    REQUIRE(SetLogLevel("off").ok());
+  });
+  CHECK(AboveEstimate(log).empty());
+  const v1::DeviceInfo device = server.Capabilities().devices(0);
+  CHECK(device.host_calls() == 0);
+  CHECK(device.memory_high_water_bytes() > kLeastDeviceBytes + kMatrix);
+  CHECK(device.memory_high_water_bytes() <= device.memory_estimate_bytes());
+  CHECK(device.memory_estimate_bytes() <= 2 * device.memory_high_water_bytes());
+}
+
 TEST_CASE("a task that needs more of a GPU than it said is told of, once",
           "[gpu_methods]") {
   FakeGpus gpus;
@@ -152,13 +184,12 @@ TEST_CASE("a task that needs more of a GPU than it said is told of, once",
   const auto log = Captured([&] {
     REQUIRE(SetLogLevel("warning").ok());
     for (int i = 0; i < 3; ++i) {
-      pool.Submit(
-          lane,
-          [&](Backend& gpu) {
-            Quantize(PresetSpec("NF4", Profile::kBest), weight.info,
-                     weight.bytes, gpu, {});
-          },
-          /*device_bytes=*/1000);
+      pool.Submit(lane,
+                  [&](Backend& gpu) {
+                    Quantize(PresetSpec("NF4", Profile::kBest), weight.info,
+                             weight.bytes, gpu, {});
+                  },
+                  {.taken = 900, .kept = 100});
     }
     REQUIRE(
         Eventually([&] { return pool.queued() == 0 && pool.running() == 0; }));

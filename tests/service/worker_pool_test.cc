@@ -1,6 +1,7 @@
 // WorkerPool: turns between lanes, dropping, stopping.
 #include "service/stream/worker_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <set>
@@ -8,7 +9,10 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/synchronization/notification.h"
+#include "service/server/log.h"
+#include "tests/testing/captured.h"
 #include "tests/testing/catch_compat.h"
 
 namespace qs {
@@ -34,8 +38,11 @@ class Losable final : public Backend {
     return lost_ ? absl::InternalError(name_ + " is lost") : absl::OkStatus();
   }
   int lanes() const override { return lanes_; }
-  DeviceMemoryUse memory() const override { return {.cap = device_bytes_}; }
+  DeviceMemoryUse memory() const override {
+    return {.cap = device_bytes_, .high_water = high_water_};
+  }
   void Lose() { lost_ = true; }
+  void Need(int64_t bytes) { high_water_ = bytes; }
 
  private:
   const std::string name_;
@@ -43,6 +50,7 @@ class Losable final : public Backend {
   const int64_t device_bytes_;
   const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
   std::atomic<bool> lost_ = false;
+  std::atomic<int64_t> high_water_ = 0;
 };
 
 // Keeps the only worker busy until Open, so that tasks queue in known order.
@@ -282,13 +290,12 @@ TEST_CASE("a lost worker's idle threads take no more", "[worker_pool]") {
 std::string RanOn(WorkerPool& pool, int64_t device_bytes) {
   std::string name;
   absl::Notification ran;
-  pool.Submit(
-      pool.NewLane(),
-      [&](Backend& backend) {
-        name = backend.name();
-        ran.Notify();
-      },
-      device_bytes);
+  pool.Submit(pool.NewLane(),
+              [&](Backend& backend) {
+                name = backend.name();
+                ran.Notify();
+              },
+              {.taken = device_bytes});
   ran.WaitForNotification();
   return name;
 }
@@ -313,7 +320,7 @@ TEST_CASE("a task goes to a worker whose device has the memory for it",
   const auto small = pool_of({{"gpu:0", 100}});
   REQUIRE(RanOn(*small, 201) == "gpu:0");
   while (small->running() > 0) std::this_thread::yield();
-  REQUIRE(small->device_claims()[0].largest == 201);
+  REQUIRE(small->device_claims()[0].most.total() == 201);
   REQUIRE(small->device_claims()[0].now == 0);
 }
 
@@ -329,18 +336,17 @@ TEST_CASE("tasks of one device fit into its memory together, in turn",
   const auto lane = pool.NewLane();
   const auto submit = [&](char name, int64_t bytes,
                           absl::Notification* until = nullptr) {
-    pool.Submit(
-        lane,
-        [&, name, bytes, until](Backend&) {
-          if ((now += bytes) > 100) too_much = true;
-          {
-            std::lock_guard<std::mutex> lock(mutex);
-            order += name;
-          }
-          if (until != nullptr) until->WaitForNotification();
-          now -= bytes;
-        },
-        bytes);
+    pool.Submit(lane,
+                [&, name, bytes, until](Backend&) {
+                  if ((now += bytes) > 100) too_much = true;
+                  {
+                    std::lock_guard<std::mutex> lock(mutex);
+                    order += name;
+                  }
+                  if (until != nullptr) until->WaitForNotification();
+                  now -= bytes;
+                },
+                {.taken = bytes - bytes / 3, .kept = bytes / 3});
   };
   absl::Notification first;
   submit('a', 60, &first);
@@ -362,6 +368,62 @@ TEST_CASE("tasks of one device fit into its memory together, in turn",
   while (pool.queued() + pool.running() > 0) std::this_thread::yield();
   REQUIRE(order.size() == 205);
   REQUIRE_FALSE(too_much);
+}
+
+// How often the log tells that a device needed more than was estimated, when
+// its tasks, one after the other, take and keep that much and need as much as
+// is said; each on two lanes at once.
+struct Need {
+  DeviceBytes estimate;
+  int64_t high_water = 0;
+};
+int64_t TimesTold(const std::vector<Need>& tasks) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<Losable>("gpu:0", 2, 10000));
+  Losable& gpu = static_cast<Losable&>(*backends[0]);
+  REQUIRE(SetLogLevel("warning").ok());
+  const auto log = testing::Captured([&] {
+    WorkerPool pool(std::move(backends));
+    const auto lane = pool.NewLane();
+    for (const Need& need : tasks) {
+      std::atomic<int> inside = 0;
+      absl::Notification both;
+      for (int i = 0; i < 2; ++i) {
+        pool.Submit(
+            lane,
+            [&](Backend&) {
+              const bool last = ++inside == 2;
+              if (last) gpu.Need(need.high_water);
+              if (last) both.Notify();
+              both.WaitForNotification();
+            },
+            need.estimate);
+      }
+      both.WaitForNotification();
+      while (pool.queued() + pool.running() > 0) std::this_thread::yield();
+    }
+  });
+  REQUIRE(SetLogLevel("off").ok());
+  return std::count_if(log.begin(), log.end(), [](const std::string& line) {
+    return absl::StrContains(line, "gpu_memory_above_estimate");
+  });
+}
+
+TEST_CASE("what a device needs above what its tasks said is told of once",
+          "[worker_pool]") {
+  const DeviceBytes estimate = {100, 20};
+  CHECK(TimesTold({{estimate, 240}}) == 0);
+  CHECK(TimesTold({{estimate, 241}}) == 1);
+  CHECK(TimesTold({{estimate, 241}, {estimate, 242}}) == 1);
+  CHECK(TimesTold({{estimate, 241}, {estimate, 400}, {estimate, 410}}) == 2);
+}
+
+TEST_CASE("... of all tasks: one's memory stays, another keeps copies",
+          "[worker_pool]") {
+  const std::vector<Need> tasks = {{{300, 0}, 600}, {{100, 150}, 900}};
+  CHECK(TimesTold(tasks) == 0);
+  CHECK(TimesTold({tasks[0], {{100, 150}, 901}}) == 1);
+  CHECK(TimesTold({tasks[1]}) == 1);
 }
 
 TEST_CASE("the time that a worker computes grows, also in mid task",
