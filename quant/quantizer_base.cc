@@ -191,10 +191,13 @@ absl::StatusOr<QuantizedTensor> QuantizerBase::Finish(Backend& backend) {
   report.device = backend.description();
   report.algorithm = SpecAlgorithm(spec_);
   if (options_.error_report) errors_.Fill(&report);
-  if (!std::isfinite(report.error.max_absolute_error)) {
+  // A maximum passes over a NaN.
+  const double squared_error = report.error.squared_error;
+  if (!std::isfinite(squared_error)) {
     report.warnings.push_back(
-        absl::StrCat("DECODES_TO_INFINITY: some values, decoded, are beyond ",
-                     "the range of ", DTypeName(info_.dtype)));
+        absl::StrCat("DECODES_TO_INFINITY: some values, decoded, are ",
+                     std::isnan(squared_error) ? "NaN or " : "",
+                     "beyond the range of ", DTypeName(info_.dtype)));
   }
   AddToReport(&report);
   whole_clock_.Stop();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -190,6 +191,26 @@ TEST_CASE("values that decode to infinity are a warning") {
       Report(PresetSpec("W4A16", Profile::kBest), DType::kF16, bytes);
   CHECK(best.warnings.empty());
   CHECK(best.error.max_absolute_error < 1);
+}
+
+TEST_CASE("... and so are values that decode to NaN") {
+  // The mean of ten blocks' absmax is such that the nested coding of the first
+  // one is rounded to infinity, by which its zeros are multiplied.
+  std::vector<uint8_t> bytes = Gaussian(10 * 64, DType::kF32, 51);
+  StoreFromFloat(bytes.data(), DType::kF32, 7,
+                 std::numeric_limits<float>::max());
+  auto backend = NewCpuBackend(1);
+  for (const Profile profile : {Profile::kReference, Profile::kBest}) {
+    QuantSpec spec = PresetSpec("NF4-dq", profile);
+    std::get<Nf4Spec>(spec.method).rule = Nf4Rule::kCpu;
+    const TensorReport report =
+        Quantize(spec, {kName, DType::kF32, {10, 64}}, bytes, *backend).report;
+    CHECK(std::isnan(report.error.squared_error));
+    REQUIRE(report.warnings.size() == 1);
+    CHECK(report.warnings[0] ==
+          "DECODES_TO_INFINITY: some values, decoded, are NaN or beyond the "
+          "range of F32");
+  }
 }
 
 TEST_CASE("RTN's REFERENCE is its own yardstick") {
