@@ -104,7 +104,8 @@ float NestedEncodeBlock(const float* absmax, int64_t count, float offset,
     return max_abs;
   }
   // Infinite where an m2 that is not flushed is below 2^-128.
-  const float reciprocal = 1.0f / max_abs;
+  const float inverse = 1.0f / max_abs;
+  const float reciprocal = cuda ? Flush(inverse) : inverse;
   for (int64_t i = 0; i < count; ++i) {
     const float t = d[i] == 0.0f ? 0.0f : d[i] * reciprocal;
     codes[i] = cuda ? NestedNearest(Flush(t)) : NestedOfStep(NestedStep(t));

@@ -93,7 +93,9 @@ void ForNestedCases(const Body& body) {
          {std::vector<float>(300, 0.25f), std::vector<float>(256, 0.0f),
           std::vector<float>{1e-38f, 2e-38f, 1e-39f, 0.0f, 3e-45f},
           std::vector<float>{1e-39f, 3e-39f, 2e-39f},  // d of 0, 1 / m2 of inf
-          std::vector<float>{1e30f, 2e30f, 1e-30f, 0.0f}}) {
+          std::vector<float>{1e30f, 2e30f, 1e-30f, 0.0f},
+          // 1 / m2 is not normal
+          std::vector<float>{3e38f, 0.05f, 0.04f, 0.06f, 0.0f, 1e37f}}) {
       body(values, rule);
     }
     for (const std::vector<float>& block : MidpointBlocks()) body(block, rule);
