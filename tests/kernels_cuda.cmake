@@ -115,8 +115,11 @@ qs_test(gpu_bench_test
 # What compute-sanitizer is given on a device.
 qs_test(gpu_small_test
   SOURCES gpu/device_small_test.cc gpu/emulated_gpus.cc
+    gpu/small_kernels_test.cc
   LIBS qs_emulated_gpu
   LABELS unit tsan TIMEOUT 600)
+target_compile_definitions(gpu_small_test PRIVATE
+  QS_KERNELS="${CMAKE_SOURCE_DIR}/kernels/cuda")
 # Scripts for a machine with a GPU, as far as they go without.
 foreach(name install_cuda run)
   add_test(NAME gpu_${name}_test

@@ -44,6 +44,12 @@ void EmulatedDevice::Free(void* address) {
 
 void EmulatedDevice::FreeAll() { memory_.clear(); }
 
+void EmulatedDevice::NoteRun(const char* file, const char* kernel) {
+  if (forced_) return;
+  const std::string path = file;
+  kernels_run_.insert(path.substr(path.rfind('/') + 1) + ":" + kernel);
+}
+
 std::string EmulatedDevice::TakeError() {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::string taken;

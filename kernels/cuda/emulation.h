@@ -38,6 +38,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -64,6 +65,9 @@ class EmulatedDevice {
   // Launches from now on run nothing and return `result`; empty: they run.
   void ForceLaunches(std::optional<int> result) { forced_ = result; }
   std::optional<int> forced() const { return forced_; }
+  // Kernels that have run, "file.cu:Kernel", whatever their template arguments.
+  const std::set<std::string>& kernels_run() const { return kernels_run_; }
+  void NoteRun(const char* file, const char* kernel);
   // The first error since the last call, empty when none.
   std::string TakeError();
   // Called by the checks; stops the running thread's launch.
@@ -79,6 +83,7 @@ class EmulatedDevice {
   std::string error_;  // guarded by mutex_
   uint64_t seed_ = 1;
   std::optional<int> forced_;
+  std::set<std::string> kernels_run_;
 };
 
 template <class T>
@@ -242,11 +247,13 @@ int EmulateLaunch(
 #define QS_DEFINE_ENTRY(kernel, Shared)
 #define QS_DEFINE_LARGE_ENTRY(kernel, Shared)
 
-#define QS_LAUNCH(kernel, Shared, args, grid, block, stream)                   \
-  ((void)(stream), ::qs::cuda::EmulateLaunch(                                  \
-                       grid, block, sizeof(Shared),                            \
-                       [&](::qs::cuda::EmulatedThread& thread, void* shared) { \
-                         kernel(thread, *static_cast<Shared*>(shared), args);  \
-                       }))
+#define QS_LAUNCH(kernel, Shared, args, grid, block, stream)     \
+  ((void)(stream),                                               \
+   ::qs::cuda::EmulatedDevice::Get().NoteRun(__FILE__, #kernel), \
+   ::qs::cuda::EmulateLaunch(                                    \
+       grid, block, sizeof(Shared),                              \
+       [&](::qs::cuda::EmulatedThread& thread, void* shared) {   \
+         kernel(thread, *static_cast<Shared*>(shared), args);    \
+       }))
 
 #endif  // QS_KERNELS_CUDA_EMULATION_H_

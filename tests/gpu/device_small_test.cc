@@ -1,8 +1,10 @@
-// Every kernel family once or a few times, on small problems: what
-// compute-sanitizer, which slows kernels a hundredfold, is given, and what runs
-// on the emulation in every build so that it does not rot. Cases have odd
+// Every kernel once or a few times (small_kernels_test.cc), on small problems:
+// what compute-sanitizer, which slows kernels a hundredfold, is given, and what
+// runs on the emulation in every build so that it does not rot. Cases have odd
 // lengths and several blocks, since borders are where accesses go wrong.
+#include <algorithm>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "tests/gpu/device_testing.h"
@@ -11,7 +13,9 @@
 #include "tests/testing/generators.h"
 #include "tests/testing/gptq_problems.h"
 #include "tests/testing/hqq_cases.h"
+#include "tests/testing/nested_cases.h"
 #include "tests/testing/nf4_cases.h"
+#include "tests/testing/nf4_nested_cases.h"
 #include "tests/testing/pack_cases.h"
 
 namespace qs {
@@ -26,10 +30,42 @@ TEST_CASE("small: NF4 and FP4", "[small]") {
       for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
         for (const Nf4Search search :
              {Nf4Search::kNone, Nf4Search::kBestScale}) {
-          const Nf4Case c{weight, 64, codebook, Nf4Rule::kCuda, search, 5};
-          INFO(gpu->name() << " " << c.Describe());
-          REQUIRE(RunNf4(gpu->nf4(), c) == RunNf4(reference->nf4(), c));
+          for (const int64_t block : {64, 512}) {
+            const Nf4Case c{weight, block, codebook, Nf4Rule::kCuda, search, 5};
+            INFO(gpu->name() << " " << c.Describe());
+            REQUIRE(RunNf4(gpu->nf4(), c) == RunNf4(reference->nf4(), c));
+          }
         }
+      }
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: double quantization", "[small]") {
+  using nf4_nested_cases::Case;
+  const auto reference = NewReferenceBackend();
+  // A group of the mean has 8192.
+  const std::vector<float> absmax = AbsmaxValues(8192 + 77, 5);
+  for (const auto& gpu : OpenAllGpus()) {
+    REQUIRE(RunNested(gpu->nf4(), absmax, Nf4Rule::kCuda) ==
+            RunNested(reference->nf4(), absmax, Nf4Rule::kCuda));
+    for (const DType dtype : kWeightTypes) {
+      for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+        const Case c{dtype,
+                     32 * 300 + 5,
+                     32,
+                     Kind::kGauss,
+                     nf4_nested_cases::Spread::kZeros,
+                     codebook,
+                     Nf4Rule::kCuda,
+                     5};
+        INFO(gpu->name() << " " << c.Describe());
+        const TestTensor weight = MakeWeight(c);
+        const auto none = EncodeNone(reference->nf4(), c, weight);
+        REQUIRE(EncodeNone(gpu->nf4(), c, weight) == none);
+        REQUIRE(RefineAll(gpu->nf4(), c, weight, none) ==
+                RefineAll(reference->nf4(), c, weight, none));
       }
     }
     RequireOnDevice(*gpu);
@@ -93,6 +129,15 @@ TEST_CASE("small: HQQ", "[small]") {
           REQUIRE(RunHqq(gpu->hqq(), c) == RunHqq(reference->hqq(), c));
         }
       }
+    }
+    // Whole blocks of the error sum have 8192 elements.
+    const TestTensor weight =
+        TestTensor::Make(DType::kBF16, 192 * 48, Kind::kGauss, 9);
+    for (const int64_t group : {48, 64}) {
+      HqqCase c{weight, 1, group, 4};
+      c.iterations = 2;
+      INFO(gpu->name() << " " << c.Describe());
+      REQUIRE(RunHqq(gpu->hqq(), c) == RunHqq(reference->hqq(), c));
     }
     RequireOnDevice(*gpu);
   }
@@ -167,18 +212,67 @@ TEST_CASE("small: GPTQ", "[small]") {
         INFO(gpu->name() << " " << order);
         CHECK(got.relative_error() ==
               Approx(RunGptq(*reference, c).relative_error()).epsilon(0.05));
-        if (!fixed) continue;
-        GptqResult refined = got;
-        GptqRefineArgs args;
-        args.weight = c.View();
-        args.hessian = c.hessian.data();
-        args.grid = c.grid;
-        args.sweeps = 2;
-        args.codes = refined.codes.data();
-        args.scales = refined.scales.data();
-        REQUIRE(gpu->gptq().Refine(args, gpu->stream()).ok());
       }
     }
+    RequireOnDevice(*gpu);
+  }
+}
+
+// Of groups in and beyond a block of columns.
+TEST_CASE("small: GPTQ's descent", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const int64_t group : {32, 160}) {
+      GptqCase c = MakeGptqCase({.rows = 5, .cols = 160, .seed = 3});
+      c.order = "desc_act_static";
+      c.grid.group_size = group;
+      const GptqResult start = RunGptq(*reference, c);
+      INFO(gpu->name() << " groups of " << group);
+      CHECK(ErrorOfDescent(*gpu, c, start) ==
+            Approx(ErrorOfDescent(*reference, c, start)).epsilon(0.05));
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+// Without a factor it is rounding to nearest, whose bytes are the reference's.
+TEST_CASE("small: GPTQ's given ranges", "[small]") {
+  const auto reference = NewReferenceBackend();
+  for (const auto& gpu : OpenAllGpus()) {
+    for (const bool symmetric : {false, true}) {
+      GptqCase c = MakeGptqCase({.rows = 70, .cols = 150, .seed = 3});
+      c.order = "desc_act_static";
+      c.grid.symmetric = symmetric;
+      const GptqResult start = RunGptq(*reference, c);
+      const auto codes = [&](Backend& backend) {
+        GptqResult result = start;
+        int64_t bad = 0;
+        GptqSolveArgs args = SolveArgs(c, &result, &bad);
+        args.factor = nullptr;
+        args.range = GptqRange::kGiven;
+        REQUIRE(backend.gptq().Solve(args, backend.stream()).ok());
+        return result.codes;
+      };
+      INFO(gpu->name() << " symmetric: " << symmetric);
+      CHECK(codes(*gpu) == codes(*reference));
+    }
+    RequireOnDevice(*gpu);
+  }
+}
+
+TEST_CASE("small: GPTQ's factor of no inputs", "[small]") {
+  const auto reference = NewReferenceBackend();
+  GptqCase c = OnePairCase(100, 10, 90, 0);
+  std::fill(c.hessian.begin(), c.hessian.end(), 0.0f);
+  GptqResult want;
+  FactorCase(*reference, c, &want);
+  REQUIRE(want.facts.diagonal_only);
+  for (const auto& gpu : OpenAllGpus()) {
+    GptqResult got;
+    FactorCase(*gpu, c, &got);
+    INFO(gpu->name());
+    CHECK(got.facts.diagonal_only);
+    CHECK(got.factor == want.factor);
     RequireOnDevice(*gpu);
   }
 }
@@ -226,6 +320,8 @@ TEST_CASE("small: AWQ", "[small]") {
           CHECK(got[i] == Approx(want[i]).epsilon(0x1p-10));
         }
       }
+      CHECK(RunExpectedLoss(*gpu, c, 1) ==
+            Approx(RunExpectedLoss(*reference, c, 1)).epsilon(1e-12));
       RunClip(*gpu, c);
     }
     RequireOnDevice(*gpu);

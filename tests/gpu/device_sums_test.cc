@@ -185,22 +185,6 @@ TEST_CASE("AWQ clip limits", "[gpu]") {
   }
 }
 
-// Squared output error of codes after five sweeps from `start`.
-double ErrorOfDescent(Backend& backend, const GptqCase& c, GptqResult start) {
-  std::vector<double> error(static_cast<size_t>(c.rows));
-  GptqRefineArgs args;
-  args.weight = c.View();
-  args.hessian = c.hessian.data();
-  args.damping = c.damping;
-  args.grid = c.grid;
-  args.sweeps = 5;
-  args.codes = start.codes.data();
-  args.scales = start.scales.data();
-  args.row_error = error.data();
-  REQUIRE(backend.gptq().Refine(args, backend.stream()).ok());
-  return std::accumulate(error.begin(), error.end(), 0.0);
-}
-
 TEST_CASE("GPTQ: descent", "[gpu]") {
   const auto reference = NewReferenceBackend();
   for (const auto& gpu : OpenAllGpus()) {

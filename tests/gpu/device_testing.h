@@ -2,8 +2,10 @@
 #ifndef QS_TESTS_GPU_DEVICE_TESTING_H_
 #define QS_TESTS_GPU_DEVICE_TESTING_H_
 
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,6 +34,12 @@ inline std::vector<std::unique_ptr<Backend>> OpenAllGpus() {
     backends.push_back(*std::move(backend));
   }
   return backends;
+}
+
+// With all cores, for what the reference takes too long for.
+inline std::unique_ptr<Backend> NewHostBackend() {
+  const unsigned cores = std::thread::hardware_concurrency();
+  return NewCpuBackend(std::max(1, static_cast<int>(cores)));
 }
 
 // The device did everything itself, and is alive.

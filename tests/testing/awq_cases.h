@@ -141,6 +141,24 @@ inline std::vector<double> RunLosses(Backend& backend, const Case& c,
   return losses;
 }
 
+// What solved codes can be expected to leave: all sums in double.
+inline double RunExpectedLoss(Backend& backend, const Case& c, int64_t stride) {
+  const TensorView weight = c.weight.View(c.rows);
+  std::vector<float> curvature;
+  for (float s : c.input.scales) curvature.push_back(3 * s);
+  double loss = 0;
+  AwqScaleLossArgs args;
+  args.weights = {&weight, 1};
+  args.grid = c.grid;
+  args.scales = c.input.scales.data();
+  args.candidates = 1;
+  args.curvature = curvature.data();
+  args.row_stride = stride;
+  args.losses = &loss;
+  REQUIRE(backend.awq().ScaleLosses(args, backend.stream()).ok());
+  return loss;
+}
+
 struct Limits {
   std::vector<float> low, high;
   bool operator==(const Limits&) const = default;

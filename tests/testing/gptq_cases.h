@@ -191,6 +191,23 @@ inline GptqResult RunGptq(Backend& backend, const GptqCase& c) {
   return result;
 }
 
+// Squared output error of codes after five sweeps from `start`.
+inline double ErrorOfDescent(Backend& backend, const GptqCase& c,
+                             GptqResult start) {
+  std::vector<double> error(static_cast<size_t>(c.rows));
+  GptqRefineArgs args;
+  args.weight = c.View();
+  args.hessian = c.hessian.data();
+  args.damping = c.damping;
+  args.grid = c.grid;
+  args.sweeps = 5;
+  args.codes = start.codes.data();
+  args.scales = start.scales.data();
+  args.row_error = error.data();
+  REQUIRE(backend.gptq().Refine(args, backend.stream()).ok());
+  return std::accumulate(error.begin(), error.end(), 0.0);
+}
+
 }  // namespace qs
 
 #endif  // QS_TESTS_TESTING_GPTQ_CASES_H_
