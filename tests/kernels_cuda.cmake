@@ -121,7 +121,7 @@ qs_test(gpu_small_test
 target_compile_definitions(gpu_small_test PRIVATE
   QS_KERNELS="${CMAKE_SOURCE_DIR}/kernels/cuda")
 # Scripts for a machine with a GPU, as far as they go without.
-foreach(name install_cuda run)
+foreach(name bundle install_cuda run)
   add_test(NAME gpu_${name}_test
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}_test.sh)
   set_tests_properties(gpu_${name}_test PROPERTIES LABELS "unit" TIMEOUT 120)

@@ -11,7 +11,8 @@ namespace qs::cuda {
 // 2026-01-31, driver 580.65: differential, memcheck, racecheck, initcheck,
 // synccheck, stream". Empty: nothing, nowhere.
 constexpr char kVerifiedOn[] = "";
-// Of which sources: what kernels/cuda/sources_digest.sh said then.
+// Of which sources: what the programs that ran were linked with
+// (kernels/cuda/sources_digest.sh --of).
 constexpr char kVerifiedSources[] = "";
 
 // `verified_on` as a build of `sources` may say it.

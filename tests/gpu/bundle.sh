@@ -39,6 +39,11 @@ done
 if [ -z "$cpu" ] && grep -aq "built without CUDA" "$bin/quantd"; then
   fail "$bin/quantd is built without CUDA (allowed with --cpu)"
 fi
+# run.sh proves one text of the kernels, and looks into these programs for it.
+[ -n "$cpu" ] ||
+  "$(dirname "$0")/../../kernels/cuda/sources_digest.sh" --of \
+    "$bin/gpu_device_test" "$bin/gpu_bench" "$bin/quantd" >/dev/null ||
+  fail "build gpu_device_test, gpu_bench and quantd together"
 rm -rf "$dir/lib"
 mkdir -p "$dir/lib"
 for program in $programs; do
@@ -53,8 +58,6 @@ libc_folder=$(dirname "$(libraries_of "$bin/quantd" | awk '$1 == "libc.so.6" { p
 for name in $parts_of_libc; do
   [ ! -e "$libc_folder/$name" ] || cp -L "$libc_folder/$name" "$dir/lib/$name"
 done
-# run.sh compares it with what is there.
-"$(dirname "$0")/../../kernels/cuda/sources_digest.sh" >"$dir/sources"
 # Debug information is most of the bytes and of no use there.
 strip --strip-debug "$dir"/lib/* 2>/dev/null || true
 

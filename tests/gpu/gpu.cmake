@@ -10,4 +10,4 @@ target_compile_options(gpu_device_test PRIVATE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 add_executable(gpu_bench gpu/gpu_bench.cc ${qs_gpu_bench_sources})
 target_link_libraries(gpu_bench PRIVATE qs_options qs_gpus qs_quant
-  qs_cuda_runtime)
+  qs_cuda_runtime qs_cuda_sources)

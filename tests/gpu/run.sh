@@ -10,15 +10,16 @@
 #
 #   1. builds kernels/, quant/ and tests/gpu/ for the architectures that are here
 #   2. runs every family against the reference on each device
-#   3. and on small cases under compute-sanitizer, where that is found
+#   3. and small cases, of every kernel, under compute-sanitizer, where that is
+#      found
 #   4. prints the table of gpu_bench, which build/gpu/bench.txt keeps
 #   5. with QS_BUNDLE=DIR (and python3): quantizes a checkpoint end to end on
 #      QS_WORKERS (gpu:0) and on a CPU
 #
 # and writes what was proved, where and when, to kernels/cuda/verified_on.h:
 # build again to have GetCapabilities say it. Every step has a time of its own
-# and none goes beyond the whole; a sanitizer that is not through by then is
-# said not to be, anything else fails.
+# and none goes beyond the whole (QS_SECONDS, 465); a sanitizer that is not
+# through by then is said not to be, anything else fails.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -37,9 +38,15 @@ else
   programs=build/gpu/bin
   [ -n "$nvcc" ] || fail "no nvcc: put it on PATH or set CUDACXX (deploy/install-cuda.sh brings one)"
 fi
-sources=$(kernels/cuda/sources_digest.sh)
-[ -z "$bundle" ] || [ "$(cat "$bundle/sources")" = "$sources" ] ||
-  fail "QS_BUNDLE: got a bundle of other sources, allowed: of this tree's kernels"
+# Of what is run, whatever the tree has become since it was built.
+check_sources() { # program...
+  sources=$(kernels/cuda/sources_digest.sh --of "$@") ||
+    fail "got programs of several sources, allowed: those of one build"
+  [ "$sources" = "$(kernels/cuda/sources_digest.sh)" ] ||
+    fail "got programs of other sources, allowed: of this tree's kernels"
+}
+[ -z "$bundle" ] ||
+  check_sources "$bundle"/lib/{gpu_device_test,gpu_bench,quantd}
 command -v nvidia-smi >/dev/null || fail "no GPU: no nvidia-smi"
 query() { nvidia-smi "--query-gpu=$1" --format=csv,noheader; }
 joined() { sort -u | paste -sd "$1" -; }
@@ -47,16 +54,20 @@ gpus=$(query name | joined +) || fail "no GPU: nvidia-smi finds none"
 driver=$(query driver_version | head -n 1)
 architectures=$(query compute_cap | tr -d . | sed 's/$/-real/' | joined ';')
 
-stop_at=$((SECONDS + 465))
+readonly whole=${QS_SECONDS:-465}
 # Seconds for the steps after the sanitizers.
 readonly for_the_rest=130
 
-# Runs a command for at most so many seconds, and not beyond the whole.
-bounded() { # seconds, command...
-  local most=$1 have=$((stop_at - SECONDS))
+# Runs a command for at most so many seconds, and not beyond the whole but for
+# some seconds that are kept. 124: it was not done.
+bounded() { # seconds, seconds that are kept, command...
+  local most=$1 have=$((whole - SECONDS - $2)) begin=$SECONDS code=0
   [ "$most" -lt "$have" ] || most=$have
   [ "$most" -gt 0 ] || return 124
-  timeout --kill-after=5 "$most" "${@:2}"
+  timeout --kill-after=5 "$most" "${@:3}" || code=$?
+  # So ends one that TERM did not, but also one that something else has killed.
+  [ "$code" -ne 137 ] || [ "$((SECONDS - begin))" -lt "$most" ] || code=124
+  return "$code"
 }
 
 step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
@@ -64,7 +75,7 @@ step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
 must() { # what, seconds, command...
   step "$1"
   local code=0
-  bounded "${@:2}" || code=$?
+  bounded "$2" 0 "${@:3}" || code=$?
   [ "$code" -ne 124 ] || fail "$1: not done in time"
   [ "$code" -eq 0 ] || fail "$1: failed ($code)"
 }
@@ -75,20 +86,17 @@ if [ -z "$bundle" ]; then
     -DQS_SERVICE=OFF -DQS_GPU_TEST=ON "-DCMAKE_CUDA_COMPILER=$nvcc" \
     "-DQS_CUDA_ARCHITECTURES=$architectures" ${QS_CMAKE_ARGS:-}
   must "build" 300 cmake --build build/gpu --target gpu_device_test gpu_bench
+  check_sources "$programs"/{gpu_device_test,gpu_bench}
 fi
 mkdir -p build/gpu
 must "every family on $gpus against the reference" 120 \
-  "$programs/gpu_device_test" "~[small]"
+  "$programs/gpu_device_test"
 proved="differential"
 
 sanitize() { # tool
   step "compute-sanitizer $1"
-  local most=$((stop_at - SECONDS - for_the_rest)) code=0
-  [ "$most" -lt 45 ] || most=45
-  [ "$most" -gt 0 ] || return 124
-  timeout --kill-after=5 "$most" compute-sanitizer --tool "$1" \
-    --target-processes all --error-exitcode 9 "$programs/gpu_device_test" "[small]" || code=$?
-  return "$code"
+  bounded 45 "$for_the_rest" compute-sanitizer --tool "$1" \
+    --target-processes all --error-exitcode 9 "$programs/gpu_device_test" "[small]"
 }
 
 if command -v compute-sanitizer >/dev/null; then
