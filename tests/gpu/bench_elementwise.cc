@@ -31,36 +31,108 @@ double Bytes(int64_t elements, double each) {
   return static_cast<double>(elements) * each;
 }
 
+// What NF4's rows read and write.
+struct Nf4Memory {
+  Nf4Memory(BenchMemory& memory, const BenchShapes& shapes)
+      : count(shapes.rows * shapes.wide),
+        blocks(CeilDiv(count, kBlock)),
+        weights(memory, shapes.rows, shapes.wide),
+        decoded(memory, count),
+        packed(memory, count / 2),
+        absmax(memory, blocks),
+        codes(memory.New<uint8_t>(blocks)),
+        nested_absmax(memory.New<float>(CeilDiv(blocks, kNestedBlockSize))),
+        offset(memory.New<float>(1)),
+        coded_by(memory.New<float>(blocks)),
+        bad(memory.New<int64_t>(1)) {}
+
+  Nf4EncodeArgs EncodeArgs(int64_t call, Nf4Search search) const {
+    Nf4EncodeArgs args;
+    args.weight = weights.At(call);
+    args.search = search;
+    args.packed = packed.At(call);
+    args.absmax = absmax.At(call);
+    args.first_non_finite = bad;
+    return args;
+  }
+  NestedEncodeArgs NestedArgs(int64_t call) const {
+    NestedEncodeArgs args;
+    args.absmax = absmax.At(call);
+    args.num_blocks = blocks;
+    args.codes = codes;
+    args.nested_absmax = nested_absmax;
+    args.offset = offset;
+    return args;
+  }
+  NestedRefineArgs RefineArgs(int64_t call) const {
+    NestedRefineArgs args;
+    args.weight = weights.At(call);
+    args.nested_absmax = nested_absmax;
+    args.offset = offset;
+    args.codes = codes;
+    args.absmax = absmax.At(call);
+    args.packed = packed.At(call);
+    args.coded_by = coded_by;
+    return args;
+  }
+
+  const int64_t count;
+  const int64_t blocks;
+  const TurningWeights weights;
+  const Turning<uint16_t> decoded;
+  const Turning<uint8_t> packed;
+  const Turning<float> absmax;
+  uint8_t* const codes;
+  float* const nested_absmax;
+  float* const offset;
+  float* const coded_by;
+  int64_t* const bad;
+};
+
+absl::Status BenchNested(const Nf4Memory& m, const std::string& shape,
+                         Nf4Ops& ops, BenchMachine& machine,
+                         BenchTable& table) {
+  QS_RETURN_IF_ERROR(
+      table.Add({.kernel = "NF4 absmax, nested encode",
+                 .shape = ShapeText(1, m.blocks),
+                 .work = Bytes(m.blocks, 4 + 1 + 4.0 / kNestedBlockSize)},
+                [&](int64_t call) {
+                  return machine.Launch([&](Stream& s) {
+                    return ops.NestedEncode(m.NestedArgs(call), s);
+                  });
+                }));
+  // What it refines is what REFERENCE stores: all of that belongs to it.
+  return table.Add(
+      {.kernel = "NF4 encode, nested encode, refine (best)",
+       .shape = shape,
+       .work = Bytes(m.count, 2 + 0.5 + 1.0 / kBlock)},
+      [&](int64_t call) {
+        return machine.Launch([&](Stream& s) -> absl::Status {
+          QS_RETURN_IF_ERROR(
+              ops.Encode(m.EncodeArgs(call, Nf4Search::kNone), s));
+          QS_RETURN_IF_ERROR(ops.NestedEncode(m.NestedArgs(call), s));
+          return ops.NestedRefine(m.RefineArgs(call), s);
+        });
+      });
+}
+
 }  // namespace
 
 absl::Status BenchNf4(const BenchShapes& shapes, BenchMachine& machine,
                       BenchTable& table) {
   BenchMemory memory(machine);
-  const int64_t n = shapes.rows * shapes.wide;
-  const int64_t blocks = CeilDiv(n, kBlock);
-  const TurningWeights weights(memory, shapes.rows, shapes.wide);
-  const Turning<uint16_t> decoded(memory, n);
-  const Turning<uint8_t> packed(memory, n / 2);
-  const Turning<float> absmax(memory, blocks);
-  auto* const codes = memory.New<uint8_t>(blocks);
-  auto* const nested = memory.New<float>(CeilDiv(blocks, kNestedBlockSize));
-  auto* const offset = memory.New<float>(1);
-  auto* const bad = memory.New<int64_t>(1);
+  const Nf4Memory m(memory, shapes);
   QS_RETURN_IF_ERROR(memory.status());
   const auto ops = NewNf4Cuda();
 
   const std::string shape = ShapeText(shapes.rows, shapes.wide);
-  const double bytes = Bytes(n, 2 + 0.5 + 4.0 / kBlock);
+  const double bytes = Bytes(m.count, 2 + 0.5 + 4.0 / kBlock);
   const Asked asked = {.least_share = 0.70, .goal_share = 0.85};
   const auto encode = [&](Nf4Search search) {
     return [&, search](int64_t call) {
-      Nf4EncodeArgs args;
-      args.weight = weights.At(call);
-      args.search = search;
-      args.packed = packed.At(call);
-      args.absmax = absmax.At(call);
-      args.first_non_finite = bad;
-      return machine.Launch([&](Stream& s) { return ops->Encode(args, s); });
+      return machine.Launch([&](Stream& s) {
+        return ops->Encode(m.EncodeArgs(call, search), s);
+      });
     };
   };
   QS_RETURN_IF_ERROR(table.Add(
@@ -73,25 +145,13 @@ absl::Status BenchNf4(const BenchShapes& shapes, BenchMachine& machine,
       {.kernel = "NF4 decode", .shape = shape, .work = bytes},
       [&](int64_t call) {
         Nf4DecodeArgs args;
-        args.packed = packed.At(call);
-        args.absmax = absmax.At(call);
-        args.weight = {decoded.At(call), DType::kBF16, shapes.rows,
+        args.packed = m.packed.At(call);
+        args.absmax = m.absmax.At(call);
+        args.weight = {m.decoded.At(call), DType::kBF16, shapes.rows,
                        shapes.wide};
         return machine.Launch([&](Stream& s) { return ops->Decode(args, s); });
       }));
-  return table.Add({.kernel = "NF4 absmax, nested encode",
-                    .shape = ShapeText(1, blocks),
-                    .work = Bytes(blocks, 4 + 1 + 4.0 / kNestedBlockSize)},
-                   [&](int64_t call) {
-                     NestedEncodeArgs args;
-                     args.absmax = absmax.At(call);
-                     args.num_blocks = blocks;
-                     args.codes = codes;
-                     args.nested_absmax = nested;
-                     args.offset = offset;
-                     return machine.Launch(
-                         [&](Stream& s) { return ops->NestedEncode(args, s); });
-                   });
+  return BenchNested(m, shape, *ops, machine, table);
 }
 
 absl::Status BenchAffine(const BenchShapes& shapes, BenchMachine& machine,

@@ -118,9 +118,9 @@ TEST_CASE("GPTQ: factor and codes", "[gpu]") {
   for (const auto& gpu : OpenAllGpus()) {
     unsigned seed = 0;
     for (const int64_t cols : {64, 200, 512, 1024}) {
+      GptqCase c = MakeGptqCase({.rows = 40, .cols = cols, .seed = ++seed});
+      c.grid.group_size = 64;
       for (const char* order : {"none", "desc_act_static", "desc_act", "gar"}) {
-        GptqCase c = MakeGptqCase({.rows = 40, .cols = cols, .seed = ++seed});
-        c.grid.group_size = 64;
         c.order = order;
         const GptqResult want = RunGptq(*reference, c);
         const GptqResult got = RunGptq(*gpu, c);

@@ -3,6 +3,7 @@
 #define QS_TESTS_GPU_DEVICE_TESTING_H_
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/gpus.h"
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/generators.h"
 
 namespace qs {
 
@@ -40,6 +42,20 @@ inline std::vector<std::unique_ptr<Backend>> OpenAllGpus() {
 inline std::unique_ptr<Backend> NewHostBackend() {
   const unsigned cores = std::thread::hardware_concurrency();
   return NewCpuBackend(std::max(1, static_cast<int>(cores)));
+}
+
+// A prime number of normal weights over and over: no two tiles are the same.
+inline TestTensor LargeTensor(DType dtype, int64_t count, uint64_t seed) {
+  constexpr int64_t kPeriod = 1000003;
+  const TestTensor period =
+      TestTensor::Make(dtype, kPeriod, Kind::kGauss, seed);
+  TestTensor tensor(dtype, count);
+  const int64_t bytes = DTypeBytes(dtype);
+  for (int64_t i = 0; i < count; i += kPeriod) {
+    std::memcpy(static_cast<uint8_t*>(tensor.data()) + i * bytes, period.data(),
+                static_cast<size_t>(std::min(kPeriod, count - i) * bytes));
+  }
+  return tensor;
 }
 
 // The device did everything itself, and is alive.

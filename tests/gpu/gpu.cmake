@@ -2,9 +2,13 @@
 # of its own in ctest, since a GPU is needed.
 include(gpu/gpu_bench_sources.cmake)
 add_executable(gpu_device_test
+  gpu/device_factor_test.cc
+  gpu/device_large_test.cc
   gpu/device_small_test.cc
+  gpu/device_solver_tiles_test.cc
   gpu/device_sums_test.cc
-  gpu/device_test.cc)
+  gpu/device_test.cc
+  gpu/device_tiles_test.cc)
 target_link_libraries(gpu_device_test PRIVATE qs_options qs_catch_main qs_gpus)
 target_compile_options(gpu_device_test PRIVATE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)

@@ -97,6 +97,8 @@ TEST_CASE("every row runs and is finite", "[gpu_bench]") {
                             "NF4 encode",
                             "NF4 encode, best",
                             "NF4 decode",
+                            "NF4 absmax, nested encode",
+                            "NF4 encode, nested encode, refine (best)",
                             "affine encode and pack",
                             "affine range search",
                             "pack AWQ's order",

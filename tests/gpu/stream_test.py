@@ -52,21 +52,22 @@ class StreamTest(unittest.TestCase):
 
     @classmethod
     @functools.cache
-    def quantize(cls, where, preset):
-        out = cls.work / where / preset
-        report = cls.work / where / f"{preset}.json"
+    def quantize(cls, where, preset, profile="best"):
+        out = cls.work / where / f"{preset}-{profile}"
+        report = cls.work / where / f"{preset}-{profile}.json"
         done = quantctl("quantize", MODEL, "-o", out, "--server",
                         cls.servers[where].address, "--preset", preset,
+                        "--profile", profile,
                         "--calibration", CALIBRATION, "--json", report)
         assert done.returncode == 0, done.stdout + done.stderr
         return read_checkpoint(out), json.loads(report.read_text())
 
     @classmethod
-    def both(cls, preset):
-        return cls.quantize("tested", preset), cls.quantize("cpu", preset)
+    def both(cls, *how):
+        return cls.quantize("tested", *how), cls.quantize("cpu", *how)
 
-    def assert_same_bytes(self, preset):
-        (tested, _), (cpu, _) = self.both(preset)
+    def assert_same_bytes(self, *how):
+        (tested, _), (cpu, _) = self.both(*how)
         self.assertEqual(list(tested), list(cpu))
         for name, tensor in tested.items():
             self.assertEqual(tensor, cpu[name], name)
@@ -93,11 +94,20 @@ class StreamTest(unittest.TestCase):
     def test_nf4(self):
         self.assert_same_bytes("NF4")
 
+    def test_nf4_dq(self):
+        self.assert_same_bytes("NF4-dq")
+
     def test_rtn(self):
         self.assert_same_bytes("W4A16")
 
     def test_hqq(self):
         self.assert_same_bytes("W4A16-hqq")
+
+    def test_reference_profile(self):
+        """What searches nothing has kernels of its own."""
+        for preset in ("NF4-dq", "W4A16", "W4A16-hqq"):
+            with self.subTest(preset):
+                self.assert_same_bytes(preset, "reference")
 
     def test_gptq(self):
         self.assert_as_good("W4A16-gptq")
