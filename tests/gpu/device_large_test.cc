@@ -28,17 +28,15 @@ TEST_CASE("NF4 beyond a grid", "[gpu]") {
   const auto host = NewHostBackend();
   // Encode and decode in tiles, the search of blocks of 64; wide blocks.
   const TestTensor weight = LargeTensor(DType::kBF16, 33 * kMillion + 301, 1);
-  for (const auto& gpu : OpenAllGpus()) {
-    for (const int64_t block : {64, 512}) {
-      for (const Nf4Search search : {Nf4Search::kNone, Nf4Search::kBestScale}) {
-        const Nf4Case c{weight,         block,  Codebook::kNf4,
-                        Nf4Rule::kCuda, search, 1};
-        INFO(gpu->name() << " " << c.Describe());
-        REQUIRE(RunNf4(gpu->nf4(), c) == RunNf4(host->nf4(), c));
-      }
+  const auto gpus = OpenAllGpus();
+  for (const int64_t block : {64, 512}) {
+    for (const Nf4Search search : {Nf4Search::kNone, Nf4Search::kBestScale}) {
+      const Nf4Case c{weight, block, Codebook::kNf4, Nf4Rule::kCuda, search, 1};
+      INFO(c.Describe());
+      RequireSame(gpus, *host, [&](Backend& b) { return RunNf4(b.nf4(), c); });
     }
-    RequireOnDevice(*gpu);
   }
+  RequireOnDevices(gpus);
 }
 
 TEST_CASE("double quantization beyond a grid", "[gpu]") {
@@ -54,32 +52,31 @@ TEST_CASE("double quantization beyond a grid", "[gpu]") {
                                  2};
   const TestTensor weight = LargeTensor(c.dtype, c.count, 2);
   const auto none = EncodeNone(host->nf4(), c, weight);
-  for (const auto& gpu : OpenAllGpus()) {
-    INFO(gpu->name());
-    REQUIRE(RunNested(gpu->nf4(), absmax, Nf4Rule::kCuda) ==
-            RunNested(host->nf4(), absmax, Nf4Rule::kCuda));
-    REQUIRE(RefineAll(gpu->nf4(), c, weight, none) ==
-            RefineAll(host->nf4(), c, weight, none));
-    RequireOnDevice(*gpu);
-  }
+  const auto gpus = OpenAllGpus();
+  RequireSame(gpus, *host, [&](Backend& b) {
+    return RunNested(b.nf4(), absmax, Nf4Rule::kCuda);
+  });
+  RequireSame(gpus, *host,
+              [&](Backend& b) { return RefineAll(b.nf4(), c, weight, none); });
+  RequireOnDevices(gpus);
 }
 
 TEST_CASE("integer grids and packing beyond a grid", "[gpu]") {
   const auto host = NewHostBackend();
   const TestTensor even = LargeTensor(DType::kBF16, 8200 * 8192, 3);
   const TestTensor odd = LargeTensor(DType::kF16, 70001 * 7, 4);
-  for (const auto& gpu : OpenAllGpus()) {
-    for (const AffineSearch search :
-         {AffineSearch::kMinMax, AffineSearch::kBestRange}) {
-      for (const AffineCase& c :
-           {AffineCase{even, 8200, 128, 4, true, search, 3},
-            AffineCase{odd, 70001, 7, 3, false, search, 4}}) {
-        INFO(gpu->name() << " " << c.Describe());
-        REQUIRE(RunAffine(gpu->affine(), c) == RunAffine(host->affine(), c));
-      }
+  const auto gpus = OpenAllGpus();
+  for (const AffineSearch search :
+       {AffineSearch::kMinMax, AffineSearch::kBestRange}) {
+    for (const AffineCase& c :
+         {AffineCase{even, 8200, 128, 4, true, search, 3},
+          AffineCase{odd, 70001, 7, 3, false, search, 4}}) {
+      INFO(c.Describe());
+      RequireSame(gpus, *host,
+                  [&](Backend& b) { return RunAffine(b.affine(), c); });
     }
-    RequireOnDevice(*gpu);
   }
+  RequireOnDevices(gpus);
 }
 
 TEST_CASE("HQQ beyond a grid", "[gpu]") {
@@ -87,17 +84,15 @@ TEST_CASE("HQQ beyond a grid", "[gpu]") {
   // From 16 million elements on the error sum has larger blocks.
   const TestTensor weight = LargeTensor(DType::kBF16, 17 * kMillion, 5);
   const TestTensor part = LargeTensor(DType::kBF16, 48 * 50000, 6);
-  for (const auto& gpu : OpenAllGpus()) {
-    for (const HqqCase& c :
-         {HqqCase{weight, 1, 64, 4, 1, HqqSolver::kReference},
-          HqqCase{weight, 1, 64, 4, 1, HqqSolver::kBest},
-          HqqCase{part, 1, 48, 3, 1, HqqSolver::kReference},
-          HqqCase{part, 1, 32, 3, 0, HqqSolver::kBest}}) {
-      INFO(gpu->name() << " " << c.Describe());
-      REQUIRE(RunHqq(gpu->hqq(), c) == RunHqq(host->hqq(), c));
-    }
-    RequireOnDevice(*gpu);
+  const auto gpus = OpenAllGpus();
+  for (const HqqCase& c : {HqqCase{weight, 1, 64, 4, 1, HqqSolver::kReference},
+                           HqqCase{weight, 1, 64, 4, 1, HqqSolver::kBest},
+                           HqqCase{part, 1, 48, 3, 1, HqqSolver::kReference},
+                           HqqCase{part, 1, 32, 3, 0, HqqSolver::kBest}}) {
+    INFO(c.Describe());
+    RequireSame(gpus, *host, [&](Backend& b) { return RunHqq(b.hqq(), c); });
   }
+  RequireOnDevices(gpus);
 }
 
 // Both may be off by it.

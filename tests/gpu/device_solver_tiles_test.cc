@@ -33,40 +33,45 @@ void CheckAsGood(const GptqResult& got, const GptqResult& want) {
         want.relative_error() * kSolvedErrorTolerance);
 }
 
+void CheckSolved(const std::vector<std::unique_ptr<Backend>>& gpus,
+                 Backend& definition, const GptqCase& c) {
+  const GptqResult want = RunGptq(definition, c);
+  for (const auto& gpu : gpus) {
+    INFO(gpu->name() << " " << c.order << " " << static_cast<int>(c.range));
+    CheckAsGood(RunGptq(*gpu, c), want);
+  }
+}
+
 TEST_CASE("GPTQ: codes in several tiles of rows", "[gpu]") {
   const auto reference = NewReferenceBackend();
-  for (const auto& gpu : OpenAllGpus()) {
-    for (const std::string order :
-         {"none", "desc_act_static", "desc_act", "gar"}) {
-      for (const GptqRange range :
-           {GptqRange::kMinMax, GptqRange::kMse, GptqRange::kCurvature}) {
-        // The others are found as the solver comes to them.
-        if (range == GptqRange::kCurvature && order != "desc_act_static") {
-          continue;
-        }
-        GptqCase c = TallCase();
-        c.order = order;
-        c.range = range;
-        INFO(gpu->name() << " " << order << " " << static_cast<int>(range));
-        CheckAsGood(RunGptq(*gpu, c), RunGptq(*reference, c));
+  const auto gpus = OpenAllGpus();
+  for (const std::string order :
+       {"none", "desc_act_static", "desc_act", "gar"}) {
+    for (const GptqRange range :
+         {GptqRange::kMinMax, GptqRange::kMse, GptqRange::kCurvature}) {
+      // The others are found as the solver comes to them.
+      if (range == GptqRange::kCurvature && order != "desc_act_static") {
+        continue;
       }
+      GptqCase c = TallCase();
+      c.order = order;
+      c.range = range;
+      CheckSolved(gpus, *reference, c);
     }
-    RequireOnDevice(*gpu);
   }
+  RequireOnDevices(gpus);
 }
 
 // Of the ranges' grid, a warp a group, of the windows' and of decoding.
 TEST_CASE("GPTQ: codes beyond a grid", "[gpu]") {
   const auto host = NewHostBackend();
   GptqCase c = TallCase(17 * kGpuTiles.solve_rows + 3);
-  for (const auto& gpu : OpenAllGpus()) {
-    for (const char* order : {"desc_act_static", "desc_act"}) {
-      c.order = order;
-      INFO(gpu->name() << " " << order);
-      CheckAsGood(RunGptq(*gpu, c), RunGptq(*host, c));
-    }
-    RequireOnDevice(*gpu);
+  const auto gpus = OpenAllGpus();
+  for (const char* order : {"desc_act_static", "desc_act"}) {
+    c.order = order;
+    CheckSolved(gpus, *host, c);
   }
+  RequireOnDevices(gpus);
 }
 
 // Rounding to nearest without a factor is elementwise, and so are its bytes.

@@ -65,6 +65,23 @@ inline void RequireOnDevice(const Backend& backend) {
   REQUIRE(backend.memory().host_calls == 0);
 }
 
+inline void RequireOnDevices(
+    const std::vector<std::unique_ptr<Backend>>& gpus) {
+  for (const auto& gpu : gpus) RequireOnDevice(*gpu);
+}
+
+// Each GPU's run(backend) is that of `definition`, which runs once.
+template <class Run>
+void RequireSame(const std::vector<std::unique_ptr<Backend>>& gpus,
+                 Backend& definition, const Run& run) {
+  const auto want = run(definition);
+  for (const auto& gpu : gpus) {
+    INFO(gpu->name());
+    const bool same = run(*gpu) == want;
+    REQUIRE(same);
+  }
+}
+
 }  // namespace qs
 
 #endif  // QS_TESTS_GPU_DEVICE_TESTING_H_

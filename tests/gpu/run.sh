@@ -89,7 +89,7 @@ if [ -z "$bundle" ]; then
   check_sources "$programs"/{gpu_device_test,gpu_bench}
 fi
 mkdir -p build/gpu
-must "every family on $gpus against the reference" 120 \
+must "every family on $gpus against the reference" 150 \
   "$programs/gpu_device_test"
 proved="differential"
 
