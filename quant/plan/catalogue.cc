@@ -212,7 +212,7 @@ const FoldRule* FindFold(const Architecture& architecture,
   return found == architecture.folds.end() ? nullptr : &found->second;
 }
 
-std::string_view KindOfModule(std::string_view module) {
+std::string_view KindOfName(std::string_view module) {
   const Catalogue& catalogue = TheCatalogue();
   const std::string_view last = LastComponent(module);
   const size_t dot = module.rfind('.', module.size() - last.size() - 2);
@@ -224,8 +224,16 @@ std::string_view KindOfModule(std::string_view module) {
     const auto found = catalogue.names.find(std::string(name));
     if (found != catalogue.names.end()) return found->second;
   }
-  for (const auto& [part, kind] : catalogue.name_parts) {
-    if (last.find(part) != last.npos) return kind;
+  return "";
+}
+
+std::string_view KindOfModule(std::string_view module) {
+  const std::string_view kind = KindOfName(module);
+  if (!kind.empty()) return kind;
+  const Catalogue& catalogue = TheCatalogue();
+  const std::string_view last = LastComponent(module);
+  for (const auto& [part, kind_of_part] : catalogue.name_parts) {
+    if (last.find(part) != last.npos) return kind_of_part;
   }
   for (const std::string& head : catalogue.heads) {
     if (GlobMatch(head, module)) return "head";

@@ -129,6 +129,9 @@ const FoldRule* FindFold(const Architecture& architecture,
 // "embedding", "norm", "head", "router", ...; empty: none of these.
 std::string_view KindOfModule(std::string_view module);
 
+// The same by its whole last component, or last two, alone.
+std::string_view KindOfName(std::string_view module);
+
 // For a linear of one expert, "...experts.3.up_proj": the module of all experts
 // of its layer, "...experts", below which stacks are named. Empty for others.
 std::string_view ExpertsModule(std::string_view module);

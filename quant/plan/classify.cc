@@ -111,11 +111,17 @@ Reason Transposed(const Draft& draft, const DraftTensor& item) {
                       ShapeText(bias));
 }
 
+// A part of a name says too little: ELECTRA's embeddings_project is a linear. A
+// name too many in a list of linears does no harm.
+bool MaybeLinear(std::string_view module) {
+  return KindOfName(module) != "embedding";
+}
+
 Reason ByShape(const Draft& draft, DraftTensor* item) {
   const PlanTensor& tensor = *item->tensor;
   const std::string_view kind = KindOfModule(item->module);
   if (!kind.empty()) {
-    item->is_linear = kind != "embedding" && kind != "norm";
+    item->is_linear = MaybeLinear(item->module);
     return TheCatalogue().kinds.at(std::string(kind));
   }
   item->is_linear = true;
@@ -137,7 +143,7 @@ Reason ByShape(const Draft& draft, DraftTensor* item) {
 // Is this 2-D weight a linear?
 Reason ByName(const Draft& draft, DraftTensor* item) {
   if (InTower(draft, item->module)) {
-    item->is_linear = KindOfModule(item->module) != "embedding";
+    item->is_linear = MaybeLinear(item->module);
     return "vision or audio part of a multimodal model";
   }
   if (draft.architecture->by_shape) return ByShape(draft, item);
@@ -148,7 +154,7 @@ Reason ByName(const Draft& draft, DraftTensor* item) {
     return std::nullopt;
   }
   const std::string_view kind = KindOfModule(item->module);
-  item->is_linear = kind != "embedding" && kind != "norm";
+  item->is_linear = MaybeLinear(item->module);
   if (!kind.empty()) return TheCatalogue().kinds.at(std::string(kind));
   return absl::StrCat("no linear of a block of ", draft.architecture->name);
 }

@@ -71,6 +71,19 @@ TEST_CASE("tiny-llama to W4A16: what compressed-tensors reads") {
         R"("quantization_status":"compressed"})");
 }
 
+TEST_CASE("A linear with embed in its name is named, an embedding is not") {
+  PlanRequest request = RequestWith("W4A16", Engine::kTransformers);
+  request.config_json = R"({"model_type": "electra", "vocab_size": 512})";
+  AddTensor(&request, "embeddings.word_embeddings.weight", {512, 128});
+  AddTensor(&request, "embeddings.position_embeddings.weight", {512, 128});
+  AddTensor(&request, "embeddings_project.weight", {256, 128});
+  AddTensor(&request, "encoder.layer.0.attention.output.dense.weight",
+            {256, 256});
+  const Plan plan = PlanOf(request);
+  CHECK(EntryOf(plan, "embeddings_project.weight").reason == "embedding");
+  CHECK(IgnoreOf(plan) == Strings{"embeddings_project"});
+}
+
 TEST_CASE("Excluded linears stand in the list, in checkpoint order") {
   PlanRequest request = SmallLlama("NF4", Engine::kTransformers);
   request.exclude = {"*up_proj*", "*k_proj*"};

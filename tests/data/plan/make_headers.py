@@ -666,7 +666,7 @@ def unknown():
     for n in "turned", "tiny", "flag", "router", "codes":
         for i in range(3):
             c.unquantized("w4 nf4 nf4-any", f"decoder.stages.{i}.{n}")
-    c.unquantized("w4 nf4 nf4-any", "readout", "lm_head")
+    c.unquantized("w4 nf4 nf4-any", "unembedding", "readout", "lm_head")
     for _ in range(2):
         c.finding(ANY, "warning", "CONVOLUTION", "decoder.stages.0.ssm.conv1d.weight")
     c.loads.update({ANY: ""})
