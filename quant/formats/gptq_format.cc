@@ -262,6 +262,9 @@ std::string GptqConfigJson(const GridSpec& grid, GptqVersion version,
     for (const std::string& name : config.skip_modules) {
       dynamic["-:^" + RegexEscape(name) + "$"] = Json::object();
     }
+    for (const std::string& expression : config.skip_expressions) {
+      dynamic["-:" + expression] = Json::object();
+    }
   }
   json["group_size"] = grid.group_size;
   json["lm_head"] = false;

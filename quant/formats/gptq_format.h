@@ -74,6 +74,8 @@ struct GptqConfig {
   double damping = 0.01;
   // Exact names without ".weight".
   std::vector<std::string> skip_modules;
+  // Regular expressions, for names of the same modules in other trees.
+  std::vector<std::string> skip_expressions;
   std::vector<std::string> quantized_modules;
 };
 GptqConfig GptqConfigOf(const GptqSpec& spec);

@@ -28,19 +28,6 @@ const FormatRules* TargetRules(const Draft& draft) {
   return rules == nullptr ? nullptr : rules->Find(draft.request.spec.format);
 }
 
-bool InTower(const Draft& draft, std::string_view module) {
-  const Architecture& architecture = *draft.architecture;
-  if (!architecture.towers && !draft.config.has_towers) return false;
-  for (const std::string& part :
-       architecture.towers ? *architecture.towers : TheCatalogue().towers) {
-    if (absl::StrContains(absl::string_view(module.data(), module.size()),
-                          part)) {
-      return true;
-    }
-  }
-  return false;
-}
-
 Reason Convolution(const Draft& draft, DraftTensor* item) {
   const std::string shape = ShapeText(item->tensor->shape);
   const OutputFormat format = draft.request.spec.format;
@@ -142,7 +129,7 @@ Reason ByShape(const Draft& draft, DraftTensor* item) {
 
 // Is this 2-D weight a linear?
 Reason ByName(const Draft& draft, DraftTensor* item) {
-  if (InTower(draft, item->module)) {
+  if (!TowerOf(draft, item->module).empty()) {
     item->is_linear = MaybeLinear(item->module);
     return "vision or audio part of a multimodal model";
   }
@@ -279,6 +266,21 @@ absl::Status CheckInclude(const Draft& draft) {
 }
 
 }  // namespace
+
+std::string_view TowerOf(const Draft& draft, std::string_view module) {
+  const Architecture& architecture = *draft.architecture;
+  if (!architecture.towers && !draft.config.has_towers) return "";
+  for (const std::string& part :
+       architecture.towers ? *architecture.towers : TheCatalogue().towers) {
+    const size_t found = module.find(part);
+    if (found == module.npos) continue;
+    const size_t dot = found == 0 ? module.npos : module.rfind('.', found - 1);
+    const size_t begin = dot == module.npos ? 0 : dot + 1;
+    const size_t end = found + part.size() - (part.ends_with('.') ? 1 : 0);
+    return module.substr(begin, end - begin);
+  }
+  return "";
+}
 
 absl::Status Classify(Draft* draft) {
   QS_RETURN_IF_ERROR(CheckInclude(*draft));

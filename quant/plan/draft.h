@@ -100,6 +100,10 @@ void ReportUnusedOverrides(Draft* draft);
 // Whether one of the configurations in use needs a calibration.
 bool SomeNeedCalibration(const Draft& draft);
 
+// The tower of a multimodal model that a module is in: its name without what is
+// before and below. Empty: in none.
+std::string_view TowerOf(const Draft& draft, std::string_view module);
+
 // Decides each remaining tensor by itself. Errors: INVALID_ARGUMENT — include
 // selects nothing.
 absl::Status Classify(Draft* draft);

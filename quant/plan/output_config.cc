@@ -7,6 +7,7 @@
 #include "quant/formats/compressed_tensors.h"
 #include "quant/formats/gptq_format.h"
 #include "quant/formats/hqq_format.h"
+#include "quant/plan/any_tree.h"
 #include "quant/plan/draft.h"
 #include "quant/plan/scheme_targets.h"
 #include "quant/plan/skip_names.h"
@@ -58,6 +59,11 @@ class SkipPatterns {
   std::vector<std::string> backwards_;
 };
 
+void Append(std::vector<std::string> more, const char* before,
+            std::vector<std::string>* out) {
+  for (std::string& text : more) out->push_back(before + std::move(text));
+}
+
 DType ComputeDType(const Draft& draft) {
   if (draft.config.dtype) return *draft.config.dtype;
   for (size_t i = 0; i < draft.tensors.size(); ++i) {
@@ -73,23 +79,32 @@ std::vector<std::string> SkipModules(const Draft& draft) {
   for (const std::string& name : list.names()) {
     skip.push_back(patterns.For(name));
   }
+  Append(ExpressionsOf(draft, list.names()), "", &skip);
   return skip;
 }
 
 // vLLM asks for a stack's experts by the names that single ones would have.
-void AddStacks(const Draft& draft, NameList* ignore) {
+std::vector<std::string> StackModules(const Draft& draft) {
+  NameList list(*draft.architecture);
   for (const DraftTensor& item : draft.tensors) {
     if (!item.is_stack) continue;
     const std::string_view name = item.tensor->name;
     const size_t end = name.find("experts") + std::size("experts") - 1;
-    ignore->AddOne("re:^" + RegexEscape(name.substr(0, end)) + "(\\.|$)");
+    list.AddOne(std::string(name.substr(0, end)));
   }
+  return list.names();
 }
 
 std::string CompressedTensorsJson(const Draft& draft) {
-  NameList ignore = NotQuantized(draft);
-  AddStacks(draft, &ignore);
-  return CompressedTensorsConfigJson(SchemeGroups(draft), ignore.names());
+  const NameList list = NotQuantized(draft);
+  const std::vector<std::string> stacks = StackModules(draft);
+  std::vector<std::string> ignore = list.names();
+  for (const std::string& name : stacks) {
+    ignore.push_back("re:^" + RegexEscape(name) + "(\\.|$)");
+  }
+  Append(ExpressionsOf(draft, list.names()), "re:", &ignore);
+  Append(StackExpressions(draft, stacks), "re:", &ignore);
+  return CompressedTensorsConfigJson(SchemeGroups(draft), ignore);
 }
 
 bool QuantizesExperts(const Draft& draft) {
@@ -100,20 +115,40 @@ bool QuantizesExperts(const Draft& draft) {
   return false;
 }
 
+// optimum, which transformers calls, wants the ends of transformers' names.
+std::vector<std::string> BlockModules(const Draft& draft) {
+  NameList list = QuantizedModules(draft);
+  if (HasOtherTrees(draft)) {
+    const std::vector<std::string> names = list.names();
+    for (const std::string& name : names) {
+      list.AddOne(LanguageModelName(name));
+    }
+  }
+  return list.names();
+}
+
 std::string GptqJson(const Draft& draft) {
   const QuantSpec& spec = draft.request.spec;
   GptqConfig config = GptqConfigOf(*spec.gptq());
   config.skip_modules = NotQuantizedOrFused(draft).names();
+  config.skip_expressions = ExpressionsOf(draft, config.skip_modules);
   // The head stands outside the blocks. Loaders that need the list of what is
   // quantized take no experts, whose names would fill megabytes.
   if (config.skip_modules != std::vector{draft.architecture->head} &&
       !QuantizesExperts(draft)) {
-    config.quantized_modules = QuantizedModules(draft).names();
+    config.quantized_modules = BlockModules(draft);
   }
   return GptqConfigJson(
       SpecGrid(spec),
       spec.format == OutputFormat::kGptq ? GptqVersion::kV1 : GptqVersion::kV2,
       config);
+}
+
+// vLLM takes an entry as a part of a name, as which no expression is found.
+std::string AwqJson(const Draft& draft) {
+  std::vector<std::string> skip = NotQuantizedOrFused(draft).names();
+  Append(ExpressionsOf(draft, skip), "", &skip);
+  return AwqConfigJson(SpecGrid(draft.request.spec), skip);
 }
 
 }  // namespace
@@ -131,7 +166,7 @@ std::string OutputConfigJson(const Draft& draft) {
     case OutputFormat::kGptqV2:
       return GptqJson(draft);
     case OutputFormat::kAwqGemm:
-      return AwqConfigJson(SpecGrid(spec), NotQuantizedOrFused(draft).names());
+      return AwqJson(draft);
     case OutputFormat::kHqq:
       return HqqConfigJson(*spec.hqq(), NotQuantized(draft).names());
   }

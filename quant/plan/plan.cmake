@@ -13,6 +13,7 @@ foreach(data catalogue:kCatalogueJson engines:kEnginesJson)
   target_sources(qs_quant PRIVATE ${output})
 endforeach()
 target_sources(qs_quant PRIVATE
+  plan/any_tree.cc
   plan/catalogue.cc
   plan/classify.cc
   plan/config_facts.cc

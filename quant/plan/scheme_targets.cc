@@ -6,10 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "quant/formats/gptq_format.h"
+#include "quant/plan/any_tree.h"
 #include "quant/plan/skip_names.h"
 
 namespace qs {
@@ -17,25 +14,12 @@ namespace {
 
 using Groups = std::vector<CompressedTensorsGroup>;
 
-bool IsNumber(std::string_view part) {
-  return !part.empty() &&
-         std::all_of(part.begin(), part.end(),
-                     [](unsigned char c) { return absl::ascii_isdigit(c); });
-}
-
 // "re:(.*\.)?layers\.\d+\.mlp\.down_proj$" of "model.layers.3.mlp.down_proj";
 // empty: the name has no number.
 std::string ExpressionOf(const std::string& module) {
-  const std::vector<std::string> parts = absl::StrSplit(module, '.');
-  const auto number = std::find_if(parts.begin(), parts.end(), IsNumber);
-  if (number == parts.end()) return "";
-  auto part = number == parts.begin() ? number : number - 1;
-  std::string out = "re:(.*\\.)?";
-  for (const auto first = part; part != parts.end(); ++part) {
-    absl::StrAppend(&out, part == first ? "" : "\\.",
-                    IsNumber(*part) ? "\\d+" : RegexEscape(*part));
-  }
-  return out + "$";
+  const std::string_view end = SharedEnd(module);
+  const bool has_number = WithoutNumbers(end) != end;
+  return has_number ? "re:" + ExpressionOfEnd(end, true) : "";
 }
 
 size_t GroupOf(const GridSpec& grid, Groups* groups) {
@@ -52,40 +36,63 @@ size_t GroupOf(const GridSpec& grid, Groups* groups) {
 
 // A name as the checkpoint, or as transformers has it, and its group.
 struct Named {
-  std::string name;
   size_t group = 0;
-  std::string expression;
+  std::string alone;       // a target that is this module only
+  std::string expression;  // with those of other layers; empty: there is none
 };
+
+// The name itself; where trees differ, an expression for it.
+std::string Alone(const std::string& module, bool other_trees) {
+  return other_trees ? "re:" + ExpressionOfEnd(SharedEnd(module), false)
+                     : module;
+}
+
+using GroupOfText = std::unordered_map<std::string_view, size_t>;
+
+// SIZE_MAX: of several groups.
+GroupOfText OnlyGroups(const std::vector<Named>& all,
+                       std::string Named::*text) {
+  GroupOfText only;
+  for (const Named& one : all) {
+    const auto [found, is_new] = only.emplace(one.*text, one.group);
+    if (!is_new && found->second != one.group) found->second = SIZE_MAX;
+  }
+  return only;
+}
 
 }  // namespace
 
 Groups SchemeGroups(const Draft& draft) {
+  const bool other_trees = HasOtherTrees(draft);
   Groups groups;
   std::vector<Named> all;
+  std::vector<std::string> names;  // of `all`
   for (size_t i = 0; i < draft.tensors.size(); ++i) {
     if (!draft.Quantizes(i)) continue;
     const size_t group = GroupOf(SpecGrid(draft.SpecOf(i)), &groups);
-    NameList names(*draft.architecture);
-    names.Add(draft.tensors[i].module);
-    for (const std::string& name : names.names()) {
-      all.push_back({name, group, ExpressionOf(name)});
+    NameList list(*draft.architecture);
+    list.Add(draft.tensors[i].module);
+    for (const std::string& name : list.names()) {
+      all.push_back({group, Alone(name, other_trees), ExpressionOf(name)});
+      names.push_back(name);
     }
   }
   if (groups.size() == 1) return {{groups.front().grid}};
   // The request's own grid last: names of others then stand before the
   // expressions that would match them, too.
   const size_t own = GroupOf(SpecGrid(draft.request.spec), &groups);
-  std::unordered_map<std::string, size_t> only;  // SIZE_MAX: of several groups
-  for (const Named& one : all) {
-    const auto [found, is_new] = only.emplace(one.expression, one.group);
-    if (!is_new && found->second != one.group) found->second = SIZE_MAX;
-  }
+  const GroupOfText expressions = OnlyGroups(all, &Named::expression);
+  const GroupOfText alone = OnlyGroups(all, &Named::alone);
   std::vector<NameList> targets(groups.size(), NameList(*draft.architecture));
-  for (const Named& one : all) {
-    const bool by_expression =
-        !one.expression.empty() &&
-        (one.group == own || only.at(one.expression) == one.group);
-    targets[one.group].AddOne(by_expression ? one.expression : one.name);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const Named& one = all[i];
+    if (!one.expression.empty() &&
+        (one.group == own || expressions.at(one.expression) == one.group)) {
+      targets[one.group].AddOne(one.expression);
+    } else {
+      const bool is_sure = alone.at(one.alone) == one.group;
+      targets[one.group].AddOne(is_sure ? one.alone : names[i]);
+    }
   }
   for (size_t g = 0; g < groups.size(); ++g) {
     groups[g].targets = targets[g].names();

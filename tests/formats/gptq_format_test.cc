@@ -237,13 +237,15 @@ TEST_CASE("the configuration", "[gptq_format]") {
         R"("sym":true,"true_sequential":false})");
   GptqConfig config = GptqConfigOf({.order = ColumnOrder::kActOrder});
   config.skip_modules = {"a.b-1"};
+  config.skip_expressions = {"(.*\\.)?v$"};
   config.quantized_modules = {"a.c"};
-  CHECK(GptqConfigJson({2, -1, false}, GptqVersion::kV2, config) ==
-        R"({"bits":2,"checkpoint_format":"gptq_v2","damp_percent":0.01,)"
-        R"("desc_act":true,"dynamic":{"-:^a\\.b-1$":{}},"group_size":-1,)"
-        R"("lm_head":false,"modules_in_block_to_quantize":[["a.c"]],)"
-        R"("pack_dtype":"int32","quant_method":"gptq","static_groups":false,)"
-        R"("sym":false,"true_sequential":false})");
+  CHECK(
+      GptqConfigJson({2, -1, false}, GptqVersion::kV2, config) ==
+      R"({"bits":2,"checkpoint_format":"gptq_v2","damp_percent":0.01,)"
+      R"("desc_act":true,"dynamic":{"-:^a\\.b-1$":{},"-:(.*\\.)?v$":{}},)"
+      R"("group_size":-1,"lm_head":false,"modules_in_block_to_quantize":[["a.c"]],)"
+      R"("pack_dtype":"int32","quant_method":"gptq","static_groups":false,)"
+      R"("sym":false,"true_sequential":false})");
 }
 
 }  // namespace qs::testing

@@ -32,6 +32,7 @@ ROUTER = "carry router of a mixture of experts"
 STACK = "carry 3-D expert stack [{}]: the format stores experts as one 2-D weight each"
 NOT_WEIGHT = "carry no module's weight: the name does not end in .weight"
 W4, NF4, ANY = "w4", "nf4", "nf4-any"
+HEAD_ANYWHERE = r"(.*\.)?lm_head$"
 MERGED = ("nf4: carry expert: transformers 5.23.0 merges the experts of a "
           "layer into one 3-D parameter and loads no packed ones")
 LOADS = {W4: "vLLM 0.33.0, transformers 5.23.0",
@@ -78,6 +79,12 @@ class Case:
                 below.append(f"{W4}+ {block}.{experts}.{e}.{p}.weight|quantize {block}/{where} {block}/{group}")
         split = f"{W4}: split 3-D expert stack: split into {len(below)} 2-D weights"
         self.t(f"{block}.{name}", shape, STACK.format(", ".join(map(str, shape))), split, *below)
+
+    def expressions(self, *texts):
+        """Of names that engines know below other parents."""
+        for text in texts:
+            self.unquantized(W4, "re:" + text)
+            self.unquantized(f"{NF4} {ANY}", text)
 
     def unquantized(self, scenarios, *names):
         for s in scenarios.split():
@@ -160,6 +167,7 @@ def gemma3():
         for p in "", "model.":
             c.unquantized("w4 nf4 nf4-any", f"{p}vision_tower.vision_model.encoder.layers.0.{n}")
     c.unquantized("w4 nf4 nf4-any", "lm_head")
+    c.expressions(r"(.*\.)?vision_tower(\.|$)", HEAD_ANYWHERE)
     c.write()
 
 
@@ -413,6 +421,8 @@ def llama4():
         "carry vision or audio part of a multimodal model")
     c.unquantized("w4 nf4 nf4-any", f"{b}.feed_forward.router", "language_model.lm_head",
                   "multi_modal_projector.linear_1", "vision_model.model.layers.0.self_attn.q_proj", "lm_head")
+    c.expressions(r"(.*\.)?layers\.\d+\.feed_forward\.router$", HEAD_ANYWHERE,
+                  r"(.*\.)?multi_modal_projector(\.|$)", r"(.*\.)?vision_model(\.|$)")
     for s in NF4, ANY:
         c.finding(s, "warning", "EXPERT_STACK", f"{b}.feed_forward.experts.gate_up_proj")
         c.finding(s, "warning", "EXPERT_STACK", f"{b}.feed_forward.experts.down_proj")
@@ -446,6 +456,7 @@ def qwen3_vl_moe():
     c.t("model.visual.blocks.0.attn.qkv.weight", [3456, 1152], "carry vision or audio part of a multimodal model")
     c.t("lm_head.weight", [151936, 2048], HEAD)
     c.unquantized("w4 nf4 nf4-any", f"{b}.mlp.gate", "model.visual.blocks.0.attn.qkv", "lm_head")
+    c.expressions(r"(.*\.)?layers\.\d+\.mlp\.gate$", r"(.*\.)?visual(\.|$)", HEAD_ANYWHERE)
     stacked_tail(c, b)
     c.loads.update({W4: "vLLM 0.33.0"})
     c.write()
@@ -480,6 +491,9 @@ def qwen3_5_moe():
     c.t("lm_head.weight", [248320, 2048], HEAD)
     c.unquantized("w4 nf4 nf4-any", *[f"{b}.{a}.in_proj_{p}" for p in "ab"], f"{b}.mlp.gate",
                   f"{b}.mlp.shared_expert_gate", "lm_head")
+    c.expressions(*[rf"(.*\.)?layers\.\d+\.{n}$" for n in
+                    (r"linear_attn\.in_proj_a", r"linear_attn\.in_proj_b", r"mlp\.gate", r"mlp\.shared_expert_gate")],
+                  HEAD_ANYWHERE)
     stacked_tail(c, b)
     for _ in "transformers", "bitsandbytes":
         c.finding(ANY, "warning", "CONVOLUTION", f"{b}.{a}.conv1d.weight")
