@@ -115,9 +115,9 @@ TEST_CASE("what a site takes of a GPU is that of its runs", "[group]") {
   ByteBudget budget(int64_t{1} << 40);
   const auto small = *NewGroup(budget)->BeginSite(begin, budget, false);
   const auto large = *NewGroup(budget)->BeginSite(begin, budget, true);
-  CHECK(small->device_bytes() ==
+  CHECK(small->device_bytes().total() ==
         DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 1)));
-  CHECK(large->device_bytes() ==
+  CHECK(large->device_bytes().total() ==
         DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 2)));
 }
 
