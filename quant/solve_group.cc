@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
@@ -70,13 +72,13 @@ absl::Status ValidateSites(const GroupInfo& info, const Names& tensors) {
     }
     QS_RETURN_IF_ERROR(ValidateFold(info, site, tensors));
   }
+  std::unordered_map<std::string_view, const GroupSite*> by_name;
+  for (const GroupSite& site : info.sites) by_name.emplace(site.name, &site);
   for (const GroupSite& site : info.sites) {
     if (site.pool.empty()) continue;
-    const auto pool =
-        std::find_if(info.sites.begin(), info.sites.end(),
-                     [&](const auto& s) { return s.name == site.pool; });
-    if (pool == info.sites.end() || pool->inputs != site.inputs ||
-        !pool->pool.empty()) {
+    const auto pool = by_name.find(site.pool);
+    if (pool == by_name.end() || pool->second->inputs != site.inputs ||
+        !pool->second->pool.empty()) {
       return Invalid(
           info, absl::StrCat("site \"", site.name, "\": pool: got \"",
                              site.pool, "\", allowed a site of the group with ",
@@ -162,6 +164,13 @@ bool SolvesWhole(const QuantSpec& spec, const GroupInfo& info) {
 absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info) {
   if (info.tensors.empty() || info.sites.empty()) {
     return Invalid(info, "got no tensor or no site, allowed at least one each");
+  }
+  if (info.sites.size() > kMaxGroupSites ||
+      info.tensors.size() > kMaxGroupTensors) {
+    return Invalid(
+        info, absl::StrCat("got ", info.sites.size(), " sites and ",
+                           info.tensors.size(), " tensors, allowed at most ",
+                           kMaxGroupSites, " and ", kMaxGroupTensors));
   }
   Names tensors;
   for (const GroupTensor& tensor : info.tensors) {

@@ -257,6 +257,7 @@ absl::Status CheckInclude(const Draft& draft) {
   const PlanRequest& request = draft.request;
   if (request.include.empty()) return absl::OkStatus();
   for (const DraftTensor& item : draft.tensors) {
+    QS_RETURN_IF_ERROR(draft.Wanted());
     if (MatchesItem(request.include, item)) return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
@@ -285,6 +286,7 @@ std::string_view TowerOf(const Draft& draft, std::string_view module) {
 absl::Status Classify(Draft* draft) {
   QS_RETURN_IF_ERROR(CheckInclude(*draft));
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
+    QS_RETURN_IF_ERROR(draft->Wanted());
     PlanEntry& entry = draft->entry(i);
     if (entry.action != TensorAction::kCarry) continue;
     DraftTensor& item = draft->tensors[i];

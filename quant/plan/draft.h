@@ -4,6 +4,7 @@
 #ifndef QS_QUANT_PLAN_DRAFT_H_
 #define QS_QUANT_PLAN_DRAFT_H_
 
+#include <atomic>
 #include <deque>
 #include <string>
 #include <string_view>
@@ -52,6 +53,12 @@ struct Draft {
   const PlanEntry& entry(size_t i) const { return plan.entries[i]; }
   bool Quantizes(size_t i) const {
     return entry(i).action == TensorAction::kQuantize;
+  }
+  // CANCELLED when nobody wants the plan any more.
+  absl::Status Wanted() const {
+    const std::atomic<bool>* const cancelled = request.cancelled;
+    if (cancelled == nullptr || !cancelled->load()) return absl::OkStatus();
+    return absl::CancelledError("cancelled");
   }
   // How tensor i is quantized, if it is.
   const QuantSpec& SpecOf(size_t i) const { return SpecOfRule(entry(i).rule); }

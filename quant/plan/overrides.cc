@@ -87,7 +87,10 @@ absl::Status ApplyOverrides(Draft* draft) {
   }
   std::vector<bool> matched(rules.size());
   if (rules.empty()) return absl::OkStatus();
-  for (size_t i = 0; i < draft->tensors.size(); ++i) Apply(draft, i, &matched);
+  for (size_t i = 0; i < draft->tensors.size(); ++i) {
+    QS_RETURN_IF_ERROR(draft->Wanted());
+    Apply(draft, i, &matched);
+  }
   const auto none = std::find(matched.begin(), matched.end(), false);
   if (none == matched.end()) return absl::OkStatus();
   const auto place = static_cast<size_t>(none - matched.begin());

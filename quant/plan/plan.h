@@ -54,6 +54,7 @@
 #ifndef QS_QUANT_PLAN_PLAN_H_
 #define QS_QUANT_PLAN_PLAN_H_
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -110,6 +111,8 @@ struct PlanRequest {
   std::vector<PlanOverride> overrides;
   bool list_sites = false;        // as for a method that needs a calibration
   int64_t max_entries = 1 << 20;  // with the slices of stacks
+  // Set by another thread: nobody wants the plan any more. Null: nobody will.
+  const std::atomic<bool>* cancelled = nullptr;
 };
 
 enum class TensorAction { kQuantize, kCarry, kTied, kSplit };
@@ -222,6 +225,7 @@ struct Plan {
 // no object (text begins with "config.json"); include, or an override, matches
 // no name; an override that the format cannot hold.
 // FAILED_PRECONDITION — the source is quantized already (text says by what).
+// CANCELLED — PlanRequest::cancelled, which is looked at for each tensor.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
 struct EngineFacts {

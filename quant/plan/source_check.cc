@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 #include "quant/formats/json.h"
 #include "quant/plan/draft.h"
 
@@ -88,6 +89,7 @@ absl::Status CheckSourceIsFloat(Draft* draft) {
         "F32, F16 and BF16 weights");
   }
   for (const PlanTensor& tensor : draft->request.tensors) {
+    QS_RETURN_IF_ERROR(draft->Wanted());
     const std::optional<Evidence> evidence = EvidenceOf(*draft, tensor);
     if (!evidence) continue;
     if (!LeavesOut(draft->request, tensor.name)) {

@@ -21,6 +21,7 @@
 #include "service/jobs/inline_calibration.h"
 #include "service/jobs/job_messages.h"
 #include "service/server/error.h"
+#include "service/server/spec_convert.h"
 #include "service/stream/crc32c.h"
 
 namespace qs {
@@ -30,7 +31,6 @@ namespace v1 = quant::v1;
 
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr size_t kMaxUriBytes = 4096;
-constexpr int kMaxGlobs = 1000;
 constexpr int kMaxLabels = kMaxJobLabels;
 constexpr size_t kMaxLabelBytes = 63;
 constexpr size_t kMaxFilterLabels = 4;
@@ -94,16 +94,6 @@ absl::Status CheckTimeout(const std::string& field, bool is_set,
                           duration.nanos(), " ns, allowed at least 1 s"));
 }
 
-absl::Status CheckGlobs(const v1::JobSource& source) {
-  const int globs = source.include_size() + source.exclude_size();
-  if (globs <= kMaxGlobs) return absl::OkStatus();
-  return BadFieldError("job.source.include",
-                       absl::StrCat("got ", globs,
-                                    " globs with exclude, "
-                                    "allowed at most ",
-                                    kMaxGlobs));
-}
-
 void ClearOutputOnly(v1::Job* job) {
   job->clear_name();
   job->clear_state();
@@ -134,7 +124,8 @@ absl::Status CheckTensors(const v1::JobTensors& tensors) {
                              ? "got neither names nor a glob, allowed one"
                              : "got names and a glob, allowed one");
   }
-  size_t bytes = tensors.glob().size();
+  QS_RETURN_IF_ERROR(CheckGlob("job.source.tensors.glob", tensors.glob()));
+  size_t bytes = 0;
   for (const std::string& name : tensors.names()) bytes += name.size();
   if (tensors.names_size() > kMaxTensorNames || bytes > kMaxTensorNameBytes) {
     return BadFieldError(
@@ -158,7 +149,8 @@ absl::Status CheckTensors(const v1::JobTensors& tensors) {
 }
 
 absl::Status CheckSource(const v1::JobSource& source) {
-  QS_RETURN_IF_ERROR(CheckGlobs(source));
+  QS_RETURN_IF_ERROR(
+      CheckGlobs("job.source.include", source.include(), source.exclude()));
   return source.has_tensors() ? CheckTensors(source.tensors())
                               : CheckUri("job.source.uri", source.uri());
 }

@@ -23,7 +23,6 @@ namespace {
 namespace v1 = quant::v1;
 
 constexpr int64_t kPage = 32;
-constexpr int kMaxGlobs = 1000;
 constexpr int64_t kLengthBytes = 8;  // of a header, little-endian
 
 absl::Status NoResult(const JobRecord& job) {
@@ -64,12 +63,8 @@ absl::Status CheckRequest(const v1::ReadResultRequest& request, bool packed) {
                                               ".proto"));
   }
   const int globs = request.include_size() + request.exclude_size();
-  if (globs > kMaxGlobs) {
-    return BadFieldError("include", absl::StrCat("got ", globs,
-                                                 " globs with exclude, allowed "
-                                                 "at most ",
-                                                 kMaxGlobs));
-  }
+  QS_RETURN_IF_ERROR(
+      CheckGlobs("include", request.include(), request.exclude()));
   if (packed && !request.file().empty()) {
     return BadFieldError("file", "got one with tensors, allowed with FILES");
   }

@@ -1,6 +1,7 @@
 // Tested by tests/service/plan_call_test.cc.
 #include "service/server/plan_call.h"
 
+#include <atomic>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -34,7 +35,7 @@ class PlanCall final : public BytesReactor {
       : plans_(plans),
         context_(context),
         served_(std::move(served)),
-        input_(plans.limits),
+        input_(plans.limits, &cancelled_),
         lane_(context.pool().NewLane()) {
     const absl::Status admitted = Admit(++plans_.calls);
     if (admitted.ok()) {
@@ -126,6 +127,7 @@ class PlanCall final : public BytesReactor {
     if (ended_) return;
     ended_ = true;
     end_status_ = status;
+    cancelled_ = true;  // a worker may be planning
     if (!planning_) Finish(ToGrpcStatus(status));
   }
 
@@ -138,6 +140,7 @@ class PlanCall final : public BytesReactor {
   grpc::ByteBuffer out_;
   int64_t messages_ = 0;
   v1::PlanCheckpointRequest request_;
+  std::atomic<bool> cancelled_ = false;
   PlanInput input_;
   const std::shared_ptr<WorkerPool::Lane> lane_;
   std::vector<v1::PlanCheckpointResponse> responses_;

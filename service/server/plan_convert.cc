@@ -22,6 +22,7 @@ namespace v1 = quant::v1;
 constexpr size_t kMessageBytes = size_t{256} << 10;
 constexpr int kMaxTensorParallel = 4096;
 constexpr int kMaxDimensions = 64;
+constexpr size_t kMaxPlanNameBytes = 1024;  // the .proto says so
 
 absl::StatusOr<Engine> EngineFromProto(v1::Engine engine) {
   switch (engine) {
@@ -261,6 +262,8 @@ absl::Status PlanInput::AddConfig(const v1::PlanConfig& config) {
   request_.config_json = config.config_json();
   request_.list_sites = config.list_sites();
   request_.max_entries = limits_.max_tensors;
+  QS_RETURN_IF_ERROR(
+      CheckGlobs("config.include", config.include(), config.exclude()));
   request_.include = {config.include().begin(), config.include().end()};
   request_.exclude = {config.exclude().begin(), config.exclude().end()};
   return absl::OkStatus();
@@ -276,6 +279,11 @@ absl::Status PlanInput::AddTensors(const v1::TensorHeaders& headers) {
         {{"allowed", absl::StrCat(limits_.max_tensors)}});
   }
   for (const v1::TensorHeader& header : headers.tensors()) {
+    if (header.name().size() > kMaxPlanNameBytes) {
+      return BadFieldError("tensors",
+                           absl::StrCat("got a name of ", header.name().size(),
+                                        " bytes, allowed ", kMaxPlanNameBytes));
+    }
     const std::optional<DType> dtype = DTypeFromProto(header.dtype());
     if (!dtype || header.shape_size() > kMaxDimensions || header.begin() < 0 ||
         header.end() < header.begin() ||

@@ -2,6 +2,7 @@
 #ifndef QS_SERVICE_SERVER_PLAN_CONVERT_H_
 #define QS_SERVICE_SERVER_PLAN_CONVERT_H_
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -19,7 +20,11 @@ struct PlanLimits {
 // Collects the requests of one call. Thread: one caller at a time.
 class PlanInput {
  public:
-  explicit PlanInput(const PlanLimits& limits) : limits_(limits) {}
+  // `cancelled`: PlanRequest's.
+  PlanInput(const PlanLimits& limits, const std::atomic<bool>* cancelled)
+      : limits_(limits) {
+    request_.cancelled = cancelled;
+  }
 
   // Errors: the .proto's for PlanCheckpoint.
   absl::Status Add(const quant::v1::PlanCheckpointRequest& request);

@@ -294,6 +294,7 @@ absl::StatusOr<PlanOverride> OverrideFromProto(const v1::Override& from,
   if (out.tensors.empty()) {
     return BadFieldError(Path(field, "tensors"), "got none, allowed a glob");
   }
+  QS_RETURN_IF_ERROR(CheckGlob(Path(field, "tensors"), out.tensors));
   if (from.has_config()) {
     v1::QuantizationConfig config = from.config();
     if (!config.has_profile()) {
@@ -312,6 +313,30 @@ absl::StatusOr<PlanOverride> OverrideFromProto(const v1::Override& from,
 }
 
 }  // namespace
+
+absl::Status CheckGlob(std::string_view field, std::string_view glob) {
+  if (glob.size() <= kMaxGlobBytes) return absl::OkStatus();
+  return BadFieldError(field,
+                       absl::StrCat("got a glob of ", glob.size(),
+                                    " bytes, allowed at most ", kMaxGlobBytes));
+}
+
+absl::Status CheckGlobs(std::string_view field, const GlobsProto& include,
+                        const GlobsProto& exclude) {
+  const int globs = include.size() + exclude.size();
+  if (globs > kMaxGlobs) {
+    return BadFieldError(field, absl::StrCat("got ", globs,
+                                             " globs with exclude, allowed at "
+                                             "most ",
+                                             kMaxGlobs));
+  }
+  for (const GlobsProto* some : {&include, &exclude}) {
+    for (const std::string& glob : *some) {
+      QS_RETURN_IF_ERROR(CheckGlob(field, glob));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::vector<PlanOverride>> OverridesFromProto(
     const OverridesProto& overrides, const QuantSpec& base,

@@ -24,6 +24,16 @@ absl::StatusOr<QuantSpec> SpecFromProto(
 quant::v1::OutputFormat FormatToProto(OutputFormat format);
 
 constexpr int kMaxOverrides = 100;
+// Of one request, include and exclude together; of each, and of an override's.
+constexpr int kMaxGlobs = 1000;
+constexpr size_t kMaxGlobBytes = 1024;
+
+// Errors: BAD_FIELD of `field` — more, or longer ones. Their time is the
+// product of their length, the names' and how many there are of both.
+using GlobsProto = google::protobuf::RepeatedPtrField<std::string>;
+absl::Status CheckGlob(std::string_view field, std::string_view glob);
+absl::Status CheckGlobs(std::string_view field, const GlobsProto& include,
+                        const GlobsProto& exclude);
 
 // Rules beside `base`, which has the profile and format that they leave out.
 // `field` is where they lie; errors are BAD_FIELD under it: more than

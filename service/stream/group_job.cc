@@ -1,7 +1,8 @@
 // Tested by tests/service/solve_group_stream_test.cc.
 #include "service/stream/group_job.h"
 
-#include <algorithm>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -50,7 +51,9 @@ absl::StatusOr<GroupSite> SiteFromProto(const v1::GroupSite& site) {
   return out;
 }
 
-absl::StatusOr<GroupTensor> TensorFromProto(const GroupInfo& info,
+using SiteIndex = std::unordered_map<std::string_view, int>;
+
+absl::StatusOr<GroupTensor> TensorFromProto(const SiteIndex& sites,
                                             const v1::GroupTensor& tensor) {
   GroupTensor out;
   const v1::TensorBegin begin = [&] {
@@ -62,16 +65,14 @@ absl::StatusOr<GroupTensor> TensorFromProto(const GroupInfo& info,
   }();
   QS_ASSIGN_OR_RETURN(out.info, TensorInfoFromProto(begin, "group.tensors"));
   if (!tensor.site().empty()) {
-    const auto site =
-        std::find_if(info.sites.begin(), info.sites.end(),
-                     [&](const auto& s) { return s.name == tensor.site(); });
-    if (site == info.sites.end()) {
+    const auto site = sites.find(tensor.site());
+    if (site == sites.end()) {
       return BadFieldError(
           "group.tensors.site",
           absl::StrCat("got \"", tensor.site(), "\" for \"", tensor.name(),
                        "\", allowed a site of the group"));
     }
-    out.site = static_cast<int>(site - info.sites.begin());
+    out.site = site->second;
   }
   switch (tensor.role()) {
     case v1::GroupTensor::ROLE_UNSPECIFIED:
@@ -94,12 +95,14 @@ absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
                                          const v1::GroupBegin& begin) {
   GroupInfo info;
   info.name = begin.name();
+  SiteIndex sites;
   for (const v1::GroupSite& site : begin.sites()) {
     QS_ASSIGN_OR_RETURN(GroupSite made, SiteFromProto(site));
+    sites.emplace(site.name(), static_cast<int>(info.sites.size()));
     info.sites.push_back(std::move(made));
   }
   for (const v1::GroupTensor& tensor : begin.tensors()) {
-    QS_ASSIGN_OR_RETURN(GroupTensor made, TensorFromProto(info, tensor));
+    QS_ASSIGN_OR_RETURN(GroupTensor made, TensorFromProto(sites, tensor));
     info.tensors.push_back(std::move(made));
   }
   const absl::Status valid = ValidateGroup(spec, info);
@@ -129,7 +132,15 @@ GroupJob::GroupJob(int64_t handle, const QuantSpec& spec,
       sites_(group_->info().sites.size()),
       tensor_begun_(group_->info().tensors.size()),
       sites_left_(sites_.size()),
-      tensors_left_(tensor_begun_.size()) {}
+      tensors_left_(tensor_begun_.size()) {
+  const GroupInfo& info = group_->info();
+  for (size_t i = 0; i < info.sites.size(); ++i) {
+    site_index_.emplace(info.sites[i].name, i);
+  }
+  for (size_t i = 0; i < info.tensors.size(); ++i) {
+    tensor_index_.emplace(info.tensors[i].info.name, i);
+  }
+}
 
 absl::Status GroupJob::NotInGroup(const std::string& what) const {
   return RpcError(absl::StatusCode::kInvalidArgument, "NOT_IN_GROUP",
@@ -138,11 +149,8 @@ absl::Status GroupJob::NotInGroup(const std::string& what) const {
 }
 
 size_t GroupJob::FindSite(const std::string& name) const {
-  const std::vector<GroupSite>& declared = group_->info().sites;
-  return static_cast<size_t>(
-      std::find_if(declared.begin(), declared.end(),
-                   [&](const GroupSite& s) { return s.name == name; }) -
-      declared.begin());
+  const auto found = site_index_.find(name);
+  return found == site_index_.end() ? sites_.size() : found->second;
 }
 
 void GroupJob::SiteComplete(const SiteJob& site) {
@@ -230,15 +238,12 @@ absl::Status GroupJob::CheckTensor(const v1::TensorBegin& begin,
 
 absl::StatusOr<std::shared_ptr<TensorJob>> GroupJob::BeginTensor(
     const v1::TensorBegin& begin) {
-  const std::vector<GroupTensor>& declared = group_->info().tensors;
-  const auto found = std::find_if(
-      declared.begin(), declared.end(),
-      [&](const GroupTensor& t) { return t.info.name == begin.name(); });
-  if (found == declared.end()) {
+  const auto found = tensor_index_.find(begin.name());
+  if (found == tensor_index_.end()) {
     return NotInGroup(absl::StrCat("tensor \"", begin.name(),
                                    "\" is none of those declared"));
   }
-  const auto index = static_cast<size_t>(found - declared.begin());
+  const size_t index = found->second;
   QS_RETURN_IF_ERROR(CheckTensor(begin, index));
   QS_ASSIGN_OR_RETURN(std::unique_ptr<TensorQuantizer> quantizer,
                       group_->TakeTensor(index));
@@ -246,9 +251,10 @@ absl::StatusOr<std::shared_ptr<TensorJob>> GroupJob::BeginTensor(
   const std::shared_ptr<TensorJob> job =
       TensorJob::Create(begin.handle(), std::move(quantizer), Reservation(),
                         reservation_, /*needs_all=*/solves_whole());
-  if (found->role == GroupRole::kQuantize) {
+  const GroupTensor& declared = group_->info().tensors[index];
+  if (declared.role == GroupRole::kQuantize) {
     job->set_device_bytes(
-        DeviceClaimFor(TensorDeviceBytes(spec_, found->info, device_use_)));
+        DeviceClaimFor(TensorDeviceBytes(spec_, declared.info, device_use_)));
   }
   return job;
 }

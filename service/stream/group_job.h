@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -89,6 +91,9 @@ class GroupJob {
   const std::unique_ptr<SolveGroup> group_;
   const DeviceUse device_use_;  // of its tensors
   const DeviceBytes solve_device_bytes_;
+  // Where each is declared; the names are info()'s.
+  std::unordered_map<std::string_view, size_t> site_index_;
+  std::unordered_map<std::string_view, size_t> tensor_index_;
   enum class SiteState { kNotBegun, kBegun, kComplete };
   std::vector<SiteState> sites_;
   std::vector<bool> tensor_begun_;

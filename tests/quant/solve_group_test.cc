@@ -67,6 +67,10 @@ TEST_CASE("a group that cannot be solved is refused by name") {
        }},
       {"role: got FOLD_ONLY",
        [](GroupInfo* g) { g->tensors[0].role = GroupRole::kFoldOnly; }},
+      {"got 4097 sites and 2 tensors, allowed at most 4096 and 16384",
+       [](GroupInfo* g) { g->sites.resize(4097, g->sites[0]); }},
+      {"got 2 sites and 16385 tensors, allowed at most 4096 and 16384",
+       [](GroupInfo* g) { g->tensors.resize(16'385, g->tensors[0]); }},
   };
   CHECK(ValidateGroup(GptqReference(), Valid()).ok());
   for (const Case& c : cases) {

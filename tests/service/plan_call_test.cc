@@ -2,11 +2,14 @@
 #include "service/server/plan_call.h"
 
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "service/server/error.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
@@ -374,6 +377,77 @@ TEST_CASE("what Quantize of this server would refuse, the plan refuses",
   REQUIRE(findings.size() == 1);
   CHECK(findings[0].rule() == "NAME_TOO_LONG");
   CHECK(findings[0].text() == "got a name of 513 bytes, allowed 512");
+}
+
+TEST_CASE("globs and names have bounds", "[plan_call]") {
+  InProcessServer server;
+  v1::PlanCheckpointRequest config = PlanConfigRequest("NF4");
+  for (int i = 0; i < 1000; ++i) config.mutable_config()->add_include("*");
+  v1::PlanCheckpointRequest tensors;
+  AddTensor(&tensors, "model.layers.0.mlp.up_proj.weight", 64, 64);
+  CHECK(Plan(server, {config, tensors}).status.ok());
+  config.mutable_config()->add_exclude("x");
+  RequirePlanError(server, {config, tensors},
+                   absl::StatusCode::kInvalidArgument, "BAD_FIELD",
+                   "config.include: got 1001 globs with exclude, allowed at "
+                   "most 1000");
+
+  config = PlanConfigRequest("NF4");
+  config.mutable_config()->add_exclude(std::string(1024, 'x'));
+  CHECK(Plan(server, {config, tensors}).status.ok());
+  config.mutable_config()->add_exclude("*[" + std::string(1023, 'x'));
+  RequirePlanError(server, {config, tensors},
+                   absl::StatusCode::kInvalidArgument, "BAD_FIELD",
+                   "config.include: got a glob of 1025 bytes, allowed at most "
+                   "1024");
+
+  config = PlanConfigRequest("NF4");
+  v1::Override* rule = config.mutable_config()->add_overrides();
+  rule->set_tensors(std::string(1025, 'x'));
+  rule->set_skip(true);
+  RequirePlanError(server, {config, tensors},
+                   absl::StatusCode::kInvalidArgument, "BAD_FIELD",
+                   "config.overrides[0].tensors: got a glob of 1025 bytes");
+
+  AddTensor(&tensors, std::string(1025, 'n'), 64, 64);
+  RequirePlanError(server, {PlanConfigRequest("NF4"), tensors},
+                   absl::StatusCode::kInvalidArgument, "BAD_FIELD",
+                   "tensors: got a name of 1025 bytes, allowed 1024");
+}
+
+// Each star of a glob tries all that is left of a name, so that a plan of as
+// many as are allowed takes an hour.
+TEST_CASE("a worker is free when a plan's client is gone", "[plan_call]") {
+  InProcessServer server;
+  const auto stub = v1::QuantizeService::NewStub(server.NewChannel());
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  for (int call = 0; call < 4; ++call) {
+    auto& context = contexts.emplace_back(new grpc::ClientContext);
+    context->set_deadline(In(absl::Seconds(30)));
+    const auto stream = stub->PlanCheckpoint(context.get());
+    v1::PlanCheckpointRequest config = PlanConfigRequest("NF4");
+    for (int i = 0; i < 1000; ++i) {
+      config.mutable_config()->add_exclude("*" + std::string(500, 'a') + "b");
+    }
+    REQUIRE(stream->Write(config));
+    for (int part = 0; part < 8; ++part) {
+      v1::PlanCheckpointRequest tensors;
+      for (int i = 0; i < 1000; ++i) {
+        AddTensor(&tensors, absl::StrCat(std::string(1000, 'a'), part, "x", i),
+                  64, 64);
+      }
+      REQUIRE(stream->Write(tensors));
+    }
+    REQUIRE(stream->WritesDone());
+    absl::SleepFor(absl::Milliseconds(200));
+    context->TryCancel();
+    CHECK(stream->Finish().error_code() == grpc::StatusCode::CANCELLED);
+  }
+  v1::PlanCheckpointRequest tensors;
+  AddTensor(&tensors, "model.layers.0.mlp.up_proj.weight", 64, 64);
+  const PlanAnswers answers = Plan(server, {PlanConfigRequest("NF4"), tensors});
+  INFO(answers.status);
+  CHECK(answers.status.ok());
 }
 
 TEST_CASE("no plan while the server drains", "[plan_call]") {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "quant/site.h"
 #include "quant/site_accumulator.h"
 #include "service/server/error.h"
@@ -321,6 +322,18 @@ TEST_CASE("what a group does not declare is refused", "[group]") {
     v1::QuantizeRequest wrong = group;
     wrong.mutable_group()->mutable_sites(0)->set_inputs(64);
     RequireRefused({config, wrong}, "BAD_FIELD", "allowed 64");
+  }
+  SECTION("more sites than a group may have") {
+    v1::QuantizeRequest wrong = group;
+    for (int i = 1; i < 40'000; ++i) {
+      v1::GroupSite* more = wrong.mutable_group()->add_sites();
+      more->set_name(absl::StrCat(i));
+      more->set_inputs(1);
+      more->set_pool("39999");
+    }
+    RequireRefused({config, wrong}, "BAD_FIELD",
+                   "got 40000 sites and 2 tensors, allowed at most 4096 and "
+                   "16384");
   }
   SECTION("the end before all of it") {
     Requests requests = {config, group};
