@@ -1,5 +1,5 @@
 foreach(name plan plan_rules plan_lint plan_config plan_sites plan_stacks
-             plan_overrides plan_towers glob)
+             plan_multimodal plan_overrides plan_towers glob)
   qs_test(quant_${name}_test
     SOURCES quant/${name}_test.cc quant/plan_cases.cc
     LIBS qs_quant nlohmann_json::nlohmann_json

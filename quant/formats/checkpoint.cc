@@ -113,7 +113,7 @@ absl::StatusOr<std::string> ReadConfig(const std::string& directory,
   if (absl::IsNotFound(text.status())) return std::string();
   QS_RETURN_IF_ERROR(text.status());
   QS_RETURN_IF_ERROR(
-      ParseJsonObject(*text, kConfigName, kConfigLimits).status());
+      ParseConfigJson(*text, kConfigName, kConfigLimits).status());
   return text;
 }
 
@@ -155,13 +155,13 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(
 absl::StatusOr<std::string> WithQuantizationConfig(
     std::string_view config_json, std::string_view quantization_config_json) {
   QS_ASSIGN_OR_RETURN(Json config,
-                      ParseJsonObject(config_json, kConfigName, kConfigLimits));
+                      ParseConfigJson(config_json, kConfigName, kConfigLimits));
   QS_ASSIGN_OR_RETURN(Json added,
                       ParseJsonObject(quantization_config_json,
                                       "quantization_config", kConfigLimits));
   config.erase("quantization_config");
   config["quantization_config"] = std::move(added);
-  return config.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
+  return DumpConfigJson(config) + "\n";
 }
 
 }  // namespace qs

@@ -86,7 +86,8 @@ std::string SafetensorsIndexJson(
     const std::map<std::string, std::string>& weight_map, int64_t total_size);
 
 // config.json with `quantization_config` replaced or added (last key), two
-// spaces, key order kept. INVALID_ARGUMENT when not a JSON object.
+// spaces, key order kept, and NaN and Infinity as Python writes them.
+// INVALID_ARGUMENT when not a JSON object.
 absl::StatusOr<std::string> WithQuantizationConfig(
     std::string_view config_json, std::string_view quantization_config_json);
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "quant/formats/utf8.h"
 
 namespace qs {
@@ -147,7 +148,63 @@ class Builder final : public nlohmann::json_sax<Json> {
   int64_t num_values_ = 0;
 };
 
+// The mark of a bare word, as the library writes it.
+constexpr std::string_view kEscapedBareWord = "\\u0001";
+constexpr std::string_view kBareWords[] = {"NaN", "Infinity", "-Infinity"};
+
+std::string_view BareWordAt(std::string_view text) {
+  for (const std::string_view word : kBareWords) {
+    if (text.starts_with(word)) return word;
+  }
+  return "";
+}
+
+// Bare words outside of strings as strings.
+std::string WithQuotedWords(std::string_view text) {
+  std::string out;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size();) {
+    const std::string_view word =
+        in_string ? std::string_view() : BareWordAt(text.substr(i));
+    if (!word.empty()) {
+      absl::StrAppend(&out, "\"", std::string(kEscapedBareWord),
+                      std::string(word), "\"");
+      i += word.size();
+      continue;
+    }
+    if (text[i] == '"') in_string = !in_string;
+    out += text[i++];
+    // What a backslash makes of the next one is no end of the string.
+    if (in_string && out.back() == '\\' && i < text.size()) out += text[i++];
+  }
+  return out;
+}
+
 }  // namespace
+
+absl::StatusOr<Json> ParseConfigJson(std::string_view text,
+                                     std::string_view what,
+                                     const JsonLimits& limits) {
+  absl::StatusOr<Json> plain = ParseJsonObject(text, what, limits);
+  if (plain.ok() || text.find(kEscapedBareWord) != text.npos ||
+      static_cast<int64_t>(text.size()) > limits.max_bytes) {
+    return plain;
+  }
+  // Positions in errors are those of the text as it came.
+  absl::StatusOr<Json> kept =
+      ParseJsonObject(WithQuotedWords(text), what, limits);
+  return kept.ok() ? kept : plain;
+}
+
+std::string DumpConfigJson(const Json& config) {
+  std::string text = config.dump(2, ' ', true, Json::error_handler_t::replace);
+  for (const std::string_view word : kBareWords) {
+    const std::string quoted = absl::StrCat("\"", std::string(kEscapedBareWord),
+                                            std::string(word), "\"");
+    text = absl::StrReplaceAll(text, {{quoted, std::string(word)}});
+  }
+  return text;
+}
 
 std::string QuoteForError(std::string_view text) {
   // Escaping what is cut anyway would cost time and memory.

@@ -26,6 +26,15 @@ absl::StatusOr<nlohmann::ordered_json> ParseJsonObject(
     std::string_view text, std::string_view what,
     const JsonLimits& limits = {});
 
+// The same for a model's config.json, which Python writes: the bare words NaN,
+// Infinity and -Infinity are no JSON, and are kept: as strings that begin with
+// the character 1, which DumpConfigJson writes as they were.
+absl::StatusOr<nlohmann::ordered_json> ParseConfigJson(
+    std::string_view text, std::string_view what,
+    const JsonLimits& limits = {});
+// Two spaces, ASCII, no line break at the end.
+std::string DumpConfigJson(const nlohmann::ordered_json& config);
+
 // `text` in double quotes for an error: escaped, cut after 120 bytes.
 std::string QuoteForError(std::string_view text);
 

@@ -84,6 +84,7 @@ Architecture ArchitectureFrom(const Json& json, const Json& catalogue) {
   out.head = json.value("head", out.head);
   if (json.contains("towers")) out.towers = json.at("towers").get<Strings>();
   out.transformers_bitsandbytes = json.value("transformers_bitsandbytes", "");
+  out.transformers_packed = json.value("transformers_packed", "");
   out.transformers_renames = json.value("transformers_renames", Pairs());
   for (const std::string set : json.at("sets")) {
     for (const auto& [path, rule] : sets.at(set).items()) {
@@ -106,6 +107,7 @@ Catalogue Parse() {
   json.at("heads").get_to(out.heads);
   json.at("tied_embeddings").get_to(out.tied_embeddings);
   json.at("towers").get_to(out.towers);
+  json.at("stacks_besides").get_to(out.stacks);
   for (const Json& entry : json.at("architectures")) {
     out.architectures.push_back(ArchitectureFrom(entry, json));
   }

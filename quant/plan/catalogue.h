@@ -82,6 +82,8 @@ struct Architecture {
   // makes linears of the parameter when the model is quantized.
   std::string transformers_experts;
   std::string transformers_bitsandbytes;  // why it replaces no linear
+  // Why it loads no packed linears (other formats than bitsandbytes').
+  std::string transformers_packed;
   // Checkpoint names to module names, in order; a leading ^ anchors.
   std::vector<std::pair<std::string, std::string>> transformers_renames;
 };
@@ -93,13 +95,15 @@ struct Catalogue {
   std::vector<std::pair<std::string, std::string>> name_parts;
   std::vector<std::string> heads;
   std::vector<std::string> tied_embeddings;
-  std::vector<std::string> towers;
+  std::vector<std::string> towers;  // parts of a module's name and a dot
+  // Ends of modules that are stacks and do not have "experts" in their names.
+  std::vector<std::string> stacks;
   std::vector<Architecture> architectures;  // the last one is the unknown
 };
 
 const Catalogue& TheCatalogue();
 
-// By _class_name, model_type, then text_config's model_type.
+// By _class_name, model_type, then the model_type of the text part.
 const Architecture& FindArchitecture(const ConfigFacts& facts);
 
 // The longest end of a module path for which `architecture` has a rule.

@@ -1,4 +1,5 @@
 // Tested by tests/quant/plan_test.cc.
+#include <algorithm>
 #include <optional>
 
 #include "absl/strings/match.h"
@@ -26,6 +27,31 @@ bool IsNf4(const Draft& draft) { return draft.request.spec.nf4() != nullptr; }
 const FormatRules* TargetRules(const Draft& draft) {
   const EngineRules* rules = RulesOf(draft.request.engine);
   return rules == nullptr ? nullptr : rules->Find(draft.request.spec.format);
+}
+
+// A component before the last one is a number: "layers.3.mlp.up_proj".
+bool InNumberedBlock(std::string_view module) {
+  for (size_t at = 0; at < module.size();) {
+    const size_t dot = module.find('.', at);
+    if (dot == module.npos) return false;
+    const std::string_view part = module.substr(at, dot - at);
+    if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) {
+          return c >= '0' && c <= '9';
+        })) {
+      return true;
+    }
+    at = dot + 1;
+  }
+  return false;
+}
+
+bool IsStack(const PlanTensor& tensor, std::string_view module) {
+  if (tensor.shape.size() != 3) return false;
+  if (absl::StrContains(tensor.name, "experts")) return true;
+  const std::vector<std::string>& ends = TheCatalogue().stacks;
+  return std::any_of(ends.begin(), ends.end(), [module](const auto& end) {
+    return module.ends_with(end);
+  });
 }
 
 Reason Convolution(const Draft& draft, DraftTensor* item) {
@@ -58,7 +84,7 @@ Reason ByForm(const Draft& draft, DraftTensor* item) {
     if (is_weight && kind == "norm") return TheCatalogue().kinds.at("norm");
     return tensor.shape.empty() ? "a scalar" : "1-D";
   }
-  if (tensor.shape.size() == 3 && absl::StrContains(tensor.name, "experts")) {
+  if (IsStack(tensor, item->module)) {
     item->is_stack = true;
     return absl::StrCat("3-D expert stack ", ShapeText(tensor.shape), ": ",
                         item->whole.empty()
@@ -116,6 +142,10 @@ Reason ByShape(const Draft& draft, DraftTensor* item) {
       tensor.shape[0] == draft.config.vocab_size) {
     return absl::StrCat("embedding or output head: ", ShapeText(tensor.shape),
                         " with a vocabulary of ", draft.config.vocab_size);
+  }
+  // Projectors and resamplers: engines make plain linears of them.
+  if (draft.config.has_towers && !InNumberedBlock(item->module)) {
+    return "outside of the blocks of a multimodal model";
   }
   if (Reason reason = Transposed(draft, *item)) return reason;
   const RuleMatch match = MatchRule(*draft.architecture, item->module);
@@ -271,10 +301,12 @@ absl::Status CheckInclude(const Draft& draft) {
 std::string_view TowerOf(const Draft& draft, std::string_view module) {
   const Architecture& architecture = *draft.architecture;
   if (!architecture.towers && !draft.config.has_towers) return "";
+  // A tower may be a linear itself.
+  const std::string path = absl::StrCat(std::string(module), ".");
   for (const std::string& part :
        architecture.towers ? *architecture.towers : TheCatalogue().towers) {
-    const size_t found = module.find(part);
-    if (found == module.npos) continue;
+    const size_t found = path.find(part);
+    if (found == path.npos) continue;
     const size_t dot = found == 0 ? module.npos : module.rfind('.', found - 1);
     const size_t begin = dot == module.npos ? 0 : dot + 1;
     const size_t end = found + part.size() - (part.ends_with('.') ? 1 : 0);

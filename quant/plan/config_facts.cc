@@ -9,6 +9,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// What config.json of a multimodal model calls its parts.
+constexpr const char* kTextParts[] = {"text_config", "llm_config",
+                                      "language_config"};
+constexpr const char* kTowerParts[] = {"vision_config", "audio_config",
+                                       "img_processor"};
+
 const Json* Find(const Json& object, const char* key) {
   const auto found = object.find(key);
   return found == object.end() || found->is_null() ? nullptr : &*found;
@@ -68,20 +74,25 @@ void ReadSizes(const Json& object, ConfigFacts* facts) {
 absl::StatusOr<ConfigFacts> ReadConfigFacts(std::string_view text) {
   ConfigFacts facts;
   if (text.empty()) return facts;
-  QS_ASSIGN_OR_RETURN(const Json config, ParseJsonObject(text, "config.json"));
+  QS_ASSIGN_OR_RETURN(const Json config, ParseConfigJson(text, "config.json"));
   facts.model_type = StringAt(config, "model_type");
   facts.class_name = StringAt(config, "_class_name");
   ReadSizes(config, &facts);
   // What the outer object says wins: a loader reads the tie there first.
   const bool tie_stated = Find(config, "tie_word_embeddings") != nullptr;
   const bool tie = facts.tie_word_embeddings;
-  for (const char* key : {"text_config", "vision_config", "audio_config"}) {
+  for (const char* key : kTextParts) {
     const Json* part = Find(config, key);
     if (part == nullptr || !part->is_object()) continue;
     facts.has_towers = true;
-    if (std::string_view(key) != "text_config") continue;
-    facts.text_model_type = StringAt(*part, "model_type");
+    if (facts.text_model_type.empty()) {
+      facts.text_model_type = StringAt(*part, "model_type");
+    }
     ReadSizes(*part, &facts);
+  }
+  for (const char* key : kTowerParts) {
+    const Json* part = Find(config, key);
+    if (part != nullptr && part->is_object()) facts.has_towers = true;
   }
   if (tie_stated) facts.tie_word_embeddings = tie;
   return facts;

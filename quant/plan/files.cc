@@ -44,6 +44,9 @@ constexpr Ending kSkipped[] = {
     {".ot", kOtherWeights},
 };
 
+constexpr char kHidden[] =
+    "in a hidden directory: what a version control or a download keeps";
+
 constexpr char kQuantizeConfig[] = "quantize_config.json";
 
 // Loaders of GPTQ files look there before config.json. Without that nothing
@@ -59,6 +62,17 @@ bool HasQuantizeConfig(const Draft& draft) {
                      });
 }
 
+// Below a directory whose name begins with a dot.
+bool IsHidden(std::string_view path) {
+  for (size_t at = 0; at < path.size();) {
+    const size_t slash = path.find('/', at);
+    if (slash == path.npos) return false;
+    if (path[at] == '.') return true;
+    at = slash + 1;
+  }
+  return false;
+}
+
 PlanFile FileFor(const PlanInputFile& file,
                  const std::unordered_set<std::string_view>& shards) {
   if (shards.contains(file.path)) {
@@ -70,6 +84,7 @@ PlanFile FileFor(const PlanInputFile& file,
   if (file.path == "model.safetensors.index.json") {
     return {file.path, FileAction::kRewrite, "index of the shards"};
   }
+  if (IsHidden(file.path)) return {file.path, FileAction::kSkip, kHidden};
   const std::string lower = absl::AsciiStrToLower(file.path);
   for (const Ending& skipped : kSkipped) {
     if (lower.ends_with(skipped.ending)) {

@@ -44,6 +44,7 @@ class Linter {
   FindingList Run();
 
  private:
+  void CheckArchitecture();
   void CheckSchemes(const FormatRules& rules);
   void CheckScheme(const FormatRules& rules, const QuantSpec& spec,
                    std::string_view tensor);
@@ -95,6 +96,7 @@ FindingList Linter::Run() {
           absl::StrCat(title_, " does not load ", FormatTitle(spec().format)));
     return findings_;
   }
+  CheckArchitecture();
   CheckSchemes(*rules);
   if (rules->substring_skips) CheckSkipNames();
   if (rules->unpacks_experts) CheckStacks();
@@ -103,6 +105,13 @@ FindingList Linter::Run() {
     if (draft_.Quantizes(i)) CheckTensor(*rules, i);
   }
   return findings_;
+}
+
+void Linter::CheckArchitecture() {
+  const std::string& packed = draft_.architecture->transformers_packed;
+  if (packed.empty() || rules_.facts.engine != Engine::kTransformers) return;
+  if (spec().format == OutputFormat::kBitsandbytes) return;
+  Error("MODULE_CLASS", "", absl::StrCat(title_, ": ", packed));
 }
 
 // Each that is in use, once. What an override breaks is said of the first

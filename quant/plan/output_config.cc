@@ -88,9 +88,7 @@ std::vector<std::string> StackModules(const Draft& draft) {
   NameList list(*draft.architecture);
   for (const DraftTensor& item : draft.tensors) {
     if (!item.is_stack) continue;
-    const std::string_view name = item.tensor->name;
-    const size_t end = name.find("experts") + std::size("experts") - 1;
-    list.AddOne(std::string(name.substr(0, end)));
+    list.AddOne(ExpertsOf(item));
   }
   return list.names();
 }

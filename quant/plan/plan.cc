@@ -105,6 +105,17 @@ void WarnOfNoConfig(const EngineRules& rules, Draft* draft) {
                    "model's whole directory"));
 }
 
+void WarnOfUnknown(const EngineRules& rules, Draft* draft) {
+  draft->findings.Add(
+      Severity::kWarning, "ARCHITECTURE_UNKNOWN", "",
+      absl::StrCat("model_type: got ", QuoteForError(draft->config.model_type),
+                   ", which the catalogue does not have: linears are told by "
+                   "names and shapes, and whether ",
+                   rules.Title(),
+                   " loads packed ones in each of their places nobody has "
+                   "tried"));
+}
+
 // The target's findings count as they are. Without a target those of every
 // engine that knows the format are warnings.
 void LintEngines(Draft* draft) {
@@ -112,13 +123,19 @@ void LintEngines(Draft* draft) {
   const PlanRequest& request = draft->request;
   for (const EngineRules& rules : AllEngineRules()) {
     const FindingList findings = Lint(*draft, rules);
-    const bool lacks_config =
-        request.config_json.empty() && ReadsConfig(rules.facts.engine);
-    if (!findings.HasError() && plan.tensors_quantized > 0 && !lacks_config) {
+    const bool reads_config = ReadsConfig(rules.facts.engine);
+    const bool lacks_config = request.config_json.empty() && reads_config;
+    // Of an architecture that is not known nobody has tried which of its
+    // modules an engine's own model makes of packed weights.
+    const bool tried = !draft->architecture->by_shape || !reads_config;
+    if (!findings.HasError() && plan.tensors_quantized > 0 && !lacks_config &&
+        tried) {
       plan.engines.push_back(rules.Title());
     }
     if (lacks_config && rules.facts.engine == request.engine) {
       WarnOfNoConfig(rules, draft);
+    } else if (!tried && rules.facts.engine == request.engine) {
+      WarnOfUnknown(rules, draft);
     }
     if (rules.facts.engine == request.engine) {
       draft->findings.Append(findings, false);

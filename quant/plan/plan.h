@@ -211,9 +211,9 @@ struct Plan {
   // `llm_int8_skip_modules`), the output head always, also as transformers
   // renames them. Empty when nothing is quantized.
   std::string quantization_config_json;
-  // Whose rules the result breaks none of: "vLLM 0.33.0". That an engine has
-  // the architecture at all is not known here. Without config.json those that
-  // read it are not named.
+  // Whose rules the result breaks none of: "vLLM 0.33.0". Engines that read
+  // config.json are not named without it, nor for an architecture that the
+  // catalogue does not have.
   std::vector<std::string> engines;
 };
 

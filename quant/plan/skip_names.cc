@@ -24,16 +24,24 @@ NameList NotQuantized(const Draft& draft) {
   return list;
 }
 
+std::string ExpertsOf(const DraftTensor& item) {
+  constexpr std::string_view kExperts = "experts";
+  const std::string_view name = item.tensor->name;
+  const size_t found = name.find(kExperts);
+  if (found != name.npos) {
+    return std::string(name.substr(0, found + kExperts.size()));
+  }
+  const size_t dot = item.module.rfind('.');
+  return std::string(item.module.substr(0, dot + 1)) + std::string(kExperts);
+}
+
 NameList NotQuantizedOrFused(const Draft& draft) {
-  constexpr std::string_view kExperts = ".experts";
   NameList list = NotQuantized(draft);
   for (size_t i = 0; i < draft.tensors.size(); ++i) {
     const DraftTensor& item = draft.tensors[i];
     const bool expert = item.rule != nullptr && item.rule->expert;
     if (draft.Quantizes(i) || (!expert && !item.is_stack)) continue;
-    const std::string_view name = item.tensor->name;
-    const size_t found = name.find(kExperts);
-    if (found != name.npos) list.Add(name.substr(0, found + kExperts.size()));
+    list.Add(ExpertsOf(item));
   }
   return list;
 }

@@ -40,6 +40,10 @@ NameList QuantizedModules(const Draft& draft);
 // tied and so in no file.
 NameList NotQuantized(const Draft& draft);
 
+// What engines call the layer of experts that an expert or a stack of them is
+// of: "model.layers.0.mlp.experts".
+std::string ExpertsOf(const DraftTensor& item);
+
 // The same, with the module of a layer's experts where these are not quantized:
 // engines that fuse them ask for that name.
 NameList NotQuantizedOrFused(const Draft& draft);

@@ -142,7 +142,7 @@ absl::Status CheckTensors(const v1::JobTensors& tensors) {
                          absl::StrCat("got ", config.size(), " bytes, allowed ",
                                       kMaxConfigBytes));
   }
-  const auto json = ParseJsonObject(config, "JSON");
+  const auto json = ParseConfigJson(config, "JSON");
   if (json.ok()) return absl::OkStatus();
   return BadFieldError(field,
                        absl::CEscape(std::string(json.status().message())));

@@ -353,6 +353,15 @@ TEST_CASE("quantization_config goes to the end of config.json",
         "{\n  \"z\": 1e-06,\n  \"a\": \"caf\\u00e9\",\n"
         "  \"big\": 18446744073709551615,\n  \"theta\": 10000.0,\n"
         "  \"quantization_config\": {\n    \"bits\": 4\n  }\n}\n");
+  // Python's words, which are no JSON; strings that have them stay strings.
+  CHECK(merge(R"({"t":[0.0,Infinity],"n":NaN,"m":{"x":-Infinity},"s":"NaN\"",)"
+              R"("k\\":Infinity})",
+              "{}") ==
+        "{\n  \"t\": [\n    0.0,\n    Infinity\n  ],\n  \"n\": NaN,\n"
+        "  \"m\": {\n    \"x\": -Infinity\n  },\n  \"s\": \"NaN\\\"\",\n"
+        "  \"k\\\\\": Infinity,\n  \"quantization_config\": {}\n}\n");
+  CheckInvalid(WithQuantizationConfig("{\"a\":Inf}", "{}").status(),
+               "config.json: byte 6");
   CheckInvalid(WithQuantizationConfig("[]", "{}").status(), "config.json: ");
   CheckInvalid(WithQuantizationConfig("{}", "7").status(),
                "quantization_config: ");

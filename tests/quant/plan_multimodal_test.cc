@@ -1,0 +1,209 @@
+// Plans of models of several parts, and of architectures that the catalogue
+// does not have.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tests/quant/plan_request.h"
+
+namespace qs {
+namespace {
+
+// Two blocks of a language model below `prefix`.
+void AddBlocks(PlanRequest* request, const std::string& prefix) {
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string block = prefix + "layers." + std::to_string(layer) + ".";
+    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj",
+                             "self_attn.v_proj", "self_attn.o_proj",
+                             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      AddTensor(request, block + name + ".weight", {256, 256});
+    }
+  }
+}
+
+bool Names(const Plan& plan, const std::string& engine) {
+  return std::any_of(
+      plan.engines.begin(), plan.engines.end(),
+      [&](const auto& name) { return name.starts_with(engine); });
+}
+
+std::vector<std::string> Quantized(const Plan& plan) {
+  std::vector<std::string> names;
+  for (const PlanEntry& entry : plan.entries) {
+    if (entry.action == TensorAction::kQuantize) names.push_back(entry.name);
+  }
+  return names;
+}
+
+bool Ignores(const Plan& plan, const std::string& module) {
+  return plan.quantization_config_json.find(module) != std::string::npos;
+}
+
+TEST_CASE("The text part of a config decides by whatever key it has") {
+  for (const char* key : {"text_config", "llm_config", "language_config"}) {
+    INFO(key);
+    PlanRequest request = RequestWith("W4A16", Engine::kVllm);
+    request.config_json = std::string(R"({"model_type": "internvl_chat", ")") +
+                          key + R"(": {"model_type": "qwen2",
+                          "vocab_size": 512, "hidden_size": 256}})";
+    AddBlocks(&request, "language_model.model.");
+    for (const char* name :
+         {"mlp1.1", "mlp1.3", "vision_model.encoder.layers.0.attn.qkv"}) {
+      AddTensor(&request, std::string(name) + ".weight", {256, 256});
+    }
+    const Plan plan = PlanOf(request);
+    CHECK(plan.architecture == "qwen2");
+    CHECK(plan.tensors_quantized == 14);
+    CHECK(Names(plan, "vLLM"));
+    for (const char* name : {"mlp1.1", "mlp1.3"}) {
+      CHECK(EntryOf(plan, std::string(name) + ".weight").action ==
+            TensorAction::kCarry);
+      CHECK(Ignores(plan, name));
+    }
+  }
+}
+
+TEST_CASE("An unknown text part has its blocks quantized, nothing beside") {
+  struct Case {
+    const char* config;
+    std::vector<std::string> beside;
+  };
+  const Case cases[] = {
+      {R"({"model_type": "internvl_chat", "llm_config":
+           {"model_type": "internlm2", "vocab_size": 512}})",
+       {"mlp1.1", "language_model.output",
+        "vision_model.encoder.layers.0.attn.qkv"}},
+      {R"({"model_type": "phi3_v", "img_processor": {"name": "clip"}})",
+       {"model.vision_embed_tokens.img_projection.0",
+        "model.vision_embed_tokens.img_projection.2",
+        "model.vision_embed_tokens.img_processor.vision_model.encoder.layers.0."
+        "mlp.fc1"}},
+      {R"({"model_type": "minicpmv", "vision_config": {}})",
+       {"resampler.attn.out_proj", "vpm.encoder.layers.0.mlp.fc1"}},
+      {R"({"model_type": "deepseek_vl_v2", "language_config": {},
+           "vision_config": {}})",
+       {"projector.layers.0", "projector.layers.2",
+        "vision.blocks.0.attn.qkv"}},
+      {R"({"model_type": "mllama", "vision_config": {}})",
+       {"multi_modal_projector"}},
+  };
+  for (const Case& c : cases) {
+    INFO(c.config);
+    PlanRequest request = RequestWith("W4A16", Engine::kNone);
+    request.config_json = c.config;
+    AddBlocks(&request, "language_model.model.");
+    for (const std::string& name : c.beside) {
+      AddTensor(&request, name + ".weight", {256, 256});
+    }
+    const Plan plan = PlanOf(request);
+    CHECK(Quantized(plan).size() == 14);
+    for (const std::string& name : c.beside) {
+      INFO(name);
+      CHECK(EntryOf(plan, name + ".weight").action == TensorAction::kCarry);
+      CHECK(Ignores(plan, name));
+    }
+  }
+}
+
+TEST_CASE("What loads an unknown architecture is not said") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
+  CHECK(Names(PlanOf(request), "vLLM"));
+  request.config_json = R"({"model_type": "brandnew", "vocab_size": 512})";
+  Plan plan = PlanOf(request);
+  CHECK_FALSE(plan.refused);
+  CHECK(plan.engines.empty());
+  const auto found = FindingsOf(plan, "ARCHITECTURE_UNKNOWN");
+  REQUIRE(found.size() == 1);
+  CHECK(found[0].severity == Severity::kWarning);
+  CHECK(found[0].text.find("got \"brandnew\"") != std::string::npos);
+  // These put tensors into modules that are there.
+  request = SmallLlama("NF4", Engine::kNone);
+  request.config_json = R"({"model_type": "brandnew", "vocab_size": 512})";
+  plan = PlanOf(request);
+  CHECK(FindingsOf(plan, "ARCHITECTURE_UNKNOWN").empty());
+  CHECK(plan.engines.size() == 1);
+  CHECK(Names(plan, "bitsandbytes"));
+}
+
+TEST_CASE("Experts that are stacked under other names are named as one") {
+  PlanRequest request = RequestWith("W4A16", Engine::kVllm);
+  request.config_json = R"({"model_type": "granitemoe", "vocab_size": 512})";
+  const std::string layer = "model.layers.0.";
+  AddTensor(&request, layer + "self_attn.q_proj.weight", {256, 256});
+  const std::string moe = layer + "block_sparse_moe.";
+  AddTensor(&request, moe + "input_linear.weight", {8, 512, 256});
+  AddTensor(&request, moe + "output_linear.weight", {8, 256, 256});
+  const Plan plan = PlanOf(request);
+  CHECK(Quantized(plan).size() == 1);
+  CHECK(
+      EntryOf(plan, moe + "input_linear.weight").reason.find("expert stack") !=
+      std::string::npos);
+  // vLLM asks for the experts' layer by this name.
+  CHECK(Ignores(
+      plan, R"(re:^model\\.layers\\.0\\.block_sparse_moe\\.experts(\\.|$))"));
+}
+
+TEST_CASE("gpt_bigcode's c_attn is a linear, as gpt2's is not") {
+  for (const bool bigcode : {true, false}) {
+    PlanRequest request = RequestWith("W4A16", Engine::kNone);
+    request.config_json = bigcode ? R"({"model_type": "gpt_bigcode"})"
+                                  : R"({"model_type": "gpt2"})";
+    const std::string block = "transformer.h.0.";
+    AddTensor(&request, block + "attn.c_attn.weight", {384, 256});
+    AddTensor(&request, block + "attn.c_proj.weight", {256, 256});
+    AddTensor(&request, block + "mlp.c_fc.weight", {1024, 256});
+    AddTensor(&request, block + "mlp.c_proj.weight", {256, 1024});
+    CHECK(PlanOf(request).tensors_quantized == (bigcode ? 4 : 0));
+  }
+}
+
+TEST_CASE("A head that is tied and in no file is named as not quantized") {
+  const struct {
+    const char* type;
+    const char* head;
+  } cases[] = {{"bert", "cls.predictions.decoder"},
+               {"roberta", "lm_head.decoder"},
+               {"electra", "generator_lm_head"}};
+  for (const auto& [type, head] : cases) {
+    PlanRequest request = RequestWith("W4A16", Engine::kTransformers);
+    request.config_json = std::string(R"({"model_type": ")") + type + R"("})";
+    AddTensor(&request, "bert.encoder.layer.0.attention.self.query.weight",
+              {256, 256});
+    const Plan plan = PlanOf(request);
+    CHECK(plan.tensors_quantized == 1);
+    CHECK(Ignores(plan, head));
+  }
+}
+
+TEST_CASE("siglip is loaded by transformers as NF4 alone") {
+  for (const char* preset : {"W4A16", "NF4"}) {
+    PlanRequest request = RequestWith(preset, Engine::kTransformers);
+    request.config_json = R"({"model_type": "siglip"})";
+    AddTensor(&request, "text_model.encoder.layers.0.mlp.fc1.weight",
+              {256, 256});
+    const Plan plan = PlanOf(request);
+    const bool packed = std::string(preset) == "W4A16";
+    CHECK(plan.refused == packed);
+    CHECK(FindingsOf(plan, "MODULE_CLASS").size() == (packed ? 1 : 0));
+    CHECK(Names(plan, "transformers") == !packed);
+  }
+}
+
+TEST_CASE("What a version control or a download keeps is left out") {
+  PlanRequest request = SmallLlama("W4A16", Engine::kNone);
+  request.files = {{".git/config", 10},
+                   {".cache/huggingface/download/config.json.metadata", 10},
+                   {"a/.hidden/b.txt", 10},
+                   {".gitattributes", 10},
+                   {"a/.dot", 10},
+                   {"a.b/c", 10}};
+  const Plan plan = PlanOf(request);
+  for (size_t i = 0; i < plan.files.size(); ++i) {
+    INFO(plan.files[i].path);
+    CHECK((plan.files[i].action == FileAction::kSkip) == (i < 3));
+    CHECK(plan.files[i].reason.empty() == (i >= 3));
+  }
+}
+
+}  // namespace
+}  // namespace qs
