@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <new>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
 #include "quant/awq_scales.h"
 #include "quant/awq_tile.h"
@@ -34,33 +36,32 @@ bool AutoAwqSkipsClip(const std::string& name) {
 }
 
 // What does not depend on the group's solution.
-AwqTileContext MakeContext(const QuantSpec& spec, const TensorInfo& info) {
-  const MatrixShape shape = AsMatrix(info.shape);
+AwqTileContext MakeContext(const QuantSpec& spec, const TensorInfo& info,
+                           const QuantizeOptions& options) {
   AwqTileContext context;
   context.spec = spec;
   context.dtype = info.dtype;
-  context.cols = shape.cols;
-  context.grid = AwqGrid(spec, info.dtype, shape.cols, true);
-  context.groups = shape.cols / context.grid.group_size;
-  context.most_rows = AwqTileRows(info);
+  context.cut = AwqCutOf(info, options.large_tiles);
+  context.grid = AwqGrid(spec, info.dtype, context.cols(), true);
+  context.groups = context.cols() / context.grid.group_size;
   context.clips = spec.awq()->clip && (spec.profile == Profile::kBest ||
                                        !AutoAwqSkipsClip(info.name));
   return context;
 }
 
-Partition MakePartition(const AwqTileContext& context, int64_t rows) {
-  return {.num_elements = rows * context.cols,
-          .tile_elements = context.most_rows * context.cols,
-          .group_size = context.group_size()};
+Partition MakePartition(const AwqTileContext& context) {
+  const AwqCut& cut = context.cut;
+  return {.num_elements = cut.rows * cut.cols,
+          .tile_elements = cut.tile_rows * cut.cols,
+          .group_size = context.group_size(),
+          .measured_elements = cut.unit_rows * cut.cols};
 }
 
 class AwqQuantizer final : public QuantizerBase, public AwqMember {
  public:
   AwqQuantizer(const QuantSpec& spec, const TensorInfo& info,
                const QuantizeOptions& options, const AwqTileContext& context)
-      : QuantizerBase(spec, info, options,
-                      MakePartition(context, AsMatrix(info.shape).rows)),
-        rows_(AsMatrix(info.shape).rows),
+      : QuantizerBase(spec, info, options, MakePartition(context)),
         context_(context) {
     context_.checkpoint = [this](double) { return CheckCancelled(); };
   }
@@ -68,23 +69,23 @@ class AwqQuantizer final : public QuantizerBase, public AwqMember {
   absl::Status AllocateAll() {
     QS_RETURN_IF_ERROR(AllocateInput());
     try {
-      facts_.resize(static_cast<size_t>(num_tiles()));
+      facts_.resize(static_cast<size_t>(cut().units()));
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError("cannot allocate the solver's books");
     }
-    QS_ASSIGN_OR_RETURN(
-        writer_, GridWriter::Create(
-                     spec(), {info().name, info().dtype, rows_, context_.cols},
-                     options().streamed_output));
+    QS_ASSIGN_OR_RETURN(writer_, GridWriter::Create(spec(),
+                                                    {info().name, info().dtype,
+                                                     cut().rows, cut().cols},
+                                                    options().streamed_output));
     return absl::OkStatus();
   }
 
   std::vector<TensorView> Pieces() const override {
     std::vector<TensorView> pieces;
-    for (int64_t row = 0; row < rows_; row += context_.most_rows) {
-      pieces.push_back(InputView(row * context_.cols,
-                                 std::min(context_.most_rows, rows_ - row),
-                                 context_.cols));
+    for (int64_t row = 0; row < cut().rows; row += cut().unit_rows) {
+      pieces.push_back(InputView(row * cut().cols,
+                                 std::min(cut().unit_rows, cut().rows - row),
+                                 cut().cols));
     }
     return pieces;
   }
@@ -111,21 +112,21 @@ class AwqQuantizer final : public QuantizerBase, public AwqMember {
 
   StreamedOutput streamed_output() const override {
     if (!writer_->streams()) return {};
-    const int64_t bytes = writer_->StreamedBytes(rows_);
-    return {info().name + "_packed",
-            DType::kI32,
-            {rows_, bytes / rows_ / 4},
-            bytes};
+    const int64_t rows = cut().rows;
+    const int64_t bytes = writer_->StreamedBytes(rows);
+    return {
+        info().name + "_packed", DType::kI32, {rows, bytes / rows / 4}, bytes};
   }
   absl::Status Pack(int64_t index, int64_t first_row, int64_t rows,
                     const AwqTile& tile, Backend& backend);
 
-  const int64_t rows_;
+  const AwqCut& cut() const { return context_.cut; }
+
   AwqTileContext context_;
   std::unique_ptr<GridWriter> writer_;
   std::shared_ptr<const AwqSiteSolution> solution_;
   AwqTransform transform_;
-  std::vector<AwqTileFacts> facts_;
+  std::vector<AwqUnitFacts> facts_;
 };
 
 absl::Status AwqQuantizer::EncodeTile(int64_t index, int64_t begin, int64_t end,
@@ -134,19 +135,22 @@ absl::Status AwqQuantizer::EncodeTile(int64_t index, int64_t begin, int64_t end,
     return absl::FailedPreconditionError(
         absl::StrCat("tensor \"", info().name, "\": its group is not solved"));
   }
-  const int64_t first_row = begin / context_.cols;
-  const int64_t rows = (end - begin) / context_.cols;
+  const int64_t first_row = begin / context_.cols();
+  const int64_t rows = (end - begin) / context_.cols();
   QS_ASSIGN_OR_RETURN(
       AwqTile tile,
-      AwqTile::Create(context_, InputView(begin, rows, context_.cols),
+      AwqTile::Create(context_, InputView(begin, rows, context_.cols()),
                       first_row));
-  AwqTileFacts facts;
-  QS_RETURN_IF_ERROR(tile.Run(backend, clock(index), &facts));
-  facts_[static_cast<size_t>(index)] = facts;
+  const int64_t unit = first_row / cut().unit_rows;
+  QS_RETURN_IF_ERROR(
+      tile.Run(backend, clock(index),
+               std::span(facts_).subspan(
+                   static_cast<size_t>(unit),
+                   static_cast<size_t>(CeilDiv(rows, cut().unit_rows)))));
   QS_RETURN_IF_ERROR(Pack(index, first_row, rows, tile, backend));
   if (!options().error_report) return absl::OkStatus();
   clock(index).Enter(Phase::kReport);
-  return errors().Measure(index, tile.Measured(), backend);
+  return errors().MeasureUnits(unit, cut().unit_rows, tile.Measured(), backend);
 }
 
 absl::Status AwqQuantizer::Pack(int64_t index, int64_t first_row, int64_t rows,
@@ -170,7 +174,7 @@ SolverFacts AwqQuantizer::Facts() const {
   SolverFacts solver;
   if (solution_->factor != nullptr) AddFacts(*solution_->factor, &solver);
   AddFacts(solution_->scales, &solver);
-  for (const AwqTileFacts& facts : facts_) {
+  for (const AwqUnitFacts& facts : facts_) {
     solver.codes_changed += facts.codes_changed;
     for (size_t i = 0; i < solver.clip_histogram.size(); ++i) {
       solver.clip_histogram[i] += facts.clip_histogram[i];
@@ -182,7 +186,7 @@ SolverFacts AwqQuantizer::Facts() const {
 void AwqQuantizer::AddToReport(TensorReport* report) const {
   report->has_output_error = true;
   report->tokens = solution_->tokens;
-  for (const AwqTileFacts& facts : facts_) {
+  for (const AwqUnitFacts& facts : facts_) {
     report->output_error.error += facts.ours.error;
     report->output_error.signal += facts.ours.signal;
     report->rtn_output_error.error += facts.rtn.error;
@@ -200,7 +204,7 @@ void AwqQuantizer::AddToReport(TensorReport* report) const {
 // solved.
 bool AwqQuantizer::Changed(const SolverFacts& solver) const {
   if (solver.scale_min != 1 || solver.scale_max != 1) return true;
-  for (const AwqTileFacts& facts : facts_) {
+  for (const AwqUnitFacts& facts : facts_) {
     if (facts.clipped_groups > 0) return true;
   }
   return solution_->factor != nullptr && solver.codes_changed > 0;
@@ -226,19 +230,16 @@ AwqGridSpec AwqGrid(const QuantSpec& spec, DType weight, int64_t cols,
   return grid;
 }
 
-int64_t AwqTileRows(const TensorInfo& info) {
-  const MatrixShape shape = AsMatrix(info.shape);
-  const int64_t unit_bytes = kGridRowUnit * shape.cols * DTypeBytes(info.dtype);
-  return std::min(shape.rows,
-                  kGridRowUnit * std::max<int64_t>(1, kTileBytes / unit_bytes));
-}
-
-TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info) {
-  const AwqTileContext context = MakeContext(spec, info);
-  const int64_t tile = context.most_rows * context.cols;
+TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info,
+                     const QuantizeOptions& options) {
+  const AwqTileContext context = MakeContext(spec, info, options);
+  const AwqCut& cut = context.cut;
+  const int64_t tile = cut.most_rows() * cut.cols;
   TensorSizes sizes;
-  sizes.output = GridOutputBytes(
-      spec, {info.name, info.dtype, AsMatrix(info.shape).rows, context.cols});
+  sizes.output =
+      GridOutputBytes(spec, {info.name, info.dtype, cut.rows, cut.cols});
+  sizes.extra = cut.units() * (static_cast<int64_t>(sizeof(AwqUnitFacts)) +
+                               ErrorCollector::BytesPerTile());
   sizes.tile_input = tile * DTypeBytes(info.dtype);
   // Solve and Refine hold about as much as two F32 copies of the tile.
   sizes.tile_scratch = AwqTile::ScratchBytes(context) +
@@ -249,8 +250,8 @@ TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info) {
 absl::StatusOr<AwqTensor> NewAwqQuantizer(const QuantSpec& spec,
                                           const TensorInfo& info,
                                           const QuantizeOptions& options) {
-  auto quantizer = std::make_unique<AwqQuantizer>(spec, info, options,
-                                                  MakeContext(spec, info));
+  auto quantizer = std::make_unique<AwqQuantizer>(
+      spec, info, options, MakeContext(spec, info, options));
   QS_RETURN_IF_ERROR(quantizer->AllocateAll());
   AwqTensor tensor;
   tensor.member = quantizer.get();

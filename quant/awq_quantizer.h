@@ -25,12 +25,10 @@ namespace qs {
 AwqGridSpec AwqGrid(const QuantSpec& spec, DType weight, int64_t cols,
                     bool stored);
 
-// Rows of a tile, at most.
-int64_t AwqTileRows(const TensorInfo& info);
-
 // REQUIRES (both): ValidateSpec, ValidateSpecForShape and the tensor's own
 // checks passed.
-TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info);
+TensorSizes AwqSizes(const QuantSpec& spec, const TensorInfo& info,
+                     const QuantizeOptions& options);
 
 // Errors (both): RESOURCE_EXHAUSTED; GridWriter::Create's.
 absl::StatusOr<AwqTensor> NewAwqQuantizer(const QuantSpec& spec,

@@ -20,12 +20,13 @@ constexpr int64_t kF64 = sizeof(double);
 }  // namespace
 
 int64_t AwqTile::ScratchBytes(const AwqTileContext& c) {
-  const int64_t n = c.most_rows * c.cols;
-  const int64_t groups = c.most_rows * c.groups;
+  const int64_t rows = c.cut.most_rows();
+  const int64_t n = rows * c.cols();
+  const int64_t groups = rows * c.groups;
   const auto padded = Scratch::Padded;
   return 2 * padded(n * kF32) + 2 * padded(n * DTypeBytes(c.dtype)) +
          2 * padded(n) + 4 * padded(groups * kF32) + 2 * padded(groups) +
-         padded(groups * kF64) + 4 * padded(c.most_rows * kF64);
+         padded(groups * kF64) + 4 * padded(rows * kF64);
 }
 
 absl::StatusOr<AwqTile> AwqTile::Create(const AwqTileContext& context,
@@ -37,7 +38,7 @@ absl::StatusOr<AwqTile> AwqTile::Create(const AwqTileContext& context,
 }
 
 void AwqTile::TakeArrays() {
-  const int64_t n = rows_ * c_.cols;
+  const int64_t n = rows_ * c_.cols();
   const int64_t groups = rows_ * c_.groups;
   exact_ = scratch_.Take<float>(n);
   spare_ = scratch_.Take<float>(n);
@@ -74,7 +75,7 @@ GptqGrid AwqTile::SolverGrid() const {
 }
 
 absl::Status AwqTile::Run(Backend& backend, PhaseClock& clock,
-                          AwqTileFacts* facts) {
+                          std::span<AwqUnitFacts> facts) {
   clock.Enter(Phase::kPrepare);
   Scale();
   clock.Enter(Phase::kReport);
@@ -83,9 +84,9 @@ absl::Status AwqTile::Run(Backend& backend, PhaseClock& clock,
   QS_RETURN_IF_ERROR(solves ? SolveCodes(backend, clock)
                             : ClipAndRound(backend, clock));
   clock.Enter(Phase::kReport);
-  QS_RETURN_IF_ERROR(Decode({codes_, scales_, zero_points_}, backend));
-  QS_RETURN_IF_ERROR(
-      Errors({decoded_, c_.dtype, rows_, c_.cols}, error_, signal_, backend));
+  QS_RETURN_IF_ERROR(Decode({codes_, scales_, zero_points_}, All(), backend));
+  QS_RETURN_IF_ERROR(Errors({decoded_, c_.dtype, rows_, c_.cols()}, All(),
+                            error_, signal_, backend));
   if (c_.best()) {
     clock.Enter(Phase::kRefine);
     QS_RETURN_IF_ERROR(KeepBetterRows(backend));
@@ -97,12 +98,12 @@ absl::Status AwqTile::Run(Backend& backend, PhaseClock& clock,
 
 void AwqTile::Scale() {
   TransformRows(*c_.transform, weight_, first_row_, false,
-                {exact_, DType::kF32, rows_, c_.cols});
-  scaled_ = {exact_, DType::kF32, rows_, c_.cols};
+                {exact_, DType::kF32, rows_, c_.cols()});
+  scaled_ = {exact_, DType::kF32, rows_, c_.cols()};
   if (c_.best()) return;
   TransformRows(*c_.transform, weight_, first_row_, true,
-                {rounded_, c_.dtype, rows_, c_.cols});
-  scaled_ = {rounded_, c_.dtype, rows_, c_.cols};
+                {rounded_, c_.dtype, rows_, c_.cols()});
+  scaled_ = {rounded_, c_.dtype, rows_, c_.cols()};
 }
 
 // Round to nearest of the weights as they came, on the same kind of grid.
@@ -124,12 +125,12 @@ absl::Status AwqTile::Yardstick(Backend& backend) {
   decode.zero_points = encode.zero_points;
   decode.bits = c_.awq().bits;
   decode.group_size = c_.group_size();
-  decode.weight = {decoded_, c_.dtype, rows_, c_.cols};
+  decode.weight = {decoded_, c_.dtype, rows_, c_.cols()};
   QS_RETURN_IF_ERROR(backend.affine().Decode(decode, backend.stream()));
   TransformRows(*c_.transform, decode.weight, first_row_, false,
-                {spare_, DType::kF32, rows_, c_.cols});
-  return Errors({spare_, DType::kF32, rows_, c_.cols}, rtn_error_, nullptr,
-                backend);
+                {spare_, DType::kF32, rows_, c_.cols()});
+  return Errors({spare_, DType::kF32, rows_, c_.cols()}, All(), rtn_error_,
+                nullptr, backend);
 }
 
 absl::Status AwqTile::ClipAndRound(Backend& backend, PhaseClock& clock) {
@@ -139,7 +140,7 @@ absl::Status AwqTile::ClipAndRound(Backend& backend, PhaseClock& clock) {
     clip.weight = scaled_;
     // AutoAWQ's search is in the weight's dtype, its codes are in the file's.
     clip.grid =
-        c_.best() ? c_.grid : AwqGrid(c_.spec, c_.dtype, c_.cols, false);
+        c_.best() ? c_.grid : AwqGrid(c_.spec, c_.dtype, c_.cols(), false);
     clip.second_moment = c_.solution->moment;
     clip.second_moment_id = c_.solution->moment_id;
     clip.checkpoint = c_.checkpoint;
@@ -200,58 +201,92 @@ absl::Status AwqTile::Refine(Backend& backend) {
 
 void AwqTile::TakeRow(int64_t row, const Grids& from) {
   const int64_t scale_bytes = c_.groups * DTypeBytes(c_.grid.scale_dtype);
-  std::copy_n(from.codes + row * c_.cols, c_.cols, codes_ + row * c_.cols);
+  std::copy_n(from.codes + row * c_.cols(), c_.cols(),
+              codes_ + row * c_.cols());
   std::copy_n(from.zero_points + row * c_.groups, c_.groups,
               zero_points_ + row * c_.groups);
   std::copy_n(static_cast<uint8_t*>(from.scales) + row * scale_bytes,
               scale_bytes, static_cast<uint8_t*>(scales_) + row * scale_bytes);
 }
 
-// Rows whose error is above that of rounding get the codes of rounding the
-// scaled weights where those are better.
+bool AwqTile::AnyAboveRounding(int64_t first) const {
+  for (int64_t r = first; r < UnitEnd(first); ++r) {
+    if (error_[r] > rtn_error_[r]) return true;
+  }
+  return false;
+}
+
+// Rows of a unit that has one whose error is above that of rounding get the
+// codes of rounding the scaled weights where those are better.
 absl::Status AwqTile::KeepBetterRows(Backend& backend) {
-  bool any = false;
-  for (int64_t r = 0; r < rows_; ++r) any = any || error_[r] > rtn_error_[r];
-  if (!any) return absl::OkStatus();
+  for (int64_t first = 0, end = 0; first < rows_; first = end) {
+    end = UnitEnd(first);
+    if (!AnyAboveRounding(first)) continue;
+    // Such units that lie next to each other at once.
+    while (end < rows_ && AnyAboveRounding(end)) end = UnitEnd(end);
+    QS_RETURN_IF_ERROR(KeepBetterRows({first, end}, backend));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AwqTile::KeepBetterRows(Range range, Backend& backend) {
+  const Grids other = RowsOf(other_, range);
   AwqQuantizeArgs round;
-  round.weight = scaled_;
+  round.weight = RowsOf(scaled_, range);
   round.grid = c_.grid;
-  round.codes = other_.codes;
-  round.group_scales = other_.scales;
-  round.zero_points = other_.zero_points;
+  round.codes = other.codes;
+  round.group_scales = other.scales;
+  round.zero_points = other.zero_points;
   QS_RETURN_IF_ERROR(backend.awq().Quantize(round, backend.stream()));
-  QS_RETURN_IF_ERROR(Decode(other_, backend));
-  QS_RETURN_IF_ERROR(Errors({decoded_, c_.dtype, rows_, c_.cols}, other_error_,
-                            nullptr, backend));
-  for (int64_t r = 0; r < rows_; ++r) {
+  QS_RETURN_IF_ERROR(Decode(other_, range, backend));
+  QS_RETURN_IF_ERROR(Errors({decoded_, c_.dtype, rows_, c_.cols()}, range,
+                            other_error_, nullptr, backend));
+  for (int64_t r = range.first; r < range.end; ++r) {
     if (!(other_error_[r] < error_[r])) continue;
     error_[r] = other_error_[r];
     TakeRow(r, other_);
   }
-  return Decode({codes_, scales_, zero_points_}, backend);
+  return Decode({codes_, scales_, zero_points_}, range, backend);
 }
 
-absl::Status AwqTile::Decode(const Grids& grids, Backend& backend) {
+TensorView AwqTile::RowsOf(const TensorView& all, Range range) const {
+  const int64_t bytes = range.first * all.cols * DTypeBytes(all.dtype);
+  return {static_cast<const uint8_t*>(all.data) + bytes, all.dtype,
+          range.rows(), all.cols};
+}
+
+AwqTile::Grids AwqTile::RowsOf(const Grids& all, Range range) const {
+  const int64_t groups = range.first * c_.groups;
+  return {all.codes + range.first * c_.cols(),
+          static_cast<uint8_t*>(all.scales) +
+              groups * DTypeBytes(c_.grid.scale_dtype),
+          all.zero_points + groups};
+}
+
+absl::Status AwqTile::Decode(const Grids& all, Range range, Backend& backend) {
+  const Grids grids = RowsOf(all, range);
   GptqDecodeArgs decode;
   decode.codes = grids.codes;
   decode.scales = grids.scales;
   decode.zero_points = grids.zero_points;
   decode.grid = SolverGrid();
-  decode.weight = {decoded_, c_.dtype, rows_, c_.cols};
+  decode.weight = {static_cast<uint8_t*>(decoded_) +
+                       range.first * c_.cols() * DTypeBytes(c_.dtype),
+                   c_.dtype, range.rows(), c_.cols()};
   return backend.gptq().Decode(decode, backend.stream());
 }
 
-absl::Status AwqTile::Errors(const TensorView& decoded, double* error,
-                             double* signal, Backend& backend) {
+absl::Status AwqTile::Errors(const TensorView& decoded, Range range,
+                             double* error, double* signal, Backend& backend) {
   GptqErrorArgs args;
-  args.weight = {exact_, DType::kF32, rows_, c_.cols};
-  args.decoded = decoded;
+  args.weight = RowsOf({exact_, DType::kF32, rows_, c_.cols()}, range);
+  args.decoded = RowsOf(decoded, range);
   args.hessian = c_.solution->moment;
   args.hessian_id = c_.solution->moment_id;
-  args.error = error;
-  args.signal = signal;
+  args.error = error + range.first;
+  args.signal = signal == nullptr ? nullptr : signal + range.first;
   QS_RETURN_IF_ERROR(backend.gptq().OutputError(args, backend.stream()));
-  for (int64_t r = 0; r < rows_; ++r) {
+  for (int64_t r = range.first; r < range.end; ++r) {
     const double divisor = Divisor(r);
     error[r] *= divisor * divisor;
     if (signal != nullptr) signal[r] *= divisor * divisor;
@@ -259,18 +294,22 @@ absl::Status AwqTile::Errors(const TensorView& decoded, double* error,
   return absl::OkStatus();
 }
 
-void AwqTile::Count(AwqTileFacts* facts) const {
-  for (int64_t g = 0; g < rows_ * c_.groups; ++g) CountGroup(g, facts);
+void AwqTile::Count(std::span<AwqUnitFacts> facts) const {
+  std::fill(facts.begin(), facts.end(), AwqUnitFacts());
   for (int64_t r = 0; r < rows_; ++r) {
-    facts->ours.error += error_[r];
-    facts->ours.signal += signal_[r];
-    facts->rtn.error += rtn_error_[r];
-    facts->rtn.signal += signal_[r];
+    AwqUnitFacts& unit = facts[static_cast<size_t>(r / c_.cut.unit_rows)];
+    for (int64_t g = r * c_.groups; g < (r + 1) * c_.groups; ++g) {
+      CountGroup(g, &unit);
+    }
+    unit.ours.error += error_[r];
+    unit.ours.signal += signal_[r];
+    unit.rtn.error += rtn_error_[r];
+    unit.rtn.signal += signal_[r];
   }
 }
 
 // How far the range was cut, and codes that are not the nearest.
-void AwqTile::CountGroup(int64_t group, AwqTileFacts* facts) const {
+void AwqTile::CountGroup(int64_t group, AwqUnitFacts* facts) const {
   const float step = LoadAsFloat(scales_, c_.grid.scale_dtype, group);
   const auto zero = static_cast<float>(zero_points_[group]);
   const auto top = static_cast<float>((1 << c_.awq().bits) - 1);
@@ -293,8 +332,8 @@ void AwqTile::CountGroup(int64_t group, AwqTileFacts* facts) const {
 }
 
 MeasuredPiece AwqTile::Measured() {
-  const MutableTensorView restored = {spare_, c_.dtype, rows_, c_.cols};
-  RestoreRows(*c_.transform, {decoded_, c_.dtype, rows_, c_.cols}, first_row_,
+  const MutableTensorView restored = {spare_, c_.dtype, rows_, c_.cols()};
+  RestoreRows(*c_.transform, {decoded_, c_.dtype, rows_, c_.cols()}, first_row_,
               restored);
   const double middle = GeometricMean(c_.transform->column_scales);
   for (int64_t g = 0; g < rows_ * c_.groups; ++g) {

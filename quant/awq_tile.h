@@ -6,15 +6,22 @@
 // Errors are tr(D H D^T) of the original input: with D the difference of scaled
 // and decoded weights and S^-1 H S^-1 in place of H they are the same, but for
 // the rows' divisors.
+//
+// A tile is a unit of rows or several (awq_cut.h). What is counted, and
+// whether rows are to be rounded after all, is a unit's, so that it does not
+// depend on tiles.
 // Thread: one.
 #ifndef QS_QUANT_AWQ_TILE_H_
 #define QS_QUANT_AWQ_TILE_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "quant/awq_cut.h"
 #include "quant/awq_solution.h"
 #include "quant/phase_times.h"
 #include "quant/quant_spec.h"
@@ -27,22 +34,22 @@ namespace qs {
 struct AwqTileContext {
   QuantSpec spec;
   DType dtype = DType::kBF16;
-  int64_t cols = 0;
-  int64_t groups = 0;     // a row
-  int64_t most_rows = 0;  // of a tile
-  AwqGridSpec grid;       // scales as stored
+  AwqCut cut;
+  int64_t groups = 0;  // a row
+  AwqGridSpec grid;    // scales as stored
   bool clips = false;
   const AwqSiteSolution* solution = nullptr;
   const AwqTransform* transform = nullptr;
   PanelCheck checkpoint;
 
   const AwqSpec& awq() const { return *spec.awq(); }
+  int64_t cols() const { return cut.cols; }
   bool best() const { return spec.profile == Profile::kBest; }
   int64_t group_size() const { return grid.group_size; }
 };
 
-// What is summed over tiles, in order.
-struct AwqTileFacts {
+// What is summed over units of rows, in order.
+struct AwqUnitFacts {
   OutputError ours;
   OutputError rtn;
   std::array<int64_t, 10> clip_histogram{};
@@ -58,9 +65,10 @@ class AwqTile {
                                         TensorView weight, int64_t first_row);
   static int64_t ScratchBytes(const AwqTileContext& context);
 
-  // Codes, and the sums of what they cost. Round to nearest, against which BEST
-  // holds each row, is kReport's.
-  absl::Status Run(Backend& backend, PhaseClock& clock, AwqTileFacts* facts);
+  // Codes, and the sums of what they cost, by units from that of `first_row`
+  // on. Round to nearest, against which BEST holds each row, is kReport's.
+  absl::Status Run(Backend& backend, PhaseClock& clock,
+                   std::span<AwqUnitFacts> facts);
 
   const uint8_t* codes() const { return codes_; }
   const void* scales() const { return scales_; }
@@ -76,6 +84,12 @@ class AwqTile {
     uint8_t* codes;
     void* scales;
     uint8_t* zero_points;
+  };
+  // Rows [first, end) of the tile.
+  struct Range {
+    int64_t first;
+    int64_t end;
+    int64_t rows() const { return end - first; }
   };
 
   AwqTile(const AwqTileContext& context, TensorView weight, int64_t first_row)
@@ -96,12 +110,23 @@ class AwqTile {
   absl::Status SolveCodes(Backend& backend, PhaseClock& clock);
   absl::Status Refine(Backend& backend);
   absl::Status KeepBetterRows(Backend& backend);
+  absl::Status KeepBetterRows(Range range, Backend& backend);
+  // Whether a row of the unit that begins there is above rounding.
+  bool AnyAboveRounding(int64_t first) const;
+  int64_t UnitEnd(int64_t first) const {
+    return std::min(first + c_.cut.unit_rows, rows_);
+  }
   void TakeRow(int64_t row, const Grids& from);
-  absl::Status Decode(const Grids& grids, Backend& backend);
-  absl::Status Errors(const TensorView& decoded, double* error, double* signal,
-                      Backend& backend);
-  void Count(AwqTileFacts* facts) const;
-  void CountGroup(int64_t group, AwqTileFacts* facts) const;
+  Range All() const { return {0, rows_}; }
+  TensorView RowsOf(const TensorView& all, Range range) const;
+  Grids RowsOf(const Grids& all, Range range) const;
+  // The weights that an engine has, in decoded_.
+  absl::Status Decode(const Grids& all, Range range, Backend& backend);
+  // `decoded`: all rows; `error`, `signal` (may be null): of those in `range`.
+  absl::Status Errors(const TensorView& decoded, Range range, double* error,
+                      double* signal, Backend& backend);
+  void Count(std::span<AwqUnitFacts> facts) const;
+  void CountGroup(int64_t group, AwqUnitFacts* facts) const;
 
   const AwqTileContext& c_;
   TensorView weight_;

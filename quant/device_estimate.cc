@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/base/checked_math.h"
+#include "quant/awq_cut.h"
 #include "quant/awq_judge.h"
 #include "quant/awq_quantizer.h"
 #include "quant/formats/grid_writer.h"
@@ -211,21 +212,24 @@ DeviceBytes GptqBytes(const QuantSpec& spec, const TensorInfo& info,
   return most;
 }
 
-DeviceBytes AwqBytes(const QuantSpec& spec, const TensorInfo& info,
+DeviceBytes AwqBytes(const QuantSpec& spec, const TensorInfo& info, bool large,
                      const DeviceTiles& tiles) {
   const AwqSpec& awq = *spec.awq();
-  const MatrixShape shape = AsMatrix(info.shape);
-  const Weight tile = {info.dtype, AwqTileRows(info), shape.cols};
-  const Weight exact = {DType::kF32, tile.rows, shape.cols};
-  const AwqGridSpec grid = AwqGrid(spec, info.dtype, shape.cols, true);
+  const AwqCut cut = AwqCutOf(info, large);
+  const int64_t cols = cut.cols;
+  const Weight tile = {info.dtype, cut.most_rows(), cols};
+  const Weight exact = {DType::kF32, tile.rows, cols};
+  Weight unit = tile;
+  unit.rows = std::min(cut.unit_rows, cut.rows);
+  const AwqGridSpec grid = AwqGrid(spec, info.dtype, cols, true);
   AwqQuantizeArgs round;
   round.weight = exact.View();
   round.grid = grid;
   DeviceBytes most =
       MostOf({AffineBytes(tile, grid.group_size), DeviceBytesOf(round),
               ErrorBytes(exact, DType::kF32, kSomeNumber, tiles),
-              PackBytes(tile, awq.bits, shape.cols / grid.group_size),
-              StatsBytes(tile, grid.group_size)});
+              PackBytes(tile, awq.bits, cols / grid.group_size),
+              StatsBytes(unit, grid.group_size)});
   if (awq.clip && !awq.solve_codes) {
     AwqClipArgs clip;
     clip.weight = exact.View();
@@ -234,7 +238,7 @@ DeviceBytes AwqBytes(const QuantSpec& spec, const TensorInfo& info,
     most = qs::MostOf(most, DeviceBytesOf(clip, tiles));
   }
   // The moment, and what the search for scales has left.
-  most.kept = KeptBytes(shape.cols, 2);
+  most.kept = KeptBytes(cols, 2);
   if (!awq.solve_codes) return most;
   Solver solver;
   solver.grid.bits = awq.bits;
@@ -244,7 +248,7 @@ DeviceBytes AwqBytes(const QuantSpec& spec, const TensorInfo& info,
   solver.grid.decoded_dtype = info.dtype;
   solver.refines = true;
   most = qs::MostOf(most, SolverBytes(solver, exact, info.dtype, tiles));
-  most.kept = KeptBytes(shape.cols, 3);
+  most.kept = KeptBytes(cols, 3);
   return most;
 }
 
@@ -292,7 +296,7 @@ void AddPieces(const QuantSpec& spec, const TensorInfo& info,
   const MatrixShape shape = AsMatrix(info.shape);
   const int64_t most = spec.gptq() != nullptr
                            ? GptqLayoutOf(*spec.gptq(), info, false).unit_rows
-                           : AwqTileRows(info);
+                           : AwqCutOf(info, false).unit_rows;
   for (int64_t row = 0; row < shape.rows; row += most) {
     pieces->push_back(
         {nullptr, info.dtype, std::min(most, shape.rows - row), shape.cols});
@@ -313,7 +317,9 @@ DeviceBytes TensorDeviceBytes(const QuantSpec& spec, const TensorInfo& info,
   const MatrixShape shape = AsMatrix(info.shape);
   const Weight weight = {info.dtype, shape.rows, shape.cols};
   if (spec.gptq() != nullptr) return GptqBytes(spec, info, use, tiles);
-  if (spec.awq() != nullptr) return AwqBytes(spec, info, tiles);
+  if (spec.awq() != nullptr) {
+    return AwqBytes(spec, info, use.large_tiles, tiles);
+  }
   DeviceBytes most =
       spec.nf4() != nullptr   ? Nf4Bytes(*spec.nf4(), info, use.large_tiles)
       : spec.rtn() != nullptr ? RtnBytes(*spec.rtn(), weight, use.large_tiles)

@@ -1,9 +1,5 @@
-// GptqLayout: how GPTQ cuts a tensor into groups, units and tiles.
-//
-// A unit of rows is what the report adds up by and what scales are searched by,
-// the same for all workers. A tile is what is solved at once: a unit, or for
-// workers that prefer large operations many of them. Rows are independent, so
-// results do not depend on tiles.
+// GptqLayout: how GPTQ cuts a tensor into groups, units and tiles
+// (large_tiles.h).
 // Thread: pure functions.
 #ifndef QS_QUANT_GPTQ_LAYOUT_H_
 #define QS_QUANT_GPTQ_LAYOUT_H_
@@ -12,8 +8,8 @@
 #include <cstdint>
 
 #include "kernels/base/checked_math.h"
-#include "kernels/device_tiles.h"
 #include "quant/formats/grid_writer.h"
+#include "quant/large_tiles.h"
 #include "quant/quant_spec.h"
 #include "quant/tensor_quantizer.h"
 
@@ -24,11 +20,6 @@ namespace qs {
 constexpr int64_t kGptqUnitRows = 512;
 constexpr int64_t kLeastGptqUnitRows = 128;
 constexpr int64_t kGptqUnitElements = int64_t{1} << 22;
-// Of a large tile: the columns are a chain of steps, in which a GPU does as
-// many rows as there are in about the time of a few. 4096 x 16384 of them, or
-// all rows of most linears; what that takes of a GPU's memory is about 16 bytes
-// an element.
-constexpr int64_t kGptqLargeElements = int64_t{1} << 26;
 
 struct GptqLayout {
   int64_t rows = 0;
@@ -46,25 +37,6 @@ struct GptqLayout {
   }
 };
 
-// Units of a large tile: of those that are not much smaller than the largest
-// that may be, the one that leaves least of a device's own tiles of rows empty.
-inline int64_t GptqLargeUnits(const GptqLayout& layout) {
-  const int64_t unit = layout.unit_rows;
-  const int64_t most = std::clamp<int64_t>(
-      kGptqLargeElements / (unit * layout.cols), 1, layout.units());
-  if (most == layout.units()) return most;
-  const auto filled = [unit](int64_t units) {
-    const int64_t tile = kGpuTiles.solve_rows;
-    return static_cast<double>(units * unit) /
-           static_cast<double>(CeilDiv(units * unit, tile) * tile);
-  };
-  int64_t best = most;
-  for (int64_t units = most - 1; units > most / 2; --units) {
-    if (filled(units) > filled(best)) best = units;
-  }
-  return best;
-}
-
 // `large`: QuantizeOptions::large_tiles.
 inline GptqLayout GptqLayoutOf(const GptqSpec& spec, const TensorInfo& info,
                                bool large) {
@@ -79,7 +51,9 @@ inline GptqLayout GptqLayoutOf(const GptqSpec& spec, const TensorInfo& info,
   layout.unit_rows =
       std::clamp(kGptqUnitElements / shape.cols / kGridRowUnit * kGridRowUnit,
                  kLeastGptqUnitRows, kGptqUnitRows);
-  layout.tile_rows = layout.unit_rows * (large ? GptqLargeUnits(layout) : 1);
+  layout.tile_rows =
+      large ? LargeTileRows(shape.rows, shape.cols, layout.unit_rows)
+            : layout.unit_rows;
   return layout;
 }
 

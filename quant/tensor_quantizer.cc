@@ -77,7 +77,7 @@ TensorSizes SizesOf(const QuantSpec& spec, const TensorInfo& info,
   if (const Nf4Spec* nf4 = spec.nf4()) {
     return Nf4Sizes(*nf4, info, options, NumElements(info));
   }
-  if (spec.awq() != nullptr) return AwqSizes(spec, info);
+  if (spec.awq() != nullptr) return AwqSizes(spec, info, options);
   if (spec.hqq() != nullptr) return HqqSizes(spec, info, options);
   if (spec.gptq() != nullptr) return GptqSizes(spec, info, options);
   return RtnSizes(*spec.rtn(), info, options);

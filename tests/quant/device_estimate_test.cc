@@ -22,6 +22,7 @@
 #include "quant/site_accumulator.h"
 #include "tests/quant/awq_cases.h"
 #include "tests/testing/fake_device.h"
+#include "tests/testing/sanitized.h"
 
 namespace qs::testing {
 namespace {
@@ -204,14 +205,13 @@ TEST_CASE("large slices: estimate and use", "[device_estimate]") {
 
 // `layers` tensors that read one site.
 struct Problem {
-  Problem(const Shape& shape, int layers) {
+  Problem(const Shape& shape, int layers, DType dtype = DType::kBF16) {
     info.name = "block";
     info.sites = {{"in", shape.cols, {}, ""}};
     for (int i = 0; i < layers; ++i) {
       const std::string name = "up" + std::to_string(i) + ".weight";
-      info.tensors.push_back(
-          {{name, DType::kBF16, {shape.rows, shape.cols}}, 0});
-      weights[name] = Gaussian(shape.rows * shape.cols, DType::kBF16, 3);
+      info.tensors.push_back({{name, dtype, {shape.rows, shape.cols}}, 0});
+      weights[name] = Gaussian(shape.rows * shape.cols, dtype, 3);
     }
   }
   Moments NewMoments() const {
@@ -299,6 +299,18 @@ TEST_CASE("GPTQ in large tiles: estimate and use", "[device_estimate]") {
   options.large_tiles = true;
   RequireGroupNear({gptq, Profile::kBest, OutputFormat::kCompressedTensors},
                    problem, options);
+}
+
+// A tile that is larger than a unit of rows, which 1 MiB of weights makes.
+TEST_CASE("AWQ in large tiles: estimate and use", "[device_estimate]") {
+  if (kSanitized) return;
+  const Problem problem({1040, 256}, 1, DType::kF32);
+  QuantizeOptions options;
+  options.large_tiles = true;
+  AwqSpec awq;
+  awq.group_size = 128;
+  awq.grid = 1;
+  RequireGroupNear(Awq(awq, Profile::kBest), problem, options);
 }
 
 TEST_CASE("AWQ, and GPTQ that scales first: estimate and use",

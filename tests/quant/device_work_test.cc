@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/blas_emulated.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "quant/awq_cut.h"
 #include "quant/site_accumulator.h"
 #include "tests/quant/awq_cases.h"
 #include "tests/testing/counting_device.h"
@@ -26,20 +27,21 @@ struct Worker {
 
 // `layers` tensors [rows, cols] that read one input, behind a norm.
 struct Block {
-  Block(int layers, int64_t rows, int64_t cols) : inputs(cols) {
+  Block(int layers, int64_t rows, int64_t cols, DType dtype = DType::kBF16)
+      : inputs(cols) {
     info.name = "block";
     info.sites = {{"in", cols, {}, ""}};
     info.sites[0].fold.kind = FoldKind::kNorm;
     info.sites[0].fold.producer = "norm.weight";
     for (int i = 0; i < layers; ++i) {
       const std::string name = "up" + std::to_string(i) + ".weight";
-      info.tensors.push_back({{name, DType::kBF16, {rows, cols}}, 0});
-      weights[name] = Gaussian(rows * cols, DType::kBF16, 3);
+      info.tensors.push_back({{name, dtype, {rows, cols}}, 0});
+      weights[name] = Gaussian(rows * cols, dtype, 3);
     }
     info.tensors.push_back(
-        {{"norm.weight", DType::kBF16, {cols}}, -1, GroupRole::kFoldOnly});
-    weights["norm.weight"] = Stored(
-        std::vector<float>(static_cast<size_t>(cols), 1.0f), DType::kBF16);
+        {{"norm.weight", dtype, {cols}}, -1, GroupRole::kFoldOnly});
+    weights["norm.weight"] =
+        Stored(std::vector<float>(static_cast<size_t>(cols), 1.0f), dtype);
   }
   // Without what is folded into.
   void Unfold() {
@@ -214,6 +216,8 @@ void RequireSame(const QuantizedTensor& a, const QuantizedTensor& b) {
     CHECK(x.worst_groups[i].group == y.worst_groups[i].group);
   }
   CHECK(x.solver->codes_changed == y.solver->codes_changed);
+  CHECK(x.solver->clip_histogram == y.solver->clip_histogram);
+  CHECK(x.warnings == y.warnings);
 }
 
 TEST_CASE("GPTQ in large tiles: the same in fewer operations",
@@ -243,6 +247,65 @@ TEST_CASE("GPTQ in large tiles on a host: the same", "[device_work]") {
   const QuantSpec spec = {Gptq(), Profile::kBest,
                           OutputFormat::kCompressedTensors};
   RequireSame(SolveTall(spec, false, *host), SolveTall(spec, true, *host));
+}
+
+// A unit of AWQ's rows and a short one, behind a norm.
+Block TwoUnits() {
+  constexpr int64_t kCols = 256;
+  const AwqCut unit = AwqCutOf({"", DType::kF32, {1, kCols}}, false);
+  return {1, unit.unit_rows + 8, kCols, DType::kF32};
+}
+
+AwqSpec ShortAwq(bool solves) {
+  AwqSpec awq;
+  awq.group_size = 256;
+  awq.grid = 1;
+  awq.symmetric = false;
+  awq.solve_codes = solves;
+  return awq;
+}
+
+// The first tensor of a block.
+QuantizedTensor SolveFirst(const QuantSpec& spec, const Block& block,
+                           bool large, Backend& backend) {
+  QuantizeOptions options;
+  options.large_tiles = large;
+  SolvedGroup solved = Solve(spec, block.info, block.weights,
+                             block.NewMoments(), backend, options);
+  return std::move(solved.tensors.at(block.info.tensors[0].info.name));
+}
+
+// The rest of AWQ is BEST's clip search, whose rows awq_cuda_test cuts, and
+// what GPTQ does; the emulation takes a minute for so many weights.
+TEST_CASE("AWQ in large tiles: the same in fewer operations", "[device_work]") {
+  if (kSanitized) return;
+  const Block block = TwoUnits();
+  const QuantSpec spec =
+      Awq(ShortAwq(false), Profile::kReference, OutputFormat::kAwqGemm);
+  const Worker small;
+  const Worker large;
+  RequireSame(SolveFirst(spec, block, /*large=*/false, *small.backend),
+              SolveFirst(spec, block, /*large=*/true, *large.backend));
+  INFO(small.device->operations()
+       << " operations and " << small.device->waits() << " waits in units, "
+       << large.device->operations() << " and " << large.device->waits()
+       << " in a large tile");
+  CHECK(large.device->operations() < small.device->operations());
+  CHECK(large.device->waits() < small.device->waits());
+  CHECK(large.device->bytes_copied() <= small.device->bytes_copied());
+}
+
+TEST_CASE("AWQ in large tiles on a host: the same", "[device_work]") {
+  const auto host = NewCpuBackend(1);
+  const Block block = TwoUnits();
+  for (const QuantSpec& spec :
+       {Awq(ShortAwq(false), Profile::kReference, OutputFormat::kAwqGemm),
+        Awq(ShortAwq(false), Profile::kBest),
+        Awq(ShortAwq(true), Profile::kBest)}) {
+    INFO("profile " << static_cast<int>(spec.profile));
+    RequireSame(SolveFirst(spec, block, false, *host),
+                SolveFirst(spec, block, true, *host));
+  }
 }
 
 // Of a tensor whose one tile has several slices: so many that the operations of

@@ -1,5 +1,6 @@
 // What a solve group really takes at its most, against what the design allows
 // and the estimate says.
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -64,13 +65,16 @@ SiteMoments MakeMoments(const std::string& name, double own) {
   return moments;
 }
 
-// The most until scales and factors are made; negative: cannot be measured.
-int64_t PeakOfSolve(const QuantSpec& spec, const Block& block, double own) {
+// The most until scales and factors are made, or with `large` tiles until these
+// have run; negative: cannot be measured.
+int64_t PeakOfSolve(const QuantSpec& spec, const Block& block, double own,
+                    bool large = false) {
   const auto backend = NewCpuBackend(1);
   const MemoryPeak peak;
   if (!peak.measures()) return -1;
   int64_t taken = 0;
   QuantizeOptions options;
+  options.large_tiles = large;
   options.on_shared = [&](double) {
     taken = peak.taken();
     // What buffers leave to the next ones is not the group's.
@@ -95,6 +99,7 @@ int64_t PeakOfSolve(const QuantSpec& spec, const Block& block, double own) {
   // Of a group that is not solved as a whole, tiles make the factors.
   for (size_t t = 0; t < 2; ++t) {
     REQUIRE(quantizers[t]->RunTile(0, *backend).ok());
+    if (large) taken = std::max(taken, peak.taken());
     ReleaseCachedBuffers();
   }
   return taken;
@@ -163,6 +168,26 @@ TEST_CASE("a solve group stays within 8 inputs^2 bytes a site") {
     CHECK(GroupSiteBytes(c.spec, block.info) <
           c.squares * kSquare + GptqFactorScratchBytes(kInputs) + (1 << 20));
   }
+}
+
+TEST_CASE("AWQ in large tiles stays within the estimate of its group") {
+  if (!kMemoryIsTheServers) return;
+  AwqSpec awq = DefaultAwqSpec(Profile::kReference);
+  awq.grid = 2;
+  const QuantSpec spec = {awq, Profile::kReference,
+                          OutputFormat::kCompressedTensors};
+  const Block block(/*folds=*/true);
+  QuantizeOptions options;
+  options.large_tiles = true;
+  const int64_t estimate = *EstimateGroupBytes(spec, block.info, options, 1);
+  const int64_t taken = PeakOfSolve(spec, block, 1, /*large=*/true);
+  INFO("took " << taken << " of " << estimate);
+  if (taken < 0) {
+    WARN("this system does not reset the peak; not measured");
+    return;
+  }
+  CHECK(taken <= estimate + MemoryPeak::kSlack);
+  CHECK(estimate <= 2 * taken);
 }
 
 }  // namespace
