@@ -156,17 +156,21 @@ absl::Status GptqTile::Yardstick(Backend& backend) {
                      signal_, backend);
 }
 
+bool GptqTile::AnyAboveRounding(int64_t first, int64_t end) const {
+  for (int64_t r = first; r < end; ++r) {
+    if (rtn_error_[r] < error_[r]) return true;
+  }
+  return false;
+}
+
 // Rows that rounding what was solved serves better take its codes. (Rounding of
-// unscaled weights is not to be had of a scaled input.)
+// unscaled weights is not to be had of a scaled input; there, rows of units
+// that have one above it.)
 absl::Status GptqTile::KeepBetterRows(Backend& backend) {
   const GptqRows rows = Rows();
   const double* rounded = rtn_error_;
   if (scales()) {
-    bool any = false;
-    for (int64_t r = 0; r < weight_.rows; ++r) {
-      any = any || rtn_error_[r] < error_[r];
-    }
-    if (!any) return absl::OkStatus();
+    if (!AnyAboveRounding(0, weight_.rows)) return absl::OkStatus();
     QS_RETURN_IF_ERROR(
         rows.Round(solvable_, GptqRange::kMinMax, other_, backend));
     QS_RETURN_IF_ERROR(rows.Decode(other_, false, decoded_, backend));
@@ -175,10 +179,15 @@ absl::Status GptqTile::KeepBetterRows(Backend& backend) {
                     other_error_, nullptr, backend));
     rounded = other_error_;
   }
-  for (int64_t r = 0; r < weight_.rows; ++r) {
-    if (!(rounded[r] < error_[r])) continue;
-    error_[r] = rounded[r];
-    rows.TakeRow(other_, r, solved_);
+  const int64_t unit = c_.layout.unit_rows;
+  for (int64_t first = 0; first < weight_.rows; first += unit) {
+    const int64_t end = std::min(first + unit, weight_.rows);
+    if (!AnyAboveRounding(first, end)) continue;
+    for (int64_t r = first; r < end; ++r) {
+      if (!(rounded[r] < error_[r])) continue;
+      error_[r] = rounded[r];
+      rows.TakeRow(other_, r, solved_);
+    }
   }
   return absl::OkStatus();
 }

@@ -74,6 +74,7 @@ class GptqTile {
                        std::span<GptqUnitFacts> facts);
   absl::Status Yardstick(Backend& backend);
   absl::Status KeepBetterRows(Backend& backend);
+  bool AnyAboveRounding(int64_t first, int64_t end) const;
   absl::Status CountChanged(Backend& backend, std::span<GptqUnitFacts> facts);
   // Of a row of the tile.
   GptqUnitFacts& FactsOf(int64_t row, std::span<GptqUnitFacts> facts) const {

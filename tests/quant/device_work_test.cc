@@ -308,6 +308,24 @@ TEST_CASE("AWQ in large tiles on a host: the same", "[device_work]") {
   }
 }
 
+// Where few rows are served better by rounding, and not in all units.
+TEST_CASE("GPTQ that scales first in large tiles on a host: the same",
+          "[device_work]") {
+  const auto host = NewCpuBackend(1);
+  Block block(1, 1100, 64);
+  block.weights["up0.weight"] = Gaussian(1100 * 64, DType::kBF16, 0);
+  GptqSpec gptq = Gptq();
+  gptq.awq_scaling = true;
+  for (const int bits : {4, 8}) {
+    INFO(bits << " bits");
+    gptq.bits = bits;
+    const QuantSpec spec = {gptq, Profile::kBest,
+                            OutputFormat::kCompressedTensors};
+    RequireSame(SolveFirst(spec, block, false, *host),
+                SolveFirst(spec, block, true, *host));
+  }
+}
+
 // Of a tensor whose one tile has several slices: so many that the operations of
 // the whole, hqq's packing, are few beside theirs.
 QuantizedTensor QuantizeTile(const QuantSpec& spec, bool large,
