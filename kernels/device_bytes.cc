@@ -4,6 +4,7 @@
 #include "kernels/device_bytes.h"
 
 #include "kernels/awq_math.h"
+#include "kernels/awq_pieces.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/gptq_tables.h"
 #include "kernels/hqq_sums.h"
@@ -347,11 +348,14 @@ DeviceBytes DeviceBytesOf(const GptqErrorArgs& a, const DeviceTiles& tiles) {
 // ------------------------------------------------------------------------ AWQ
 
 DeviceBytes DeviceBytesOf(const AwqStatisticsArgs& a) {
+  const int64_t cols = a.weights.front().cols;
   Arrays sum;
-  for (const TensorView& weight : a.weights) {
-    sum.Add(weight).Add(weight.num_elements() / a.group_size, kF32);
-  }
-  return sum.Add(a.weights.front().cols, kF64);
+  ForAwqRuns(a.weights, true,
+             [&](std::span<const TensorView> run, int64_t rows) {
+               sum.Add(rows * cols, DTypeBytes(run.front().dtype))
+                   .Add(rows * (cols / a.group_size), kF32);
+             });
+  return sum.Add(cols, kF64);
 }
 
 DeviceBytes DeviceBytesOf(const AwqScaleLossArgs& a, const DeviceTiles& tiles) {
@@ -360,13 +364,14 @@ DeviceBytes DeviceBytesOf(const AwqScaleLossArgs& a, const DeviceTiles& tiles) {
   Arrays sum;
   int64_t products = 0;
   int64_t most = 1;
-  for (const TensorView& weight : a.weights) {
-    sum.Add(weight);
-    const int64_t rows = CeilDiv(weight.rows, a.row_stride);
+  const auto add = [&](std::span<const TensorView> run, int64_t all_rows) {
+    sum.Add(all_rows * cols, DTypeBytes(run.front().dtype));
+    const int64_t rows = CeilDiv(all_rows, a.row_stride);
     most = std::max(most, std::min(rows, tile_rows));
     products += CeilDiv(std::max<int64_t>(rows, 1), tile_rows) *
                 CeilDiv(cols, tiles.loss_columns);
-  }
+  };
+  ForAwqRuns(a.weights, a.row_stride == 1, add);
   sum.Add(cols, kF32)
       .Add(a.candidates * cols, kF32)
       .Add(products * tiles.loss_parts, kF64);

@@ -108,7 +108,11 @@ class Search {
       const double ratio = i / static_cast<double>(args_.spec.grid);
       candidates.push_back(Make(ratio, args_.spec.duo_scaling));
     }
-    return LeastOfAllRows(candidates);
+    // A device has losses of all rows sooner than it has the rows.
+    if (!backend_.prefers_large()) return LeastOfAllRows(candidates);
+    QS_ASSIGN_OR_RETURN(const std::vector<double> losses,
+                        Losses(candidates, args_.weights));
+    return candidates[Least(losses)];
   }
 
   absl::StatusOr<AwqScales> Best() {

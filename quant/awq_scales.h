@@ -46,13 +46,14 @@ struct AwqSearchArgs {
 };
 
 // REFERENCE: the least of `grid` candidates, ratios i / grid, the first of
-// equals. BEST: no scaling, ratios with and without the weights, both ends
-// included, then golden section around the best; largest / smallest capped;
-// never a loss above that of no scaling. With solve_codes also the best by what
-// solved codes can be expected to leave, from how active inputs are and from
-// how much of them the others do not explain, and then the one of all that
-// really leaves the least on some rows.
-// Errors: those of AwqOps; `checkpoint`'s.
+// equals; on a backend that prefers large operations all of them in one, else
+// one after the other, given up as soon as it is above the best. BEST: no
+// scaling, ratios with and without the weights, both ends included, then golden
+// section around the best; largest / smallest capped; never a loss above that
+// of no scaling. With solve_codes also the best by what solved codes can be
+// expected to leave, from how active inputs are and from how much of them the
+// others do not explain, and then the one of all that really leaves the least
+// on some rows. Errors: those of AwqOps; `checkpoint`'s.
 absl::StatusOr<AwqScales> SearchAwqScales(AwqSearchArgs args, Backend& backend);
 
 // What the report says of them.

@@ -264,12 +264,12 @@ DeviceBytes SearchBytes(const AwqSpec& awq, bool judges, int64_t inputs,
   AwqStatisticsArgs means;
   means.weights = weights;
   means.group_size = group;
-  AwqScaleLossArgs all;  // with one candidate
+  AwqScaleLossArgs all;
   all.weights = weights;
   all.grid.group_size = group;
-  all.candidates = 1;
+  all.candidates = awq.grid + 2;
   all.matrix_id = kSomeNumber;
-  AwqScaleLossArgs sampled = all;  // with all candidates
+  AwqScaleLossArgs sampled = all;  // with scales of both kinds
   const std::vector<TensorView> sample = {{nullptr, weights.front().dtype,
                                            std::min(kMostSampledRows, rows),
                                            inputs}};

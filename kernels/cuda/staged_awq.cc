@@ -1,8 +1,11 @@
+// Pieces of rows are one matrix on the device: with what a list of pieces has
+// of one type in one product, results depend on the rows and not on the pieces.
 // Tested by tests/kernels/cuda_backend_test.cc.
 #include <utility>
 #include <vector>
 
 #include "kernels/awq_check.h"
+#include "kernels/awq_pieces.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/staged_ops.h"
 
@@ -10,10 +13,11 @@ namespace qs::cuda {
 namespace {
 
 std::vector<TensorView> InAll(StagedCall& call,
-                              std::span<const TensorView> host) {
+                              std::span<const TensorView> host, bool join) {
   std::vector<TensorView> views;
-  views.reserve(host.size());
-  for (const TensorView& view : host) views.push_back(call.In(view));
+  ForAwqRuns(host, join, [&](std::span<const TensorView> run, int64_t) {
+    views.push_back(call.InRows(run));
+  });
   return views;
 }
 
@@ -32,7 +36,8 @@ class StagedAwq final : public AwqOps {
         DeviceBytesOf(host),
         [&](StagedCall& call) {
           AwqStatisticsArgs args = host;
-          const std::vector<TensorView> weights = InAll(call, host.weights);
+          const std::vector<TensorView> weights =
+              InAll(call, host.weights, /*join=*/true);
           args.weights = weights;
           return call.RunSteps(
               [&](Stream& s) { return device_->Statistics(args, s); });
@@ -47,7 +52,9 @@ class StagedAwq final : public AwqOps {
         DeviceBytesOf(host),
         [&](StagedCall& call) {
           AwqScaleLossArgs args = host;
-          const std::vector<TensorView> weights = InAll(call, host.weights);
+          // A stride begins anew in each piece.
+          const std::vector<TensorView> weights =
+              InAll(call, host.weights, host.row_stride == 1);
           const int64_t cols = weights.front().cols;
           args.weights = weights;
           const ContentId id = host.matrix_id;

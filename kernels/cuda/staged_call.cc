@@ -32,6 +32,21 @@ const void* StagedCall::InBytes(const void* host, int64_t bytes, uint64_t id) {
   return copy.ok() ? *copy : nullptr;
 }
 
+TensorView StagedCall::InRows(std::span<const TensorView> pieces) {
+  TensorView all = pieces.front();
+  all.rows = 0;
+  for (const TensorView& piece : pieces) all.rows += piece.rows;
+  if (!status_.ok()) return all;
+  auto* to = static_cast<uint8_t*>(Take(all.num_bytes()));
+  all.data = to;
+  for (const TensorView& piece : pieces) {
+    if (!status_.ok()) break;
+    status_.Update(workspace_.CopyIn(to, piece.data, piece.num_bytes()));
+    to += piece.num_bytes();
+  }
+  return all;
+}
+
 void* StagedCall::OutBytes(void* host, int64_t bytes) {
   if (host == nullptr || !status_.ok()) return nullptr;
   void* const device = Take(bytes);

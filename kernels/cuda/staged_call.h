@@ -15,6 +15,7 @@
 #define QS_KERNELS_CUDA_STAGED_CALL_H_
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -60,6 +61,9 @@ class StagedCall {
     view.data = InBytes(host.data, host.num_bytes());
     return view;
   }
+  // Rows of all pieces, one after the other, in one matrix. REQUIRES: there is
+  // a piece, all have its type and columns.
+  TensorView InRows(std::span<const TensorView> pieces);
   MutableTensorView Out(const MutableTensorView& host) {
     MutableTensorView view = host;
     view.data = OutBytes(host.data, TensorView(host).num_bytes());

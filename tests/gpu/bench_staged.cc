@@ -174,8 +174,8 @@ class StagedRows {
                });
   }
 
-  // The search as quant/ makes it, then the limits. What it copies depends on
-  // how it goes on: at least the weights, H and their results.
+  // The search as quant/ makes it, then the limits: both copy the weights and H
+  // once.
   absl::Status Awq(const BenchMoment& moment) {
     const int64_t cols = shapes_.cols;
     const int64_t groups = shapes_.rows * (cols / shapes_.group);

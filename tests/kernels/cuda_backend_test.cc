@@ -49,6 +49,69 @@ TEST_CASE("a GPU's backend: names, results, memory", "[backend]") {
   CHECK((*backend)->memory().host_calls > 0);
 }
 
+// What AWQ's search for scales asks of a list of pieces.
+struct AwqAnswers {
+  std::vector<float> means;
+  std::vector<double> losses, expected;
+  bool operator==(const AwqAnswers&) const = default;
+};
+
+AwqAnswers Ask(Backend& on, const std::vector<TensorView>& pieces) {
+  const int64_t cols = pieces.front().cols;
+  std::vector<float> scales, moment(static_cast<size_t>(cols * cols));
+  for (int64_t k = 0; k < 2 * cols; ++k) {
+    scales.push_back(1 + static_cast<float>(k % 7) / 8);
+  }
+  for (int64_t i = 0; i < cols * cols; ++i) {
+    moment[static_cast<size_t>(i)] = i % (cols + 1) == 0 ? 3.0f : 0.7f;
+  }
+  AwqAnswers out;
+  out.means.resize(static_cast<size_t>(cols));
+  REQUIRE(
+      on.awq().Statistics({pieces, 32, out.means.data()}, on.stream()).ok());
+  AwqScaleLossArgs args;
+  args.weights = pieces;
+  args.grid.group_size = 32;
+  args.scales = scales.data();
+  args.candidates = 2;
+  for (std::vector<double>* losses : {&out.losses, &out.expected}) {
+    losses->resize(2);
+    args.losses = losses->data();
+    args.second_moment = losses == &out.losses ? moment.data() : nullptr;
+    args.curvature = losses == &out.losses ? nullptr : moment.data();
+    REQUIRE(on.awq().ScaleLosses(args, on.stream()).ok());
+  }
+  return out;
+}
+
+TEST_CASE("AWQ's pieces of one type are one matrix on a device", "[backend]") {
+  constexpr int64_t kCols = 64;
+  const TestTensor halves =
+      TestTensor::Make(DType::kBF16, 60 * kCols, Kind::kGauss, 5);
+  const TestTensor singles =
+      TestTensor::Make(DType::kF32, 5 * kCols, Kind::kGauss, 6);
+  const auto pieces = [&](const std::vector<int64_t>& rows) {
+    std::vector<TensorView> views;
+    TensorView rest = halves.View(60);
+    for (const int64_t count : rows) {
+      views.push_back({rest.data, rest.dtype, count, kCols});
+      rest.data =
+          static_cast<const uint8_t*>(rest.data) + views.back().num_bytes();
+    }
+    views.push_back(singles.View(5));
+    return views;
+  };
+  const auto device = std::make_shared<FakeDevice>();
+  const auto backend =
+      *NewCudaBackend(device, NewEmulatedBlas(), NewCpuBackend(1), kCap);
+  const AwqAnswers whole = Ask(*backend, pieces({60}));
+  const int64_t launches = device->launches();
+  CHECK(Ask(*backend, pieces({1, 32, 7, 20})) == whole);
+  CHECK(device->launches() == 2 * launches);
+  CHECK(backend->memory().host_calls == 0);
+  CHECK(whole.means == Ask(*NewCpuBackend(1), pieces({60})).means);
+}
+
 // Everything that a host and a device must agree on to the byte.
 TEST_CASE("families on the device give the host's bytes", "[backend]") {
   auto device = std::make_shared<FakeDevice>(Faults(), /*lazy=*/true);
