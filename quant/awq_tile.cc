@@ -7,6 +7,8 @@
 #include "kernels/base/status_macros.h"
 #include "quant/awq_quantizer.h"
 #include "quant/awq_transform.h"
+#include "quant/coded_group.h"
+#include "quant/float_types.h"
 
 namespace qs {
 namespace {
@@ -311,20 +313,21 @@ void AwqTile::Count(std::span<AwqUnitFacts> facts) const {
 // How far the range was cut, and codes that are not the nearest.
 void AwqTile::CountGroup(int64_t group, AwqUnitFacts* facts) const {
   const float step = LoadAsFloat(scales_, c_.grid.scale_dtype, group);
-  const auto zero = static_cast<float>(zero_points_[group]);
-  const auto top = static_cast<float>((1 << c_.awq().bits) - 1);
-  float low = 0;
-  float high = 0;
-  for (int64_t i = group * c_.group_size(); i < (group + 1) * c_.group_size();
-       ++i) {
-    const float w = LoadAsFloat(scaled_.data, scaled_.dtype, i);
-    low = std::min(low, w);
-    high = std::max(high, w);
-    const float code = std::clamp(std::nearbyint(w / step) + zero, 0.0f, top);
-    facts->codes_changed += static_cast<uint8_t>(code) != codes_[i];
-  }
-  const float full = c_.awq().symmetric ? 2 * std::max(-low, high) : high - low;
-  const float share = full > 0 ? step * top / full : 1.0f;
+  const int32_t top = (1 << c_.awq().bits) - 1;
+  const int64_t first = group * c_.group_size();
+  FloatRange range;
+  WithFloatType(scaled_.dtype, [&](auto type) {
+    using Type = decltype(type);
+    const auto* const weights =
+        static_cast<const typename Type::Stored*>(scaled_.data) + first;
+    range = RangeOf<Type>(weights, c_.group_size());
+    facts->codes_changed +=
+        NotNearest<Type>({weights, codes_ + first, c_.group_size(), step,
+                          zero_points_[group], top});
+  });
+  const float full = c_.awq().symmetric ? 2 * std::max(-range.low, range.high)
+                                        : range.high - range.low;
+  const float share = full > 0 ? step * static_cast<float>(top) / full : 1.0f;
   // Rounding of the scale moves it by less, the least clip by more.
   facts->clipped_groups += share < 0.99f ? 1 : 0;
   const int bin = static_cast<int>(std::ceil(std::min(share, 1.0f) * 10)) - 1;

@@ -2,28 +2,68 @@
 #include "quant/awq_transform.h"
 
 #include <cmath>
+#include <vector>
+
+#include "quant/float_types.h"
 
 namespace qs {
 namespace {
 
-float Rounded(DType dtype, float x) {
-  alignas(float) unsigned char storage[sizeof(float)];
-  StoreFromFloat(storage, dtype, 0, x);
-  return LoadAsFloat(storage, dtype, 0);
+// [cols], of what may be empty, which is ones.
+std::vector<float> ColumnScales(const AwqTransform& transform, int64_t cols) {
+  return transform.column_scales.empty()
+             ? std::vector<float>(static_cast<size_t>(cols), 1.0f)
+             : transform.column_scales;
 }
 
-float At(std::span<const float> values, int64_t i) {
-  return values.empty() ? 1.0f : values[static_cast<size_t>(i)];
+float DivisorOf(const AwqTransform& transform, int64_t row) {
+  return transform.row_divisors.empty()
+             ? 1.0f
+             : transform.row_divisors[static_cast<size_t>(row)];
 }
 
-// Calls body(index, column, divisor of the row) for every element.
-template <class Body>
-void ForElements(const AwqTransform& transform, int64_t rows, int64_t cols,
-                 int64_t first_row, const Body& body) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float divisor = At(transform.row_divisors, first_row + r);
-    for (int64_t k = 0; k < cols; ++k) body(r * cols + k, k, divisor);
+// Calls body(a row of `in`, of `out`, its divisor, the columns' scales) for
+// every row.
+template <class In, class Out, class Body>
+void ForRows(const AwqTransform& transform, const TensorView& in,
+             int64_t first_row, const MutableTensorView& out,
+             const Body& body) {
+  const std::vector<float> scales = ColumnScales(transform, in.cols);
+  const auto* from = static_cast<const typename In::Stored*>(in.data);
+  auto* to = static_cast<typename Out::Stored*>(out.data);
+  for (int64_t r = 0; r < in.rows; ++r) {
+    body(from, to, DivisorOf(transform, first_row + r), scales.data());
+    from += in.cols;
+    to += in.cols;
   }
+}
+
+template <class In, class Out>
+void Transform(const AwqTransform& transform, const TensorView& in,
+               int64_t first_row, bool rounded, const MutableTensorView& out) {
+  const bool divides = !transform.row_divisors.empty();
+  ForRows<In, Out>(
+      transform, in, first_row, out,
+      [&](const auto* from, auto* to, float divisor, const float* scales) {
+        for (int64_t k = 0; k < in.cols; ++k) {
+          float x = In::Widen(from[k]) * scales[k];
+          if (rounded) x = In::Widen(In::Narrow(x));
+          if (divides) x /= divisor;
+          to[k] = Out::Narrow(x);
+        }
+      });
+}
+
+template <class In, class Out>
+void Restore(const AwqTransform& transform, const TensorView& in,
+             int64_t first_row, const MutableTensorView& out) {
+  ForRows<In, Out>(
+      transform, in, first_row, out,
+      [&](const auto* from, auto* to, float divisor, const float* scales) {
+        for (int64_t k = 0; k < in.cols; ++k) {
+          to[k] = Out::Narrow(In::Widen(from[k]) / scales[k] * divisor);
+        }
+      });
 }
 
 }  // namespace
@@ -37,25 +77,21 @@ void TransformRows(const AwqTransform& transform, const TensorView& in,
     }
     return;
   }
-  const bool divides = !transform.row_divisors.empty();
-  ForElements(transform, in.rows, in.cols, first_row,
-              [&](int64_t i, int64_t k, float divisor) {
-                float x = LoadAsFloat(in.data, in.dtype, i) *
-                          At(transform.column_scales, k);
-                if (rounded) x = Rounded(in.dtype, x);
-                if (divides) x /= divisor;
-                StoreFromFloat(out.data, out.dtype, i, x);
-              });
+  WithFloatType(in.dtype, [&](auto from) {
+    WithFloatType(out.dtype, [&](auto to) {
+      Transform<decltype(from), decltype(to)>(transform, in, first_row, rounded,
+                                              out);
+    });
+  });
 }
 
 void RestoreRows(const AwqTransform& transform, const TensorView& in,
                  int64_t first_row, MutableTensorView out) {
-  ForElements(transform, in.rows, in.cols, first_row,
-              [&](int64_t i, int64_t k, float divisor) {
-                StoreFromFloat(out.data, out.dtype, i,
-                               LoadAsFloat(in.data, in.dtype, i) /
-                                   At(transform.column_scales, k) * divisor);
-              });
+  WithFloatType(in.dtype, [&](auto from) {
+    WithFloatType(out.dtype, [&](auto to) {
+      Restore<decltype(from), decltype(to)>(transform, in, first_row, out);
+    });
+  });
 }
 
 double GeometricMean(std::span<const float> values) {

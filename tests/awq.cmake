@@ -11,6 +11,6 @@ endforeach()
 
 # Several threads, of oneTBB.
 qs_test(quant_awq_group_test
-  SOURCES quant/awq_group_test.cc
+  SOURCES quant/awq_group_test.cc quant/coded_group_test.cc
   LIBS qs_quant
   LABELS unit)
