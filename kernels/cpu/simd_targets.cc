@@ -14,23 +14,33 @@
 
 namespace qs {
 
+namespace {
+
+// Of this build and this machine, whatever a test forces: before it does, this
+// has been called.
+int64_t AllTargets() {
+  static const int64_t targets = hwy::SupportedTargets() & HWY_TARGETS;
+  return targets;
+}
+
+}  // namespace
+
 std::vector<std::string> SimdTargets() {
   std::vector<std::string> names;
   // Lower bits are better targets; the supported set was cut to what this
   // build compiled.
-  for (int64_t targets = hwy::SupportedTargets() & HWY_TARGETS; targets != 0;
-       targets &= targets - 1) {
+  for (int64_t targets = AllTargets(); targets != 0; targets &= targets - 1) {
     names.emplace_back(hwy::TargetName(targets & -targets));
   }
   return names;
 }
 
 absl::Status ForceSimdTargetForTest(std::string_view name) {
+  const int64_t all = AllTargets();
   hwy::SetSupportedTargetsForTest(0);
   hwy::GetChosenTarget().DeInit();
   if (name.empty()) return absl::OkStatus();
-  for (int64_t targets = hwy::SupportedTargets() & HWY_TARGETS; targets != 0;
-       targets &= targets - 1) {
+  for (int64_t targets = all; targets != 0; targets &= targets - 1) {
     const int64_t target = targets & -targets;
     if (hwy::TargetName(target) == name) {
       hwy::SetSupportedTargetsForTest(target);

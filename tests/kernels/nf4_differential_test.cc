@@ -21,10 +21,12 @@ TEST_CASE("every SIMD target gives the reference's bytes") {
   const auto reference = NewReferenceBackend();
   const auto one = NewCpuBackend(1);
   const auto two = NewCpuBackend(2);
-  REQUIRE(SimdTargets().size() >= 2);
-  for (const std::string& target : SimdTargets()) {
+  const std::vector<std::string> targets = SimdTargets();
+  REQUIRE(targets.size() >= 2);
+  for (const std::string& target : targets) {
     INFO("target " << target);
     REQUIRE(ForceSimdTargetForTest(target).ok());
+    REQUIRE(SimdTargets() == targets);
     ForNf4Cases([&](const Nf4Case& c) {
       INFO(c.Describe());
       const Nf4Result want = RunNf4(reference->nf4(), c);
