@@ -1,9 +1,10 @@
 // The NF4 encoder and its search, one text for every instruction set.
 // Tested by tests/kernels/nf4_differential_test.cc.
 //
-// A block is taken whole by vectors when it is full and its scale is ordinary
-// (2^-100 <= m <= 2^100, where no float32 subnormal matters for NF4); every
-// other block by the scalar arithmetic of nf4_math.h.
+// A full block is taken whole by vectors, with less ado where its scale is
+// ordinary (2^-100 <= m <= 2^100, where no float32 subnormal matters for NF4);
+// the short last block, and those that are not finite, by the scalar arithmetic
+// of nf4_math.h.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -70,23 +71,18 @@ HWY_INLINE void StoreBytes(VI high, VI low, uint8_t* packed) {
   hn::StoreU(hn::TruncateTo(d8, bytes), d8, packed);
 }
 
-// FP4 under kCuda sees subnormal inputs as zero; NF4's codes do not change.
-template <bool kFp4>
-HWY_INLINE VF FlushInput(VF x, bool flush) {
-  if (!kFp4 || !flush) return x;
+HWY_INLINE VF FlushVector(VF x) {
   return hn::IfThenZeroElse(hn::Lt(hn::Abs(x), hn::Set(DF(), kMinNormal)), x);
 }
 
-// Codes of a full block for a multiplier.
-template <bool kFp4, class T>
+// Codes of a full block whose elements `normalize` brings to [-1, 1].
+template <bool kFp4, class T, class Normalize>
 HWY_INLINE void EncodeVector(const Coder<kFp4>& coder, const T* w,
-                             int64_t count, float factor, bool flush,
+                             int64_t count, const Normalize& normalize,
                              uint8_t* packed) {
   const auto ranker = coder.ranker;  // in registers, not behind a pointer
-  const VF multiplier = hn::Set(DF(), factor);
   const auto code = [&](VF x) HWY_ATTR {
-    const VF t = hn::Mul(FlushInput<kFp4>(x, flush), multiplier);
-    return coder.codes.Code(ranker.Rank(t));
+    return coder.codes.Code(ranker.Rank(normalize(x)));
   };
   if constexpr (std::is_same_v<T, hwy::bfloat16_t>) {
     // A 32-bit lane holds a byte's two elements, and a BF16 is the upper half
@@ -107,14 +103,42 @@ HWY_INLINE void EncodeVector(const Coder<kFp4>& coder, const T* w,
   }
 }
 
-// Codes of one full block by the rule.
+// Codes of one full block of ordinary scale by the rule.
 template <bool kFp4, class T>
 HWY_INLINE void EncodeFull(const Nf4EncodeArgs& args, const Coder<kFp4>& rule,
                            const T* w, int64_t b, float max_abs) {
   const BlockScale scale = MakeBlockScale(args.rule, max_abs, true);
   args.absmax[b] = scale.absmax;
-  EncodeVector<kFp4>(rule, w, args.block_size, scale.factor, scale.cuda,
-                     args.packed + b * args.block_size / 2);
+  const VF multiplier = hn::Set(DF(), scale.factor);
+  // FP4 under kCuda sees subnormal inputs as zero; NF4's codes do not change.
+  const bool flush = kFp4 && scale.cuda;
+  const auto normalize = [&](VF x) HWY_ATTR {
+    return hn::Mul(flush ? FlushVector(x) : x, multiplier);
+  };
+  EncodeVector(rule, w, args.block_size, normalize,
+               args.packed + b * args.block_size / 2);
+}
+
+// The same of any finite scale. No flush after the product: the rule's tables
+// rank what is subnormal as 0. But where the reciprocal is subnormal the
+// product may end beyond 1.
+template <bool kFp4, class T>
+HWY_NOINLINE void EncodeOdd(const Nf4EncodeArgs& args, const Coder<kFp4>& rule,
+                            int zero_code, const T* w, int64_t b,
+                            float max_abs) {
+  const BlockScale scale = MakeBlockScale(args.rule, max_abs, true);
+  args.absmax[b] = scale.absmax;
+  uint8_t* packed = args.packed + b * args.block_size / 2;
+  if (scale.absmax == 0.0f) {
+    const int code = scale.zero ? 0 : zero_code;
+    std::memset(packed, code * 0x11, static_cast<size_t>(args.block_size / 2));
+    return;
+  }
+  const VF multiplier = hn::Set(DF(), scale.factor);
+  const auto normalize = [&](VF x) HWY_ATTR {
+    return Clamp(hn::Mul(scale.cuda ? FlushVector(x) : x, multiplier));
+  };
+  EncodeVector(rule, w, args.block_size, normalize, packed);
 }
 #endif  // HWY_TARGET != HWY_SCALAR
 
@@ -128,6 +152,7 @@ class Encoder {
         n_(args.weight.num_elements())
 #if HWY_TARGET != HWY_SCALAR
         ,
+        full_blocks_(n_ / args.block_size),
         rule_(tables.rule),
         midpoints_(tables.midpoints),
         search_(rule_, midpoints_, tables.midpoints.levels, *tables.search,
@@ -157,54 +182,91 @@ class Encoder {
   static constexpr int64_t kMaxBatchElements = 1;
 #endif
 
-  int64_t CountOf(int64_t b) const {
-    return std::min(args_.block_size, n_ - b * args_.block_size);
-  }
-
   int64_t RunBatch(int64_t b, int64_t count) {
-    const T* w = weight_ + b * args_.block_size;
+    int64_t bad_block = -1;
+    int64_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
+    const T* w = weight_ + b * args_.block_size;
+    const int64_t full = std::min(count, full_blocks_ - b);
     float max_abs[kBatch] = {};
-    if ((b + count) * args_.block_size <= n_) {
-      bool vectors = true;
-      for (int64_t i = 0; i < count; ++i) {
-        max_abs[i] = MaxAbs32(w + i * args_.block_size, args_.block_size);
-        vectors &= Searchable(max_abs[i]);
-      }
-      if (vectors) {
-        RunVectors(w, b, count, max_abs);
-        return -1;
-      }
+    bool ordinary = full > 0;
+    for (; i < full; ++i) {
+      max_abs[i] = MaxAbs32(w + i * args_.block_size, args_.block_size);
+      ordinary &= Searchable(max_abs[i]);
+    }
+    if (ordinary) {
+      RunVectors(w, full, max_abs, [b](int64_t k) { return b + k; });
+    } else {
+      bad_block = RunMixed(w, b, full, max_abs);
     }
 #endif
-    int64_t bad_block = -1;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t n = CountOf(b + i);
-      // Vectors are loaded from any address, elements only from their own.
-      T block[4096];
-      std::memcpy(static_cast<void*>(block), w + i * args_.block_size,
-                  static_cast<size_t>(n) * sizeof(T));
-      const float top = MaxAbs(block, n);
-      if (!(top < INFINITY) && bad_block < 0) bad_block = b + i;
-      EncodeScalar(args_, tables_, block, b + i, n, top);
+    for (; i < count; ++i) {
+      const bool finite = RunElements(b + i);
+      if (!finite && bad_block < 0) bad_block = b + i;
     }
     return bad_block;
   }
 
+  // Block `b` element by element. Whether it is finite.
+  bool RunElements(int64_t b) {
+    const int64_t count = std::min(args_.block_size, n_ - b * args_.block_size);
+    // Vectors are loaded from any address, elements only from their own.
+    T block[4096];
+    std::memcpy(static_cast<void*>(block), weight_ + b * args_.block_size,
+                static_cast<size_t>(count) * sizeof(T));
+    const float max_abs = MaxAbs(block, count);
+    EncodeScalar(args_, tables_, block, b, count, max_abs);
+    return max_abs < INFINITY;
+  }
+
 #if HWY_TARGET != HWY_SCALAR
-  void RunVectors(const T* w, int64_t b, int64_t count,
-                  const float (&max_abs)[kBatch]) {
+  // Full blocks, some of which no search may see: the others are moved side by
+  // side for it. The first block that is not finite, or -1.
+  HWY_NOINLINE int64_t RunMixed(const T* w, int64_t b, int64_t count,
+                                const float (&max_abs)[kBatch]) {
+    int64_t bad_block = -1;
+    int64_t blocks[kBatch];
+    float tops[kBatch] = {};
+    T moved[kBatchElements];  // more than one block where there is any to move
+    int64_t ordinary = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const T* block = w + i * args_.block_size;
+      if (Searchable(max_abs[i])) {
+        std::memcpy(static_cast<void*>(moved + ordinary * args_.block_size),
+                    block, static_cast<size_t>(args_.block_size) * sizeof(T));
+        blocks[ordinary] = b + i;
+        tops[ordinary++] = max_abs[i];
+      } else if (max_abs[i] < INFINITY) {
+        EncodeOdd(args_, rule_, tables_.rule.zero_code, block, b + i,
+                  max_abs[i]);
+      } else {
+        RunElements(b + i);
+        if (bad_block < 0) bad_block = b + i;
+      }
+    }
+    if (ordinary > 0) {
+      RunVectors(moved, ordinary, tops, [&](int64_t k) { return blocks[k]; });
+    }
+    return bad_block;
+  }
+
+  // Full blocks of ordinary scale; the number of the k-th is `block_of(k)`.
+  template <class BlockOf>
+  HWY_INLINE void RunVectors(const T* w, int64_t count,
+                             const float (&max_abs)[kBatch],
+                             const BlockOf& block_of) {
     float best[kBatch];
     std::copy_n(max_abs, kBatch, best);
     if (args_.search == Nf4Search::kBestScale) {
       search_.Run(w, count, max_abs, best);
     }
     for (int64_t i = 0; i < count; ++i) {
+      const int64_t b = block_of(i);
       if (best[i] == max_abs[i]) {
-        EncodeFull(args_, rule_, w + i * args_.block_size, b + i, max_abs[i]);
+        EncodeFull(args_, rule_, w + i * args_.block_size, b, max_abs[i]);
       } else {
-        args_.absmax[b + i] = best[i];
-        search_.Pack(i, args_.packed + (b + i) * args_.block_size / 2);
+        args_.absmax[b] = best[i];
+        search_.Pack(i, args_.packed + b * args_.block_size / 2);
       }
     }
   }
@@ -215,6 +277,7 @@ class Encoder {
   const T* const weight_;
   const int64_t n_;
 #if HWY_TARGET != HWY_SCALAR
+  const int64_t full_blocks_;
   const Coder<kFp4> rule_;
   const Coder<kFp4> midpoints_;
   BatchSearch<kFp4> search_;

@@ -70,6 +70,97 @@ TEST_CASE("every block size on every SIMD target, with a short last block") {
   REQUIRE(ForceSimdTargetForTest("").ok());
 }
 
+// How large the elements of a block are. All but the first are odd: no search
+// sees them, in the types that have them at all.
+enum class Size { kOrdinary, kZero, kTiny, kSubnormal, kHuge, kGreatest };
+constexpr int kSizes = 6;
+
+float MakeOfSize(Size size, std::mt19937_64& random) {
+  const float g =
+      std::clamp(20 * MakeValue(Kind::kGauss, 0, random), -1.f, 1.f);
+  switch (size) {
+    case Size::kOrdinary:
+      return g;
+    case Size::kZero:
+      return random() % 2 == 0 ? 0.0f : -0.0f;
+    case Size::kTiny:  // some elements are subnormal
+      return std::ldexp(g, random() % 2 == 0 ? -110 : -126);
+    case Size::kSubnormal:
+      return std::ldexp(g, -128);
+    case Size::kHuge:
+      return std::ldexp(g, random() % 2 == 0 ? 110 : -20);
+    case Size::kGreatest:  // 1 / m is subnormal
+      return std::ldexp(1.9f * g, 127);
+  }
+  return 0;
+}
+
+// An odd block of every size in every place of 16, which are a batch or whole
+// batches, then mixtures, one batch of zeros and a short block.
+std::vector<Size> MixedSizes(std::mt19937_64& random) {
+  std::vector<Size> sizes;
+  for (int odd = 1; odd < kSizes; ++odd) {
+    for (int place = 0; place < 16; ++place) {
+      for (int i = 0; i < 16; ++i) {
+        sizes.push_back(i == place ? static_cast<Size>(odd) : Size::kOrdinary);
+      }
+    }
+  }
+  for (int i = 0; i < 16 * 16; ++i) {
+    const bool odd = static_cast<int>(random() % 16) < i / 16;
+    sizes.push_back(odd ? static_cast<Size>(random() % kSizes)
+                        : Size::kOrdinary);
+  }
+  sizes.insert(sizes.end(), 16, Size::kZero);
+  sizes.insert(sizes.end(), {Size::kTiny, Size::kOrdinary, Size::kZero});
+  return sizes;
+}
+
+TestTensor MakeMixed(DType dtype, int64_t block_size, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const std::vector<Size> sizes = MixedSizes(random);
+  const int64_t blocks = static_cast<int64_t>(sizes.size());
+  TestTensor weight(dtype, blocks * block_size - 3);
+  for (int64_t i = 0; i < weight.count(); ++i) {
+    const Size size = sizes[static_cast<size_t>(i / block_size)];
+    StoreFromFloat(weight.data(), dtype, i, MakeOfSize(size, random));
+    // F16 has no huge values.
+    if (std::isinf(weight.at(i))) StoreFromFloat(weight.data(), dtype, i, 1.0f);
+  }
+  return weight;
+}
+
+void CheckMixed(Nf4Ops& reference, Nf4Ops& cpu, const Nf4Case& c) {
+  const Nf4Result want = RunNf4(reference, c);
+  REQUIRE(want.first_non_finite == -1);
+  for (const std::string& target : SimdTargets()) {
+    INFO(c.Describe() << " on " << target);
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    REQUIRE(RunNf4(cpu, c) == want);
+  }
+}
+
+TEST_CASE("odd blocks leave their batch as it is, wherever they are") {
+  const auto reference = NewReferenceBackend();
+  const auto cpu = NewCpuBackend(1);
+  uint64_t seed = 0;
+  for (const int64_t block_size : {32, 64, 256}) {
+    for (const DType dtype : kWeightTypes) {
+      const TestTensor weight = MakeMixed(dtype, block_size, ++seed);
+      for (const Codebook codebook : {Codebook::kNf4, Codebook::kFp4}) {
+        for (const Nf4Rule rule : {Nf4Rule::kCuda, Nf4Rule::kCpu}) {
+          for (const Nf4Search search :
+               {Nf4Search::kNone, Nf4Search::kBestScale}) {
+            CheckMixed(reference->nf4(), cpu->nf4(),
+                       {weight, block_size, codebook, rule, search, seed});
+          }
+        }
+      }
+    }
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
+}
+
 TEST_CASE("codes on both sides of every threshold, and all along [-1, 1]") {
   // Blocks of 64 that begin with 1, so that the others are what is ranked.
   std::vector<float> values;
@@ -230,6 +321,23 @@ TEST_CASE("non-finite elements are found wherever they are") {
     INFO("target " << target);
     REQUIRE(ForceSimdTargetForTest(target).ok());
     check(*cpu);
+  }
+  REQUIRE(ForceSimdTargetForTest("").ok());
+}
+
+TEST_CASE("the first non-finite element is found among odd blocks") {
+  const auto cpu = NewCpuBackend(1);
+  for (const std::string& target : SimdTargets()) {
+    INFO("target " << target);
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    for (const int64_t at : {0, 64 * 7 + 5, 64 * 8, 64 * 40 + 63, 64 * 1500}) {
+      TestTensor weight = MakeMixed(DType::kF32, 64, 1);
+      StoreFromFloat(weight.data(), DType::kF32, at, NAN);
+      StoreFromFloat(weight.data(), DType::kF32, at + 100, INFINITY);
+      const Nf4Case c{
+          weight, 64, Codebook::kNf4, Nf4Rule::kCuda, Nf4Search::kBestScale, 1};
+      CHECK(RunNf4(cpu->nf4(), c).first_non_finite == at);
+    }
   }
   REQUIRE(ForceSimdTargetForTest("").ok());
 }
