@@ -35,6 +35,14 @@ struct Data {
       weight.As<uint16_t>()[i] = FloatToBf16(gauss(random));
     }
   }
+  // One block in a hundred becomes zero, anywhere.
+  void Prune() {
+    std::mt19937 random(2);
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      if (random() % 100 != 0) continue;
+      std::memset(weight.As<uint16_t>() + b * kBlock, 0, kBlock * 2);
+    }
+  }
   TensorView View() const { return {weight.data(), DType::kBF16, 4096, 4096}; }
 };
 
@@ -92,9 +100,10 @@ void Verify(Data& data) {
   }
 }
 
+constexpr int64_t kEncodeBytes = kWeights * 2 + kWeights / 2 + kBlocks * 4;
+
 void Rows(Bench& bench, Backend& backend, Data& data,
           const std::string& where) {
-  constexpr int64_t kEncodeBytes = kWeights * 2 + kWeights / 2 + kBlocks * 4;
   const auto row = [&](const char* name, int64_t bytes, auto body) {
     bench.Row("nf4/" + where + "/" + name, kWeights, bytes, body);
   };
@@ -118,14 +127,34 @@ void Rows(Bench& bench, Backend& backend, Data& data,
   refine_row("nested_refine_fp4", Codebook::kFp4);
 }
 
+// Pruned or padded weights.
+void PrunedRows(Bench& bench, Backend& backend, Data& data,
+                const std::string& where) {
+  const auto row = [&](const char* name, int64_t bytes, auto body) {
+    bench.Row("nf4/" + where + "/" + name, kWeights, bytes, body);
+  };
+  row("encode_best_pruned", kEncodeBytes,
+      [&] { Encode(backend, data, Codebook::kNf4, Nf4Search::kBestScale); });
+  row("encode_reference_pruned", kEncodeBytes,
+      [&] { Encode(backend, data, Codebook::kNf4, Nf4Search::kNone); });
+  Encode(backend, data, Codebook::kNf4, Nf4Search::kNone);
+  row("verify_pruned", kEncodeBytes, [&] { Verify(data); });
+  const float offset = Nest(backend, data);
+  row("nested_refine_pruned", kEncodeBytes + kBlocks * 6,
+      [&] { Refine(backend, data, Codebook::kNf4, offset); });
+}
+
 }  // namespace
 
 void BenchNf4(Bench& bench) {
   Data data;
+  Data pruned;
+  pruned.Prune();
   // What the other rows read, should a filter leave this one out.
   Encode(*NewCpuBackend(1), data, Codebook::kNf4, Nf4Search::kNone);
   ForCpuBackends([&](Backend& backend, const std::string& where) {
     Rows(bench, backend, data, where);
+    PrunedRows(bench, backend, pruned, where);
   });
 }
 
