@@ -165,12 +165,12 @@ absl::Status ValidateGroup(const QuantSpec& spec, const GroupInfo& info) {
   if (info.tensors.empty() || info.sites.empty()) {
     return Invalid(info, "got no tensor or no site, allowed at least one each");
   }
-  if (info.sites.size() > kMaxGroupSites ||
-      info.tensors.size() > kMaxGroupTensors) {
+  if (info.sites.size() > kMostGroupSites ||
+      info.tensors.size() > kMostGroupTensors) {
     return Invalid(
         info, absl::StrCat("got ", info.sites.size(), " sites and ",
                            info.tensors.size(), " tensors, allowed at most ",
-                           kMaxGroupSites, " and ", kMaxGroupTensors));
+                           kMostGroupSites, " and ", kMostGroupTensors));
   }
   Names tensors;
   for (const GroupTensor& tensor : info.tensors) {

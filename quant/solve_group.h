@@ -32,8 +32,8 @@
 namespace qs {
 
 // Of one group; a block with 1024 experts has 1028 sites and 3080 tensors.
-constexpr size_t kMaxGroupSites = 4096;
-constexpr size_t kMaxGroupTensors = 16'384;
+constexpr size_t kMostGroupSites = 4096;
+constexpr size_t kMostGroupTensors = 16'384;
 
 // Time is linear in sites and tensors.
 // Errors: INVALID_ARGUMENT — more than the two above; a name twice, a site,

@@ -64,8 +64,8 @@ v1::Limits LimitsOf(const ServerOptions& options) {
   limits.set_max_plan_tensors(options.max_plan_tensors);
   limits.set_memory_budget_bytes(options.memory_budget);
   limits.set_max_overrides(kMaxOverrides);
-  limits.set_max_group_sites(static_cast<int64_t>(kMaxGroupSites));
-  limits.set_max_group_tensors(static_cast<int64_t>(kMaxGroupTensors));
+  limits.set_max_group_sites(static_cast<int64_t>(kMostGroupSites));
+  limits.set_max_group_tensors(static_cast<int64_t>(kMostGroupTensors));
   limits.set_max_globs(kMaxGlobs);
   limits.set_max_glob_bytes(static_cast<int64_t>(kMaxGlobBytes));
   return limits;
