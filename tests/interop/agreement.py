@@ -31,7 +31,15 @@ def float_folder(folder):
     return str(folder).rstrip("/") + "-float"
 
 
-def logits_of(model, vocabulary):
+def load_model(folder, **options):
+    """By transformers, as the class that its config.json names."""
+    import transformers
+    made = getattr(transformers, config_of(folder)["architectures"][0])
+    return made.from_pretrained(folder, device_map="cpu", **options)
+
+
+def logits_of(model):
+    vocabulary = model.config.get_text_config().vocab_size
     ids = (torch.arange(96).reshape(4, 24) * 37) % vocabulary
     model.train(False)
     with torch.no_grad():
@@ -40,10 +48,7 @@ def logits_of(model, vocabulary):
 
 def float_logits(folder):
     """Of the dequantized checkpoint, by transformers in float32."""
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(
-        float_folder(folder), dtype=torch.float32, device_map="cpu")
-    return logits_of(model, model.config.vocab_size)
+    return logits_of(load_model(float_folder(folder), dtype=torch.float32))
 
 
 def relative(got, want):
@@ -57,10 +62,8 @@ def near_source(folder):
     source = pathlib.Path(str(folder).rstrip("/") + "-source")
     if not source.exists():
         return True
-    from transformers import AutoModelForCausalLM
-    got, want = (AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, device_map="cpu").state_dict()
-        for path in (float_folder(folder), source))
+    got, want = (load_model(path, dtype=torch.float32).state_dict()
+                 for path in (float_folder(folder), source))
     assert got.keys() == want.keys()
     worst = max((relative(got[name], want[name]).item(), name)
                 for name in want if want[name].norm() > 0)

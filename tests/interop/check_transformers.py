@@ -14,7 +14,7 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
 
 import torch
-from transformers import AutoModelForCausalLM, AwqConfig, GPTQConfig
+from transformers import AwqConfig, GPTQConfig
 
 import agreement
 
@@ -22,7 +22,7 @@ import agreement
 # classes of quantized modules.
 ENGINES = {
     "bitsandbytes": (torch.bfloat16, 0.01, {"Linear4bit"}),
-    "compressed-tensors": (torch.float32, 1e-4, {"Linear", "CompressedLinear"}),
+    "compressed-tensors": (torch.float32, 1e-4, {"CompressedLinear"}),
     "gptq": (torch.float16, 4e-3, {"TorchLinear"}),
     "awq": (torch.float16, 4e-3, {"AwqTorchLinear"}),
 }
@@ -32,6 +32,22 @@ def quantized_modules(folder):
     return {name[:-len(end)] for name in agreement.load_tensors(folder)
             for end in (".weight.absmax", ".weight_packed", ".qweight")
             if name.endswith(end)}
+
+
+def named_as_loaded(names, model):
+    """Names in the file as transformers has them: those of a language model
+    below towers begin otherwise."""
+    modules = {name for name, _ in model.named_modules()}
+    parent = "model.language_model."
+    return {name if name in modules else
+            parent + name.removeprefix("language_model.").removeprefix("model.")
+            for name in names}
+
+
+def is_quantized(module, classes):
+    """compressed-tensors keeps the class and gives the module a scheme."""
+    return (type(module).__name__ in classes
+            or hasattr(module, "quantization_scheme"))
 
 
 def merged_experts(model, wanted):
@@ -62,19 +78,21 @@ def check(folder):
     quantization = agreement.config_of(folder)["quantization_config"]
     method = quantization["quant_method"]
     dtype, tolerance, classes = ENGINES[method]
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, device_map="cpu", output_loading_info=True,
+    model, info = agreement.load_model(
+        folder, dtype=dtype, output_loading_info=True,
         **kernel_choice(quantization))
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info.get(kind), f"{kind}: {list(info[kind])[:5]}"
     wanted = quantized_modules(folder)
-    made = {name for name, module in model.named_modules()
-            if type(module).__name__ in classes}
     merged = merged_experts(model, wanted)
-    assert wanted - merged <= made, f"not quantized when loaded: {wanted - made}"
-    assert method == "compressed-tensors" or made == wanted, made - wanted
-    got = agreement.logits_of(model, model.config.vocab_size)
-    return agreement.judge(folder, len(wanted), got, tolerance)
+    wanted = named_as_loaded(wanted - merged, model)
+    made = {name for name, module in model.named_modules()
+            if is_quantized(module, classes)}
+    assert made == wanted, (f"not quantized when loaded: {wanted - made}, "
+                            f"quantized: {made - wanted}")
+    got = agreement.logits_of(model)
+    count = len(wanted) + len(merged)
+    return agreement.judge(folder, count, got, tolerance)
 
 
 if __name__ == "__main__":

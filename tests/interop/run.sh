@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Quantizes tests/data/tiny-llama, and small mixtures of experts, through a
-# running server and loads the output in the real engines.
+# Quantizes tests/data/tiny-llama, small mixtures of experts and small multimodal
+# models through a running server and loads the output in the real engines.
 # usage: run.sh BIN_DIR transformers|gptqmodel|hqq|vllm
 set -euo pipefail
 bin=$(realpath "$1")
@@ -24,7 +24,7 @@ for _ in $(seq 100); do
 done
 address=127.0.0.1:$(cat "$work/port")
 
-made=()
+checked=()
 # quantize NAME ARGUMENTS...: NAME and NAME-float below the work folder.
 quantize() {
   local name=$1
@@ -35,7 +35,7 @@ quantize() {
     return 1
   }
   "$python" "$here/dequantize.py" "$work/$name" "$work/$name-float"
-  made+=("$work/$name")
+  checked+=("$work/$name")
 }
 
 # solve NAME ARGUMENTS...: the same, for the methods that need calibration.
@@ -43,15 +43,21 @@ solve() {
   quantize "$@" --calibration "$calibration"
 }
 
-# mixture FAMILY NAME ARGUMENTS...: a small mixture of experts instead.
-mixture() {
-  local family=$1 name=$2
+# made FAMILY NAME ARGUMENTS...: the model FAMILY-made instead, with which the
+# decoded weights are compared, too.
+made() {
+  local source=$work/$1-made name=$2
   shift 2
-  local source=$work/$family-made
-  [ -d "$source" ] || "$python" "$here/make_mixture.py" "$family" "$source" \
-    >"$work/$family.log" 2>&1 || { cat "$work/$family.log"; return 1; }
   ln -sfn "$source" "$work/$name-source"
   model=$source quantize "$name" "$@"
+}
+
+# mixture FAMILY NAME ARGUMENTS...: a small mixture of experts.
+mixture() {
+  local source=$work/$1-made
+  [ -d "$source" ] || "$python" "$here/make_mixture.py" "$1" "$source" \
+    >"$work/$1.log" 2>&1 || { cat "$work/$1.log"; return 1; }
+  made "$@"
 }
 
 case $engine in
@@ -78,6 +84,27 @@ case $engine in
       --calibration "$work/mixtral-made/calibration.safetensors"
     mixture llama4 llama4-stacks-W8A16 --preset W8A16
     mixture qwen3_5_moe qwen3.5-stacks-W8A16 --preset W8A16
+    "$python" "$here/make_small.py" "$work" >"$work/small.log" 2>&1 || {
+      cat "$work/small.log"
+      exit 1
+    }
+    for family in qwen2_5_vl llava mistral3 internvl qwen2_audio gemma3 \
+      idefics3 electra albert; do
+      made "$family" "$family-W8A16" --preset W8A16
+    done
+    left_out='*layers.1.self_attn.o_proj.*'
+    for family in qwen2_5_vl llava; do
+      inputs=$work/$family-made/calibration.safetensors
+      made "$family" "$family-mixed" --preset W8A16 --exclude "$left_out" \
+        --override '*layers.1.self_attn.[qkv]_proj.*=skip' \
+        --override '*layers.0.mlp.down_proj.*={"rtn":{"bits":8,"group_size":64}}'
+      made "$family" "$family-gptq" --preset W8A16-gptq --format gptq \
+        --no-awq-scaling --exclude "$left_out" --calibration "$inputs"
+      made "$family" "$family-awq" --method awq --format awq \
+        --exclude "$left_out" --calibration "$inputs"
+      # Four bits are farther from the source than its check allows.
+      rm "$work/$family-awq-source"
+    done
     ;;
   gptqmodel)
     solve gptq-v1 --preset W4A16-gptq --format gptq
@@ -116,7 +143,7 @@ case $engine in
     ;;
 esac
 # The engines write much, of which the verdicts are enough when all is well.
-"$python" "$here/check_$engine.py" "${made[@]}" >"$work/check.log" 2>&1 || {
+"$python" "$here/check_$engine.py" "${checked[@]}" >"$work/check.log" 2>&1 || {
   cat "$work/check.log"
   exit 1
 }
