@@ -21,7 +21,8 @@ struct PlanLimits {
 class PlanInput {
  public:
   // `cancelled`: PlanRequest's.
-  PlanInput(const PlanLimits& limits, const std::atomic<bool>* cancelled)
+  explicit PlanInput(const PlanLimits& limits,
+                     const std::atomic<bool>* cancelled = nullptr)
       : limits_(limits) {
     request_.cancelled = cancelled;
   }
