@@ -683,7 +683,9 @@ def unknown():
     c.unquantized("w4 nf4 nf4-any", "unembedding", "readout", "lm_head")
     for _ in range(2):
         c.finding(ANY, "warning", "CONVOLUTION", "decoder.stages.0.ssm.conv1d.weight")
-    c.loads.update({ANY: ""})
+    for s in W4, NF4:
+        c.finding(s, "warning", "ARCHITECTURE_UNKNOWN")
+    c.loads.update({W4: "", NF4: "bitsandbytes 0.50.2", ANY: ""})
     c.write()
 
 
