@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "quant/plan/any_tree.h"
 #include "quant/plan/draft.h"
 #include "quant/plan/skip_names.h"
 
@@ -53,6 +54,7 @@ class Linter {
   void CheckGptqScheme(const FormatRules& rules, const QuantSpec& spec,
                        std::string_view tensor);
   void CheckSkipNames();
+  void CheckBlocks();
   void CheckStacks();
   void CheckTensor(const FormatRules& rules, size_t i);
   void CheckModule(const FormatRules& rules, size_t i);
@@ -98,6 +100,7 @@ FindingList Linter::Run() {
   }
   CheckArchitecture();
   CheckSchemes(*rules);
+  CheckBlocks();
   if (rules->substring_skips) CheckSkipNames();
   if (rules->unpacks_experts) CheckStacks();
   CountFusedRows();
@@ -210,6 +213,29 @@ void Linter::CheckSkipNames() {
           absl::StrCat("not quantized, but its name is a part of ",
                        std::string(other), ", which is: ", title_,
                        " would skip both in ", FormatTitle(spec().format)));
+  }
+}
+
+// transformers has GPTQ files loaded by optimum, which knows the blocks of a
+// model by a few names. Models of text are asked for nothing here: their blocks
+// stand where it looks, with few exceptions.
+void Linter::CheckBlocks() {
+  const OutputFormat format = spec().format;
+  if (rules_.facts.engine != Engine::kTransformers || !HasOtherTrees(draft_) ||
+      (format != OutputFormat::kGptq && format != OutputFormat::kGptqV2)) {
+    return;
+  }
+  constexpr std::string_view kBlocks = "model.language_model.layers.";
+  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+    const std::string_view module = draft_.tensors[i].module;
+    if (!draft_.Quantizes(i) ||
+        LanguageModelName(module).starts_with(kBlocks)) {
+      continue;
+    }
+    Error("GPTQ_BLOCKS", draft_.entry(i).name,
+          absl::StrCat("optimum, by which ", title_,
+                       " loads GPTQ files, finds the blocks of a multimodal "
+                       "model as model.language_model.layers only"));
   }
 }
 

@@ -269,6 +269,27 @@ TEST_CASE("GPTQ files name the modules for each loader") {
   }
 }
 
+TEST_CASE("Blocks that optimum does not find are not claimed for GPTQ") {
+  Family family = Families().front();
+  for (const std::string language : {"model.text_model.", "model."}) {
+    const bool found = language == "model.";
+    family.checkpoint.language = language;
+    PlanRequest request =
+        RequestFor(family, "W4A16-gptq", Engine::kTransformers);
+    request.spec.format = OutputFormat::kGptq;
+    const Plan plan = PlanOf(request);
+    CHECK(plan.refused != found);
+    int errors = 0;
+    for (const Finding& finding : plan.findings) {
+      errors += finding.rule == "GPTQ_BLOCKS" ? 1 : 0;
+    }
+    CHECK(errors == (found ? 0 : 1));
+    // In its own format compressed-tensors looks at names alone.
+    request.spec = FindPreset("W4A16")->spec;
+    CHECK_FALSE(PlanOf(request).refused);
+  }
+}
+
 TEST_CASE("AWQ files skip towers in transformers, too") {
   const Family family = Families().front();
   PlanRequest request = RequestFor(family, "W4A16-awq", Engine::kTransformers);
