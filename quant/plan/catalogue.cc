@@ -84,6 +84,7 @@ Architecture ArchitectureFrom(const Json& json, const Json& catalogue) {
   out.head = json.value("head", out.head);
   if (json.contains("towers")) out.towers = json.at("towers").get<Strings>();
   out.transformers_bitsandbytes = json.value("transformers_bitsandbytes", "");
+  out.keeps_tree = json.value("keeps_tree", false);
   out.transformers_packed = json.value("transformers_packed", "");
   out.transformers_renames = json.value("transformers_renames", Pairs());
   for (const std::string set : json.at("sets")) {

@@ -84,6 +84,8 @@ struct Architecture {
   std::string transformers_bitsandbytes;  // why it replaces no linear
   // Why it loads no packed linears (other formats than bitsandbytes').
   std::string transformers_packed;
+  // With towers, too, transformers names modules as the checkpoint does.
+  bool keeps_tree = false;
   // Checkpoint names to module names, in order; a leading ^ anchors.
   std::vector<std::pair<std::string, std::string>> transformers_renames;
 };

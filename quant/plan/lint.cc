@@ -216,26 +216,50 @@ void Linter::CheckSkipNames() {
   }
 }
 
-// transformers has GPTQ files loaded by optimum, which knows the blocks of a
-// model by a few names. Models of text are asked for nothing here: their blocks
-// stand where it looks, with few exceptions.
+// Where optimum looks for a model's blocks, in its order.
+constexpr const char* kOptimumBlocks[] = {"transformer.h",
+                                          "model.decoder.layers",
+                                          "gpt_neox.layers",
+                                          "model.layers",
+                                          "model.language_model.layers",
+                                          "h",
+                                          "decoder.layers",
+                                          "layers"};
+
+// transformers has GPTQ files loaded by optimum, which takes the first of these
+// that some module's name begins with, and makes packed linears there alone.
 void Linter::CheckBlocks() {
   const OutputFormat format = spec().format;
-  if (rules_.facts.engine != Engine::kTransformers || !HasOtherTrees(draft_) ||
+  if (rules_.facts.engine != Engine::kTransformers ||
       (format != OutputFormat::kGptq && format != OutputFormat::kGptqV2)) {
     return;
   }
-  constexpr std::string_view kBlocks = "model.language_model.layers.";
-  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
-    const std::string_view module = draft_.tensors[i].module;
-    if (!draft_.Quantizes(i) ||
-        LanguageModelName(module).starts_with(kBlocks)) {
-      continue;
-    }
+  const bool other_trees =
+      HasOtherTrees(draft_) && !draft_.architecture->keeps_tree;
+  std::vector<std::string> names;
+  for (const DraftTensor& item : draft_.tensors) {
+    names.push_back(other_trees
+                        ? LanguageModelName(item.module)
+                        : TransformersName(*draft_.architecture, item.module));
+  }
+  std::string blocks;
+  for (const char* const known : kOptimumBlocks) {
+    const bool found = std::any_of(
+        names.begin(), names.end(),
+        [known](const auto& name) { return name.starts_with(known); });
+    if (!found) continue;
+    blocks = absl::StrCat(known, ".");
+    break;
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (!draft_.Quantizes(i)) continue;
+    if (!blocks.empty() && names[i].starts_with(blocks)) continue;
     Error("GPTQ_BLOCKS", draft_.entry(i).name,
           absl::StrCat("optimum, by which ", title_,
-                       " loads GPTQ files, finds the blocks of a multimodal "
-                       "model as model.language_model.layers only"));
+                       " loads GPTQ files, looks for the blocks of a model as ",
+                       absl::StrJoin(kOptimumBlocks, ", "),
+                       ", and takes the first: ",
+                       blocks.empty() ? "here there is none" : blocks));
   }
 }
 

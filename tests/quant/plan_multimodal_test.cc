@@ -189,6 +189,41 @@ TEST_CASE("siglip is loaded by transformers as NF4 alone") {
   }
 }
 
+TEST_CASE("GPTQ files are for transformers where optimum finds the blocks") {
+  const struct {
+    const char* config;
+    const char* prefix;
+    bool found;
+  } cases[] = {
+      {R"({"model_type": "llama"})", "model.", true},
+      {R"({"model_type": "llama"})", "", true},
+      {R"({"model_type": "bert"})", "bert.encoder.", false},
+      {R"({"model_type": "llama4", "text_config": {}})",
+       "language_model.model.", false},
+      {R"({"model_type": "llama4_text"})", "model.", true},
+      {R"({"model_type": "qwen2_5_vl", "text_config": {"model_type": "qwen2"}})",
+       "model.", true},
+  };
+  for (const auto& c : cases) {
+    INFO(c.config << " " << c.prefix);
+    PlanRequest request = RequestWith("W4A16-gptq", Engine::kTransformers);
+    request.spec.format = OutputFormat::kGptq;
+    request.config_json = c.config;
+    const std::string layers = std::string(c.prefix) + "layers.0.";
+    if (std::string(c.prefix) == "bert.encoder.") {
+      AddTensor(&request, "bert.encoder.layer.0.attention.self.query.weight",
+                {256, 256});
+    } else {
+      AddTensor(&request, layers + "self_attn.q_proj.weight", {256, 256});
+      AddTensor(&request, layers + "self_attn.k_proj.weight", {256, 256});
+      AddTensor(&request, layers + "self_attn.v_proj.weight", {256, 256});
+    }
+    const Plan plan = PlanOf(request);
+    CHECK(FindingsOf(plan, "GPTQ_BLOCKS").size() == (c.found ? 0 : 1));
+    CHECK(Names(plan, "transformers") == c.found);
+  }
+}
+
 TEST_CASE("What a version control or a download keeps is left out") {
   PlanRequest request = SmallLlama("W4A16", Engine::kNone);
   request.files = {{".git/config", 10},
