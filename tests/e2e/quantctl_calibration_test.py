@@ -140,12 +140,8 @@ class CalibrationTest(programs.QuantctlCase):
         for phase, seconds in summary["phases"].items():
             self.assertAlmostEqual(
                 seconds, sum(t["phases"][phase] for t in tensors), msg=phase)
-        for phase in ("prepare", "encode", "pack", "report"):
+        for phase in ("prepare", "encode", "pack", "verify", "report"):
             self.assertGreater(summary["phases"][phase], 0, phase)
-        # AWQ's own files are compared as they are packed.
-        self.assertEqual(
-            summary["phases"]["verify"] > 0,
-            report["plan"]["summary"]["resolved"]["format"] != "AWQ_GEMM")
         errors = [t["error"] for t in tensors]
         weights, decoded, dot = (sum(e[key] for e in errors) for key in
                                  ("weight_squared", "decoded_squared",
