@@ -361,7 +361,7 @@ TEST_CASE("quantization_config goes to the end of config.json",
         "  \"m\": {\n    \"x\": -Infinity\n  },\n  \"s\": \"NaN\\\"\",\n"
         "  \"k\\\\\": Infinity,\n  \"quantization_config\": {}\n}\n");
   CheckInvalid(WithQuantizationConfig("{\"a\":Inf}", "{}").status(),
-               "config.json: byte 6");
+               "config.json: byte 5");
   CheckInvalid(WithQuantizationConfig("[]", "{}").status(), "config.json: ");
   CheckInvalid(WithQuantizationConfig("{}", "7").status(),
                "quantization_config: ");
