@@ -40,12 +40,12 @@ qs_test(service_gpu_test
 qs_test(device_estimate_test
   SOURCES quant/device_estimate_test.cc
   LIBS qs_quant qs_emulated_gpu
-  LABELS unit TIMEOUT 900)
+  LABELS unit TIMEOUT 1500)
 # How much they copy, in how many operations.
 qs_test(device_work_test
   SOURCES quant/device_work_test.cc quant/gptq_layout_test.cc
   LIBS qs_quant qs_emulated_gpu
-  LABELS unit TIMEOUT 900)
+  LABELS unit TIMEOUT 1500)
 # The longest start first.
 set_tests_properties(service_gpu_test device_estimate_test device_work_test
   PROPERTIES COST 100)
