@@ -2,9 +2,7 @@
 // sees no other, and a machine without it proves what tests/gpu/ runs alone.
 #include <filesystem>
 #include <fstream>
-#include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 
 #include "kernels/cuda/emulation.h"
@@ -15,15 +13,17 @@ namespace {
 
 // "file.cu:Kernel" of every entry that the sources define.
 std::set<std::string> DefinedKernels() {
-  const std::regex entry(R"(\nQS_DEFINE_(?:LARGE_)?ENTRY\((\w+),)");
   std::set<std::string> kernels;
   for (const auto& file : std::filesystem::directory_iterator(QS_KERNELS)) {
-    std::stringstream text;
-    text << std::ifstream(file.path()).rdbuf();
-    const std::string source = text.str();
-    for (std::sregex_iterator it(source.begin(), source.end(), entry), end;
-         it != end; ++it) {
-      kernels.insert(file.path().filename().string() + ":" + (*it)[1].str());
+    std::ifstream source(file.path());
+    for (std::string line; std::getline(source, line);) {
+      for (const std::string define :
+           {"QS_DEFINE_ENTRY(", "QS_DEFINE_LARGE_ENTRY("}) {
+        if (!line.starts_with(define)) continue;
+        const std::string name =
+            line.substr(define.size(), line.find(',') - define.size());
+        kernels.insert(file.path().filename().string() + ":" + name);
+      }
     }
   }
   return kernels;
