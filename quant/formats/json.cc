@@ -9,7 +9,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "quant/formats/utf8.h"
 
 namespace qs {
@@ -154,7 +153,10 @@ constexpr std::string_view kBareWords[] = {"NaN", "Infinity", "-Infinity"};
 
 std::string_view BareWordAt(std::string_view text) {
   for (const std::string_view word : kBareWords) {
-    if (text.starts_with(word)) return word;
+    if (!text.starts_with(word)) continue;
+    // A word before a colon is a key, and no value.
+    const size_t next = text.find_first_not_of(" \t\r\n", word.size());
+    return next == text.npos || text[next] == ':' ? "" : word;
   }
   return "";
 }
@@ -197,13 +199,23 @@ absl::StatusOr<Json> ParseConfigJson(std::string_view text,
 }
 
 std::string DumpConfigJson(const Json& config) {
-  std::string text = config.dump(2, ' ', true, Json::error_handler_t::replace);
-  for (const std::string_view word : kBareWords) {
-    const std::string quoted = absl::StrCat("\"", std::string(kEscapedBareWord),
-                                            std::string(word), "\"");
-    text = absl::StrReplaceAll(text, {{quoted, std::string(word)}});
+  const std::string text =
+      config.dump(2, ' ', true, Json::error_handler_t::replace);
+  const std::string mark = absl::StrCat("\"", std::string(kEscapedBareWord));
+  std::string out;
+  size_t done = 0;
+  for (size_t at = text.find(mark); at != text.npos;
+       at = text.find(mark, at + 1)) {
+    for (const std::string_view word : kBareWords) {
+      const size_t end = at + mark.size() + word.size();
+      if (text.compare(at + mark.size(), word.size(), word) != 0) continue;
+      // The quote that ends a value; behind a key there is a colon.
+      if (text[end] != '"' || text[end + 1] == ':') continue;
+      absl::StrAppend(&out, text.substr(done, at - done), std::string(word));
+      done = end + 1;
+    }
   }
-  return text;
+  return out + text.substr(done);
 }
 
 std::string QuoteForError(std::string_view text) {

@@ -360,6 +360,10 @@ TEST_CASE("quantization_config goes to the end of config.json",
         "{\n  \"t\": [\n    0.0,\n    Infinity\n  ],\n  \"n\": NaN,\n"
         "  \"m\": {\n    \"x\": -Infinity\n  },\n  \"s\": \"NaN\\\"\",\n"
         "  \"k\\\\\": Infinity,\n  \"quantization_config\": {}\n}\n");
+  CheckInvalid(WithQuantizationConfig("{NaN :1}", "{}").status(),
+               "config.json: byte 1");
+  CHECK(merge("{}", R"({"\u0001NaN":1})").find("\"\\u0001NaN\": 1") !=
+        std::string::npos);
   CheckInvalid(WithQuantizationConfig("{\"a\":Inf}", "{}").status(),
                "config.json: byte 5");
   CheckInvalid(WithQuantizationConfig("[]", "{}").status(), "config.json: ");

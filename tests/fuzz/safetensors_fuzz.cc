@@ -219,7 +219,7 @@ void FuzzConfig(Bytes data) {
   if (nul == text.npos) return;
   const auto merged =
       WithQuantizationConfig(text.substr(0, nul), text.substr(nul + 1));
-  Require(!merged.ok() || ParseJsonObject(*merged, "w").ok());
+  Require(!merged.ok() || ParseConfigJson(*merged, "w").ok());
 }
 
 // A quant_state for a weight of 129 elements, plain or nested.
