@@ -14,12 +14,6 @@ namespace {
 constexpr std::string_view kAnyParent = "(.*\\.)?";
 constexpr std::string_view kSelfOrBelow = "(\\.|$)";
 
-bool IsNumber(std::string_view part) {
-  return !part.empty() && std::all_of(part.begin(), part.end(), [](char c) {
-    return c >= '0' && c <= '9';
-  });
-}
-
 // Whether some name of a set ends, at a dot, with a text.
 class Ends {
  public:

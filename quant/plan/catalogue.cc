@@ -120,12 +120,6 @@ bool Contains(const std::vector<std::string>& list, const std::string& text) {
          std::find(list.begin(), list.end(), text) != list.end();
 }
 
-bool IsNumber(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
-    return c >= '0' && c <= '9';
-  });
-}
-
 std::string_view LastComponent(std::string_view path) {
   const size_t dot = path.rfind('.');
   return dot == path.npos ? path : path.substr(dot + 1);
@@ -195,6 +189,12 @@ StackMatch MatchStack(const Architecture& architecture, std::string_view name) {
   const auto [rule, block, local] =
       LongestEnd(architecture.stacks, name, architecture.by_shape);
   return {rule, block, local};
+}
+
+bool IsNumber(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return c >= '0' && c <= '9';
+  });
 }
 
 std::string WithoutNumbers(std::string_view path) {

@@ -125,6 +125,10 @@ struct StackMatch {
 };
 StackMatch MatchStack(const Architecture& architecture, std::string_view name);
 
+// Of a module's path a component that counts blocks, experts, ...: digits
+// alone.
+bool IsNumber(std::string_view part);
+
 // "mlp.experts.#.w1" of "mlp.experts.3.w1".
 std::string WithoutNumbers(std::string_view path);
 

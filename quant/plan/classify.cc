@@ -34,12 +34,7 @@ bool InNumberedBlock(std::string_view module) {
   for (size_t at = 0; at < module.size();) {
     const size_t dot = module.find('.', at);
     if (dot == module.npos) return false;
-    const std::string_view part = module.substr(at, dot - at);
-    if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) {
-          return c >= '0' && c <= '9';
-        })) {
-      return true;
-    }
+    if (IsNumber(module.substr(at, dot - at))) return true;
     at = dot + 1;
   }
   return false;
