@@ -28,9 +28,9 @@ int64_t SiteAccumulator::LargeRuns(int64_t inputs, DType dtype) {
   return std::max<int64_t>(1, bytes / RunBytes(inputs, dtype));
 }
 
-int64_t SiteAccumulator::MemoryBytes(int64_t inputs, DType dtype,
-                                     int64_t runs) {
-  return SumBytes(inputs) + runs * RunBytes(inputs, dtype);
+int64_t SiteAccumulator::MemoryBytes(int64_t inputs, DType dtype, int64_t runs,
+                                     bool on_gpu) {
+  return (on_gpu ? 2 : 1) * SumBytes(inputs) + runs * RunBytes(inputs, dtype);
 }
 
 absl::StatusOr<std::unique_ptr<SiteAccumulator>> SiteAccumulator::Create(

@@ -32,8 +32,11 @@ class SiteAccumulator {
       std::string site, int64_t inputs, DType dtype, int64_t runs = 1);
   // How many runs should wait where all workers are GPUs'.
   static int64_t LargeRuns(int64_t inputs, DType dtype);
-  // Bytes held beside the SiteMoments that come out.
-  static int64_t MemoryBytes(int64_t inputs, DType dtype, int64_t runs = 1);
+  // Bytes held beside the SiteMoments that come out. `on_gpu`: a GPU may sum,
+  // and then has the sums once more on the host while it does, so that a device
+  // that is lost in the middle of it loses nothing.
+  static int64_t MemoryBytes(int64_t inputs, DType dtype, int64_t runs = 1,
+                             bool on_gpu = false);
 
   // Rows [tokens, inputs], after those that came before. Errors:
   // INVALID_ARGUMENT 'site "NAME": NaN|Inf at token T, input I', the first of

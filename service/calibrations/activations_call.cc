@@ -243,7 +243,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
 
   int64_t BytesOf(int64_t runs) const {
     return CalibrationShard::MemoryBytes(batch_->site->inputs, batch_->dtype,
-                                         runs);
+                                         runs, workers_.any_gpu);
   }
   std::optional<Reservation> Reserve(int64_t runs) {
     return context().budget.TryReserve(BytesOf(runs));
@@ -365,8 +365,9 @@ class ActivationsCall final : public SerialCall<Request, Response> {
   std::map<std::string, Room> rooms_;  // of the open sites
   int64_t open_bytes_ = 0;             // in them
   int64_t added_bytes_ = 0;            // of batches, since the first was opened
+  const WorkerKinds workers_ = context().workers.kinds();
   // Whether calls should be of several runs.
-  bool large_ = context().workers.prefer_large();
+  bool large_ = workers_.prefer_large;
   std::optional<Batch> batch_;
   absl::Time checkpointed_ = absl::Now();
   std::shared_ptr<WorkerPool::Lane> lane_;

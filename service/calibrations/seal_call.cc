@@ -206,7 +206,8 @@ class SealCall final : public LiveCall,
     QS_RETURN_IF_ERROR(Stopped());
     auto sealing = CalibrationSealing::Open(context_.store, key_, sites_[at]);
     if (!sealing.ok()) return CalibrationError(sealing.status());
-    const int64_t bytes = (*sealing)->MemoryBytes();
+    const int64_t bytes =
+        (*sealing)->MemoryBytes(context_.workers.kinds().any_gpu);
     if (running_ > 0 && running_bytes_ + bytes > kBytesAtOnce) return false;
     std::optional<Reservation> room = context_.budget.TryReserve(bytes);
     if (!room && running_ > 0) return false;

@@ -251,7 +251,7 @@ absl::StatusOr<CheckpointRunSpec> ResolveSpec(const JobsContext& context,
   out.overrides.assign(spec.overrides().begin(), spec.overrides().end());
   out.max_plan_tensors = context.max_plan_tensors;
   out.workers = context.pool.threads();
-  out.large_tiles = context.pool.prefer_large();
+  out.large_tiles = context.pool.kinds().prefer_large;
   return out;
 }
 

@@ -96,7 +96,7 @@ class PlanCall final : public BytesReactor {
     absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
     if (plan.ok()) {
       CheckLimits(input_.request(), context_.limits(),
-                  context_.pool().prefer_large(), &*plan);
+                  context_.pool().kinds().prefer_large, &*plan);
     }
     if (plan.ok()) responses_ = PlanToProto(*plan, input_.request());
     {

@@ -31,16 +31,17 @@ absl::StatusOr<std::unique_ptr<CalibrationSealing>> CalibrationSealing::Open(
       store, calibration, std::move(site), std::move(parts)));
 }
 
-int64_t CalibrationSealing::MemoryBytes() const {
+int64_t CalibrationSealing::MemoryBytes(bool on_gpu) const {
   if (parts_.empty()) return 0;
   const int64_t n = site_.inputs;
   const int64_t moments = 4 * n * (n + 1);
   int64_t part = 0;
   for (const CalibrationPart& one : parts_) {
     const absl::StatusOr<DType> dtype = DTypeOf(one);
-    const int64_t sums = one.kind == Kind::kActivations && dtype.ok()
-                             ? SiteAccumulator::MemoryBytes(n, *dtype)
-                             : 0;
+    const int64_t sums =
+        one.kind == Kind::kActivations && dtype.ok()
+            ? SiteAccumulator::MemoryBytes(n, *dtype, 1, on_gpu)
+            : 0;
     part = std::max(part, sums + moments);
   }
   return moments + part;

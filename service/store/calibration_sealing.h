@@ -28,8 +28,8 @@ class CalibrationSealing {
   static absl::StatusOr<std::unique_ptr<CalibrationSealing>> Open(
       CalibrationStore& store, int64_t calibration, CalibrationSiteRecord site);
 
-  // Held at most: the sum, and a part.
-  int64_t MemoryBytes() const;
+  // Held at most: the sum, and a part. `on_gpu`: as SiteAccumulator.
+  int64_t MemoryBytes(bool on_gpu) const;
   const std::string& site() const { return site_.name; }
   int64_t inputs() const { return site_.inputs; }
 

@@ -45,8 +45,9 @@ class CalibrationShard {
   // Null: the calibration has no such site. Anywhere.
   const CalibrationSiteRecord* FindSite(const std::string& name) const;
   bool IsOpen(const std::string& site) const { return sums_.contains(site); }
-  static int64_t MemoryBytes(int64_t inputs, DType dtype, int64_t runs) {
-    return SiteAccumulator::MemoryBytes(inputs, dtype, runs);
+  static int64_t MemoryBytes(int64_t inputs, DType dtype, int64_t runs,
+                             bool on_gpu) {
+    return SiteAccumulator::MemoryBytes(inputs, dtype, runs, on_gpu);
   }
 
   // Brings the sums of a site into memory; `runs`: that wait for one call. On

@@ -100,7 +100,7 @@ absl::Status StreamInput::OnSite(const SiteBegin& begin) {
   }
   QS_ASSIGN_OR_RETURN(std::shared_ptr<GroupJob> group,
                       FindGroup(begin.group(), "site"));
-  auto site = group->BeginSite(begin, budget_, prefer_large_);
+  auto site = group->BeginSite(begin, budget_, workers_);
   if (!site.ok()) {
     return ErrorReason(site.status()).empty() ? NoMemoryError(site.status())
                                               : site.status();

@@ -159,7 +159,8 @@ void GroupJob::SiteComplete(const SiteJob& site) {
 }
 
 absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
-    const v1::SiteBegin& begin, ByteBudget& budget, bool large) {
+    const v1::SiteBegin& begin, ByteBudget& budget,
+    const WorkerKinds& workers) {
   const std::vector<GroupSite>& declared = group_->info().sites;
   const size_t index = FindSite(begin.name());
   if (index == declared.size()) {
@@ -179,7 +180,7 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
     }
     pool = group_->site(pool_index);
   }
-  auto job = OpenSite(begin, index, std::move(pool), budget, large);
+  auto job = OpenSite(begin, index, std::move(pool), budget, workers);
   if (job.status().code() == absl::StatusCode::kInvalidArgument) {
     const std::string text(job.status().message());
     const size_t colon = text.find(": ");
@@ -192,17 +193,17 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::BeginSite(
 
 absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::OpenSite(
     const v1::SiteBegin& begin, size_t index, std::shared_ptr<Site> pool,
-    ByteBudget& budget, bool large) {
+    ByteBudget& budget, const WorkerKinds& workers) {
   const int64_t inputs = group_->info().sites[index].inputs;
-  int64_t runs = large ? SiteJob::LargeRuns(begin, inputs) : 1;
-  int64_t bytes = SiteJob::RoomFor(begin, inputs, runs);
+  int64_t runs = workers.prefer_large ? SiteJob::LargeRuns(begin, inputs) : 1;
+  int64_t bytes = SiteJob::RoomFor(begin, inputs, runs, workers.any_gpu);
   std::optional<Reservation> room;
   if (bytes <= budget.capacity() / 2 - budget.reserved()) {
     room = budget.TryReserve(bytes);
   }
   if (!room) {
     runs = 1;
-    bytes = SiteJob::RoomFor(begin, inputs, runs);
+    bytes = SiteJob::RoomFor(begin, inputs, runs, workers.any_gpu);
     room = budget.TryReserve(bytes);
   }
   if (!room) {

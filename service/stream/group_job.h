@@ -24,6 +24,7 @@
 #include "service/stream/byte_budget.h"
 #include "service/stream/site_job.h"
 #include "service/stream/tensor_job.h"
+#include "service/stream/worker_pool.h"
 
 namespace qs {
 
@@ -48,7 +49,8 @@ class GroupJob {
   // leaves half of the budget to others. Errors: NOT_IN_GROUP; BAD_FIELD;
   // MEMORY_BUDGET.
   absl::StatusOr<std::shared_ptr<SiteJob>> BeginSite(
-      const quant::v1::SiteBegin& begin, ByteBudget& budget, bool large);
+      const quant::v1::SiteBegin& begin, ByteBudget& budget,
+      const WorkerKinds& workers);
   // A site has all its data. The group keeps nothing of its job: the moments
   // are the solver's alone.
   void SiteComplete(const SiteJob& site);
@@ -79,7 +81,8 @@ class GroupJob {
   size_t FindSite(const std::string& name) const;
   absl::StatusOr<std::shared_ptr<SiteJob>> OpenSite(
       const quant::v1::SiteBegin& begin, size_t index,
-      std::shared_ptr<Site> pool, ByteBudget& budget, bool large);
+      std::shared_ptr<Site> pool, ByteBudget& budget,
+      const WorkerKinds& workers);
   absl::Status CheckTensor(const quant::v1::TensorBegin& begin,
                            size_t index) const;
 

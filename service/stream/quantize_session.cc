@@ -47,8 +47,8 @@ QuantizeSession::QuantizeSession(QuantizeContext& context,
       tiles_(context.pool().NewLane()),
       emits_(context.pool().NewLane()),
       max_tiles_queued_(MaxTilesQueued(context.pool().threads())),
-      input_(*this, context.limits(), context.budget(),
-             context.pool().prefer_large(), cancelled_) {}
+      input_(*this, context.limits(), context.budget(), context.pool().kinds(),
+             cancelled_) {}
 
 QuantizeSession::~QuantizeSession() {
   if (admitted_) context_.Remove(this);

@@ -49,10 +49,11 @@ int64_t SiteJob::LargeRuns(const SiteBegin& begin, int64_t inputs) {
   return dtype ? SiteAccumulator::LargeRuns(inputs, *dtype) : 1;
 }
 
-int64_t SiteJob::RoomFor(const SiteBegin& begin, int64_t inputs, int64_t runs) {
+int64_t SiteJob::RoomFor(const SiteBegin& begin, int64_t inputs, int64_t runs,
+                         bool any_gpu) {
   const std::optional<DType> dtype = DTypeFromProto(begin.dtype());
   if (begin.form() != SiteBegin::ACTIVATIONS || !dtype) return 0;
-  return SiteAccumulator::MemoryBytes(inputs, *dtype, runs) +
+  return SiteAccumulator::MemoryBytes(inputs, *dtype, runs, any_gpu) +
          kMaxBatches * kBatchBytes;
 }
 

@@ -43,8 +43,9 @@ class SiteJob {
   // What `runs` should be where all workers are GPUs'.
   static int64_t LargeRuns(const quant::v1::SiteBegin& begin, int64_t inputs);
   // Bytes beside those that the group counts: of summing activations.
+  // `any_gpu`: of the workers (WorkerKinds).
   static int64_t RoomFor(const quant::v1::SiteBegin& begin, int64_t inputs,
-                         int64_t runs);
+                         int64_t runs, bool any_gpu);
 
   int64_t handle() const { return handle_; }
   const std::string& name() const { return site_->name(); }

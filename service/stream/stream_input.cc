@@ -222,7 +222,7 @@ QuantizeOptions StreamInput::JobOptions(const QuantSpec& spec) const {
   QuantizeOptions options;
   options.error_report = error_report_;
   options.tiled_input = true;
-  options.large_tiles = TensorJob::LargeTiles(spec, prefer_large_);
+  options.large_tiles = TensorJob::LargeTiles(spec, workers_.prefer_large);
   options.streamed_output = !dequantized_;
   options.cancelled = &cancelled_;
   return options;

@@ -26,6 +26,7 @@
 #include "service/stream/site_job.h"
 #include "service/stream/tensor_job.h"
 #include "service/stream/wire.h"
+#include "service/stream/worker_pool.h"
 
 namespace qs {
 
@@ -71,14 +72,14 @@ class StreamInput {
     virtual ByteBudget::Granted WhenRoom() = 0;
   };
 
-  // `prefer_large`: WorkerPool's. `cancelled` stops the jobs; all must outlive
-  // the StreamInput, and `cancelled` the jobs.
+  // `workers`: the pool's. `cancelled` stops the jobs; all must outlive the
+  // StreamInput, and `cancelled` the jobs.
   StreamInput(Host& host, const quant::v1::Limits& limits, ByteBudget& budget,
-              bool prefer_large, const std::atomic<bool>& cancelled)
+              const WorkerKinds& workers, const std::atomic<bool>& cancelled)
       : host_(host),
         limits_(limits),
         budget_(budget),
-        prefer_large_(prefer_large),
+        workers_(workers),
         cancelled_(cancelled) {}
 
   // All return the error that ends the stream. After one, or while parked(),
@@ -147,7 +148,7 @@ class StreamInput {
   Host& host_;
   const quant::v1::Limits& limits_;
   ByteBudget& budget_;
-  const bool prefer_large_;
+  const WorkerKinds workers_;
   const std::atomic<bool>& cancelled_;
   // By rule, see SpecsByRule; empty: no config yet.
   std::vector<QuantSpec> specs_;

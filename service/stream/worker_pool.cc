@@ -136,9 +136,13 @@ bool WorkerPool::GoesOn(size_t worker) {
   return left == 0;
 }
 
-bool WorkerPool::prefer_large() const {
-  return std::all_of(backends_.begin(), backends_.end(),
-                     [](const auto& b) { return b->prefers_large(); });
+WorkerKinds WorkerPool::kinds() const {
+  WorkerKinds kinds{.prefer_large = true, .any_gpu = false};
+  for (const std::unique_ptr<Backend>& backend : backends_) {
+    kinds.prefer_large &= backend->prefers_large();
+    kinds.any_gpu |= backend->memory().cap > 0;
+  }
+  return kinds;
 }
 
 std::vector<const Backend*> WorkerPool::backends() const {

@@ -34,6 +34,12 @@
 
 namespace qs {
 
+// What those of a pool are, whether lost or not.
+struct WorkerKinds {
+  bool prefer_large = false;  // all want much at once (Backend::prefers_large)
+  bool any_gpu = false;       // some compute in a device's memory
+};
+
 class WorkerPool {
  public:
   using Task = std::function<void(Backend&)>;
@@ -88,8 +94,7 @@ class WorkerPool {
   std::vector<DeviceClaims> device_claims() const;
   // Tasks that may run at once.
   int threads() const { return static_cast<int>(threads_.size()); }
-  // Whether all workers want much at once (Backend::prefers_large).
-  bool prefer_large() const;
+  WorkerKinds kinds() const;
   // For their names, health and memory. They live as long as the pool.
   std::vector<const Backend*> backends() const;
 

@@ -229,6 +229,8 @@ TEST_CASE("the widest sums are counted in 64 bits") {
   // 8 n (n + 1), and a run of 2048 tokens.
   CHECK(SiteAccumulator::MemoryBytes(53248, DType::kBF16) ==
         int64_t{22'683'222'016} + int64_t{218'103'808});
+  CHECK(SiteAccumulator::MemoryBytes(53248, DType::kBF16, 1, true) ==
+        int64_t{2} * 22'683'222'016 + 218'103'808);
   CHECK(SiteAccumulator::MemoryBytes(65536, DType::kF32) ==
         int64_t{34'360'262'656} + int64_t{536'870'912});
   // The triangle and the sums of magnitudes, and what is left of a run.

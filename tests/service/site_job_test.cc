@@ -20,6 +20,8 @@ namespace {
 constexpr int64_t kInputs = 512;  // two runs of BF16 a call
 constexpr int64_t kTokens = 5 * kGramRunTokens + 57;
 
+constexpr WorkerKinds kLarge = {.prefer_large = true};
+
 const TestSite& ASite() {
   static const TestSite& site = *new TestSite("in", kInputs, 1, 5);
   return site;
@@ -91,30 +93,52 @@ TEST_CASE("a site takes room for several runs where half is left to others",
           "[group]") {
   const v1::SiteBegin begin = Begin().site();
   REQUIRE(SiteJob::LargeRuns(begin, kInputs) == 2);
-  const int64_t one = SiteJob::RoomFor(begin, kInputs, 1);
-  const int64_t two = SiteJob::RoomFor(begin, kInputs, 2);
+  const int64_t one = SiteJob::RoomFor(begin, kInputs, 1, false);
+  const int64_t two = SiteJob::RoomFor(begin, kInputs, 2, false);
   CHECK(two - one == kGramRunTokens * kInputs * 2);
   for (const bool large : {false, true}) {
     for (const int64_t capacity : {one, 2 * two - 2, 2 * two}) {
       INFO("large " << large << ", of " << capacity);
       ByteBudget budget(capacity);
       const auto group = NewGroup(budget);
-      const auto site = group->BeginSite(begin, budget, large);
+      const auto site =
+          group->BeginSite(begin, budget, {.prefer_large = large});
       REQUIRE(site.ok());
       CHECK(budget.reserved() == (large && capacity == 2 * two ? two : one));
     }
   }
   ByteBudget budget(one - 1);
   const auto group = NewGroup(budget);
-  CHECK(ErrorReason(group->BeginSite(begin, budget, true).status()) ==
+  CHECK(ErrorReason(group->BeginSite(begin, budget, kLarge).status()) ==
         "MEMORY_BUDGET");
+}
+
+TEST_CASE("a site that a GPU may sum takes room for its sums twice",
+          "[group]") {
+  const v1::SiteBegin begin = Begin().site();
+  const int64_t sums = 8 * kInputs * (kInputs + 1);
+  for (const int64_t runs : {1, 2}) {
+    CHECK(SiteJob::RoomFor(begin, kInputs, runs, true) ==
+          SiteJob::RoomFor(begin, kInputs, runs, false) + sums);
+  }
+  const int64_t one = SiteJob::RoomFor(begin, kInputs, 1, true);
+  ByteBudget budget(one);
+  const auto site =
+      NewGroup(budget)->BeginSite(begin, budget, {.any_gpu = true});
+  REQUIRE(site.ok());
+  CHECK(budget.reserved() == one);
+  ByteBudget less(one - 1);
+  CHECK(
+      ErrorReason(
+          NewGroup(less)->BeginSite(begin, less, {.any_gpu = true}).status()) ==
+      "MEMORY_BUDGET");
 }
 
 TEST_CASE("what a site takes of a GPU is that of its runs", "[group]") {
   const v1::SiteBegin begin = Begin().site();
   ByteBudget budget(int64_t{1} << 40);
-  const auto small = *NewGroup(budget)->BeginSite(begin, budget, false);
-  const auto large = *NewGroup(budget)->BeginSite(begin, budget, true);
+  const auto small = *NewGroup(budget)->BeginSite(begin, budget, {});
+  const auto large = *NewGroup(budget)->BeginSite(begin, budget, kLarge);
   CHECK(small->device_bytes().total() ==
         DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 1)));
   CHECK(large->device_bytes().total() ==

@@ -253,8 +253,7 @@ TEST_CASE("a group keeps nothing of a site that is complete", "[group]") {
   begin.set_name(source.name());
   begin.set_form(Form::SECOND_MOMENT);
   begin.set_token_count(source.tokens());
-  const std::shared_ptr<SiteJob> site =
-      *group->BeginSite(begin, budget, /*large=*/false);
+  const std::shared_ptr<SiteJob> site = *group->BeginSite(begin, budget, {});
   CHECK(group->Missing() == "site \"block/in\"");
   const std::string packed = AsBytes(source.Packed());
   const ByteSpan piece(reinterpret_cast<const uint8_t*>(packed.data()),
@@ -265,9 +264,8 @@ TEST_CASE("a group keeps nothing of a site that is complete", "[group]") {
   // The job holds the site, and so the moments, which Solve is to free.
   CHECK(site.use_count() == 1);
   CHECK(group->Missing() == "tensor \"q.weight\"");
-  CHECK(
-      ErrorReason(group->BeginSite(begin, budget, /*large=*/false).status()) ==
-      "NOT_IN_GROUP");
+  CHECK(ErrorReason(group->BeginSite(begin, budget, {}).status()) ==
+        "NOT_IN_GROUP");
 }
 
 TEST_CASE("what a group does not declare is refused", "[group]") {

@@ -139,6 +139,17 @@ TEST_CASE("every worker has a backend of its own and all work",
   REQUIRE(backends[0] != backends[2]);
 }
 
+TEST_CASE("a pool has a GPU where one of its workers is one", "[worker_pool]") {
+  for (const int64_t device_bytes : {0, 1 << 20}) {
+    std::vector<std::unique_ptr<Backend>> backends = NewCpuBackends(1, 1);
+    backends.push_back(
+        std::make_unique<Losable>("second", 1, /*device_bytes=*/device_bytes));
+    const WorkerKinds kinds = WorkerPool(std::move(backends)).kinds();
+    CHECK_FALSE(kinds.prefer_large);
+    CHECK(kinds.any_gpu == (device_bytes > 0));
+  }
+}
+
 TEST_CASE("the end waits for running tasks and drops queued ones",
           "[worker_pool]") {
   const auto held = std::make_shared<int>(1);

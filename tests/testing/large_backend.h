@@ -34,13 +34,16 @@ class GramCalls {
 
 class LargeBackend final : public Backend {
  public:
-  // `calls` must outlive it.
-  explicit LargeBackend(GramCalls& calls)
-      : host_(NewCpuBackend(1)), gram_(*host_, calls) {}
+  // `calls` must outlive it. `device_bytes`: that it says it has of its own.
+  explicit LargeBackend(GramCalls& calls, int64_t device_bytes = 0)
+      : device_bytes_(device_bytes),
+        host_(NewCpuBackend(1)),
+        gram_(*host_, calls) {}
 
   std::string name() const override { return "large"; }
   std::string description() const override { return "a CPU, counted"; }
   bool prefers_large() const override { return true; }
+  DeviceMemoryUse memory() const override { return {.cap = device_bytes_}; }
   qs::Stream& stream() override { return host_->stream(); }
   Nf4Ops& nf4() override { return host_->nf4(); }
   AffineOps& affine() override { return host_->affine(); }
@@ -68,6 +71,7 @@ class LargeBackend final : public Backend {
     GramCalls& calls_;
   };
 
+  const int64_t device_bytes_;
   const std::unique_ptr<Backend> host_;
   Gram gram_;
 };

@@ -17,6 +17,8 @@ namespace {
 // Sites "a", three runs a call, and "b", two; tokens of a batch: no divisor of
 // a run.
 constexpr int64_t kBatch = 1300;
+constexpr int64_t kDeviceBytes = int64_t{1} << 40;
+
 int64_t Inputs(const std::string& site) { return site == "a" ? 768 : 512; }
 std::string Site(int64_t seq) { return seq % 4 == 0 ? "b" : "a"; }
 
@@ -66,20 +68,23 @@ std::string Expected(const std::string& site, int64_t batches) {
   return BytesOf(values);
 }
 
-std::vector<std::unique_ptr<Backend>> Workers(GramCalls* calls) {
+std::vector<std::unique_ptr<Backend>> Workers(GramCalls* calls,
+                                              int64_t device_bytes) {
   if (calls == nullptr) return NewCpuBackends(2, 1);
   std::vector<std::unique_ptr<Backend>> workers;
   for (int i = 0; i < 2; ++i) {
-    workers.push_back(std::make_unique<LargeBackend>(*calls));
+    workers.push_back(std::make_unique<LargeBackend>(*calls, device_bytes));
   }
   return workers;
 }
 
 struct Server : CalibrationFixture {
-  // `calls`: of workers that want much; null: of CPUs.
+  // `calls`: of workers that want much, with `device_bytes` of their own; null:
+  // of CPUs.
   explicit Server(const TemporaryFolder& folder, GramCalls* calls,
-                  int64_t budget = int64_t{1} << 30)
-      : CalibrationFixture(folder / "d", budget, {}, Workers(calls)) {}
+                  int64_t budget = int64_t{1} << 30, int64_t device_bytes = 0)
+      : CalibrationFixture(folder / "d", budget, {},
+                           Workers(calls, device_bytes)) {}
 };
 
 void Declare(CalibrationFixture& server) {
@@ -259,6 +264,43 @@ TEST_CASE("calls of one run where the budget has no more", "[calibrations]") {
     CHECK(Largest(calls) == kGramRunTokens);
   }
   Server server(folder, &calls);
+  CheckSealed(server, 12);
+}
+
+TEST_CASE("sums that a GPU makes are counted twice", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  const auto refused = [&](int64_t need) {
+    return absl::StrCat("memory: got a need of ", need, " bytes, allowed ",
+                        need - 1);
+  };
+  const int64_t n = Inputs("a");
+  const int64_t sums =
+      SiteAccumulator::MemoryBytes(n, DType::kBF16) + 8 * n * (n + 1);
+  {
+    Server server(folder, &calls, sums - 1, kDeviceBytes);
+    Declare(server);
+    ActivationsStream call(server);
+    Send(call, 1);
+    const absl::Status status = call.Finish();
+    CheckReason(status, absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET");
+    CHECK(status.message() == refused(sums));
+  }
+  {
+    Server server(folder, &calls, sums, kDeviceBytes);
+    SendAll(server, 12);
+    CHECK(Largest(calls) == kGramRunTokens);
+  }
+  // And two triangles of moments beside them, as F32.
+  const int64_t sealed = sums + 2 * 4 * n * (n + 1);
+  {
+    Server server(folder, &calls, sealed - 1, kDeviceBytes);
+    v1::Calibration unsealed;
+    const absl::Status status = Seal(server, kName, {}, &unsealed);
+    CheckReason(status, absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET");
+    CHECK(status.message() == refused(sealed));
+  }
+  Server server(folder, &calls, sealed, kDeviceBytes);
   CheckSealed(server, 12);
 }
 
