@@ -11,6 +11,7 @@
 #include "quant/plan/findings.h"
 #include "quant/solve_group.h"
 #include "quant/tensor_quantizer.h"
+#include "service/stream/group_job.h"
 #include "service/stream/input_errors.h"
 #include "service/stream/tensor_job.h"
 
@@ -80,23 +81,22 @@ class LimitCheck {
     options.tiled_input = true;
     options.streamed_output = true;
     const QuantSpec& spec = SpecOf(entry);
-    options.large_tiles = TensorJob::LargeTiles(spec, prefer_large_);
-    constexpr int64_t kTiles = TensorJob::kMaxTilesHeld;
-    absl::StatusOr<int64_t> bytes = absl::NotFoundError("site");
-    const auto site = sites_.find(entry.site);
+    options.large_tiles = prefer_large_;
     if (!NeedsCalibration(spec)) {
-      bytes = EstimateMemoryBytes(spec, InfoOf(entry), options, kTiles);
-    } else if (site != sites_.end()) {
-      GroupInfo group;
-      group.name = entry.name;
-      group.sites.push_back(
-          {site->second->name, site->second->inputs, Fold(), ""});
-      group.tensors.push_back({InfoOf(entry), 0, GroupRole::kQuantize});
-      QS_RETURN_IF_ERROR(ValidateGroup(spec, group));
-      bytes = EstimateGroupBytes(spec, group, options, kTiles);
+      QS_ASSIGN_OR_RETURN(const int64_t bytes,
+                          EstimateMemoryBytes(spec, InfoOf(entry), options,
+                                              TensorJob::kMaxTilesHeld));
+      return bytes + TensorJob::kOverhead;
     }
-    if (bytes.ok()) *bytes += TensorJob::kOverhead;
-    return bytes;
+    const auto site = sites_.find(entry.site);
+    if (site == sites_.end()) return absl::NotFoundError("site");
+    GroupInfo group;
+    group.name = entry.name;
+    group.sites.push_back(
+        {site->second->name, site->second->inputs, Fold(), ""});
+    group.tensors.push_back({InfoOf(entry), 0, GroupRole::kQuantize});
+    QS_RETURN_IF_ERROR(ValidateGroup(spec, group));
+    return GroupRoom(spec, group, limits_.memory_budget_bytes(), &options);
   }
 
   const PlanRequest& request_;

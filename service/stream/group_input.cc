@@ -35,13 +35,13 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
   for (const GroupTensor& tensor : info.tensors) {
     QS_RETURN_IF_ERROR(CheckSize(tensor.info));
   }
-  const absl::StatusOr<int64_t> estimate = EstimateGroupBytes(
-      *spec, info, JobOptions(*spec), TensorJob::kMaxTilesHeld);
-  if (!estimate.ok()) {
-    return BadFieldError("group", std::string(estimate.status().message()));
+  QuantizeOptions options = JobOptions();
+  const absl::StatusOr<int64_t> group_room =
+      GroupRoom(*spec, info, budget_.capacity(), &options);
+  if (!group_room.ok()) {
+    return BadFieldError("group", std::string(group_room.status().message()));
   }
-  int64_t room = *estimate + TensorJob::kOverhead *
-                                 static_cast<int64_t>(info.tensors.size());
+  int64_t room = *group_room;
   for (const GroupTensor& tensor : info.tensors) {
     room += DequantizedBytes(tensor.info);
   }
@@ -49,18 +49,21 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
     return TooLargeError(absl::StrCat("group \"", info.name, "\": memory"),
                          "a need of ", room, budget_.capacity());
   }
-  return Reserve(room, begin.handle(), {std::move(info), begin.rule()});
+  return Reserve(room, begin.handle(),
+                 {std::move(info), begin.rule(), options.large_tiles});
 }
 
-absl::Status StreamInput::OpenGroup(int64_t handle, GroupInfo info, int rule,
+absl::Status StreamInput::OpenGroup(int64_t handle, Wanted wanted,
                                     Reservation reservation) {
-  const QuantSpec& spec = specs_[static_cast<size_t>(rule)];
-  QuantizeOptions options = JobOptions(spec);
+  const QuantSpec& spec = SpecOf(wanted);
+  QuantizeOptions options = JobOptions();
+  options.large_tiles = wanted.large_tiles;
   if (send_progress_) options.on_shared = host_.GroupProgress(handle);
-  auto group = GroupJob::Create(handle, spec, std::move(info), options,
-                                std::move(reservation));
+  auto group = GroupJob::Create(handle, spec,
+                                std::get<GroupInfo>(std::move(wanted.what)),
+                                options, std::move(reservation));
   if (!group.ok()) return OpenError(group.status());
-  (*group)->set_rule(rule);
+  (*group)->set_rule(wanted.rule);
   groups_[handle] = *std::move(group);
   return absl::OkStatus();
 }

@@ -110,6 +110,23 @@ absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
   return info;
 }
 
+absl::StatusOr<int64_t> GroupRoom(const QuantSpec& spec, const GroupInfo& info,
+                                  int64_t capacity, QuantizeOptions* options) {
+  const auto tensors = static_cast<int64_t>(info.tensors.size());
+  const auto room = [&]() -> absl::StatusOr<int64_t> {
+    QS_ASSIGN_OR_RETURN(
+        const int64_t bytes,
+        EstimateGroupBytes(spec, info, *options, TensorJob::kMaxTilesHeld));
+    return bytes + TensorJob::kOverhead * tensors;
+  };
+  if (options->large_tiles) {
+    const absl::StatusOr<int64_t> large = room();
+    if (!large.ok() || *large <= capacity / 2) return large;
+    options->large_tiles = false;
+  }
+  return room();
+}
+
 absl::StatusOr<std::shared_ptr<GroupJob>> GroupJob::Create(
     int64_t handle, const QuantSpec& spec, GroupInfo info,
     const QuantizeOptions& options, Reservation reservation) {

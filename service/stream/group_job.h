@@ -32,6 +32,13 @@ namespace qs {
 absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
                                          const quant::v1::GroupBegin& begin);
 
+// Bytes that a group takes beside its sites (SiteJob::RoomFor). Large tiles of
+// methods that solve are whole tensors: where `options` has them and they need
+// more than half of `capacity`, it gets those that suit a CPU. Errors:
+// INVALID_ARGUMENT, as EstimateGroupBytes.
+absl::StatusOr<int64_t> GroupRoom(const QuantSpec& spec, const GroupInfo& info,
+                                  int64_t capacity, QuantizeOptions* options);
+
 class GroupJob {
  public:
   // Errors: SolveGroup::Create's.

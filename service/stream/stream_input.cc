@@ -182,8 +182,8 @@ int64_t StreamInput::DequantizedBytes(const TensorInfo& info) const {
 absl::StatusOr<int64_t> StreamInput::RoomFor(const TensorInfo& info,
                                              const QuantSpec& spec) const {
   QS_RETURN_IF_ERROR(CheckSize(info));
-  const absl::StatusOr<int64_t> estimate = EstimateMemoryBytes(
-      spec, info, JobOptions(spec), TensorJob::kMaxTilesHeld);
+  const absl::StatusOr<int64_t> estimate =
+      EstimateMemoryBytes(spec, info, JobOptions(), TensorJob::kMaxTilesHeld);
   if (!estimate.ok()) {
     return BadFieldError("tensor", std::string(estimate.status().message()));
   }
@@ -218,11 +218,11 @@ absl::Status StreamInput::OnRoom(Reservation reservation) {
   return Open(parked.handle, std::move(parked.wanted), std::move(reservation));
 }
 
-QuantizeOptions StreamInput::JobOptions(const QuantSpec& spec) const {
+QuantizeOptions StreamInput::JobOptions() const {
   QuantizeOptions options;
   options.error_report = error_report_;
   options.tiled_input = true;
-  options.large_tiles = TensorJob::LargeTiles(spec, workers_.prefer_large);
+  options.large_tiles = workers_.prefer_large;
   options.streamed_output = !dequantized_;
   options.cancelled = &cancelled_;
   return options;
@@ -230,12 +230,11 @@ QuantizeOptions StreamInput::JobOptions(const QuantSpec& spec) const {
 
 absl::Status StreamInput::Open(int64_t handle, Wanted wanted,
                                Reservation reservation) {
-  if (GroupInfo* group = std::get_if<GroupInfo>(&wanted.what)) {
-    return OpenGroup(handle, std::move(*group), wanted.rule,
-                     std::move(reservation));
+  if (std::holds_alternative<GroupInfo>(wanted.what)) {
+    return OpenGroup(handle, std::move(wanted), std::move(reservation));
   }
   const QuantSpec& spec = SpecOf(wanted);
-  const QuantizeOptions options = JobOptions(spec);
+  const QuantizeOptions options = JobOptions();
   auto quantizer = TensorQuantizer::Create(
       spec, std::get<TensorInfo>(std::move(wanted.what)), options);
   if (!quantizer.ok()) return OpenError(quantizer.status());

@@ -44,10 +44,12 @@ class StreamInput {
     std::shared_ptr<SiteJob> site;
     std::shared_ptr<GroupJob> site_group;
   };
-  // What waits for memory, and the rule that it is quantized by.
+  // What waits for memory, the rule that it is quantized by, and of a group
+  // how it is cut.
   struct Wanted {
     std::variant<TensorInfo, GroupInfo> what;
     int rule = 0;
+    bool large_tiles = false;
   };
 
   // Called from within On*; must not call back into the StreamInput.
@@ -122,7 +124,7 @@ class StreamInput {
     return specs_[static_cast<size_t>(wanted.rule)];
   }
   absl::Status Reserve(int64_t bytes, int64_t handle, Wanted wanted);
-  QuantizeOptions JobOptions(const QuantSpec& spec) const;
+  QuantizeOptions JobOptions() const;
   absl::Status Open(int64_t handle, Wanted wanted, Reservation reservation);
 
   absl::StatusOr<TensorJob*> FindOpen(int64_t handle) const;
@@ -132,7 +134,7 @@ class StreamInput {
 
   // In group_input.cc.
   absl::Status OnGroup(const quant::v1::GroupBegin& begin);
-  absl::Status OpenGroup(int64_t handle, GroupInfo info, int rule,
+  absl::Status OpenGroup(int64_t handle, Wanted wanted,
                          Reservation reservation);
   absl::StatusOr<std::shared_ptr<GroupJob>> FindGroup(int64_t handle,
                                                       const char* field) const;

@@ -42,13 +42,6 @@ class TensorJob {
   // Data bytes of one frame, but for the last of an output tensor.
   static constexpr int64_t kFrameBytes = int64_t{1} << 20;
 
-  // QuantizeOptions::large_tiles of a stream's tensors, by WorkerPool's
-  // prefer_large. Not for GPTQ, whose tiles are then whole tensors: their work
-  // would begin when all has come, and budgets refuse what they take now.
-  static bool LargeTiles(const QuantSpec& spec, bool prefer_large) {
-    return prefer_large && spec.gptq() == nullptr;
-  }
-
   // Bytes of the tensor where they came in.
   struct Piece {
     ByteSpan bytes;

@@ -53,12 +53,9 @@ std::shared_ptr<GroupJob> NewGroup(ByteBudget& budget) {
       *budget.TryReserve(0));
 }
 
-Answers Run(QuantizeContextOptions options) {
+Answers Run(QuantizeContextOptions options, const Requests& requests) {
   QuantizeContext context(std::move(options));
   SessionDriver stream(context);
-  Requests requests = {Config("W4A16"), Group(1, ASite(), Reader()), Begin()};
-  AppendBytes(&requests, 2, Rows(), 1'000'000);
-  AppendTensor(&requests, 1, Reader()[0]);
   Answers answers = stream.Run(requests);
   INFO(answers.status << " " << answers.problem);
   REQUIRE(answers.status.ok());
@@ -66,19 +63,31 @@ Answers Run(QuantizeContextOptions options) {
   return answers;
 }
 
-TEST_CASE("a site's runs are summed together by workers that want much",
-          "[group]") {
-  GramCalls calls;
-  QuantizeContextOptions large = TestContextOptions(2);
-  large.make_backends = [&calls] {
+Answers Run(QuantizeContextOptions options) {
+  Requests requests = {Config("W4A16"), Group(1, ASite(), Reader()), Begin()};
+  AppendBytes(&requests, 2, Rows(), 1'000'000);
+  AppendTensor(&requests, 1, Reader()[0]);
+  return Run(std::move(options), requests);
+}
+
+// Of two workers that want much. `calls` outlives what it makes.
+QuantizeContextOptions LargeOptions(GramCalls& calls, int64_t budget) {
+  QuantizeContextOptions options = TestContextOptions(2, budget);
+  options.make_backends = [&calls] {
     std::vector<std::unique_ptr<Backend>> backends;
     for (int i = 0; i < 2; ++i) {
       backends.push_back(std::make_unique<LargeBackend>(calls));
     }
     return backends;
   };
+  return options;
+}
+
+TEST_CASE("a site's runs are summed together by workers that want much",
+          "[group]") {
+  GramCalls calls;
   const Answers one = Run(TestContextOptions(2));
-  const Answers several = Run(large);
+  const Answers several = Run(LargeOptions(calls, int64_t{256} << 20));
   CHECK(calls.tokens() == std::vector<int64_t>{2 * kGramRunTokens,
                                                2 * kGramRunTokens,
                                                kGramRunTokens + 57});
@@ -143,6 +152,53 @@ TEST_CASE("what a site takes of a GPU is that of its runs", "[group]") {
         DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 1)));
   CHECK(large->device_bytes().total() ==
         DeviceMemoryFor(SiteDeviceBytes(kInputs, DType::kBF16, 2)));
+}
+
+TEST_CASE("a group is solved in whole tensors where half is left to others",
+          "[group]") {
+  // Three tiles of a CPU, and a short one of another.
+  const TestSite site("in", 256, 300, 5);
+  const std::vector<TestWeight> weights = {
+      TestWeight(11, "q.weight", 6000, 256, 1),
+      TestWeight(12, "k.weight", 70, 256, 2)};
+  for (const std::string preset : {"W4A16-gptq", "W4A16-awq"}) {
+    INFO(preset);
+    Requests requests = {Config(preset, false, v1::BEST),
+                         Group(1, site, weights)};
+    AppendSite(&requests, 2, 1, site, v1::SiteBegin::SECOND_MOMENT, 100'000);
+    for (const TestWeight& weight : weights) {
+      AppendTensor(&requests, 1, weight);
+    }
+    const QuantSpec spec = PresetSpec(preset, Profile::kBest);
+    const GroupInfo info =
+        *GroupFromProto(spec, Group(1, site, weights).group());
+    QuantizeOptions small;
+    small.tiled_input = true;
+    small.streamed_output = true;
+    QuantizeOptions large = small;
+    large.large_tiles = true;
+    constexpr int64_t kAmple = int64_t{1} << 40;
+    const int64_t need = *GroupRoom(spec, info, kAmple, &small);
+    const int64_t most = *GroupRoom(spec, info, kAmple, &large);
+    CHECK(large.large_tiles);
+    CHECK(most > need);
+
+    GramCalls calls;
+    const Answers expected = Run(TestContextOptions(2), requests);
+    for (const int64_t budget : {2 * most - 1, 2 * most}) {
+      INFO("budget " << budget << ", in large tiles " << most);
+      const Answers answers = Run(LargeOptions(calls, budget), requests);
+      for (const TestWeight& weight : weights) {
+        CHECK(answers.ReportOf(weight.handle)->memory_bytes() ==
+              (budget == 2 * most ? most : need));
+        const auto& parts = answers.parts.at(weight.handle);
+        REQUIRE(parts.size() == expected.parts.at(weight.handle).size());
+        for (const auto& [name, part] : expected.parts.at(weight.handle)) {
+          CHECK((parts.at(name).bytes == part.bytes));
+        }
+      }
+    }
+  }
 }
 
 }  // namespace
