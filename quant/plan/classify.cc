@@ -188,10 +188,16 @@ Reason ByTarget(const Draft& draft, const DraftTensor& item) {
 }
 
 // A slice goes by its stack's name, too.
+bool MatchesItem(const std::string& glob, const DraftTensor& item) {
+  return GlobMatch(glob, item.tensor->name) ||
+         (item.stack != nullptr && GlobMatch(glob, item.stack->name));
+}
+
 bool MatchesItem(const std::vector<std::string>& globs,
                  const DraftTensor& item) {
-  return MatchesAny(globs, item.tensor->name) ||
-         (item.stack != nullptr && MatchesAny(globs, item.stack->name));
+  return std::any_of(
+      globs.begin(), globs.end(),
+      [&item](const std::string& glob) { return MatchesItem(glob, item); });
 }
 
 Reason ByGlobs(const Draft& draft, DraftTensor* item) {
@@ -278,17 +284,40 @@ Reason ReasonToCarry(Draft* draft, size_t i) {
   return BySize(draft, i);
 }
 
-absl::Status CheckInclude(const Draft& draft) {
-  const PlanRequest& request = draft.request;
-  if (request.include.empty()) return absl::OkStatus();
+// Those that match no tensor.
+absl::StatusOr<std::vector<std::string>> Unmatched(
+    const Draft& draft, std::vector<std::string> globs) {
   for (const DraftTensor& item : draft.tensors) {
+    if (globs.empty()) break;
     QS_RETURN_IF_ERROR(draft.Wanted());
-    if (MatchesItem(request.include, item)) return absl::OkStatus();
+    std::erase_if(globs, [&item](const std::string& glob) {
+      return MatchesItem(glob, item);
+    });
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "include: got ", QuoteForError(request.include.front()),
-      request.include.size() > 1 ? " and others" : "",
-      ", which matches none of ", request.tensors.size(), " tensor names"));
+  return globs;
+}
+
+// A name that is misspelt leaves in what its user wanted left out, or out what
+// was wanted in.
+absl::Status CheckGlobs(Draft* draft) {
+  const PlanRequest& request = draft->request;
+  const std::pair<const char*, const std::vector<std::string>*> lists[] = {
+      {"include", &request.include}, {"exclude", &request.exclude}};
+  for (const auto& [field, globs] : lists) {
+    QS_ASSIGN_OR_RETURN(const std::vector<std::string> none,
+                        Unmatched(*draft, *globs));
+    if (none.empty()) continue;
+    std::string text = absl::StrCat(
+        field, ": got ", QuoteForError(none.front()),
+        none.size() > 1 ? absl::StrCat(" (and ", none.size() - 1, " more)")
+                        : "",
+        ", which matches none of ", request.tensors.size(), " tensor names");
+    if (globs == &request.include && none.size() == globs->size()) {
+      return absl::InvalidArgumentError(text);
+    }
+    draft->findings.Add(Severity::kWarning, "GLOB_UNUSED", "", std::move(text));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -311,7 +340,7 @@ std::string_view TowerOf(const Draft& draft, std::string_view module) {
 }
 
 absl::Status Classify(Draft* draft) {
-  QS_RETURN_IF_ERROR(CheckInclude(*draft));
+  QS_RETURN_IF_ERROR(CheckGlobs(draft));
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
     QS_RETURN_IF_ERROR(draft->Wanted());
     PlanEntry& entry = draft->entry(i);

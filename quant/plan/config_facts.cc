@@ -42,6 +42,9 @@ int64_t SizeAt(const Json& object, const char* key) {
 void ReadHeads(const Json& object, ConfigFacts* facts) {
   const int64_t heads = SizeAt(object, "num_attention_heads");
   if (facts->attention_heads == 0) facts->attention_heads = heads;
+  if (facts->key_value_heads == 0) {
+    facts->key_value_heads = SizeAt(object, "num_key_value_heads");
+  }
   if (facts->head_dim == 0) facts->head_dim = SizeAt(object, "head_dim");
   const int64_t hidden = SizeAt(object, "hidden_size");
   if (facts->head_dim == 0 && heads > 0 && hidden % heads == 0) {

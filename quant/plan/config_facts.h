@@ -20,6 +20,7 @@ struct ConfigFacts {
   bool tie_word_embeddings = false;
   int64_t vocab_size = 0;  // 0: unknown
   int64_t attention_heads = 0;
+  int64_t key_value_heads = 0;
   int64_t head_dim = 0;  // stated, or hidden_size over the heads
   std::optional<DType> dtype;
   // What a quantization_config calls its method; set when there is one.

@@ -46,6 +46,7 @@ class Linter {
 
  private:
   void CheckArchitecture();
+  void CheckHeads();
   void CheckSchemes(const FormatRules& rules);
   void CheckScheme(const FormatRules& rules, const QuantSpec& spec,
                    std::string_view tensor);
@@ -99,6 +100,7 @@ FindingList Linter::Run() {
     return findings_;
   }
   CheckArchitecture();
+  CheckHeads();
   CheckSchemes(*rules);
   CheckBlocks();
   if (rules->substring_skips) CheckSkipNames();
@@ -115,6 +117,25 @@ void Linter::CheckArchitecture() {
   if (packed.empty() || rules_.facts.engine != Engine::kTransformers) return;
   if (spec().format == OutputFormat::kBitsandbytes) return;
   Error("MODULE_CLASS", "", absl::StrCat(title_, ": ", packed));
+}
+
+// vLLM gives each rank as many heads, of keys and values at least one: some
+// ranks may have the same.
+void Linter::CheckHeads() {
+  if (rules_.facts.engine != Engine::kVllm) return;
+  const int64_t heads = draft_.config.attention_heads;
+  if (heads % tp() != 0) {
+    return Error("TENSOR_PARALLEL", "",
+                 absl::StrCat("num_attention_heads = ", heads,
+                              " are split over ranks: got tensor_parallel ",
+                              tp(), ", allowed a divisor of ", heads));
+  }
+  const int64_t pairs = draft_.config.key_value_heads;
+  if (pairs == 0 || pairs % tp() == 0 || tp() % pairs == 0) return;
+  Error("TENSOR_PARALLEL", "",
+        absl::StrCat("num_key_value_heads = ", pairs,
+                     " are split over ranks: got tensor_parallel ", tp(),
+                     ", allowed a divisor or a multiple of ", pairs));
 }
 
 // Each that is in use, once. What an override breaks is said of the first

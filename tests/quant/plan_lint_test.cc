@@ -91,6 +91,40 @@ TEST_CASE("Row-parallel layers: the group size divides K of a rank") {
   }
 }
 
+TEST_CASE("Heads are split over the ranks") {
+  PlanRequest request = SmallLlama("W8A16", Engine::kVllm, 384, 768);
+  const auto set_heads = [&](int heads, int pairs) {
+    request.config_json =
+        absl::StrCat(R"({"model_type": "llama", "num_attention_heads": )",
+                     heads, R"(, "num_key_value_heads": )", pairs, "}");
+  };
+  const auto error_with = [&](int ranks) -> std::string {
+    request.tensor_parallel = ranks;
+    const auto errors = Errors(PlanOf(request));
+    if (errors.empty()) return "";
+    REQUIRE(errors.size() == 1);
+    CHECK(errors[0].rule == "TENSOR_PARALLEL");
+    CHECK(errors[0].tensor.empty());
+    return errors[0].text;
+  };
+  set_heads(12, 2);
+  CHECK(error_with(1).empty());
+  CHECK(error_with(2).empty());
+  CHECK(error_with(4).empty());  // each pair on two ranks
+  CHECK(error_with(8) ==
+        "num_attention_heads = 12 are split over ranks: got tensor_parallel 8, "
+        "allowed a divisor of 12");
+  set_heads(24, 6);
+  CHECK(error_with(3).empty());
+  CHECK(error_with(6).empty());
+  CHECK(error_with(12).empty());
+  CHECK(error_with(4) ==
+        "num_key_value_heads = 6 are split over ranks: got tensor_parallel 4, "
+        "allowed a divisor or a multiple of 6");
+  request.engine = Engine::kTransformers;
+  CHECK(error_with(4).empty());
+}
+
 TEST_CASE("A group size that does not divide K carries the weight") {
   const Plan plan = PlanOf(SmallLlama("W4A16", Engine::kVllm, 256, 320));
   CHECK(Errors(plan).empty());

@@ -433,5 +433,35 @@ TEST_CASE("A plan without a weight to quantize is refused") {
   CHECK(plan.engines.empty());
 }
 
+TEST_CASE("Globs that match nothing are told of") {
+  PlanRequest request = SmallLlama("NF4", Engine::kNone);
+  request.include = {"*_proj*"};
+  request.exclude = {"*up_proj*"};
+  CHECK(PlanOf(request).findings.empty());
+  const auto text = [&request] {
+    const auto findings = FindingsOf(PlanOf(request), "GLOB_UNUSED");
+    REQUIRE(findings.size() == 1);
+    CHECK(findings[0].severity == Severity::kWarning);
+    return findings[0].text;
+  };
+  SECTION("one of exclude") {
+    request.exclude.push_back("*up_prj*");
+    CHECK(text() ==
+          "exclude: got \"*up_prj*\", which matches none of 8 tensor names");
+  }
+  SECTION("all of exclude") {
+    request.exclude = {"a", "b"};
+    CHECK(text() ==
+          "exclude: got \"a\" (and 1 more), which matches none of 8 tensor "
+          "names");
+  }
+  SECTION("one of include") {
+    request.include.push_back("*.qkv_proj*");
+    CHECK(text() ==
+          "include: got \"*.qkv_proj*\", which matches none of 8 "
+          "tensor names");
+  }
+}
+
 }  // namespace
 }  // namespace qs
