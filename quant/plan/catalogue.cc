@@ -106,6 +106,7 @@ Catalogue Parse() {
   json.at("names").get_to(out.names);
   json.at("name_parts").get_to(out.name_parts);
   json.at("heads").get_to(out.heads);
+  json.at("heads_in_blocks").get_to(out.heads_in_blocks);
   json.at("tied_embeddings").get_to(out.tied_embeddings);
   json.at("towers").get_to(out.towers);
   json.at("stacks_besides").get_to(out.stacks);
@@ -131,6 +132,20 @@ struct EndMatch {
   std::string_view block;
   std::string_view local;
 };
+
+bool EndsWithModule(std::string_view module, std::string_view end) {
+  return module == end || (module.ends_with(end) &&
+                           module[module.size() - end.size() - 1] == '.');
+}
+
+// Whether a module that is called as heads are may be one.
+bool StandsAsHead(std::string_view module) {
+  if (!InNumberedBlock(module)) return true;
+  const std::vector<std::string>& ends = TheCatalogue().heads_in_blocks;
+  return std::any_of(ends.begin(), ends.end(), [module](const auto& end) {
+    return EndsWithModule(module, end);
+  });
+}
 
 // The longest end of `path` in `rules`, which have # for numbers. A linear of a
 // known architecture stands in a numbered block.
@@ -197,6 +212,16 @@ bool IsNumber(std::string_view text) {
   });
 }
 
+bool InNumberedBlock(std::string_view module) {
+  for (size_t at = 0; at < module.size();) {
+    const size_t dot = module.find('.', at);
+    if (dot == module.npos) return false;
+    if (IsNumber(module.substr(at, dot - at))) return true;
+    at = dot + 1;
+  }
+  return false;
+}
+
 std::string WithoutNumbers(std::string_view path) {
   std::string out;
   for (size_t at = 0; at <= path.size();) {
@@ -232,12 +257,13 @@ std::string_view KindOfName(std::string_view module) {
 
 std::string_view KindOfModule(std::string_view module) {
   const std::string_view kind = KindOfName(module);
-  if (!kind.empty()) return kind;
+  if (kind == "head" ? StandsAsHead(module) : !kind.empty()) return kind;
   const Catalogue& catalogue = TheCatalogue();
   const std::string_view last = LastComponent(module);
   for (const auto& [part, kind_of_part] : catalogue.name_parts) {
     if (last.find(part) != last.npos) return kind_of_part;
   }
+  if (!StandsAsHead(module)) return "";
   for (const std::string& head : catalogue.heads) {
     if (GlobMatch(head, module)) return "head";
   }

@@ -2,13 +2,14 @@
 //
 // Its fields: `names` (kind of a module by its last one or two components),
 // `name_parts` (kind by a part of the last component), `heads` and
-// `tied_embeddings` (globs on modules), `towers` (parts of a multimodal model
-// that stay as they are), `sets` (linears by their path below a block; `#`
-// stands for a number), `folds` (by a site's path below a block: which tensor
-// before it can absorb the inverse of its scales), `stacks` (by a tensor's path
-// below a block: how it holds the linears of all experts) and `architectures`
-// (which model types use which sets, folds and stacks, and what engines do to
-// them: single experts, renamed modules).
+// `tied_embeddings` (globs on modules that are in no block), `heads_in_blocks`
+// (ends of modules that are heads in a block, too), `towers` (parts of a
+// multimodal model that stay as they are), `sets` (linears by their path below
+// a block; `#` stands for a number), `folds` (by a site's path below a block:
+// which tensor before it can absorb the inverse of its scales), `stacks` (by a
+// tensor's path below a block: how it holds the linears of all experts) and
+// `architectures` (which model types use which sets, folds and stacks, and what
+// engines do to them: single experts, renamed modules).
 #ifndef QS_QUANT_PLAN_CATALOGUE_H_
 #define QS_QUANT_PLAN_CATALOGUE_H_
 
@@ -96,6 +97,7 @@ struct Catalogue {
   std::unordered_map<std::string, std::string> names;
   std::vector<std::pair<std::string, std::string>> name_parts;
   std::vector<std::string> heads;
+  std::vector<std::string> heads_in_blocks;
   std::vector<std::string> tied_embeddings;
   std::vector<std::string> towers;  // parts of a module's name and a dot
   // Ends of modules that are stacks and do not have "experts" in their names.
@@ -129,6 +131,9 @@ StackMatch MatchStack(const Architecture& architecture, std::string_view name);
 // alone.
 bool IsNumber(std::string_view part);
 
+// A component before the last one is a number: "layers.3.mlp.up_proj".
+bool InNumberedBlock(std::string_view module);
+
 // "mlp.experts.#.w1" of "mlp.experts.3.w1".
 std::string WithoutNumbers(std::string_view path);
 
@@ -136,10 +141,12 @@ std::string WithoutNumbers(std::string_view path);
 const FoldRule* FindFold(const Architecture& architecture,
                          std::string_view local);
 
-// "embedding", "norm", "head", "router", ...; empty: none of these.
+// "embedding", "norm", "head", "router", ...; empty: none of these. In a
+// numbered block a head is what `heads_in_blocks` has alone: the "output" of
+// its attention is a linear as others are.
 std::string_view KindOfModule(std::string_view module);
 
-// The same by its whole last component, or last two, alone.
+// The same by its whole last component, or last two, alone, wherever it stands.
 std::string_view KindOfName(std::string_view module);
 
 // For a linear of one expert, "...experts.3.up_proj": the module of all experts

@@ -29,17 +29,6 @@ const FormatRules* TargetRules(const Draft& draft) {
   return rules == nullptr ? nullptr : rules->Find(draft.request.spec.format);
 }
 
-// A component before the last one is a number: "layers.3.mlp.up_proj".
-bool InNumberedBlock(std::string_view module) {
-  for (size_t at = 0; at < module.size();) {
-    const size_t dot = module.find('.', at);
-    if (dot == module.npos) return false;
-    if (IsNumber(module.substr(at, dot - at))) return true;
-    at = dot + 1;
-  }
-  return false;
-}
-
 bool IsStack(const PlanTensor& tensor, std::string_view module) {
   if (tensor.shape.size() != 3) return false;
   if (absl::StrContains(tensor.name, "experts")) return true;

@@ -42,6 +42,13 @@ using FormKey = std::pair<std::vector<int64_t>, DType>;
 
 FormKey KeyOf(const PlanTensor& tensor) { return {tensor.shape, tensor.dtype}; }
 
+// What a config ties are the model's own embedding and head: not those of a
+// layer for multi-token prediction, nor of a tower.
+bool MaybeTied(const Draft& draft, const DraftTensor& item) {
+  return item.tensor->name.ends_with(".weight") &&
+         !InNumberedBlock(item.module) && TowerOf(draft, item.module).empty();
+}
+
 // Embeddings by shape and dtype. Of several the one whose name stands first in
 // the catalogue's list; a head of another form is not tied, whatever the config
 // says.
@@ -49,10 +56,10 @@ std::map<FormKey, size_t> Embeddings(const Draft& draft) {
   std::map<FormKey, size_t> found;
   for (const std::string& glob : TheCatalogue().tied_embeddings) {
     for (size_t i = 0; i < draft.tensors.size(); ++i) {
-      const PlanTensor& tensor = *draft.tensors[i].tensor;
-      if (tensor.shape.size() == 2 && tensor.name.ends_with(".weight") &&
-          GlobMatch(glob, draft.tensors[i].module)) {
-        found.emplace(KeyOf(tensor), i);
+      const DraftTensor& item = draft.tensors[i];
+      if (item.tensor->shape.size() == 2 && GlobMatch(glob, item.module) &&
+          MaybeTied(draft, item)) {
+        found.emplace(KeyOf(*item.tensor), i);
       }
     }
   }
@@ -80,8 +87,8 @@ void FindTies(Draft* draft) {
   for (size_t i = 0; i < draft->tensors.size(); ++i) {
     const DraftTensor& item = draft->tensors[i];
     if (draft->entry(i).action == TensorAction::kTied ||
-        !item.tensor->name.ends_with(".weight") ||
-        !MatchesAny(TheCatalogue().heads, item.module)) {
+        !MatchesAny(TheCatalogue().heads, item.module) ||
+        !MaybeTied(*draft, item)) {
       continue;
     }
     const auto embedding = embeddings.find(KeyOf(*item.tensor));

@@ -105,6 +105,99 @@ TEST_CASE("An unknown text part has its blocks quantized, nothing beside") {
   }
 }
 
+// A model without rules of the catalogue's. `linears` are modules [256, 256].
+PlanRequest ByShape(const char* more, const std::vector<std::string>& linears) {
+  PlanRequest request = RequestWith("NF4", Engine::kNone);
+  request.config_json =
+      std::string(R"({"model_type": "brandnew", "vocab_size": 512)") + more +
+      "}";
+  for (const std::string& name : linears) {
+    AddTensor(&request, name + ".weight", {256, 256});
+  }
+  return request;
+}
+
+TEST_CASE("A block's own output is a linear, no output head") {
+  const std::vector<std::string> linears = {
+      "rwkv.blocks.0.attention.key",
+      "rwkv.blocks.0.attention.output",
+      "rwkv.blocks.1.attention.output",
+      "layers.0.ffn.output_layer",
+      "layers.0.attn.score",
+      "encoder.layers.0.output",
+      "model.language_model.layers.0.output"};
+  PlanRequest request = ByShape("", linears);
+  const std::vector<std::string> heads = {
+      "head",          "output",
+      "model.output",  "language_model.output",
+      "lm_head",       "model.language_model.output",
+      "model.lm_head", "transformer.output_layer",
+      "score",         "layers.2.shared_head.head",
+      "mtp.0.lm_head", "layers.2.shared_head.output"};
+  for (const std::string& name : heads) {
+    AddTensor(&request, name + ".weight", {256, 256});
+  }
+  const Plan plan = PlanOf(request);
+  for (const std::string& name : linears) {
+    INFO(name);
+    CHECK(EntryOf(plan, name + ".weight").action == TensorAction::kQuantize);
+    CHECK_FALSE(Ignores(plan, '"' + name + '"'));
+  }
+  for (const std::string& name : heads) {
+    INFO(name);
+    CHECK(EntryOf(plan, name + ".weight").reason == "output head");
+    // Maybe with a $ behind it, as other names end so.
+    CHECK(Ignores(plan, '"' + name));
+  }
+}
+
+// Embeddings do stand in blocks, and a lookup cannot be packed as a linear.
+TEST_CASE("An embedding is one in a block, too") {
+  const std::vector<std::string> names = {
+      "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+      "model.layers.2.embed_tokens",
+      "encoder.layers.0.attention.rel_attn_embed"};
+  const Plan plan = PlanOf(ByShape("", names));
+  for (const std::string& name : names) {
+    CHECK(EntryOf(plan, name + ".weight").reason == "embedding");
+  }
+}
+
+TEST_CASE("What a block has is tied to no embedding, nor a head to that") {
+  const char* const tie = R"(, "tie_word_embeddings": true)";
+  const std::vector<std::string> kept = {
+      // The embedding of a layer for multi-token prediction, and its heads.
+      "model.layers.2.embed_tokens", "model.layers.2.shared_head.head",
+      "model.layers.2.lm_head",
+      // Of the embedding's shape by chance.
+      "model.layers.0.attention.output", "model.layers.0.model.output"};
+  PlanRequest request = ByShape(tie, kept);
+  AddTensor(&request, "model.embed_tokens.weight", {256, 256});
+  AddTensor(&request, "lm_head.weight", {256, 256});
+  const Plan plan = PlanOf(request);
+  for (const std::string& name : kept) {
+    INFO(name);
+    CHECK(EntryOf(plan, name + ".weight").action != TensorAction::kTied);
+  }
+  const PlanEntry head = EntryOf(plan, "lm_head.weight");
+  CHECK(head.action == TensorAction::kTied);
+  CHECK(head.tied_to == "model.embed_tokens.weight");
+}
+
+TEST_CASE("A tower ties neither its head nor its embedding") {
+  const std::vector<std::string> kept = {"audio_tower.decoder.embed_tokens",
+                                         "audio_tower.lm_head"};
+  PlanRequest request =
+      ByShape(R"(, "tie_word_embeddings": true, "audio_config": {})", kept);
+  AddTensor(&request, "model.embed_tokens.weight", {256, 256});
+  AddTensor(&request, "lm_head.weight", {256, 256});
+  const Plan plan = PlanOf(request);
+  for (const std::string& name : kept) {
+    CHECK(EntryOf(plan, name + ".weight").action == TensorAction::kCarry);
+  }
+  CHECK(EntryOf(plan, "lm_head.weight").tied_to == "model.embed_tokens.weight");
+}
+
 TEST_CASE("What loads an unknown architecture is not said") {
   PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
   CHECK(Names(PlanOf(request), "vLLM"));
