@@ -53,6 +53,8 @@ class Expressions {
     }
     if (!exact_.Has(end)) AddEnd(end, false, close);
   }
+  // Classify quantizes nothing that TowerOf finds in one, so nothing that this
+  // matches.
   void AddTower(std::string_view tower) {
     list_.AddOne(std::string(kAnyParent) + RegexEscape(tower) +
                  std::string(kSelfOrBelow));

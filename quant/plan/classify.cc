@@ -59,6 +59,23 @@ Reason Convolution(const Draft& draft, DraftTensor* item) {
   return std::nullopt;
 }
 
+// Nothing of a tower is quantized, whatever its shape: one expression names it
+// whole among what is not (any_tree.h).
+Reason OfTower(const Draft& draft, const DraftTensor& item) {
+  if (TowerOf(draft, item.module).empty()) return std::nullopt;
+  return "vision or audio part of a multimodal model";
+}
+
+// Projectors and resamplers of models that nobody knows: engines make plain
+// modules of them.
+Reason BesideBlocks(const Draft& draft, const DraftTensor& item) {
+  if (!draft.architecture->by_shape || !draft.config.has_towers ||
+      InNumberedBlock(item.module)) {
+    return std::nullopt;
+  }
+  return "outside of the blocks of a multimodal model";
+}
+
 // Tensors of more or fewer than two dimensions, and names that are no weight's.
 Reason ByForm(const Draft& draft, DraftTensor* item) {
   const PlanTensor& tensor = *item->tensor;
@@ -78,6 +95,8 @@ Reason ByForm(const Draft& draft, DraftTensor* item) {
   if (!is_weight) return "no module's weight: the name does not end in .weight";
   if (tensor.shape.size() == 2) return std::nullopt;
   if (!kind.empty()) return TheCatalogue().kinds.at(std::string(kind));
+  if (Reason reason = OfTower(draft, *item)) return reason;
+  if (Reason reason = BesideBlocks(draft, *item)) return reason;
   return Convolution(draft, item);
 }
 
@@ -127,10 +146,7 @@ Reason ByShape(const Draft& draft, DraftTensor* item) {
     return absl::StrCat("embedding or output head: ", ShapeText(tensor.shape),
                         " with a vocabulary of ", draft.config.vocab_size);
   }
-  // Projectors and resamplers: engines make plain linears of them.
-  if (draft.config.has_towers && !InNumberedBlock(item->module)) {
-    return "outside of the blocks of a multimodal model";
-  }
+  if (Reason reason = BesideBlocks(draft, *item)) return reason;
   if (Reason reason = Transposed(draft, *item)) return reason;
   const RuleMatch match = MatchRule(*draft.architecture, item->module);
   if (match.rule != nullptr) {
@@ -143,9 +159,9 @@ Reason ByShape(const Draft& draft, DraftTensor* item) {
 
 // Is this 2-D weight a linear?
 Reason ByName(const Draft& draft, DraftTensor* item) {
-  if (!TowerOf(draft, item->module).empty()) {
+  if (Reason reason = OfTower(draft, *item)) {
     item->is_linear = MaybeLinear(item->module);
-    return "vision or audio part of a multimodal model";
+    return reason;
   }
   if (draft.architecture->by_shape) return ByShape(draft, item);
   const RuleMatch match = MatchRule(*draft.architecture, item->module);

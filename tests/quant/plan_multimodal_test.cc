@@ -198,6 +198,19 @@ TEST_CASE("A tower ties neither its head nor its embedding") {
   CHECK(EntryOf(plan, "lm_head.weight").tied_to == "model.embed_tokens.weight");
 }
 
+TEST_CASE("Convolutions beside an unknown text part are left alone, too") {
+  for (const bool multimodal : {true, false}) {
+    PlanRequest request = ByShape(multimodal ? R"(, "vision_config": {})" : "",
+                                  {"llm.layers.0.mlp.up_proj"});
+    AddTensor(&request, "stem.conv.weight", {256, 256, 3});
+    AddTensor(&request, "llm.layers.0.short_conv.weight", {256, 1, 4});
+    const Plan plan = PlanOf(request);
+    CHECK(plan.tensors_quantized == (multimodal ? 2 : 3));
+    CHECK(EntryOf(plan, "stem.conv.weight").reason ==
+          (multimodal ? "outside of the blocks of a multimodal model" : ""));
+  }
+}
+
 TEST_CASE("What loads an unknown architecture is not said") {
   PlanRequest request = SmallLlama("W4A16", Engine::kVllm);
   CHECK(Names(PlanOf(request), "vLLM"));

@@ -193,6 +193,50 @@ TEST_CASE("ignore holds in the tree of every engine") {
   }
 }
 
+// A module beside the family's first linear of a tower.
+std::string InTower(const Family& family) {
+  const std::string linear = family.checkpoint.towers.front();
+  return linear.substr(0, linear.rfind('.')) + ".stem";
+}
+
+TEST_CASE("What a tower has is carried, whatever its shape") {
+  const std::vector<int64_t> shapes[] = {
+      {256, 256}, {256, 256, 3}, {256, 3, 14, 14}, {1280, 3, 2, 14, 14}};
+  for (const char* preset : {"NF4", "HQQ-4", "W4A16"}) {
+    for (const Family& family : Families()) {
+      for (const std::vector<int64_t>& shape : shapes) {
+        INFO(preset << ", " << family.name << ", dimensions " << shape.size());
+        const std::string name = InTower(family) + ".weight";
+        PlanRequest request = RequestFor(family, preset, Engine::kNone);
+        AddTensor(&request, name, shape);
+        const Plan plan = PlanOf(request);
+        CHECK(plan.tensors_quantized == 14);
+        CHECK(EntryOf(plan, name).reason ==
+              "vision or audio part of a multimodal model");
+        // No glob reaches into a tower.
+        request.include = {"*.stem.*", "*.o_proj.*"};
+        CHECK(PlanOf(request).tensors_quantized == 2);
+      }
+    }
+  }
+}
+
+TEST_CASE("No expression for a tower matches a quantized convolution") {
+  PlanRequest request = RequestFor(Families()[2], "NF4", Engine::kNone);
+  AddTensor(&request, "visual.patch_embed.proj.weight", {1280, 3, 2, 14, 14});
+  AddTensor(&request, "model.layers.0.short_conv.weight", {256, 1, 4});
+  const Plan plan = PlanOf(request);
+  CHECK(EntryOf(plan, "model.layers.0.short_conv.weight").action ==
+        TensorAction::kQuantize);
+  const Strings skip = ConfigOf(plan).at("llm_int8_skip_modules");
+  CHECK(Skips(skip, "model.visual.blocks.0.attn.qkv"));
+  for (const PlanEntry& entry : plan.entries) {
+    if (entry.action != TensorAction::kQuantize) continue;
+    INFO(entry.name);
+    CHECK_FALSE(Skips(skip, entry.name.substr(0, entry.name.rfind('.'))));
+  }
+}
+
 TEST_CASE("A layer of the language model that is skipped is, in every tree") {
   for (const Family& family : Families()) {
     INFO(family.name);
