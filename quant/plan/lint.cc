@@ -5,6 +5,7 @@
 #include "absl/strings/str_join.h"
 #include "quant/plan/any_tree.h"
 #include "quant/plan/draft.h"
+#include "quant/plan/part_search.h"
 #include "quant/plan/skip_names.h"
 
 namespace qs {
@@ -225,10 +226,13 @@ void Linter::CheckMarlinScheme(const FormatRules& rules, const QuantSpec& spec,
 // ends.
 void Linter::CheckSkipNames() {
   const NameList quantized = QuantizedModules(draft_);
-  ContainedIn names(quantized.names());
   const NameList skipped = NotQuantizedOrFused(draft_);
-  for (const std::string& name : skipped.names()) {
-    const std::string_view other = names.Find(name);
+  PartSearch search(skipped.names());
+  for (const std::string& name : quantized.names()) search.Read(name);
+  const std::vector<std::string_view> found = search.Finish();
+  for (size_t i = 0; i < found.size(); ++i) {
+    const std::string& name = skipped.names()[i];
+    const std::string_view other = found[i];
     if (other.empty()) continue;
     Error("SKIP_NAME", name + ".weight",
           absl::StrCat("not quantized, but its name is a part of ",

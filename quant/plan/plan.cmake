@@ -27,6 +27,7 @@ target_sources(qs_quant PRIVATE
   plan/output_config.cc
   plan/output_names.cc
   plan/overrides.cc
+  plan/part_search.cc
   plan/plan.cc
   plan/scheme_targets.cc
   plan/sites.cc

@@ -1,9 +1,6 @@
 // Tested by tests/quant/plan_config_test.cc.
 #include "quant/plan/skip_names.h"
 
-#include <algorithm>
-#include <iterator>
-
 namespace qs {
 
 NameList QuantizedModules(const Draft& draft) {
@@ -44,25 +41,6 @@ NameList NotQuantizedOrFused(const Draft& draft) {
     list.Add(ExpertsOf(item));
   }
   return list;
-}
-
-std::string_view ContainedIn::Find(const std::string& text) {
-  const std::string first = text.substr(0, text.find('.'));
-  const auto [entry, added] = ends_.try_emplace(first);
-  std::vector<std::string_view>& ends = entry->second;
-  if (added) {
-    for (const std::string_view name : names_) {
-      for (size_t at = name.find(first); at != name.npos;
-           at = name.find(first, at + 1)) {
-        ends.push_back(name.substr(at));
-      }
-    }
-    std::sort(ends.begin(), ends.end());
-  }
-  const auto found =
-      std::lower_bound(ends.begin(), ends.end(), std::string_view(text));
-  return found != ends.end() && found->starts_with(text) ? *found
-                                                         : std::string_view();
 }
 
 }  // namespace qs

@@ -5,7 +5,6 @@
 
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -47,21 +46,6 @@ std::string ExpertsOf(const DraftTensor& item);
 // The same, with the module of a layer's experts where these are not quantized:
 // engines that fuse them ask for that name.
 NameList NotQuantizedOrFused(const Draft& draft);
-
-// Which of many names contain a text: for loaders that skip every module whose
-// name contains an entry. The names must outlive it.
-class ContainedIn {
- public:
-  explicit ContainedIn(const std::vector<std::string>& names) : names_(names) {}
-  // A name that contains `text`; empty: none.
-  std::string_view Find(const std::string& text);
-
- private:
-  const std::vector<std::string>& names_;
-  // By the first component of a text: every end of a name that begins with it,
-  // sorted, so that those that begin with the text are neighbours.
-  std::unordered_map<std::string, std::vector<std::string_view>> ends_;
-};
 
 }  // namespace qs
 
