@@ -1,6 +1,7 @@
 // Draft: a plan in the making. MakePlan runs the stages over it in this order:
 // source check, ties, split stacks, overrides, classify, shared inputs, fused
-// groups, join stacks, sites, lint, files, output config.
+// groups, join stacks, sites, lint, files, output config. Before each it looks
+// whether the plan is still wanted; those that take long look at each tensor.
 #ifndef QS_QUANT_PLAN_DRAFT_H_
 #define QS_QUANT_PLAN_DRAFT_H_
 
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "quant/plan/catalogue.h"
 #include "quant/plan/config_facts.h"
 #include "quant/plan/engines.h"
@@ -132,8 +134,9 @@ std::vector<PlanSite> PlanSites(Draft* draft);
 // of one that is carried.
 void CheckOutputNames(Draft* draft);
 
-// What an engine says to the draft's tensors.
-FindingList Lint(const Draft& draft, const EngineRules& rules);
+// What an engine says to the draft's tensors. Errors: CANCELLED — nobody wants
+// the plan any more.
+absl::StatusOr<FindingList> Lint(const Draft& draft, const EngineRules& rules);
 
 std::vector<PlanFile> PlanFiles(const Draft& draft);
 

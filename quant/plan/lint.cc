@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/status_macros.h"
 #include "quant/plan/any_tree.h"
 #include "quant/plan/draft.h"
 #include "quant/plan/part_search.h"
@@ -43,27 +44,37 @@ class Linter {
   Linter(const Draft& draft, const EngineRules& rules)
       : draft_(draft), rules_(rules), title_(rules.Title()) {}
 
-  FindingList Run();
+  absl::StatusOr<FindingList> Run();
 
  private:
   void CheckArchitecture();
   void CheckHeads();
-  void CheckSchemes(const FormatRules& rules);
+  absl::Status CheckSchemes(const FormatRules& rules);
   void CheckScheme(const FormatRules& rules, const QuantSpec& spec,
                    std::string_view tensor);
   void CheckMarlinScheme(const FormatRules& rules, const QuantSpec& spec,
                          std::string_view tensor);
   void CheckGptqScheme(const FormatRules& rules, const QuantSpec& spec,
                        std::string_view tensor);
-  void CheckSkipNames();
-  void CheckBlocks();
+  absl::Status CheckSkipNames();
+  absl::Status CheckBlocks();
   void CheckStacks();
   void CheckTensor(const FormatRules& rules, size_t i);
   void CheckModule(const FormatRules& rules, size_t i);
   void CheckSplit(const FormatRules& rules, size_t i);
   void CheckMarlin(const FormatRules& rules, size_t i);
   void CheckLinear4bit(size_t i);
-  void CountFusedRows();
+  absl::Status CountFusedRows();
+
+  // Errors: CANCELLED — nobody wants the plan any more.
+  template <typename Check>
+  absl::Status ForQuantized(Check check) const {
+    for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+      QS_RETURN_IF_ERROR(draft_.Wanted());
+      if (draft_.Quantizes(i)) check(i);
+    }
+    return absl::OkStatus();
+  }
 
   void Error(std::string_view rule, std::string_view tensor, std::string text) {
     findings_.Add(Severity::kError, rule, tensor, std::move(text));
@@ -93,24 +104,22 @@ class Linter {
   std::unordered_map<std::string_view, int64_t> fused_rows_;
 };
 
-FindingList Linter::Run() {
+absl::StatusOr<FindingList> Linter::Run() {
   const FormatRules* rules = rules_.Find(spec().format);
   if (rules == nullptr) {
     Error("FORMAT", "",
           absl::StrCat(title_, " does not load ", FormatTitle(spec().format)));
-    return findings_;
+    return std::move(findings_);
   }
   CheckArchitecture();
   CheckHeads();
-  CheckSchemes(*rules);
-  CheckBlocks();
-  if (rules->substring_skips) CheckSkipNames();
+  QS_RETURN_IF_ERROR(CheckSchemes(*rules));
+  QS_RETURN_IF_ERROR(CheckBlocks());
+  if (rules->substring_skips) QS_RETURN_IF_ERROR(CheckSkipNames());
   if (rules->unpacks_experts) CheckStacks();
-  CountFusedRows();
-  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
-    if (draft_.Quantizes(i)) CheckTensor(*rules, i);
-  }
-  return findings_;
+  QS_RETURN_IF_ERROR(CountFusedRows());
+  QS_RETURN_IF_ERROR(ForQuantized([&](size_t i) { CheckTensor(*rules, i); }));
+  return std::move(findings_);
 }
 
 void Linter::CheckArchitecture() {
@@ -141,7 +150,7 @@ void Linter::CheckHeads() {
 
 // Each that is in use, once. What an override breaks is said of the first
 // tensor that it holds for.
-void Linter::CheckSchemes(const FormatRules& rules) {
+absl::Status Linter::CheckSchemes(const FormatRules& rules) {
   std::vector<std::pair<const QuantSpec*, std::string_view>> schemes;
   const auto add = [&](const QuantSpec& one, std::string_view tensor) {
     const bool known =
@@ -150,12 +159,12 @@ void Linter::CheckSchemes(const FormatRules& rules) {
     if (!known) schemes.emplace_back(&one, tensor);
   };
   if (draft_.request.overrides.empty()) add(spec(), "");
-  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
-    if (!draft_.Quantizes(i)) continue;
+  QS_RETURN_IF_ERROR(ForQuantized([&](size_t i) {
     const QuantSpec& one = draft_.SpecOf(i);
     add(one, one == spec() ? "" : std::string_view(draft_.entry(i).name));
-  }
+  }));
   for (const auto& [one, tensor] : schemes) CheckScheme(rules, *one, tensor);
+  return absl::OkStatus();
 }
 
 void Linter::CheckScheme(const FormatRules& rules, const QuantSpec& spec,
@@ -224,13 +233,17 @@ void Linter::CheckMarlinScheme(const FormatRules& rules, const QuantSpec& spec,
 
 // The list of modules that are not quantized has no way to say that a name
 // ends.
-void Linter::CheckSkipNames() {
+absl::Status Linter::CheckSkipNames() {
   const NameList quantized = QuantizedModules(draft_);
   const NameList skipped = NotQuantizedOrFused(draft_);
   PartSearch search(skipped.names());
-  for (const std::string& name : quantized.names()) search.Read(name);
+  for (const std::string& name : quantized.names()) {
+    QS_RETURN_IF_ERROR(draft_.Wanted());
+    search.Read(name);
+  }
   const std::vector<std::string_view> found = search.Finish();
   for (size_t i = 0; i < found.size(); ++i) {
+    QS_RETURN_IF_ERROR(draft_.Wanted());
     const std::string& name = skipped.names()[i];
     const std::string_view other = found[i];
     if (other.empty()) continue;
@@ -239,6 +252,7 @@ void Linter::CheckSkipNames() {
                        std::string(other), ", which is: ", title_,
                        " would skip both in ", FormatTitle(spec().format)));
   }
+  return absl::OkStatus();
 }
 
 // Where optimum looks for a model's blocks, in its order.
@@ -253,16 +267,17 @@ constexpr const char* kOptimumBlocks[] = {"transformer.h",
 
 // transformers has GPTQ files loaded by optimum, which takes the first of these
 // that some module's name begins with, and makes packed linears there alone.
-void Linter::CheckBlocks() {
+absl::Status Linter::CheckBlocks() {
   const OutputFormat format = spec().format;
   if (rules_.facts.engine != Engine::kTransformers ||
       (format != OutputFormat::kGptq && format != OutputFormat::kGptqV2)) {
-    return;
+    return absl::OkStatus();
   }
   const bool other_trees =
       HasOtherTrees(draft_) && !draft_.architecture->keeps_tree;
   std::vector<std::string> names;
   for (const DraftTensor& item : draft_.tensors) {
+    QS_RETURN_IF_ERROR(draft_.Wanted());
     names.push_back(other_trees
                         ? LanguageModelName(item.module)
                         : TransformersName(*draft_.architecture, item.module));
@@ -276,16 +291,15 @@ void Linter::CheckBlocks() {
     blocks = absl::StrCat(known, ".");
     break;
   }
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (!draft_.Quantizes(i)) continue;
-    if (!blocks.empty() && names[i].starts_with(blocks)) continue;
+  return ForQuantized([&](size_t i) {
+    if (!blocks.empty() && names[i].starts_with(blocks)) return;
     Error("GPTQ_BLOCKS", draft_.entry(i).name,
           absl::StrCat("optimum, by which ", title_,
                        " loads GPTQ files, looks for the blocks of a model as ",
                        absl::StrJoin(kOptimumBlocks, ", "),
                        ", and takes the first: ",
                        blocks.empty() ? "here there is none" : blocks));
-  }
+  });
 }
 
 void Linter::CheckStacks() {
@@ -349,13 +363,13 @@ void Linter::CheckSplit(const FormatRules& rules, size_t i) {
                      ", allowed a divisor of ", per_rank));
 }
 
-void Linter::CountFusedRows() {
-  for (size_t i = 0; i < draft_.tensors.size(); ++i) {
+absl::Status Linter::CountFusedRows() {
+  return ForQuantized([&](size_t i) {
     const PlanEntry& entry = draft_.entry(i);
-    if (!entry.group.empty() && draft_.Quantizes(i) && !IsExpert(i)) {
+    if (!entry.group.empty() && !IsExpert(i)) {
       fused_rows_[entry.group] += entry.rows;
     }
-  }
+  });
 }
 
 int64_t Linter::RankCols(size_t i) const {
@@ -407,7 +421,7 @@ void Linter::CheckLinear4bit(size_t i) {
 
 }  // namespace
 
-FindingList Lint(const Draft& draft, const EngineRules& rules) {
+absl::StatusOr<FindingList> Lint(const Draft& draft, const EngineRules& rules) {
   return Linter(draft, rules).Run();
 }
 

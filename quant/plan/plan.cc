@@ -118,11 +118,11 @@ void WarnOfUnknown(const EngineRules& rules, Draft* draft) {
 
 // The target's findings count as they are. Without a target those of every
 // engine that knows the format are warnings.
-void LintEngines(Draft* draft) {
+absl::Status LintEngines(Draft* draft) {
   Plan& plan = draft->plan;
   const PlanRequest& request = draft->request;
   for (const EngineRules& rules : AllEngineRules()) {
-    const FindingList findings = Lint(*draft, rules);
+    QS_ASSIGN_OR_RETURN(const FindingList findings, Lint(*draft, rules));
     const bool reads_config = ReadsConfig(rules.facts.engine);
     const bool lacks_config = request.config_json.empty() && reads_config;
     // Of an architecture that is not known nobody has tried which of its
@@ -144,7 +144,46 @@ void LintEngines(Draft* draft) {
       draft->findings.Append(findings, true);
     }
   }
+  return absl::OkStatus();
 }
+
+void FindSites(Draft* draft) {
+  if (draft->request.list_sites || SomeNeedCalibration(*draft)) {
+    draft->plan.sites = PlanSites(draft);
+  }
+}
+
+void ListFiles(Draft* draft) { draft->plan.files = PlanFiles(*draft); }
+
+void WriteConfig(Draft* draft) {
+  draft->plan.quantization_config_json = OutputConfigJson(*draft);
+}
+
+// A stage that cannot fail.
+template <void stage(Draft*)>
+absl::Status Run(Draft* draft) {
+  stage(draft);
+  return absl::OkStatus();
+}
+
+constexpr absl::Status (*kStages[])(Draft*) = {
+    ReadInput,
+    CheckSourceIsFloat,
+    Run<FindTies>,
+    SplitStacks,
+    ApplyOverrides,
+    Classify,
+    Run<ShareInputs>,
+    Run<CompleteGroups>,
+    Run<JoinStacks>,
+    Run<ReportUnusedOverrides>,
+    Run<FindSites>,
+    CountBytes,
+    Run<CheckOutputNames>,
+    LintEngines,
+    Run<ListFiles>,
+    Run<WriteConfig>,
+};
 
 }  // namespace
 
@@ -170,24 +209,10 @@ absl::Status AddTensor(Draft* draft, const PlanTensor& tensor) {
 
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   Draft draft(request);
-  QS_RETURN_IF_ERROR(ReadInput(&draft));
-  QS_RETURN_IF_ERROR(CheckSourceIsFloat(&draft));
-  FindTies(&draft);
-  QS_RETURN_IF_ERROR(SplitStacks(&draft));
-  QS_RETURN_IF_ERROR(ApplyOverrides(&draft));
-  QS_RETURN_IF_ERROR(Classify(&draft));
-  ShareInputs(&draft);
-  CompleteGroups(&draft);
-  JoinStacks(&draft);
-  ReportUnusedOverrides(&draft);
-  if (request.list_sites || SomeNeedCalibration(draft)) {
-    draft.plan.sites = PlanSites(&draft);
+  for (const auto stage : kStages) {
+    QS_RETURN_IF_ERROR(draft.Wanted());
+    QS_RETURN_IF_ERROR(stage(&draft));
   }
-  QS_RETURN_IF_ERROR(CountBytes(&draft));
-  CheckOutputNames(&draft);
-  LintEngines(&draft);
-  draft.plan.files = PlanFiles(draft);
-  draft.plan.quantization_config_json = OutputConfigJson(draft);
   draft.plan.findings = draft.findings.Findings();
   draft.plan.refused = draft.findings.HasError();
   return std::move(draft.plan);

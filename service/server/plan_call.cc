@@ -91,13 +91,17 @@ class PlanCall final : public BytesReactor {
     return input_.Add(request_);
   }
 
+  absl::StatusOr<Plan> PlanInLimits() {
+    QS_ASSIGN_OR_RETURN(Plan plan, PlanWithReasons(input_.request()));
+    QS_RETURN_IF_ERROR(CheckLimits(input_.request(), context_.limits(),
+                                   context_.pool().kinds().prefer_large,
+                                   &plan));
+    return plan;
+  }
+
   // On a worker.
   void MakeResponses() {
-    absl::StatusOr<Plan> plan = PlanWithReasons(input_.request());
-    if (plan.ok()) {
-      CheckLimits(input_.request(), context_.limits(),
-                  context_.pool().kinds().prefer_large, &*plan);
-    }
+    const absl::StatusOr<Plan> plan = PlanInLimits();
     if (plan.ok()) responses_ = PlanToProto(*plan, input_.request());
     {
       absl::MutexLock lock(&mutex_);

@@ -109,14 +109,21 @@ class LimitCheck {
 
 }  // namespace
 
-void CheckLimits(const PlanRequest& request, const quant::v1::Limits& limits,
-                 bool prefer_large, Plan* plan) {
+absl::Status CheckLimits(const PlanRequest& request,
+                         const quant::v1::Limits& limits, bool prefer_large,
+                         Plan* plan) {
   LimitCheck check(request, limits, prefer_large, *plan);
-  for (const PlanEntry& entry : plan->entries) check.Check(entry);
+  for (const PlanEntry& entry : plan->entries) {
+    if (request.cancelled != nullptr && *request.cancelled) {
+      return absl::CancelledError("cancelled");
+    }
+    check.Check(entry);
+  }
   for (Finding& finding : check.findings().Findings()) {
     plan->findings.push_back(std::move(finding));
     plan->refused = true;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace qs

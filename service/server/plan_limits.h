@@ -2,6 +2,7 @@
 #ifndef QS_SERVICE_SERVER_PLAN_LIMITS_H_
 #define QS_SERVICE_SERVER_PLAN_LIMITS_H_
 
+#include "absl/status/status.h"
 #include "quant/plan/plan.h"
 #include "quant/v1/quantization.pb.h"
 
@@ -12,9 +13,12 @@ namespace qs {
 // TENSOR_TOO_LARGE, MEMORY_BUDGET (of the tensor alone, with its site where the
 // method needs moments, and without an error report: of what may be more in a
 // group, the stream tells) and NAME_TOO_LONG. `prefer_large`: WorkerPool's.
+// Errors: CANCELLED — PlanRequest::cancelled, looked at for each tensor; the
+// plan is as it was.
 // Thread: pure function.
-void CheckLimits(const PlanRequest& request, const quant::v1::Limits& limits,
-                 bool prefer_large, Plan* plan);
+absl::Status CheckLimits(const PlanRequest& request,
+                         const quant::v1::Limits& limits, bool prefer_large,
+                         Plan* plan);
 
 }  // namespace qs
 

@@ -1,10 +1,13 @@
 // The engines' rules, as findings.
 #include <algorithm>
+#include <atomic>
 #include <random>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "quant/plan/draft.h"
+#include "quant/plan/engines.h"
 #include "quant/plan/findings.h"
 #include "tests/quant/plan_request.h"
 #include "tests/testing/catch_compat.h"
@@ -414,6 +417,31 @@ TEST_CASE("No pair of names is looked at by itself") {
   PlanRequest request = AwqOfLinears(modules);
   request.exclude = {"*xs*"};
   CHECK(FindingsOf(PlanOf(request), "SKIP_NAME").empty());
+}
+
+TEST_CASE("What nobody wants any more is not looked through") {
+  std::atomic<bool> cancelled = false;
+  PlanRequest request = AwqOfLinears({"a.mix", "a.mixer"});
+  request.cancelled = &cancelled;
+  Draft draft(request);
+  draft.architecture = &FindArchitecture(draft.config);
+  for (const PlanTensor& tensor : request.tensors) {
+    REQUIRE(AddTensor(&draft, tensor).ok());
+    draft.plan.entries.back().action = TensorAction::kQuantize;
+  }
+  const EngineRules& vllm = AllEngineRules().front();
+  CHECK(Lint(draft, vllm).ok());
+  cancelled = true;
+  CHECK(absl::IsCancelled(Lint(draft, vllm).status()));
+}
+
+TEST_CASE("Between its stages a plan looks whether it is wanted") {
+  const std::atomic<bool> cancelled = true;
+  // Of no tensors, for each of which some stages look.
+  PlanRequest request = RequestWith("W4A16", Engine::kVllm);
+  CHECK(MakePlan(request).ok());
+  request.cancelled = &cancelled;
+  CHECK(absl::IsCancelled(MakePlan(request).status()));
 }
 
 TEST_CASE("hqq's state dict is for hqq") {

@@ -1,6 +1,7 @@
 // PlanCheckpoint over a real connection.
 #include "service/server/plan_call.h"
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "service/server/error.h"
+#include "service/server/plan_limits.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
 
@@ -448,6 +450,26 @@ TEST_CASE("a worker is free when a plan's client is gone", "[plan_call]") {
   const PlanAnswers answers = Plan(server, {PlanConfigRequest("NF4"), tensors});
   INFO(answers.status);
   CHECK(answers.status.ok());
+}
+
+TEST_CASE("a plan that nobody wants is held against no limits", "[plan_call]") {
+  std::atomic<bool> cancelled = true;
+  PlanRequest request;
+  request.cancelled = &cancelled;
+  qs::Plan plan;
+  PlanEntry& entry = plan.entries.emplace_back();
+  entry.action = TensorAction::kQuantize;
+  entry.bytes_in = 2;
+  v1::Limits limits;
+  limits.set_max_tensor_bytes(1);
+  CHECK(absl::IsCancelled(CheckLimits(request, limits, false, &plan)));
+  CHECK(plan.findings.empty());
+  CHECK_FALSE(plan.refused);
+  cancelled = false;
+  REQUIRE(CheckLimits(request, limits, false, &plan).ok());
+  REQUIRE(plan.findings.size() == 1);
+  CHECK(plan.findings[0].rule == "TENSOR_TOO_LARGE");
+  CHECK(plan.refused);
 }
 
 TEST_CASE("no plan while the server drains", "[plan_call]") {
