@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/base/status_macros.h"
 #include "quant/plan/catalogue.h"
 #include "quant/plan/config_facts.h"
 #include "quant/plan/engines.h"
@@ -61,6 +62,16 @@ struct Draft {
     const std::atomic<bool>* const cancelled = request.cancelled;
     if (cancelled == nullptr || !cancelled->load()) return absl::OkStatus();
     return absl::CancelledError("cancelled");
+  }
+  // Calls `use` with the index of each tensor that is quantized, as long as the
+  // plan is wanted; then CANCELLED.
+  template <typename Use>
+  absl::Status ForQuantized(Use use) const {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      QS_RETURN_IF_ERROR(Wanted());
+      if (Quantizes(i)) use(i);
+    }
+    return absl::OkStatus();
   }
   // How tensor i is quantized, if it is.
   const QuantSpec& SpecOf(size_t i) const { return SpecOfRule(entry(i).rule); }

@@ -89,6 +89,23 @@ const FormatRules* EngineRules::Find(OutputFormat format) const {
   return nullptr;
 }
 
+const char* FormatTitle(OutputFormat format) {
+  switch (format) {
+    case OutputFormat::kBitsandbytes:
+      return "bitsandbytes 4-bit files (NF4, FP4)";
+    case OutputFormat::kCompressedTensors:
+      return "compressed-tensors files";
+    case OutputFormat::kGptq:
+    case OutputFormat::kGptqV2:
+      return "GPTQ files";
+    case OutputFormat::kAwqGemm:
+      return "AWQ files";
+    case OutputFormat::kHqq:
+      return "hqq's state dicts";
+  }
+  return "";
+}
+
 std::string WhyNoExperts(const Architecture& architecture,
                          const EngineRules& engine, const FormatRules& rules) {
   if (engine.facts.engine != Engine::kTransformers) return "";

@@ -44,6 +44,9 @@ struct EngineRules {
   const FormatRules* Find(OutputFormat format) const;
 };
 
+// "GPTQ files", as findings call what is in a format.
+const char* FormatTitle(OutputFormat format);
+
 // Why the engine cannot load packed experts of `architecture` as one linear
 // each from this format; empty: it can.
 std::string WhyNoExperts(const Architecture& architecture,

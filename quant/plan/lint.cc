@@ -4,33 +4,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
-#include "quant/plan/any_tree.h"
 #include "quant/plan/draft.h"
-#include "quant/plan/part_search.h"
-#include "quant/plan/skip_names.h"
+#include "quant/plan/lint_names.h"
 
 namespace qs {
 namespace {
 
 // bitsandbytes' AVX-512 dequantize handles blocks up to this size.
 constexpr int64_t kAvx512MaxBlock = 1024;
-
-const char* FormatTitle(OutputFormat format) {
-  switch (format) {
-    case OutputFormat::kBitsandbytes:
-      return "bitsandbytes 4-bit files (NF4, FP4)";
-    case OutputFormat::kCompressedTensors:
-      return "compressed-tensors files";
-    case OutputFormat::kGptq:
-    case OutputFormat::kGptqV2:
-      return "GPTQ files";
-    case OutputFormat::kAwqGemm:
-      return "AWQ files";
-    case OutputFormat::kHqq:
-      return "hqq's state dicts";
-  }
-  return "";
-}
 
 // No list is no rule.
 template <typename T>
@@ -56,8 +37,6 @@ class Linter {
                          std::string_view tensor);
   void CheckGptqScheme(const FormatRules& rules, const QuantSpec& spec,
                        std::string_view tensor);
-  absl::Status CheckSkipNames();
-  absl::Status CheckBlocks();
   void CheckStacks();
   void CheckTensor(const FormatRules& rules, size_t i);
   void CheckModule(const FormatRules& rules, size_t i);
@@ -65,16 +44,6 @@ class Linter {
   void CheckMarlin(const FormatRules& rules, size_t i);
   void CheckLinear4bit(size_t i);
   absl::Status CountFusedRows();
-
-  // Errors: CANCELLED — nobody wants the plan any more.
-  template <typename Check>
-  absl::Status ForQuantized(Check check) const {
-    for (size_t i = 0; i < draft_.tensors.size(); ++i) {
-      QS_RETURN_IF_ERROR(draft_.Wanted());
-      if (draft_.Quantizes(i)) check(i);
-    }
-    return absl::OkStatus();
-  }
 
   void Error(std::string_view rule, std::string_view tensor, std::string text) {
     findings_.Add(Severity::kError, rule, tensor, std::move(text));
@@ -114,11 +83,14 @@ absl::StatusOr<FindingList> Linter::Run() {
   CheckArchitecture();
   CheckHeads();
   QS_RETURN_IF_ERROR(CheckSchemes(*rules));
-  QS_RETURN_IF_ERROR(CheckBlocks());
-  if (rules->substring_skips) QS_RETURN_IF_ERROR(CheckSkipNames());
+  QS_RETURN_IF_ERROR(CheckBlocks(draft_, rules_, &findings_));
+  if (rules->substring_skips) {
+    QS_RETURN_IF_ERROR(CheckSkipNames(draft_, rules_, &findings_));
+  }
   if (rules->unpacks_experts) CheckStacks();
   QS_RETURN_IF_ERROR(CountFusedRows());
-  QS_RETURN_IF_ERROR(ForQuantized([&](size_t i) { CheckTensor(*rules, i); }));
+  QS_RETURN_IF_ERROR(
+      draft_.ForQuantized([&](size_t i) { CheckTensor(*rules, i); }));
   return std::move(findings_);
 }
 
@@ -159,7 +131,7 @@ absl::Status Linter::CheckSchemes(const FormatRules& rules) {
     if (!known) schemes.emplace_back(&one, tensor);
   };
   if (draft_.request.overrides.empty()) add(spec(), "");
-  QS_RETURN_IF_ERROR(ForQuantized([&](size_t i) {
+  QS_RETURN_IF_ERROR(draft_.ForQuantized([&](size_t i) {
     const QuantSpec& one = draft_.SpecOf(i);
     add(one, one == spec() ? "" : std::string_view(draft_.entry(i).name));
   }));
@@ -231,77 +203,6 @@ void Linter::CheckMarlinScheme(const FormatRules& rules, const QuantSpec& spec,
   }
 }
 
-// The list of modules that are not quantized has no way to say that a name
-// ends.
-absl::Status Linter::CheckSkipNames() {
-  const NameList quantized = QuantizedModules(draft_);
-  const NameList skipped = NotQuantizedOrFused(draft_);
-  PartSearch search(skipped.names());
-  for (const std::string& name : quantized.names()) {
-    QS_RETURN_IF_ERROR(draft_.Wanted());
-    search.Read(name);
-  }
-  const std::vector<std::string_view> found = search.Finish();
-  for (size_t i = 0; i < found.size(); ++i) {
-    QS_RETURN_IF_ERROR(draft_.Wanted());
-    const std::string& name = skipped.names()[i];
-    const std::string_view other = found[i];
-    if (other.empty()) continue;
-    Error("SKIP_NAME", name + ".weight",
-          absl::StrCat("not quantized, but its name is a part of ",
-                       std::string(other), ", which is: ", title_,
-                       " would skip both in ", FormatTitle(spec().format)));
-  }
-  return absl::OkStatus();
-}
-
-// Where optimum looks for a model's blocks, in its order.
-constexpr const char* kOptimumBlocks[] = {"transformer.h",
-                                          "model.decoder.layers",
-                                          "gpt_neox.layers",
-                                          "model.layers",
-                                          "model.language_model.layers",
-                                          "h",
-                                          "decoder.layers",
-                                          "layers"};
-
-// transformers has GPTQ files loaded by optimum, which takes the first of these
-// that some module's name begins with, and makes packed linears there alone.
-absl::Status Linter::CheckBlocks() {
-  const OutputFormat format = spec().format;
-  if (rules_.facts.engine != Engine::kTransformers ||
-      (format != OutputFormat::kGptq && format != OutputFormat::kGptqV2)) {
-    return absl::OkStatus();
-  }
-  const bool other_trees =
-      HasOtherTrees(draft_) && !draft_.architecture->keeps_tree;
-  std::vector<std::string> names;
-  for (const DraftTensor& item : draft_.tensors) {
-    QS_RETURN_IF_ERROR(draft_.Wanted());
-    names.push_back(other_trees
-                        ? LanguageModelName(item.module)
-                        : TransformersName(*draft_.architecture, item.module));
-  }
-  std::string blocks;
-  for (const char* const known : kOptimumBlocks) {
-    const bool found = std::any_of(
-        names.begin(), names.end(),
-        [known](const auto& name) { return name.starts_with(known); });
-    if (!found) continue;
-    blocks = absl::StrCat(known, ".");
-    break;
-  }
-  return ForQuantized([&](size_t i) {
-    if (!blocks.empty() && names[i].starts_with(blocks)) return;
-    Error("GPTQ_BLOCKS", draft_.entry(i).name,
-          absl::StrCat("optimum, by which ", title_,
-                       " loads GPTQ files, looks for the blocks of a model as ",
-                       absl::StrJoin(kOptimumBlocks, ", "),
-                       ", and takes the first: ",
-                       blocks.empty() ? "here there is none" : blocks));
-  });
-}
-
 void Linter::CheckStacks() {
   if (draft_.architecture->transformers_experts != "unpacked") return;
   for (size_t i = 0; i < draft_.tensors.size(); ++i) {
@@ -364,7 +265,7 @@ void Linter::CheckSplit(const FormatRules& rules, size_t i) {
 }
 
 absl::Status Linter::CountFusedRows() {
-  return ForQuantized([&](size_t i) {
+  return draft_.ForQuantized([&](size_t i) {
     const PlanEntry& entry = draft_.entry(i);
     if (!entry.group.empty() && !IsExpert(i)) {
       fused_rows_[entry.group] += entry.rows;

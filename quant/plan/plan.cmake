@@ -24,6 +24,7 @@ target_sources(qs_quant PRIVATE
   plan/fused_groups.cc
   plan/glob.cc
   plan/lint.cc
+  plan/lint_names.cc
   plan/output_config.cc
   plan/output_names.cc
   plan/overrides.cc
