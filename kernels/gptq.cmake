@@ -1,5 +1,6 @@
 target_sources(qs_kernels PRIVATE
   cpu/blas.cc
+  cpu/finite_cpu.cc
   cpu/gptq_cpu.cc
   cpu/gptq_error_cpu.cc
   cpu/gptq_factor_cpu.cc

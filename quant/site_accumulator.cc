@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/finite_ops.h"
 
 namespace qs {
 namespace {
@@ -57,6 +58,13 @@ absl::Status SiteAccumulator::Add(const uint8_t* rows, int64_t tokens,
     if (waiting_tokens_ == room) QS_RETURN_IF_ERROR(SumWholeRuns(backend));
   }
   return absl::OkStatus();
+}
+
+absl::Status SiteAccumulator::CheckFinite(const uint8_t* rows,
+                                          int64_t tokens) const {
+  const int64_t index = FirstNonFinite({rows, dtype_, tokens, inputs_});
+  return index < 0 ? absl::OkStatus()
+                   : NonFiniteError(rows, this->tokens(), index);
 }
 
 absl::Status SiteAccumulator::SumWholeRuns(Backend& backend) {
@@ -113,7 +121,9 @@ absl::Status SiteAccumulator::Sum(int64_t tokens, Backend& backend) {
   args.abs_sum = abs_sum();
   args.first_non_finite = &first_non_finite;
   QS_RETURN_IF_ERROR(backend.gram().Accumulate(args, backend.stream()));
-  if (first_non_finite >= 0) return NonFiniteError(first_non_finite);
+  if (first_non_finite >= 0) {
+    return NonFiniteError(waiting_.data(), summed_tokens_, first_non_finite);
+  }
   summed_tokens_ += tokens;
   waiting_tokens_ -= tokens;
   std::memmove(waiting_.data(), waiting_.data() + tokens * row_bytes(),
@@ -121,11 +131,12 @@ absl::Status SiteAccumulator::Sum(int64_t tokens, Backend& backend) {
   return absl::OkStatus();
 }
 
-absl::Status SiteAccumulator::NonFiniteError(int64_t index) const {
-  const float value = LoadAsFloat(waiting_.data(), dtype_, index);
+absl::Status SiteAccumulator::NonFiniteError(const uint8_t* rows, int64_t first,
+                                             int64_t index) const {
+  const float value = LoadAsFloat(rows, dtype_, index);
   return absl::InvalidArgumentError(absl::StrCat(
       "site \"", site_, "\": ", std::isnan(value) ? "NaN" : "Inf", " at token ",
-      summed_tokens_ + index / inputs_, ", input ", index % inputs_));
+      first + index / inputs_, ", input ", index % inputs_));
 }
 
 absl::StatusOr<SiteMoments> SiteAccumulator::Finish(Backend& backend) {

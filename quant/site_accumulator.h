@@ -42,6 +42,9 @@ class SiteAccumulator {
   // INVALID_ARGUMENT 'site "NAME": NaN|Inf at token T, input I', the first of
   // the rows that waited; it is of no more use then.
   absl::Status Add(const uint8_t* rows, int64_t tokens, Backend& backend);
+  // The same of rows that are to be added next; none are taken. Rows that wait
+  // are looked at when they are summed: too late for a state that is kept.
+  absl::Status CheckFinite(const uint8_t* rows, int64_t tokens) const;
   // That were added.
   int64_t tokens() const { return summed_tokens_ + waiting_tokens_; }
 
@@ -72,7 +75,9 @@ class SiteAccumulator {
   int64_t row_bytes() const { return inputs_ * DTypeBytes(dtype_); }
   // The first `tokens` that wait.
   absl::Status Sum(int64_t tokens, Backend& backend);
-  absl::Status NonFiniteError(int64_t index) const;
+  // Of an element of rows of which the first is token `first`.
+  absl::Status NonFiniteError(const uint8_t* rows, int64_t first,
+                              int64_t index) const;
   double* sum() { return sums_.As<double>(); }
   double* abs_sum() { return sum() + inputs_ * inputs_; }
   // The parts of the state, in order.

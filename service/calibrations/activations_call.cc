@@ -291,8 +291,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
   // On the strand.
   void Added(const absl::Status& added, const Request& request) {
     if (!added.ok()) {
-      // A part of the batch may be in the sums.
-      usable_ = false;
+      usable_ = shard_->usable();
       return Fail(AddError(added));
     }
     added_bytes_ += static_cast<int64_t>(request.data().size());
@@ -327,7 +326,7 @@ class ActivationsCall final : public SerialCall<Request, Response> {
           const absl::Status summed = shard_->SumWholeRuns(backend);
           Continue([this, asked, summed, then] {
             if (summed.ok()) return then(Checkpoint(asked));
-            usable_ = false;
+            usable_ = shard_->usable();
             then(AddError(summed));
           });
         },

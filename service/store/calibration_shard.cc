@@ -86,8 +86,13 @@ absl::Status CalibrationShard::Add(const std::string& site, DType dtype,
         absl::StrCat("got ", DTypeName(dtype), ", allowed ",
                      DTypeName(into.dtype), " as in the batches before"));
   }
+  // Found here, the batch can be sent again right. Once it is durable it could
+  // not be taken out of the sums.
+  QS_RETURN_IF_ERROR(into.sums->CheckFinite(rows, tokens));
   into.changed = true;
-  QS_RETURN_IF_ERROR(into.sums->Add(rows, tokens, backend));
+  const absl::Status added = into.sums->Add(rows, tokens, backend);
+  usable_ = added.ok();
+  if (!added.ok()) return added;
   ++last_seq_;
   pending_bytes_ += tokens * FindSite(site)->inputs * DTypeBytes(dtype);
   return absl::OkStatus();
@@ -101,7 +106,10 @@ bool CalibrationShard::has_whole_runs() const {
 
 absl::Status CalibrationShard::SumWholeRuns(Backend& backend) {
   for (auto& [unused, sums] : sums_) {
-    QS_RETURN_IF_ERROR(sums.sums->SumWholeRuns(backend));
+    const absl::Status summed = sums.sums->SumWholeRuns(backend);
+    if (summed.ok()) continue;
+    usable_ = false;
+    return summed;
   }
   return absl::OkStatus();
 }
@@ -131,6 +139,7 @@ absl::StatusOr<std::vector<std::string>> CalibrationShard::PutAll(
 }
 
 absl::Status CalibrationShard::Checkpoint() {
+  if (!usable_) return absl::InternalError("sums: got a part of a batch");
   if (last_seq_ == durable_seq_) return absl::OkStatus();
   std::vector<CalibrationPart> parts;
   const absl::StatusOr<std::vector<std::string>> freed = PutAll(&parts);

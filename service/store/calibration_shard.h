@@ -60,19 +60,22 @@ class CalibrationShard {
 
   // Adds batch last_seq() + 1: whole rows in `dtype`. On a worker. REQUIRES:
   // IsOpen. Errors: INVALID_ARGUMENT — another dtype; NaN or Inf, with its
-  // place, in this batch or in one of those before that waited: the shard is of
-  // no more use then.
+  // place. With these nothing was added, as long as usable().
   absl::Status Add(const std::string& site, DType dtype, const uint8_t* rows,
                    int64_t tokens, Backend& backend);
 
+  // False: an error came when a part of a batch was in the sums. They are not
+  // to be made durable any more.
+  bool usable() const { return usable_; }
+
   // Whether runs wait that a Checkpoint has to have in its sums, and their
-  // sums. On a worker. Errors: as Add.
+  // sums. On a worker. Errors: as Add; the shard is not usable() then.
   bool has_whole_runs() const;
   absl::Status SumWholeRuns(Backend& backend);
 
   // Then durable_seq() == last_seq(). On an IO thread. Errors: as PutShard and
-  // CalibrationStore, INTERNAL — has_whole_runs(); nothing has changed then,
-  // and it may be tried again.
+  // CalibrationStore, INTERNAL — has_whole_runs(), not usable(); nothing has
+  // changed then, and it may be tried again.
   absl::Status Checkpoint();
 
  private:
@@ -103,6 +106,7 @@ class CalibrationShard {
   int64_t durable_seq_ = 0;
   int64_t last_seq_ = 0;
   int64_t pending_bytes_ = 0;
+  bool usable_ = true;
   std::map<std::string, CalibrationPart> parts_;  // durable, by site
   std::map<std::string, Sums> sums_;              // in memory, by site
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/finite_ops.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/generators.h"
 
@@ -120,6 +121,30 @@ TEST_CASE("activations that are not finite are found and not added") {
       CHECK(got.bad == 777);
       for (double value : got.sum) CHECK(value == 0);
     }
+  }
+}
+
+TEST_CASE("the first value that is not finite is found by every SIMD target") {
+  // More than what is looked at in one piece, and not whole vectors.
+  const int64_t rows = 3;
+  const int64_t cols = 99'991;
+  const int64_t n = rows * cols;
+  for (const std::string& target : SimdTargets()) {
+    REQUIRE(ForceSimdTargetForTest(target).ok());
+    for (DType dtype : kWeightTypes) {
+      INFO(DTypeName(dtype) << " target " << target);
+      TestTensor x = TestTensor::Make(dtype, n, Kind::kOutlier, 1);
+      const TensorView view = {x.data(), dtype, rows, cols};
+      CHECK(FirstNonFinite(view) == -1);
+      CHECK(FirstNonFinite({x.data(), dtype, 0, cols}) == -1);
+      StoreFromFloat(x.data(), dtype, n - 1, -INFINITY);
+      CHECK(FirstNonFinite(view) == n - 1);
+      StoreFromFloat(x.data(), dtype, 200'001, NAN);
+      CHECK(FirstNonFinite(view) == 200'001);
+      StoreFromFloat(x.data(), dtype, 0, INFINITY);
+      CHECK(FirstNonFinite(view) == 0);
+    }
+    REQUIRE(ForceSimdTargetForTest("").ok());
   }
 }
 

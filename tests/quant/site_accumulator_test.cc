@@ -125,6 +125,29 @@ TEST_CASE("NaN is named by its token and input") {
   }
 }
 
+TEST_CASE("rows are looked at before they are added") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16, DType::kF16);
+  const int64_t inputs = 9;
+  const int64_t tokens = kGramRunTokens + 700;
+  const std::vector<uint8_t> rows = Gaussian(tokens * inputs, dtype, 4, 1.0);
+  const auto backend = NewCpuBackend(1);
+  auto sums = SiteAccumulator::Create("site", inputs, dtype);
+  REQUIRE((*sums)->CheckFinite(rows.data(), tokens).ok());
+  REQUIRE((*sums)->Add(rows.data(), tokens, *backend).ok());
+  std::vector<uint8_t> bad = rows;
+  StoreFromFloat(bad.data(), dtype, 12 * inputs + 4, -INFINITY);
+  StoreFromFloat(bad.data(), dtype, 12 * inputs + 5, NAN);
+  const absl::Status found = (*sums)->CheckFinite(bad.data(), tokens);
+  CHECK(found.code() == absl::StatusCode::kInvalidArgument);
+  // Counted as those that came before.
+  CHECK(found.message() == "site \"site\": Inf at token 2760, input 4");
+  CHECK((*sums)->CheckFinite(bad.data(), 12).ok());
+  CHECK((*sums)->tokens() == tokens);
+  auto moments = (*sums)->Finish(*backend);
+  REQUIRE(moments.ok());
+  RequireSame(*moments, Sum(rows, inputs, dtype, tokens, *backend));
+}
+
 // Saved and restored after each `step` tokens; `runs` in a call, and one in
 // each second stretch.
 SiteMoments SumWithRests(const std::vector<uint8_t>& rows, int64_t inputs,

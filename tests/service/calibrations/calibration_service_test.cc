@@ -345,8 +345,6 @@ TEST_CASE("batches that are refused leave the shard as it was",
     const char* reason;
     std::function<void(v1::WriteActivationsRequest*)> change;
   };
-  std::vector<float> bad = RowsOf(3);
-  bad[kTokens * 4 - 2] = std::numeric_limits<float>::quiet_NaN();
   const std::vector<Case> cases = {
       {Code::kFailedPrecondition, "SEQUENCE_GAP",
        [](auto* r) { r->set_seq(4); }},
@@ -390,22 +388,6 @@ TEST_CASE("batches that are refused leave the shard as it was",
     CHECK(ErrorMetadataValue(status, "durable_seq") == "2");
     CHECK(ErrorMetadataValue(status, "expected") == "3");
   }
-  SECTION("NaN is found when a run of tokens is summed") {
-    // Site b has batches 3, 6, ...: filled up to a run, the NaN in the first.
-    ActivationsStream call(server);
-    REQUIRE(call.Write(OpenShard()));
-    for (int64_t seq = 3; seq < 60; ++seq) {
-      v1::WriteActivationsRequest request = BatchRequest(seq);
-      request.set_site("b");
-      request.set_data(BytesOf(bad));
-      request.clear_crc32c();
-      if (!call.Write(request)) break;
-    }
-    const absl::Status status = call.End();
-    CheckReason(status, Code::kInvalidArgument, "NON_FINITE_INPUT");
-    CHECK(ErrorMetadataValue(status, "durable_seq") == "2");
-    REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
-  }
   REQUIRE(SendBatches(server, 3, 5) == 5);
   v1::Calibration sealed;
   REQUIRE(Seal(server, kName, {}, &sealed).ok());
@@ -414,6 +396,86 @@ TEST_CASE("batches that are refused leave the shard as it was",
   REQUIRE(call.Write(OpenShard()));
   REQUIRE(call.Write(BatchRequest(6)));
   CheckReason(call.End(), Code::kFailedPrecondition, "SITE_SEALED");
+}
+
+// Batch 3, of site b, whose last but one value is NaN.
+v1::WriteActivationsRequest BatchWithNaN() {
+  std::vector<float> rows = RowsOf(3);
+  rows[kTokens * 4 - 2] = std::numeric_limits<float>::quiet_NaN();
+  v1::WriteActivationsRequest request = BatchRequest(3);
+  request.set_data(BytesOf(rows));
+  request.set_crc32c(CrcOf(request.data()));
+  return request;
+}
+
+TEST_CASE("NaN in less than a run never becomes durable", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  MustCreate(server);
+  v1::WriteActivationsRequest bad = BatchWithNaN();
+  {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    CHECK(call.Durable() == 0);
+    for (int64_t seq = 1; seq < 3; ++seq) {
+      REQUIRE(call.Write(BatchRequest(seq)));
+    }
+    SECTION("and a flush") {
+      bad.set_flush(true);
+      REQUIRE(call.Write(bad));
+    }
+    SECTION("and the half-close") { REQUIRE(call.Write(bad)); }
+    SECTION("and more of the site") {
+      call.Write(bad);
+      v1::WriteActivationsRequest request = BatchRequest(3);
+      for (int64_t seq = 4; seq < 20; ++seq) {
+        request.set_seq(seq);
+        if (!call.Write(request)) break;
+      }
+    }
+    const absl::Status status = call.Finish();
+    CheckReason(status, absl::StatusCode::kInvalidArgument, "NON_FINITE_INPUT");
+    CHECK(status.message() == "site \"b\": NaN at token 299, input 2");
+    // Those before it are.
+    CHECK(ErrorMetadataValue(status, "durable_seq") == "2");
+    CHECK(ErrorMetadataValue(status, "expected") == "3");
+  }
+  REQUIRE(SendBatches(server, 3, 7) == 7);
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  CHECK(MustRead(server, "a") == ReferenceBytes("a", 7));
+  CHECK(MustRead(server, "b") == ReferenceBytes("b", 7));
+}
+
+TEST_CASE("NaN does not become durable when the connection is lost",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  MustCreate(server);
+  {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    CHECK(call.Durable() == 0);
+    for (int64_t seq = 1; seq < 3; ++seq) {
+      REQUIRE(call.Write(BatchRequest(seq)));
+    }
+    REQUIRE(call.Write(BatchWithNaN()));
+    call.context.TryCancel();
+    CHECK_FALSE(call.End().ok());
+  }
+  REQUIRE(Eventually([&] { return server.calls().live() == 0; }));
+  {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    // However much of it came.
+    const int64_t durable = call.Durable();
+    CHECK(durable <= 2);
+    REQUIRE(call.Finish().ok());
+    REQUIRE(SendBatches(server, durable + 1, 7) == 7);
+  }
+  v1::Calibration sealed;
+  REQUIRE(Seal(server, kName, {}, &sealed).ok());
+  CHECK(MustRead(server, "b") == ReferenceBytes("b", 7));
 }
 
 TEST_CASE("one writer a shard, and the newer one comes in", "[calibrations]") {

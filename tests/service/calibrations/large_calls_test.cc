@@ -224,7 +224,7 @@ TEST_CASE("a flush is durable with all that waits", "[calibrations]") {
   CheckSealed(server, 12);
 }
 
-TEST_CASE("NaN among rows that wait is found before they are durable",
+TEST_CASE("NaN among rows that wait ends with those before it durable",
           "[calibrations]") {
   TemporaryFolder folder;
   GramCalls calls;
@@ -244,10 +244,11 @@ TEST_CASE("NaN among rows that wait is found before they are durable",
     const absl::Status status = call.Finish();
     CheckReason(status, absl::StatusCode::kInvalidArgument, "NON_FINITE_INPUT");
     CHECK(status.message() == "site \"a\": NaN at token 1310, input 7");
+    CHECK(ErrorMetadataValue(status, "durable_seq") == "1");
   }
   ActivationsStream call(server);
   REQUIRE(call.Write(OpenShard()));
-  CHECK(call.Durable() == 0);
+  CHECK(call.Durable() == 1);
   REQUIRE(call.Finish().ok());
   SendAll(server, 12);
   CheckSealed(server, 12);

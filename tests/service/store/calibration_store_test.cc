@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -314,6 +315,66 @@ TEST_CASE("what a shard refuses", "[calibration_store]") {
     CHECK(absl::IsNotFound(shard->Checkpoint()));
   }
   CHECK(place.Sweep() == 0);
+}
+
+TEST_CASE("no batch with NaN becomes durable", "[calibration_store]") {
+  TemporaryFolder folder;
+  const Place place(folder / "p");
+  const auto backend = NewCpuBackend(1);
+  MustCreate(*place.records, NewCalibration("c"));
+  const auto shard = place.Shard("c", "s0");
+  REQUIRE(AddBatch(*shard, 0, *backend).ok());
+  std::vector<float> rows = BatchOf(0, 2).rows;
+  rows[8 * (kTokens - 1) + 7] = std::numeric_limits<float>::quiet_NaN();
+  const absl::Status refused =
+      shard->Add("a", DType::kF32, reinterpret_cast<uint8_t*>(rows.data()),
+                 kTokens, *backend);
+  CHECK(absl::IsInvalidArgument(refused));
+  CHECK(refused.message() == "site \"a\": NaN at token 1399, input 7");
+  // It goes on where it was.
+  CHECK(shard->usable());
+  CHECK(shard->last_seq() == 1);
+  REQUIRE(shard->Checkpoint().ok());
+  while (shard->last_seq() < 7) REQUIRE(AddBatch(*shard, 0, *backend).ok());
+  REQUIRE(shard->Checkpoint().ok());
+  REQUIRE(SealSite(place, "c", "a", *backend).ok());
+  REQUIRE(SealSite(place, "c", "b", *backend).ok());
+  CHECK(Digests(place, "c") == ReferenceDigests(1, 7));
+  CHECK(place.Sweep() == 0);
+}
+
+TEST_CASE("a sum that failed in its middle is not made durable",
+          "[calibration_store]") {
+  TemporaryFolder folder;
+  const Place place(folder / "p");
+  const auto backend = NewCpuBackend(1);
+  MustCreate(*place.records, NewCalibration("c"));
+  // Rows that wait and have NaN: nobody looked at them.
+  CalibrationPart part;
+  part.source = "s";
+  part.site = "a";
+  part.dtype = DTypeName(DType::kF32);
+  part.tokens = kTokens;
+  std::vector<float> rows = BatchOf(0, 1).rows;
+  rows[8 * 5 + 2] = std::numeric_limits<float>::quiet_NaN();
+  auto sums = SiteAccumulator::Create("a", 8, DType::kF32);
+  REQUIRE((*sums)
+              ->Add(reinterpret_cast<uint8_t*>(rows.data()), kTokens, *backend)
+              .ok());
+  part.blob = *place.store->PutAccumulator(**sums, 8, DType::kF32);
+  REQUIRE(place.records
+              ->PutShard(place.Find("c")->key, "s", 0, 1, {part}, kMaxShards)
+              .ok());
+  const auto shard = place.Shard("c", "s");
+  REQUIRE(AddBatch(*shard, 0, *backend).ok());  // batch 2, of a
+  REQUIRE(shard->usable());
+  REQUIRE(AddBatch(*shard, 0, *backend).ok());  // batch 3, of b
+  const absl::Status failed = AddBatch(*shard, 0, *backend);
+  CHECK(absl::IsInvalidArgument(failed));
+  CHECK(failed.message() == "site \"a\": NaN at token 5, input 2");
+  CHECK_FALSE(shard->usable());
+  CHECK(absl::IsInternal(shard->Checkpoint()));
+  CHECK(shard->durable_seq() == 1);
 }
 
 TEST_CASE("a site that changes while it is sealed", "[calibration_store]") {
