@@ -28,8 +28,8 @@ using Request = v1::WriteActivationsRequest;
 using Response = v1::WriteActivationsResponse;
 
 // A checkpoint costs 4 n^2 bytes a site: it is made when three quarters of what
-// the sites take came in (6 n^2, and of the rows that may wait), at least this,
-// or when the last one is so long ago.
+// the sites take came in (6 n^2, with a GPU among the workers 12 n^2, and of
+// the rows that may wait), at least this, or when the last one is so long ago.
 constexpr int64_t kMinPendingBytes = int64_t{64} << 20;
 constexpr absl::Duration kMaxPendingTime = absl::Seconds(30);
 
@@ -224,15 +224,20 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     });
   }
 
-  // `least`: one run at a time will do.
+  // Several runs where half of the budget is left to others, which may wait as
+  // long as this call takes. `least`: one run at a time will do; it does, too,
+  // where to let the open sites go is not worth it.
   std::optional<Room> TakeRoom(bool least) {
     const int64_t inputs = batch_->site->inputs;
     Room room;
     room.runs = large_ ? SiteAccumulator::LargeRuns(inputs, batch_->dtype) : 1;
-    std::optional<Reservation> reserved = Reserve(room.runs);
-    if (!reserved && least) {
+    std::optional<Reservation> reserved;
+    if (room.runs > 1) {
+      reserved = context().budget.TryReserveSpare(BytesOf(room.runs));
+    }
+    if (!reserved && (room.runs == 1 || least || !much_added())) {
       room.runs = 1;
-      reserved = Reserve(room.runs);
+      reserved = context().budget.TryReserve(BytesOf(1));
     }
     if (!reserved) return std::nullopt;
     room.reservation = *std::move(reserved);
@@ -245,14 +250,12 @@ class ActivationsCall final : public SerialCall<Request, Response> {
     return CalibrationShard::MemoryBytes(batch_->site->inputs, batch_->dtype,
                                          runs, workers_.any_gpu);
   }
-  std::optional<Reservation> Reserve(int64_t runs) {
-    return context().budget.TryReserve(BytesOf(runs));
-  }
 
+  // To write sums and read them again takes longer than small calls where
+  // little came in between: with these more sites are open at once.
+  bool much_added() const { return added_bytes_ >= open_bytes_; }
   void CloseSites() {
-    // To write sums and read them again takes longer than small calls where
-    // little came in between: with these more sites are open at once.
-    if (added_bytes_ < open_bytes_) large_ = false;
+    if (!much_added()) large_ = false;
     shard_->CloseSites();
     rooms_.clear();
     open_bytes_ = 0;

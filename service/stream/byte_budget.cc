@@ -28,6 +28,13 @@ std::optional<Reservation> ByteBudget::TryReserve(int64_t bytes) {
   return Reservation(this, bytes);
 }
 
+std::optional<Reservation> ByteBudget::TryReserveSpare(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  if (bytes > capacity_ / 2 - reserved_) return std::nullopt;
+  if (!line_.empty() || !Take(bytes)) return std::nullopt;
+  return Reservation(this, bytes);
+}
+
 std::optional<Reservation> ByteBudget::ReserveOrWait(int64_t bytes,
                                                      Granted granted,
                                                      Ticket* ticket) {

@@ -69,6 +69,10 @@ class ByteBudget {
   // REQUIRES: 0 <= bytes.
   std::optional<Reservation> TryReserve(int64_t bytes);
 
+  // TryReserve, of what only makes work faster: half of the capacity is left to
+  // others.
+  std::optional<Reservation> TryReserveSpare(int64_t bytes);
+
   // Reserves now, or leaves `granted` in the line and sets `*ticket`.
   // REQUIRES: 0 <= bytes <= capacity().
   std::optional<Reservation> ReserveOrWait(int64_t bytes, Granted granted,

@@ -214,10 +214,7 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::OpenSite(
   const int64_t inputs = group_->info().sites[index].inputs;
   int64_t runs = workers.prefer_large ? SiteJob::LargeRuns(begin, inputs) : 1;
   int64_t bytes = SiteJob::RoomFor(begin, inputs, runs, workers.any_gpu);
-  std::optional<Reservation> room;
-  if (bytes <= budget.capacity() / 2 - budget.reserved()) {
-    room = budget.TryReserve(bytes);
-  }
+  std::optional<Reservation> room = budget.TryReserveSpare(bytes);
   if (!room) {
     runs = 1;
     bytes = SiteJob::RoomFor(begin, inputs, runs, workers.any_gpu);

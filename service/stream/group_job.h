@@ -52,9 +52,9 @@ class GroupJob {
   void set_rule(int rule) { rule_ = rule; }
   const std::string& name() const { return group_->info().name; }
 
-  // `large`: activations should be summed several runs at a time, if that
-  // leaves half of the budget to others. Errors: NOT_IN_GROUP; BAD_FIELD;
-  // MEMORY_BUDGET.
+  // `workers`: of all that may sum activations. Where they prefer large calls
+  // it is several runs at a time, if that leaves half of the budget to others.
+  // Errors: NOT_IN_GROUP; BAD_FIELD; MEMORY_BUDGET.
   absl::StatusOr<std::shared_ptr<SiteJob>> BeginSite(
       const quant::v1::SiteBegin& begin, ByteBudget& budget,
       const WorkerKinds& workers);

@@ -55,6 +55,30 @@ TEST_CASE("assigning over a reservation gives the old one back",
   REQUIRE(budget.reserved() == 0);
 }
 
+TEST_CASE("what is spare leaves half to others", "[byte_budget]") {
+  ByteBudget budget(101);
+  REQUIRE_FALSE(budget.TryReserveSpare(51));
+  const std::optional<Reservation> spare = budget.TryReserveSpare(20);
+  REQUIRE(spare);
+  CHECK(spare->bytes() == 20);
+  CHECK_FALSE(budget.TryReserveSpare(31));
+  CHECK(budget.TryReserveSpare(30));
+  const std::optional<Reservation> others = budget.TryReserve(60);
+  REQUIRE(others);
+  CHECK_FALSE(budget.TryReserveSpare(0));
+  CHECK(budget.reserved() == 80);
+}
+
+TEST_CASE("what is spare is not taken from those who wait", "[byte_budget]") {
+  ByteBudget budget(100);
+  const std::optional<Reservation> held = budget.TryReserve(10);
+  Slot waiting;
+  REQUIRE_FALSE(waiting.Ask(budget, 95));
+  CHECK_FALSE(budget.TryReserveSpare(5));
+  REQUIRE(budget.Abandon(waiting.ticket));
+  CHECK(budget.TryReserveSpare(5));
+}
+
 TEST_CASE("nobody overtakes a waiter", "[byte_budget]") {
   ByteBudget budget(100);
   std::optional<Reservation> held = budget.TryReserve(50);

@@ -305,17 +305,94 @@ TEST_CASE("sums that a GPU makes are counted twice", "[calibrations]") {
   CheckSealed(server, 12);
 }
 
+int64_t RoomOf(const std::string& site, int64_t runs) {
+  return SiteAccumulator::MemoryBytes(Inputs(site), DType::kBF16, runs);
+}
+
+// Batch `seq`, and what the budget then has reserved.
+int64_t ReservedAfter(CalibrationFixture& server, ActivationsStream& call,
+                      int64_t seq, const std::string& site) {
+  v1::WriteActivationsRequest request = Request(seq, Rows(site == "b" ? 4 : 1));
+  request.set_site(site);
+  request.set_flush(true);
+  REQUIRE(call.Write(request));
+  REQUIRE(call.Durable() == seq);
+  return server.budget().reserved();
+}
+
+TEST_CASE("several runs leave half of the budget to others", "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  const int64_t half = RoomOf("a", 3);
+  const int64_t less = GENERATE(0, 1);
+  Server server(folder, &calls, 2 * (half - less));
+  Declare(server);
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  CHECK(call.Durable() == 0);
+  const int64_t a = less == 0 ? half : RoomOf("a", 1);
+  CHECK(ReservedAfter(server, call, 1, "a") == a);
+  SECTION("a site more has one, where little came") {
+    CHECK(ReservedAfter(server, call, 2, "b") == a + RoomOf("b", 1));
+    CHECK(ReservedAfter(server, call, 3, "a") == a + RoomOf("b", 1));
+  }
+  SECTION("a site more has several, where much came for those before") {
+    int64_t seq = 2;
+    for (; seq * kBatch * Inputs("a") * 2 < a; ++seq) {
+      CHECK(ReservedAfter(server, call, seq, "a") == a);
+    }
+    CHECK(ReservedAfter(server, call, seq, "a") == a);
+    CHECK(ReservedAfter(server, call, seq + 1, "b") == RoomOf("b", 2));
+    // Which leaves not enough for several of the first.
+    CHECK(ReservedAfter(server, call, seq + 2, "a") ==
+          RoomOf("b", 2) + RoomOf("a", 1));
+  }
+  REQUIRE(call.Finish().ok());
+}
+
+TEST_CASE("several runs where others have half of the budget",
+          "[calibrations]") {
+  TemporaryFolder folder;
+  GramCalls calls;
+  Server server(folder, &calls, 4 * RoomOf("a", 3));
+  Declare(server);
+  const auto others = server.budget().TryReserve(2 * RoomOf("a", 3));
+  REQUIRE(others);
+  SendAll(server, 12);
+  CHECK(Largest(calls) == kGramRunTokens);
+  CHECK(server.budget().reserved() == others->bytes());
+}
+
 TEST_CASE("sites in turn that find no room together", "[calibrations]") {
   TemporaryFolder folder;
   GramCalls calls;
-  // For one with several runs, or both with one.
-  Server server(folder, &calls,
-                SiteAccumulator::MemoryBytes(768, DType::kBF16, 3) +
-                    SiteAccumulator::MemoryBytes(512, DType::kBF16) / 2);
+  Server server(folder, &calls, 2 * RoomOf("a", 3));
   Declare(server);
-  SendAll(server, 12);
-  // The first is let go before much came, so from then on both are open.
-  CHECK(Largest(calls) == kGramRunTokens);
+  {
+    ActivationsStream call(server);
+    REQUIRE(call.Write(OpenShard()));
+    CHECK(call.Durable() == 0);
+    v1::WriteActivationsRequest request = Request(1, Rows(1));
+    request.set_flush(true);
+    REQUIRE(call.Write(request));
+    CHECK(call.Durable() == 1);
+    CHECK(server.budget().reserved() == RoomOf("a", 3));
+    // Room for this one, or for both with one run at a time.
+    const auto others =
+        server.budget().TryReserve(RoomOf("a", 3) - RoomOf("b", 1) / 2);
+    REQUIRE(others);
+    for (int64_t seq = 2; seq <= 12; ++seq) {
+      request = Request(seq, Rows(seq));
+      request.set_flush(seq == 12);
+      REQUIRE(call.Write(request));
+    }
+    while (call.Durable() < 12) {
+    }
+    // The first was let go before much came, so from then on both are open.
+    CHECK(server.budget().reserved() - others->bytes() ==
+          RoomOf("a", 1) + RoomOf("b", 1));
+    REQUIRE(call.Finish().ok());
+  }
   CheckSealed(server, 12);
 }
 
