@@ -164,7 +164,8 @@ bool IsRetryable(const absl::Status& status) {
 }
 
 bool IsBusy(const absl::Status& status) {
-  return HasReason(status, kBusyReasons);
+  // What needs more than the server's whole budget never goes well.
+  return HasReason(status, kBusyReasons) && HasRetryDelay(status);
 }
 
 absl::Duration RetryDelay(int retry) {

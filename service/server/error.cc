@@ -73,6 +73,10 @@ absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
   return status;
 }
 
+bool HasRetryDelay(const absl::Status& status) {
+  return GetDetail<rpc::RetryInfo>(status).has_value();
+}
+
 absl::Status DrainingError() {
   return RetryableError(absl::StatusCode::kUnavailable, "DRAINING",
                         "the server is shutting down");

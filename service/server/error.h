@@ -44,6 +44,8 @@ absl::Status WithReason(absl::Status status, std::string_view reason,
 absl::Status WithField(absl::Status status, std::string_view field,
                        std::string_view text);
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
+// Whether it has RetryInfo.
+bool HasRetryDelay(const absl::Status& status);
 
 // UNAVAILABLE DRAINING with RetryInfo: what every new call gets after SIGTERM.
 absl::Status DrainingError();

@@ -222,7 +222,7 @@ absl::StatusOr<std::shared_ptr<SiteJob>> GroupJob::OpenSite(
   }
   if (!room) {
     return NoRoomError(absl::StrCat("site \"", begin.name(), "\""), bytes,
-                       budget);
+                       budget, reservation_->bytes());
   }
   return SiteJob::Create(begin, group_->site(index), std::move(pool), runs,
                          *std::move(room));

@@ -59,14 +59,22 @@ absl::Status NoMemoryError(const absl::Status& status) {
 }
 
 absl::Status NoRoomError(const std::string& what, int64_t bytes,
-                         const ByteBudget& budget) {
+                         const ByteBudget& budget, int64_t held) {
+  const auto code = absl::StatusCode::kResourceExhausted;
+  const std::string capacity = absl::StrCat(budget.capacity());
+  if (bytes > budget.capacity() - held) {
+    return RpcError(
+        code, "MEMORY_BUDGET",
+        absl::StrCat(what, ": got a need of ", bytes, " bytes and ", held,
+                     " of its group, allowed ", capacity),
+        {{"needed", absl::StrCat(bytes + held)}, {"capacity", capacity}});
+  }
   return RetryableError(
-      absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET",
+      code, "MEMORY_BUDGET",
       absl::StrCat(what, ": needs ", bytes,
                    " bytes while another tensor or group is open, and ",
-                   budget.reserved(), " of ", budget.capacity(), " are in use"),
-      {{"needed", absl::StrCat(bytes)},
-       {"capacity", absl::StrCat(budget.capacity())}});
+                   budget.reserved(), " of ", capacity, " are in use"),
+      {{"needed", absl::StrCat(bytes)}, {"capacity", capacity}});
 }
 
 absl::Status TooLargeError(const std::string& what, const char* kind,

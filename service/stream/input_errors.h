@@ -24,9 +24,11 @@ absl::Status InvalidError(const std::string& reason, const std::string& text,
                           const ErrorMetadata& metadata = {});
 // The machine has less memory than the budget promises.
 absl::Status NoMemoryError(const absl::Status& status);
-// MEMORY_BUDGET for what cannot wait, because the stream holds memory.
+// MEMORY_BUDGET for what cannot wait, because the stream holds memory; `held`:
+// at least that much of it for as long as `bytes` are needed. Retryable if both
+// can ever fit.
 absl::Status NoRoomError(const std::string& what, int64_t bytes,
-                         const ByteBudget& budget);
+                         const ByteBudget& budget, int64_t held = 0);
 // TENSOR_TOO_LARGE "WHAT: got KIND N bytes, allowed M"; `kind` is "" or ends
 // in a space.
 absl::Status TooLargeError(const std::string& what, const char* kind,

@@ -82,12 +82,19 @@ TEST_CASE("an unreachable server is named with a hint") {
 
 TEST_CASE("only what may go well again is tried again") {
   CHECK(IsRetryable(Sent(StatusCode::kAborted, "CHUNK_CRC_MISMATCH", "x")));
-  CHECK(
+  const auto busy = [](const std::string& reason) {
+    return FromServer(ToGrpcStatus(RetryableError(
+                          StatusCode::kResourceExhausted, reason, "x")),
+                      "host:1");
+  };
+  CHECK(IsRetryable(busy("MEMORY_BUDGET")));
+  // More than the server's whole budget.
+  CHECK_FALSE(
       IsRetryable(Sent(StatusCode::kResourceExhausted, "MEMORY_BUDGET", "x")));
   CHECK_FALSE(
       IsRetryable(Sent(StatusCode::kInvalidArgument, "BAD_FIELD", "x")));
   CHECK_FALSE(IsRetryable(OutputFault(absl::ResourceExhaustedError("full"))));
-  CHECK(IsBusy(Sent(StatusCode::kResourceExhausted, "TOO_MANY_PLANS", "x")));
+  CHECK(IsBusy(busy("TOO_MANY_PLANS")));
   CHECK_FALSE(IsBusy(Sent(StatusCode::kUnavailable, "DRAINING", "x")));
   CHECK_FALSE(IsRetryable(absl::OkStatus()));
   CHECK(RetryDelay(2) == 4 * RetryDelay(0));

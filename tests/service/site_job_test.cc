@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "service/server/error.h"
 #include "service/stream/group_job.h"
 #include "tests/service/group_messages.h"
@@ -46,11 +47,11 @@ const std::string& Rows() {
   return rows;
 }
 
-std::shared_ptr<GroupJob> NewGroup(ByteBudget& budget) {
+std::shared_ptr<GroupJob> NewGroup(ByteBudget& budget, int64_t held = 0) {
   const QuantSpec spec = PresetSpec("W4A16", Profile::kReference);
   return *GroupJob::Create(
       1, spec, *GroupFromProto(spec, Group(1, ASite(), Reader()).group()), {},
-      *budget.TryReserve(0));
+      *budget.TryReserve(held));
 }
 
 Answers Run(QuantizeContextOptions options, const Requests& requests) {
@@ -120,6 +121,34 @@ TEST_CASE("a site takes room for several runs where half is left to others",
   const auto group = NewGroup(budget);
   CHECK(ErrorReason(group->BeginSite(begin, budget, kLarge).status()) ==
         "MEMORY_BUDGET");
+}
+
+TEST_CASE("a site that can never fit is not tried again", "[group]") {
+  const v1::SiteBegin begin = Begin().site();
+  const int64_t one = SiteJob::RoomFor(begin, kInputs, 1, false);
+  constexpr int64_t kHeld = 1000;
+  const auto refused = [&](int64_t capacity, int64_t others) {
+    ByteBudget budget(capacity);
+    const auto group = NewGroup(budget, kHeld);
+    const auto other = budget.TryReserve(others);
+    REQUIRE(other);
+    const absl::Status status = group->BeginSite(begin, budget, {}).status();
+    CHECK(ErrorReason(status) == "MEMORY_BUDGET");
+    CHECK(ErrorMetadataValue(status, "capacity") == absl::StrCat(capacity));
+    return status;
+  };
+  // Others give back what they have.
+  const absl::Status later = refused(one + kHeld, 1);
+  CHECK(HasRetryDelay(later));
+  CHECK(ErrorMetadataValue(later, "needed") == absl::StrCat(one));
+  // The site's own group does not.
+  const absl::Status never = refused(one + kHeld - 1, 0);
+  CHECK_FALSE(HasRetryDelay(never));
+  CHECK(ErrorMetadataValue(never, "needed") == absl::StrCat(one + kHeld));
+  CHECK(never.message() ==
+        absl::StrCat("site \"in\": got a need of ", one,
+                     " bytes and 1000 of its group, allowed ",
+                     one + kHeld - 1));
 }
 
 TEST_CASE("a site that a GPU may sum takes room for its sums twice",

@@ -281,8 +281,23 @@ TEST_CASE("a budget for no site", "[calibrations]") {
   ActivationsStream call(server);
   REQUIRE(call.Write(OpenShard()));
   REQUIRE(call.Write(BatchRequest(1)));
-  CheckReason(call.End(), absl::StatusCode::kResourceExhausted,
-              "MEMORY_BUDGET");
+  const absl::Status status = call.End();
+  CheckReason(status, absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET");
+  CHECK_FALSE(HasRetryDelay(status));
+}
+
+TEST_CASE("a budget that others have is worth another try", "[calibrations]") {
+  TemporaryFolder folder;
+  CalibrationFixture server(folder / "d");
+  MustCreate(server);
+  const auto others = server.budget().TryReserve(server.budget().capacity());
+  REQUIRE(others);
+  ActivationsStream call(server);
+  REQUIRE(call.Write(OpenShard()));
+  REQUIRE(call.Write(BatchRequest(1)));
+  const absl::Status status = call.End();
+  CheckReason(status, absl::StatusCode::kResourceExhausted, "MEMORY_BUDGET");
+  CHECK(HasRetryDelay(status));
 }
 
 TEST_CASE("the widest inputs are counted in 64 bits", "[calibrations]") {
