@@ -1,6 +1,7 @@
 // Tested by tests/service/solve_group_stream_test.cc.
 #include "service/stream/group_job.h"
 
+#include <algorithm>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -120,8 +121,14 @@ absl::StatusOr<int64_t> GroupRoom(const QuantSpec& spec, const GroupInfo& info,
     return bytes + TensorJob::kOverhead * tensors;
   };
   if (options->large_tiles) {
+    int64_t widest = 0;
+    for (const GroupSite& site : info.sites) {
+      widest = std::max(widest, site.inputs);
+    }
+    const int64_t most =
+        std::min(capacity / 2, capacity - SiteJob::MostRoom(widest));
     const absl::StatusOr<int64_t> large = room();
-    if (!large.ok() || *large <= capacity / 2) return large;
+    if (!large.ok() || *large <= most) return large;
     options->large_tiles = false;
   }
   return room();

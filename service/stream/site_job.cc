@@ -57,6 +57,11 @@ int64_t SiteJob::RoomFor(const SiteBegin& begin, int64_t inputs, int64_t runs,
          kMaxBatches * kBatchBytes;
 }
 
+int64_t SiteJob::MostRoom(int64_t inputs) {
+  return SiteAccumulator::MemoryBytes(inputs, DType::kF32, 1, true) +
+         kMaxBatches * kBatchBytes;
+}
+
 absl::StatusOr<std::shared_ptr<SiteJob>> SiteJob::Create(
     const SiteBegin& begin, std::shared_ptr<Site> site,
     std::shared_ptr<Site> pool, int64_t runs, Reservation room) {

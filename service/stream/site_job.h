@@ -47,6 +47,9 @@ class SiteJob {
   static int64_t RoomFor(const quant::v1::SiteBegin& begin, int64_t inputs,
                          int64_t runs, bool any_gpu);
 
+  // RoomFor of any with so many inputs and a run at a time, at most.
+  static int64_t MostRoom(int64_t inputs);
+
   int64_t handle() const { return handle_; }
   const std::string& name() const { return site_->name(); }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -214,12 +215,13 @@ TEST_CASE("a group is solved in whole tensors where half is left to others",
 
     GramCalls calls;
     const Answers expected = Run(TestContextOptions(2), requests);
-    for (const int64_t budget : {2 * most - 1, 2 * most}) {
+    const int64_t least = std::max(2 * most, most + SiteJob::MostRoom(256));
+    for (const int64_t budget : {least - 1, least}) {
       INFO("budget " << budget << ", in large tiles " << most);
       const Answers answers = Run(LargeOptions(calls, budget), requests);
       for (const TestWeight& weight : weights) {
         CHECK(answers.ReportOf(weight.handle)->memory_bytes() ==
-              (budget == 2 * most ? most : need));
+              (budget == least ? most : need));
         const auto& parts = answers.parts.at(weight.handle);
         REQUIRE(parts.size() == expected.parts.at(weight.handle).size());
         for (const auto& [name, part] : expected.parts.at(weight.handle)) {
@@ -227,6 +229,35 @@ TEST_CASE("a group is solved in whole tensors where half is left to others",
         }
       }
     }
+  }
+}
+
+TEST_CASE("large tiles leave half of the budget, and room for activations",
+          "[group]") {
+  const QuantSpec spec = PresetSpec("W4A16-gptq", Profile::kBest);
+  // Sums in F64, twice, are more than the weights of a few outputs.
+  for (const auto& [outputs, inputs] :
+       {std::pair<int64_t, int64_t>{8192, 8192}, {1024, 16384}}) {
+    INFO(inputs << " inputs");
+    GroupInfo info;
+    info.sites.push_back({"in", inputs, Fold(), ""});
+    info.tensors.push_back({{"w.weight", DType::kBF16, {outputs, inputs}}, 0});
+    const auto large = [&](int64_t capacity) {
+      QuantizeOptions options;
+      options.tiled_input = options.streamed_output = true;
+      options.large_tiles = true;
+      REQUIRE(GroupRoom(spec, info, capacity, &options).ok());
+      return options.large_tiles;
+    };
+    QuantizeOptions options;
+    options.tiled_input = options.streamed_output = true;
+    options.large_tiles = true;
+    const int64_t most = *GroupRoom(spec, info, int64_t{1} << 40, &options);
+    const int64_t beside = SiteJob::MostRoom(inputs);
+    CHECK((beside > most) == (inputs == 16384));
+    const int64_t least = most + std::max(most, beside);
+    CHECK(large(least));
+    CHECK_FALSE(large(least - 1));
   }
 }
 
