@@ -58,13 +58,13 @@ class Checkpoint {
   const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
   const std::string& config_json() const { return config_json_; }  // or empty
   bool has_index() const { return has_index_; }
-  // Every regular file that is not a shard, the index or config.json, in
-  // subdirectories too (depth 4 at most), sorted.
+  // Every regular file that is not a shard, the index or config.json, also in
+  // the first to fourth folder below `path` (a/b/c/d/file), sorted.
   const std::vector<CheckpointSideFile>& side_files() const {
     return side_files_;
   }
-  // Links to directories or to nothing, directories below depth 4, devices and
-  // pipes; sorted. With the above, everything in the directory is named.
+  // Links to directories or to nothing, the fifth folder below `path`, devices
+  // and pipes; sorted. With the above, everything in the directory is named.
   const std::vector<CheckpointLeftOut>& left_out() const { return left_out_; }
 
  private:

@@ -13,7 +13,7 @@
 namespace qs {
 namespace {
 
-constexpr int kMaxDepth = 4;
+constexpr int kMaxDepth = 4;  // of folders below the checkpoint's
 constexpr size_t kMaxSideFiles = 10000;
 
 // That a link leads to nothing or in a circle makes it no file; that it may not
@@ -116,7 +116,7 @@ absl::StatusOr<std::vector<CheckpointSideFile>> ListSideFiles(
     const std::string& directory, const std::set<std::string>& taken,
     const FileOpener* opener, std::vector<CheckpointLeftOut>* left_out) {
   SideFileWalk walk(directory, taken, opener);
-  QS_RETURN_IF_ERROR(walk.Visit("", 1));
+  QS_RETURN_IF_ERROR(walk.Visit("", 0));
   *left_out = walk.TakeLeftOut();
   return walk.TakeFiles();
 }

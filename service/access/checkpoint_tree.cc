@@ -13,7 +13,7 @@ namespace qs {
 namespace {
 
 // As deep as Checkpoint looks; what lies deeper is not read.
-constexpr int kMaxDepth = 4;
+constexpr int kMaxDepth = 4;  // of folders below the checkpoint's
 // Checkpoint's own limit of side files, and as many shards.
 constexpr int kMaxEntries = 20'000;
 
@@ -64,7 +64,7 @@ absl::Status CheckCheckpointTree(const InputPath& source,
   QS_ASSIGN_OR_RETURN(const struct stat info,
                       StatFile(source.path, source.opener.get()));
   if (S_ISREG(info.st_mode)) return absl::OkStatus();
-  if (S_ISDIR(info.st_mode)) return TreeCheck(source, field).Visit("", 1);
+  if (S_ISDIR(info.st_mode)) return TreeCheck(source, field).Visit("", 0);
   return UriNotAllowed(field, "a device, a pipe or a socket");
 }
 

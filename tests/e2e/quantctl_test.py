@@ -272,7 +272,8 @@ class QuantctlTest(programs.QuantctlCase):
         (source / "around").symlink_to(".")
         os.mkfifo(source / "pipe")
         (source / "1/2/3/4/5").mkdir(parents=True)
-        (source / "1/2/3/4/5/lost.txt").write_text("deep")
+        (source / "1/2/3/4/kept.txt").write_text("deep")
+        (source / "1/2/3/4/5/lost.txt").write_text("deeper")
         return source
 
     def test_every_tensor_and_file_is_accounted_for(self):
@@ -285,7 +286,7 @@ class QuantctlTest(programs.QuantctlCase):
         skipped = {path for path, f in plan.items() if f["action"] == "SKIP"}
         self.assertEqual(skipped, {
             "pytorch_model.bin", "training_args.pt", "adapter.safetensors",
-            "nowhere", "around", "pipe", "1/2/3/4"})
+            "nowhere", "around", "pipe", "1/2/3/4/5"})
         for path in skipped:
             self.assertTrue(plan[path]["reason"], path)
         # Whatever is in the input is in the plan, itself or a folder above.

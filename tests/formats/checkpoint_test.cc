@@ -184,9 +184,10 @@ TEST_CASE("other files of a directory", "[checkpoint]") {
   WriteSharded(dir);
   WriteText(dir.File("config.json"), "{\"a\": 1}");
   WriteText(dir.File("tokenizer.json"), "123");
-  fs::create_directories(dir.File("1/2/3/4"));
+  fs::create_directories(dir.File("1/2/3/4/5"));
   WriteText(dir.File("1/2/3/deep"), "12");
-  WriteText(dir.File("1/2/3/4/deeper"), "12");
+  WriteText(dir.File("1/2/3/4/deepest"), "12");
+  WriteText(dir.File("1/2/3/4/5/too_deep"), "12");
   WriteText(dir.File("1/config.json"), "1");
   REQUIRE(symlink("tokenizer.json", dir.File("link").c_str()) == 0);
   REQUIRE(symlink("gone", dir.File("dangling").c_str()) == 0);
@@ -194,7 +195,8 @@ TEST_CASE("other files of a directory", "[checkpoint]") {
   REQUIRE(mkfifo(dir.File("fifo").c_str(), 0600) == 0);
   const Checkpoint checkpoint = OpenCheckpoint(dir.path());
   CHECK(SideFiles(checkpoint) ==
-        std::vector<std::string>{"1/2/3/deep 2", "1/config.json 1", "link 3",
+        std::vector<std::string>{"1/2/3/4/deepest 2", "1/2/3/deep 2",
+                                 "1/config.json 1", "link 3",
                                  "tokenizer.json 3"});
   std::vector<std::string> left_out;
   for (const CheckpointLeftOut& path : checkpoint.left_out()) {
@@ -202,7 +204,7 @@ TEST_CASE("other files of a directory", "[checkpoint]") {
     left_out.push_back(path.path);
   }
   CHECK(left_out ==
-        std::vector<std::string>{"1/2/3/4", "1/loop", "dangling", "fifo"});
+        std::vector<std::string>{"1/2/3/4/5", "1/loop", "dangling", "fifo"});
   CHECK(checkpoint.config_json() == "{\"a\": 1}");
 }
 

@@ -473,10 +473,10 @@ TEST_CASE("a checkpoint's tree holds files and directories only",
     RequireNotAllowed(tree.CheckTree(model));
   }
   SECTION("below what a checkpoint looks at anything may be") {
-    fs::create_directories(model + "/1/2/3/4");
-    fs::create_symlink("x", model + "/1/2/3/4/link");
+    fs::create_directories(model + "/1/2/3/4/5");
+    fs::create_symlink("x", model + "/1/2/3/4/5/link");
     REQUIRE(tree.CheckTree(model).ok());
-    fs::create_symlink("x", model + "/1/2/3/link");
+    fs::create_symlink("x", model + "/1/2/3/4/link");
     const absl::Status status = tree.CheckTree(model);
     if (!follows) return RequireNotAllowed(status);
     RequireRefused(status, absl::StatusCode::kNotFound, "SOURCE_NOT_FOUND");
