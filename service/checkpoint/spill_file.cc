@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <utility>
 
-#include "kernels/base/status_macros.h"
 #include "quant/formats/safetensors.h"
 #include "service/checkpoint/fault.h"
 
@@ -23,11 +22,16 @@ absl::StatusOr<std::unique_ptr<SpillFile>> SpillFile::Create(
   if (unlink(name.c_str()) != 0) {
     return OutputFault(PosixError(errno, "unlink", name));
   }
-  return std::unique_ptr<SpillFile>(new SpillFile(std::move(fd)));
+  return std::unique_ptr<SpillFile>(new SpillFile(std::move(fd), directory));
 }
 
 SpillFile::~SpillFile() {
   if (mapping_ != nullptr) munmap(mapping_, mapped_bytes_);
+}
+
+absl::Status SpillFile::Failed(int error, const std::string& what) const {
+  return OutputFault(
+      PosixError(error, what + " a temporary file in", directory_));
 }
 
 absl::Status SpillFile::Write(int64_t offset,
@@ -36,8 +40,7 @@ absl::Status SpillFile::Write(int64_t offset,
     const ssize_t wrote = pwrite(fd_.get(), data.data(), data.size(), offset);
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote <= 0) {
-      return OutputFault(PosixError(wrote < 0 ? errno : ENOSPC, "write",
-                                    "temporary file beside the output"));
+      return Failed(wrote < 0 ? errno : ENOSPC, "write");
     }
     data = data.subspan(static_cast<size_t>(wrote));
     offset += wrote;
@@ -50,10 +53,7 @@ absl::StatusOr<std::span<const uint8_t>> SpillFile::Map() {
   if (bytes == 0) return std::span<const uint8_t>();
   if (mapping_ == nullptr) {
     void* mapping = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_.get(), 0);
-    if (mapping == MAP_FAILED) {
-      return OutputFault(
-          PosixError(errno, "map", "temporary file beside the output"));
-    }
+    if (mapping == MAP_FAILED) return Failed(errno, "map");
     mapping_ = mapping;
     mapped_bytes_ = bytes;
   }

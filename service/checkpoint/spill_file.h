@@ -47,9 +47,12 @@ class SpillFile {
   absl::StatusOr<std::span<const uint8_t>> Map();
 
  private:
-  explicit SpillFile(UniqueFd fd) : fd_(std::move(fd)) {}
+  SpillFile(UniqueFd fd, const std::string& directory)
+      : fd_(std::move(fd)), directory_(directory) {}
+  absl::Status Failed(int error, const std::string& what) const;
 
   UniqueFd fd_;
+  const std::string directory_;
   std::atomic<int64_t> size_ = 0;
   void* mapping_ = nullptr;
   size_t mapped_bytes_ = 0;

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "service/base/number_check.h"
 
 namespace qs::cli {
 
@@ -103,7 +104,7 @@ void AddSelection(CLI::App* app, ConfigArguments* config) {
   app->add_option("--tensor-parallel", config->tensor_parallel,
                   "1 to 4096 ranks that will share the weights [1]")
       ->type_name("N")
-      ->check(Between(1, 4096))
+      ->check(NumberBetween(1, 4096))
       ->group(group);
 }
 
@@ -118,7 +119,7 @@ void AddStreams(CLI::App* app, RunArguments* run) {
   app->add_option("--streams", run->streams,
                   "1 to 64 streams at once, a connection each [2]")
       ->type_name("N")
-      ->check(Between(1, kMaxStreams));
+      ->check(NumberBetween(1, kMaxStreams));
 }
 
 }  // namespace qs::cli

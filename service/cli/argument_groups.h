@@ -16,9 +16,13 @@ inline CLI::Validator OneOf(const std::vector<std::string>& values) {
   return check.description("");
 }
 
-inline CLI::Validator Between(int low, int high) {
-  CLI::Validator check = CLI::Range(low, high);
-  return check.description("");
+// The parser puts the flag before what it says.
+inline CLI::Validator NotEmpty(const std::string& allowed) {
+  return CLI::Validator(
+      [allowed](const std::string& text) {
+        return text.empty() ? "got \"\", allowed " + allowed : std::string();
+      },
+      "");
 }
 
 void AddServer(CLI::App* app, ServerArguments* server);

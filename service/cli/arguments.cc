@@ -13,6 +13,7 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/json.h"
 #include "quant/formats/utf8.h"
+#include "service/base/number_check.h"
 #include "service/cli/argument_groups.h"
 #include "service/cli/job_arguments.h"
 
@@ -51,6 +52,15 @@ void AddInput(CLI::App* app, Arguments* a) {
       ->required();
 }
 
+constexpr char kFileName[] = "the name of a file";
+
+void AddFileOut(CLI::App* app, const char* flag, std::string* file,
+                const char* description) {
+  app->add_option(flag, *file, description)
+      ->type_name("FILE")
+      ->check(NotEmpty(kFileName));
+}
+
 CLI::App* AddCommand(CLI::App* root, Arguments* a, Command command,
                      const char* name, const char* description) {
   CLI::App* app = root->add_subcommand(name, description);
@@ -66,9 +76,9 @@ void AddQuantize(CLI::App* root, Arguments* a) {
   app->add_option("-o,--output", a->output,
                   "A directory for a directory, a file for a file")
       ->type_name("OUT")
-      ->required();
-  app->add_option("--json", a->json_file, "Where to put the whole report")
-      ->type_name("FILE");
+      ->required()
+      ->check(NotEmpty("the name of a directory or file"));
+  AddFileOut(app, "--json", &a->json_file, "Where to put the whole report");
   app->add_flag("--overwrite", a->run.overwrite, "Replace what OUT names");
   AddStreams(app, &a->run);
   AddCalibration(app, &a->calibration);
@@ -103,7 +113,7 @@ void AddCompare(CLI::App* root, Arguments* a) {
   app->add_option("--bits", a->compare.bits,
                   "2 to 8; a method that lacks it says so [4]")
       ->type_name("N")
-      ->check(Between(2, 8));
+      ->check(NumberBetween(2, 8));
   app->add_option(
          "--group-size", a->compare.group_size,
          "Weights that share one scale; -1 is a row, which hqq lacks [128]")
@@ -112,11 +122,9 @@ void AddCompare(CLI::App* root, Arguments* a) {
       ->type_name("NAME")
       ->check(OneOf({"reference", "best"}));
   AddGlobs(app, &a->config, "Options");
-  app->add_option("--json", a->json_file, "Where to put all reports")
-      ->type_name("FILE");
-  app->add_option("--html", a->html_file,
-                  "Where to put one self-contained page with charts")
-      ->type_name("FILE");
+  AddFileOut(app, "--json", &a->json_file, "Where to put all reports");
+  AddFileOut(app, "--html", &a->html_file,
+             "Where to put one self-contained page with charts");
   AddStreams(app, &a->run);
   AddServer(app, &a->server);
 }
@@ -125,9 +133,8 @@ void AddReport(CLI::App* root, Arguments* a) {
   CLI::App* app = AddCommand(root, a, Command::kReport, "report",
                              "Shows what quantize --json wrote");
   app->add_option("FILE", a->input, "The report")->type_name("")->required();
-  app->add_option("--html", a->html_file,
-                  "Where to put one self-contained page with charts")
-      ->type_name("FILE");
+  AddFileOut(app, "--html", &a->html_file,
+             "Where to put one self-contained page with charts");
 }
 
 void AddUpload(CLI::App* root, Arguments* a) {
@@ -148,7 +155,8 @@ void AddCalibrationFiles(CLI::App* root, Arguments* a) {
                                "Sums files of one model into another");
   merge->add_option("OUT", a->output, "The file to write")
       ->type_name("")
-      ->required();
+      ->required()
+      ->check(NotEmpty(kFileName));
   merge->add_option("IN", a->inputs, "Two or more files with the same sites")
       ->type_name("")
       ->expected(2, kMaxMergedFiles)
@@ -184,7 +192,8 @@ void AddCalibrate(CLI::App* root, Arguments* a) {
       ->required();
   out->add_option("-o,--output", a->output, "The file to write")
       ->type_name("FILE")
-      ->required();
+      ->required()
+      ->check(NotEmpty(kFileName));
   out->add_flag("--overwrite", a->run.overwrite, "Replace FILE");
   AddServer(out, &a->server);
 }

@@ -120,7 +120,7 @@ absl::StatusOr<v1::Override> ParseOverride(std::string_view text) {
   v1::Override out;
   if (equals == text.npos || equals == 0 || value.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--override: got ", QuoteForError(text),
+        absl::StrCat("got ", QuoteForError(text),
                      ", allowed GLOB=skip, GLOB=PRESET or GLOB={JSON}"));
   }
   out.set_tensors(std::string(text.substr(0, equals)));
@@ -129,9 +129,8 @@ absl::StatusOr<v1::Override> ParseOverride(std::string_view text) {
   } else if (json == text.npos) {
     out.mutable_config()->set_preset(std::string(value));
   } else {
-    QS_ASSIGN_OR_RETURN(
-        *out.mutable_config(),
-        ParseConfig(value, absl::StrCat("--override ", out.tensors())));
+    QS_ASSIGN_OR_RETURN(*out.mutable_config(),
+                        ParseConfig(value, out.tensors()));
   }
   return out;
 }

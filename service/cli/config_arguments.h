@@ -43,7 +43,8 @@ absl::StatusOr<quant::v1::QuantizationConfig> ParseConfigFile(
     std::string_view text, const std::string& path);
 
 // "GLOB=skip", "GLOB=PRESET" or "GLOB={JSON of a QuantizationConfig}"; the last
-// "=" counts, or the first "={". Errors: INVALID_ARGUMENT.
+// "=" counts, or the first "={". Errors: INVALID_ARGUMENT; the flag is not
+// named.
 absl::StatusOr<quant::v1::Override> ParseOverride(std::string_view text);
 // REQUIRES: ParseOverride takes all of them.
 void SetOverrides(

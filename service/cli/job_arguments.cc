@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "service/base/number_check.h"
 #include "service/cli/argument_groups.h"
 
 namespace qs::cli {
@@ -90,11 +91,11 @@ void AddCreate(CLI::App* app, Arguments* a) {
   app->add_option("--queue-timeout", a->job.queue_timeout,
                   "Seconds in the queue, then it fails [none]")
       ->type_name("S")
-      ->check(CLI::Range(1.0, 1e9).description(""));
+      ->check(NumberBetween(1, 1e9));
   app->add_option("--execution-timeout", a->job.execution_timeout,
                   "Seconds of one attempt, then it fails [none]")
       ->type_name("S")
-      ->check(CLI::Range(1.0, 1e9).description(""));
+      ->check(NumberBetween(1, 1e9));
   app->add_option("--label", a->job.labels, "Repeat for more")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
@@ -167,7 +168,7 @@ void AddJobs(CLI::App* root, Arguments* a, const char* exit_codes) {
       ->type_name("TERMS");
   list->add_option("--limit", a->job.limit, "Jobs shown at most [50]")
       ->type_name("N")
-      ->check(Between(1, 1'000'000));
+      ->check(NumberBetween(1, 1'000'000));
   AddServer(list, &a->server);
   struct OfOne {
     Command command;
@@ -190,7 +191,8 @@ void AddJobs(CLI::App* root, Arguments* a, const char* exit_codes) {
     if (one.command == Command::kJobsResult) {
       app->add_option("OUT", a->output, "The directory, which is not there yet")
           ->type_name("")
-          ->required();
+          ->required()
+          ->check(NotEmpty("the name of a directory"));
     }
     AddServer(app, &a->server);
   }

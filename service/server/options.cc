@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/access/uri_roots.h"
+#include "service/base/number_check.h"
 #include "service/server/config_check.h"
 #include "service/server/listen_address.h"
 #include "service/server/machine.h"
@@ -70,11 +71,6 @@ absl::Status AddWorkers(const std::string& whole, std::string_view part,
   return absl::OkStatus();
 }
 
-// CLI11's own number checks name neither the option nor the unit well enough.
-CLI::Validator InRange(double low, double high) {
-  return CLI::Range(low, high);
-}
-
 void AddAddress(CLI::App* app, ServerOptions* o) {
   const std::string group = "Address and encryption";
   app->add_option("--listen", o->listen,
@@ -104,28 +100,28 @@ void AddConnections(CLI::App* app, ServerOptions* o) {
   const std::string group = "Connections";
   app->add_option("--max-connections", o->max_connections,
                   "Connections open at once; one more is closed at once")
-      ->check(InRange(1, 1 << 20))
+      ->check(NumberBetween(1, 1 << 20))
       ->group(group);
   app->add_option("--max-connection-age", o->max_connection_age,
                   "Seconds, then the client is told to reconnect while its "
                   "streams go on; 0: never")
-      ->check(InRange(0, 1e9))
+      ->check(NumberBetween(0, 1e9))
       ->group(group);
   app->add_option("--max-connection-idle", o->max_connection_idle,
                   "Seconds without a call until a connection is closed; 0: "
                   "never")
-      ->check(InRange(0, 1e9))
+      ->check(NumberBetween(0, 1e9))
       ->group(group);
   app->add_option("--handshake-timeout", o->handshake_timeout,
                   "Seconds that a new connection may take for TLS and HTTP/2's "
                   "first frames")
-      ->check(InRange(0.1, 1e6))
+      ->check(NumberBetween(0.1, 1e6))
       ->group(group);
   app->add_option("--connection-memory", o->connection_memory,
                   "Bytes that connections may hold: messages on their way, "
                   "calls. Above it streams are ended")
       ->transform(CLI::AsSizeValue(false))
-      ->check(InRange(64 << 20, 1e15))
+      ->check(NumberBetween(64 << 20, 1e15))
       ->group(group);
   app->add_flag("--bdp-probe", o->bdp_probe,
                 "Let windows grow with the round trip: faster for distant "
@@ -146,7 +142,7 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
                   "Tasks at once of each GPU's worker, each with a thread and "
                   "a CUDA stream: one copies while another's kernels run. Each "
                   "pins 16 MiB of host memory; all share the GPU's memory")
-      ->check(InRange(1, 16))
+      ->check(NumberBetween(1, 16))
       ->group(group);
   app->add_flag("--exit-when-lost", o->exit_when_lost,
                 "Drain and end with code 3 when the last GPU failed and no CPU "
@@ -155,7 +151,7 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
   app->add_option("--memory-budget", o->memory_budget,
                   "Bytes for tensors in flight; streams wait for it")
       ->transform(CLI::AsSizeValue(false))
-      ->check(InRange(1 << 20, 1e15))
+      ->check(NumberBetween(1 << 20, 1e15))
       ->group(group);
   app->add_option(
          "--max-tensor-bytes", o->max_tensor_bytes,
@@ -163,28 +159,28 @@ void AddWork(CLI::App* app, ServerOptions* o, std::string* workers) {
          "refused. A job's, which is read where it lies, need only fit "
          "--memory-budget")
       ->transform(CLI::AsSizeValue(false))
-      ->check(InRange(1, 1e15))
+      ->check(NumberBetween(1, 1e15))
       ->group(group);
   app->add_option("--max-streams", o->max_streams,
                   "Quantize streams at once; one more is refused")
-      ->check(InRange(1, 100000))
+      ->check(NumberBetween(1, 100000))
       ->group(group);
   app->add_option("--max-open-tensors", o->max_open_tensors,
                   "Tensors of one stream that are begun and not complete")
-      ->check(InRange(1, 100000))
+      ->check(NumberBetween(1, 100000))
       ->group(group);
   app->add_option("--max-plans", o->max_plans,
                   "PlanCheckpoint calls at once; one more is refused")
-      ->check(InRange(1, 100000))
+      ->check(NumberBetween(1, 100000))
       ->group(group);
   app->add_option("--max-plan-tensors", o->max_plan_tensors,
                   "Tensors of one plan")
-      ->check(InRange(1, 1e8))
+      ->check(NumberBetween(1, 1e8))
       ->group(group);
   app->add_option("--max-plan-bytes", o->max_plan_bytes,
                   "Bytes of one plan's requests")
       ->transform(CLI::AsSizeValue(false))
-      ->check(InRange(1, 1e12))
+      ->check(NumberBetween(1, 1e12))
       ->group(group);
 }
 
@@ -198,29 +194,29 @@ void AddData(CLI::App* app, ServerOptions* o) {
                   "Bytes of tensors, open uploads and results of jobs without "
                   "a destination together; one more is refused")
       ->transform(CLI::AsSizeValue(false))
-      ->check(InRange(1, 1e17))
+      ->check(NumberBetween(1, 1e17))
       ->group(group);
   app->add_option("--max-project-bytes", o->max_project_bytes,
                   "Bytes of one project's tensors, open uploads and stored "
                   "results; calibrations have limits of their own. 0: only "
                   "--max-store-bytes")
       ->transform(CLI::AsSizeValue(false))
-      ->check(InRange(0, 1e17))
+      ->check(NumberBetween(0, 1e17))
       ->group(group);
   app->add_option("--upload-expiry", o->upload_expiry,
                   "Seconds after its last byte until an upload that is not "
                   "complete is discarded")
-      ->check(InRange(1, 1e9))
+      ->check(NumberBetween(1, 1e9))
       ->group(group);
   app->add_option("--max-tensor-streams", o->max_tensor_streams,
                   "WriteTensor and ReadTensor calls at once, up to 8 MiB of "
                   "memory each, and as many of CalibrationService and of "
                   "ReadResult; one more is refused")
-      ->check(InRange(1, 100000))
+      ->check(NumberBetween(1, 100000))
       ->group(group);
   app->add_option("--io-threads", o->io_threads,
                   "Threads for files, records and hashes")
-      ->check(InRange(1, 1024))
+      ->check(NumberBetween(1, 1024))
       ->group(group);
 }
 
@@ -247,13 +243,13 @@ void AddJobs(CLI::App* app, ServerOptions* o) {
   const std::string group = "Jobs";
   app->add_option("--max-running-jobs", o->max_running_jobs,
                   "Jobs at once; they share the workers")
-      ->check(InRange(1, 1000))
+      ->check(NumberBetween(1, 1000))
       ->group(group);
   app->add_option("--max-running-jobs-per-project",
                   o->max_running_jobs_per_project,
                   "Jobs of one project at once; 0: as many as "
                   "--max-running-jobs")
-      ->check(InRange(0, 1000))
+      ->check(NumberBetween(0, 1000))
       ->group(group);
   app->add_option("--max-waiting-jobs-per-project",
                   o->max_waiting_jobs_per_project,
@@ -261,15 +257,15 @@ void AddJobs(CLI::App* app, ServerOptions* o) {
                   "calibrations are open; half done they wait beside those "
                   "that run, and others in the queue; 0: as many as "
                   "--max-running-jobs")
-      ->check(InRange(0, 1000))
+      ->check(NumberBetween(0, 1000))
       ->group(group);
   app->add_option("--max-queued-jobs", o->max_queued_jobs,
                   "Jobs in the queue of one project; one more is refused")
-      ->check(InRange(1, 1e6))
+      ->check(NumberBetween(1, 1e6))
       ->group(group);
   app->add_option("--job-history", o->job_history,
                   "Jobs that are done and kept; the oldest goes first")
-      ->check(InRange(0, 1e6))
+      ->check(NumberBetween(0, 1e6))
       ->group(group);
 }
 
@@ -278,11 +274,11 @@ void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
   app->add_option("--stream-idle-timeout", o->stream_idle_timeout,
                   "Seconds without progress by the client until its stream is "
                   "ended")
-      ->check(InRange(0.1, 1e9))
+      ->check(NumberBetween(0.1, 1e9))
       ->group(group);
   app->add_option("--drain-timeout", o->drain_timeout,
                   "Seconds that running streams may go on after SIGTERM")
-      ->check(InRange(0, 1e9))
+      ->check(NumberBetween(0, 1e9))
       ->group(group);
   app->add_option("--metrics-listen", o->metrics_listen,
                   "IP:PORT for Prometheus' GET /metrics, by plain HTTP; port 0 "

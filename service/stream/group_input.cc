@@ -140,6 +140,10 @@ absl::Status StreamInput::OnSiteChunk(const ChunkView& chunk) {
 }
 
 absl::Status StreamInput::OnSiteFloats(const Chunk& message) {
+  QS_RETURN_IF_ERROR(
+      CheckFloatValues(SiteText(*site_), site_->dtype(),
+                       {message.float_values().data(),
+                        static_cast<size_t>(message.float_values_size())}));
   const auto size = static_cast<size_t>(DTypeBytes(site_->dtype()));
   std::vector<uint8_t> bytes(size *
                              static_cast<size_t>(message.float_values_size()));

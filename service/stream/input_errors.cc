@@ -1,6 +1,8 @@
 // Tested by tests/service/stream_errors_test.cc.
 #include "service/stream/input_errors.h"
 
+#include <cmath>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "quant/formats/format_limit.h"
@@ -120,6 +122,24 @@ absl::Status CheckOffset(const std::string& what, int64_t handle,
                                ", expected ", expected),
                   {{"handle", absl::StrCat(handle)},
                    {"expected_offset", absl::StrCat(expected)}});
+}
+
+absl::Status CheckFloatValues(const std::string& what, DType dtype,
+                              std::span<const float> values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    float stored = 0;
+    StoreFromFloat(&stored, dtype, 0, values[i]);
+    if (!std::isfinite(values[i]) ||
+        std::isfinite(LoadAsFloat(&stored, dtype, 0))) {
+      continue;
+    }
+    return BadFieldError(
+        absl::StrCat("chunk.float_values[", i, "]"),
+        absl::StrCat("got ", values[i], " for ", what, ", allowed up to ",
+                     dtype == DType::kF16 ? "65504" : "3.38953e+38",
+                     " either way, the largest number of ", DTypeName(dtype)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckCrc(const ChunkView& chunk) {

@@ -5,6 +5,7 @@
 #define QS_SERVICE_STREAM_INPUT_ERRORS_H_
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -47,6 +48,10 @@ absl::StatusOr<TensorInfo> TensorInfoFromProto(
 // OFFSET_GAP.
 absl::Status CheckOffset(const std::string& what, int64_t handle,
                          int64_t offset, int64_t expected);
+// BAD_FIELD: a finite number that `dtype` has not; NaN and infinities pass, as
+// they do in chunk.data. `what` is whose numbers they are.
+absl::Status CheckFloatValues(const std::string& what, DType dtype,
+                              std::span<const float> values);
 // CHUNK_CRC_MISMATCH.
 absl::Status CheckCrc(const ChunkView& chunk);
 

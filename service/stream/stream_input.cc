@@ -1,6 +1,7 @@
 // Tested by tests/service/quantize_stream_test.cc.
 #include "service/stream/stream_input.h"
 
+#include <span>
 #include <string>
 #include <utility>
 
@@ -321,9 +322,12 @@ absl::Status StreamInput::OnChunkMessage(const Chunk& message) {
   const int64_t bytes =
       message.float_values_size() * DTypeBytes(job->info().dtype);
   QS_RETURN_IF_ERROR(CheckRoomInTensor(*job, bytes));
-  const absl::Status filled =
-      job->FillFloats({message.float_values().data(),
-                       static_cast<size_t>(message.float_values_size())});
+  const std::span<const float> values(
+      message.float_values().data(),
+      static_cast<size_t>(message.float_values_size()));
+  QS_RETURN_IF_ERROR(
+      CheckFloatValues(TensorText(job->info()), job->info().dtype, values));
+  const absl::Status filled = job->FillFloats(values);
   if (!filled.ok()) return NoMemoryError(filled);
   return Advance(job, message.last());
 }

@@ -1,5 +1,8 @@
 #include "service/cli/tensor_sink.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #include <functional>
 #include <string>
 #include <vector>
@@ -53,6 +56,23 @@ struct Fixture {
   absl::StatusOr<std::unique_ptr<SpillFile>> spill;
   CheckpointTensor source = Source();
 };
+
+TEST_CASE("a spill file that cannot grow names its directory") {
+  Fixture f;
+  REQUIRE(f.spill.ok());
+  rlimit before;
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit = {1, before.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+  const absl::Status status =
+      (*f.spill)->Write(0, std::vector<uint8_t>(100, 1));
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  CHECK(ExitCodeOf(status) == ExitCode::kOutput);
+  CHECK(std::string(status.message()) ==
+        "write a temporary file in \"" + f.dir.path() + "\": File too large");
+}
 
 TEST_CASE("frames end up in the spill file") {
   Fixture f;

@@ -163,7 +163,10 @@ TEST_CASE("every flag sets its option", "[options]") {
 
 TEST_CASE("wrong values are refused by name", "[options]") {
   const std::vector<std::pair<Args, std::string>> cases = {
-      {{"--max-streams", "0"}, "--max-streams"},
+      {{"--max-streams", "0"},
+       "--max-streams: got \"0\", allowed 1 to 100000 ("},
+      {{"--max-streams", "1.5"}, "--max-streams"},
+      {{"--handshake-timeout", "0"}, "got \"0\", allowed 0.1 to 1000000 ("},
       {{"--max-streams", "x"}, "--max-streams"},
       {{"--max-connections", "-1"}, "--max-connections"},
       {{"--memory-budget", "12 parsecs"}, "--memory-budget"},

@@ -425,6 +425,17 @@ TEST_CASE("activations are checked", "[group]") {
     AppendReaders(&requests);
     RequireRefused(requests, "NON_FINITE_INPUT", "Inf at token 3, input 5");
   }
+  SECTION("typed, beyond their dtype") {
+    requests.back().mutable_site()->set_dtype(v1::F16);
+    v1::QuantizeRequest typed;
+    typed.mutable_chunk()->set_handle(2);
+    for (const float value : {1.0f, 65504.0f, -70000.0f}) {
+      typed.mutable_chunk()->add_float_values(value);
+    }
+    requests.push_back(typed);
+    RequireRefused(requests, "BAD_FIELD",
+                   "chunk.float_values[2]: got -70000 for site");
+  }
 }
 
 TEST_CASE("a group waits for memory, and is refused when it can have none",

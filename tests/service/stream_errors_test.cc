@@ -201,6 +201,8 @@ std::vector<Case> ChunkCases() {
   both.mutable_chunk()->set_data("x");
   v1::QuantizeRequest late_floats = Floats(1, 2);
   late_floats.mutable_chunk()->set_offset(8);
+  v1::QuantizeRequest large_float = Floats(1, 4);
+  large_float.mutable_chunk()->set_float_values(2, 70000);
   std::string infinite(64, '\0');
   infinite[20] = '\x80';
   infinite[21] = '\x7f';
@@ -298,6 +300,12 @@ std::vector<Case> ChunkCases() {
        "BAD_FIELD",
        "chunk.float_values: got data or crc32c beside it, allowed one of data "
        "and float_values"},
+      {"typed values beyond the dtype",
+       {config, Begin(1, "w", v1::F16, {4, 8}), large_float},
+       invalid,
+       "BAD_FIELD",
+       "chunk.float_values[2]: got 70000 for tensor \"w\", allowed up to 65504 "
+       "either way, the largest number of F16"},
       {"infinite",
        {config, tensor, Data(1, 0, infinite, true)},
        invalid,
