@@ -1,9 +1,9 @@
 qs_test(cli_test
   SOURCES cli/arguments_test.cc cli/calibration_command_test.cc
-    cli/compare_test.cc cli/exit_code_test.cc cli/job_text_test.cc cli/output_staging_test.cc
+    cli/compare_test.cc cli/exit_code_test.cc cli/job_text_test.cc cli/output_place_test.cc cli/output_staging_test.cc
     checkpoint/planned_checkpoint_test.cc cli/report_test.cc cli/result_folder_test.cc
     checkpoint/slice_reader_test.cc
-    cli/stream_receiver_test.cc cli/tensor_sink_test.cc
+    cli/stream_receiver_test.cc cli/tensor_sink_test.cc cli/text_output_test.cc
     checkpoint/work_batch_test.cc cli/work_board_test.cc
   LIBS qs_cli nlohmann_json::nlohmann_json
   LABELS unit cli)
@@ -15,7 +15,7 @@ qs_test(job_watch_test
 
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 foreach(name quantctl quantctl_calibration quantctl_calibration_faults
-    quantctl_calibrate quantctl_faults quantctl_jobs quantctl_results
+    quantctl_calibrate quantctl_faults quantctl_files quantctl_jobs quantctl_results
     quantctl_safety quantctl_stacks
     quantctl_upload)
   add_test(NAME ${name}_e2e

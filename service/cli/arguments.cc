@@ -32,13 +32,15 @@ constexpr char kExitCodes[] =
     "  5    bad input: malformed files, NaN or infinity in a tensor, a\n"
     "       calibration that cannot be used, or values that the format has\n"
     "       no room for\n"
-    "  6    output: exists, not writable, or the disk is full\n"
+    "  6    output: exists, would replace an input, not writable, or the disk\n"
+    "       is full\n"
     "  7    done, but a tensor's report has a warning and --fail-on-warning\n"
     "       was given\n"
     "  8    the job failed or was cancelled\n"
     "  130  ended by SIGINT; 143: by SIGTERM or SIGHUP\n"
     "After every code but 0 and 7 nothing is left of the output (a report\n"
-    "file that cannot be written, code 6, leaves the complete output).";
+    "that cannot be written, code 6, or that a signal ended while a FIFO was\n"
+    "not read, leaves the complete output).";
 
 constexpr char kExample[] =
     "Example:\n"
@@ -78,7 +80,8 @@ void AddQuantize(CLI::App* root, Arguments* a) {
       ->type_name("OUT")
       ->required()
       ->check(NotEmpty("the name of a directory or file"));
-  AddFileOut(app, "--json", &a->json_file, "Where to put the whole report");
+  AddFileOut(app, "--json", &a->json_file,
+             "Where to put the whole report: a file, FIFO or /dev/stdout");
   app->add_flag("--overwrite", a->run.overwrite, "Replace what OUT names");
   AddStreams(app, &a->run);
   AddCalibration(app, &a->calibration);
@@ -289,6 +292,17 @@ ParsedArguments Refuse(const std::string& text) {
 }
 
 }  // namespace
+
+std::vector<std::string> FilesRead(const Arguments& a) {
+  std::vector<std::string> files = a.inputs;
+  for (const std::string* file :
+       {&a.input, &a.calibration, &a.config.config_file, &a.job.model_config,
+        &a.server.tls_ca, &a.server.tls_cert, &a.server.tls_key,
+        &a.server.token_file}) {
+    if (!file->empty()) files.push_back(*file);
+  }
+  return files;
+}
 
 ParsedArguments ParseArguments(const std::vector<std::string>& args) {
   Arguments arguments;

@@ -107,6 +107,9 @@ struct Arguments {
   bool json = false;
 };
 
+// The names of all local files and folders that the command reads.
+std::vector<std::string> FilesRead(const Arguments& arguments);
+
 // Either `arguments` to run, or texts to print and the exit code.
 struct ParsedArguments {
   std::optional<Arguments> arguments;

@@ -18,6 +18,7 @@
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/moments_sender.h"
+#include "service/cli/output_staging.h"
 #include "service/cli/signal_watcher.h"
 #include "service/stream/crc32c.h"
 #include "service/stream/digest.h"
@@ -241,6 +242,9 @@ absl::Status RunCalibrateUpload(const Arguments& arguments,
 absl::Status RunCalibrateExport(const Arguments& arguments,
                                 const Console& console) {
   QS_RETURN_IF_ERROR(CheckOutput(arguments));
+  QS_ASSIGN_OR_RETURN(
+      const OutputTarget target,
+      ResolveFile(arguments.output, FilesRead(arguments), OutputTarget()));
   RunControl control;
   const SignalWatcher signals(control);
   Client client(arguments, control);
@@ -258,11 +262,14 @@ absl::Status RunCalibrateExport(const Arguments& arguments,
     lost = moments.status();
     return moments;
   };
+  QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
+                      OutputStaging::Create(target));
   const absl::Status written = WriteCalibration(
-      arguments.output, sites,
+      staging->file(), sites,
       {calibration.metadata().begin(), calibration.metadata().end()}, load);
   QS_RETURN_IF_ERROR(lost);
   if (!written.ok()) return OutputFault(written);
+  QS_RETURN_IF_ERROR(staging->Publish());
   console.out << "wrote " << EscapeControls(arguments.output) << "\n";
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 // Tested by tests/cli/calibration_command_test.cc.
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -18,6 +19,7 @@
 #include "quant/formats/utf8.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
+#include "service/cli/output_staging.h"
 #include "service/cli/text_table.h"
 
 namespace qs::cli {
@@ -179,9 +181,15 @@ absl::Status CheckOutput(const Arguments& arguments) {
 absl::Status RunCalibrationMerge(const Arguments& arguments,
                                  const Console& console) {
   QS_RETURN_IF_ERROR(CheckOutput(arguments));
+  QS_ASSIGN_OR_RETURN(
+      const OutputTarget target,
+      ResolveFile(arguments.output, FilesRead(arguments), OutputTarget()));
+  QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
+                      OutputStaging::Create(target));
   const absl::StatusOr<std::vector<std::string>> conflicts =
-      MergeCalibrations(arguments.output, arguments.inputs);
-  if (!conflicts.ok()) return MergeError(conflicts.status(), arguments.output);
+      MergeCalibrations(staging->file(), arguments.inputs);
+  if (!conflicts.ok()) return MergeError(conflicts.status(), staging->file());
+  QS_RETURN_IF_ERROR(staging->Publish());
   for (const std::string& conflict : *conflicts) {
     console.error << "quantctl: warning: " << EscapeControls(conflict) << "\n";
   }

@@ -24,6 +24,7 @@ add_library(qs_cli STATIC
   cli/jobs_command.cc
   cli/method_options.cc
   cli/moments_sender.cc
+  cli/output_place.cc
   cli/output_staging.cc
   cli/plan_client.cc
   cli/progress.cc
@@ -44,6 +45,7 @@ add_library(qs_cli STATIC
   cli/tensor_charts.cc
   cli/tensor_sink.cc
   cli/tensor_uploader.cc
+  cli/text_output.cc
   cli/text_table.cc
   cli/totals_text.cc
   cli/upload_command.cc

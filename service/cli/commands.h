@@ -16,8 +16,8 @@ struct Console {
 };
 
 // After an error or a signal nothing is left of the output, except that a
-// complete output stays when only the --json file could not be written, or for
-// kWarning.
+// complete output stays when only the --json file could not be written or was
+// not read, or for kWarning.
 absl::Status RunQuantize(const Arguments& arguments, const Console& console);
 
 absl::Status RunPlan(const Arguments& arguments, const Console& console);

@@ -12,18 +12,17 @@
 #include "kernels/base/status_macros.h"
 #include "quant/formats/checkpoint.h"
 #include "service/checkpoint/planned_checkpoint.h"
-#include "service/checkpoint/text_file.h"
 #include "service/checkpoint/work_batch.h"
 #include "service/cli/commands.h"
 #include "service/cli/compare_report.h"
 #include "service/cli/exit_code.h"
-#include "service/cli/output_staging.h"
 #include "service/cli/plan_client.h"
 #include "service/cli/progress.h"
 #include "service/cli/run_control.h"
 #include "service/cli/run_report.h"
 #include "service/cli/signal_watcher.h"
 #include "service/cli/stream_client.h"
+#include "service/cli/text_output.h"
 #include "service/cli/text_table.h"
 #include "service/cli/work_board.h"
 
@@ -169,19 +168,6 @@ absl::Status Comparison::Quantize(const PlanAnswer& plan, MethodRun* run) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFiles(const Arguments& arguments) {
-  for (const std::string& file : {arguments.json_file, arguments.html_file}) {
-    if (file.empty()) continue;
-    QS_RETURN_IF_ERROR(CheckFileTarget(
-        file, {arguments.input, arguments.calibration}, OutputTarget()));
-  }
-  if (arguments.json_file.empty() || arguments.html_file.empty()) {
-    return absl::OkStatus();
-  }
-  return CheckFileTarget(arguments.html_file, {arguments.json_file},
-                         OutputTarget());
-}
-
 }  // namespace
 
 absl::Status RunCompare(const Arguments& arguments, const Console& console) {
@@ -189,18 +175,22 @@ absl::Status RunCompare(const Arguments& arguments, const Console& console) {
   const SignalWatcher signals(control);
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(arguments.input);
   if (!checkpoint.ok()) return InputFault(checkpoint.status());
-  QS_RETURN_IF_ERROR(CheckFiles(arguments));
+  std::vector<std::string> taken = FilesRead(arguments);
+  QS_ASSIGN_OR_RETURN(TextOutput json, TextOutput::Open(arguments.json_file,
+                                                        taken, OutputTarget()));
+  taken.push_back(arguments.json_file);
+  QS_ASSIGN_OR_RETURN(TextOutput html, TextOutput::Open(arguments.html_file,
+                                                        taken, OutputTarget()));
   QS_ASSIGN_OR_RETURN(
       const CompareReport report,
       Comparison(arguments, console, *checkpoint, control).Run());
   console.out << CompareTable(report);
   console.out.flush();
   if (!arguments.json_file.empty()) {
-    QS_RETURN_IF_ERROR(
-        WriteTextFile(arguments.json_file, CompareToJson(report)));
+    QS_RETURN_IF_ERROR(json.Write(CompareToJson(report), &control));
   }
   if (arguments.html_file.empty()) return absl::OkStatus();
-  return WriteTextFile(arguments.html_file, CompareHtml(report));
+  return html.Write(CompareHtml(report), &control);
 }
 
 }  // namespace qs::cli

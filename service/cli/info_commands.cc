@@ -10,13 +10,12 @@
 #include "quant/formats/posix_file.h"
 #include "quant/formats/utf8.h"
 #include "quant/v1/quantization.grpc.pb.h"
-#include "service/checkpoint/text_file.h"
 #include "service/cli/channel.h"
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
-#include "service/cli/output_staging.h"
 #include "service/cli/proto_json.h"
 #include "service/cli/run_report.h"
+#include "service/cli/text_output.h"
 #include "service/cli/text_table.h"
 
 namespace qs::cli {
@@ -159,10 +158,9 @@ absl::Status RunHealth(const Arguments& arguments, const Console& console) {
 
 absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console) {
-  if (!arguments.html_file.empty()) {
-    QS_RETURN_IF_ERROR(CheckFileTarget(arguments.html_file, {arguments.input},
-                                       OutputTarget()));
-  }
+  QS_ASSIGN_OR_RETURN(TextOutput html,
+                      TextOutput::Open(arguments.html_file,
+                                       FilesRead(arguments), OutputTarget()));
   absl::StatusOr<std::string> text =
       ReadSmallFile(arguments.input, kMaxReportBytes);
   if (!text.ok()) return InputFault(text.status());
@@ -170,7 +168,7 @@ absl::Status RunReportCommand(const Arguments& arguments,
   console.out << ReportTable(report);
   console.out.flush();
   if (arguments.html_file.empty()) return absl::OkStatus();
-  return WriteTextFile(arguments.html_file, ReportHtml(report));
+  return html.Write(ReportHtml(report), nullptr);
 }
 
 }  // namespace qs::cli

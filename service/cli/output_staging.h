@@ -6,35 +6,13 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/formats/posix_file.h"
+#include "service/cli/output_place.h"
 
 namespace qs::cli {
-
-struct OutputTarget {
-  std::string path;  // absolute; what a symbolic link named
-  bool is_directory = false;
-  bool overwrite = false;
-};
-
-// Where output for `input` may go, before anything is written. Errors: kUsage —
-// a file for a directory, or a directory for a file; kOutput — it exists
-// without `overwrite`, its directory does not exist or is not writable, it lies
-// in the input, or it may not be replaced: it holds the input, or is a
-// directory that is no checkpoint.
-absl::StatusOr<OutputTarget> ResolveOutput(const std::string& output,
-                                           const std::string& input,
-                                           bool overwrite);
-
-// kOutput when a file cannot be made there, or would replace one of `inputs` or
-// `output`, or a file in one of them, also by another name (links). An input
-// may be "", and `output` without a path: none.
-absl::Status CheckFileTarget(const std::string& file,
-                             const std::vector<std::string>& inputs,
-                             const OutputTarget& output);
 
 // Of a directory and all below it. Errors: kOutput.
 absl::Status SyncDirectories(const std::string& root);
@@ -51,6 +29,7 @@ class OutputStaging {
 
   // For the files of the output; a single file goes in under its own name.
   const std::string& directory() const { return directory_; }
+  std::string file() const;  // REQUIRES: the target is no directory.
 
   // Syncs and renames: to `target.path` afterwards everything is there, or
   // nothing changed. Errors: kOutput.

@@ -18,7 +18,6 @@
 #include "service/checkpoint/checkpoint_writer.h"
 #include "service/checkpoint/header_check.h"
 #include "service/checkpoint/planned_checkpoint.h"
-#include "service/checkpoint/text_file.h"
 #include "service/checkpoint/work_batch.h"
 #include "service/cli/commands.h"
 #include "service/cli/config_file.h"
@@ -30,6 +29,7 @@
 #include "service/cli/run_report.h"
 #include "service/cli/signal_watcher.h"
 #include "service/cli/stream_client.h"
+#include "service/cli/text_output.h"
 #include "service/cli/text_table.h"
 #include "service/cli/work_board.h"
 #include "service/server/spec_convert.h"
@@ -102,7 +102,7 @@ class QuantizeRun {
         config_(StreamConfig(plan, arguments.run)),
         control_(control) {}
 
-  absl::Status Run(const OutputTarget& target);
+  absl::Status Run(const OutputTarget& target, TextOutput* json);
 
  private:
   // Streams and writes shards at the same time; then the other files.
@@ -111,7 +111,7 @@ class QuantizeRun {
   absl::Status WriteShards(CheckpointWriter* writer, WorkBoard* board);
   int64_t InputBytes() const;
   void KeepReports(const std::vector<v1::TensorReport>& reports);
-  absl::Status Report(const OutputTarget& target) const;
+  absl::Status Report(const OutputTarget& target, TextOutput* json) const;
 
   const Arguments& arguments_;
   const Console& console_;
@@ -127,7 +127,7 @@ class QuantizeRun {
   std::vector<v1::TensorReport> folded_;
 };
 
-absl::Status QuantizeRun::Run(const OutputTarget& target) {
+absl::Status QuantizeRun::Run(const OutputTarget& target, TextOutput* json) {
   QS_ASSIGN_OR_RETURN(std::vector<WorkBatch> batches,
                       MakeBatches(plan_, calibration_));
   QS_ASSIGN_OR_RETURN(const std::vector<QuantSpec> specs,
@@ -148,7 +148,7 @@ absl::Status QuantizeRun::Run(const OutputTarget& target) {
   if (!status.ok()) {
     return WithText(status, "; no output was written");
   }
-  return Report(target);
+  return Report(target, json);
 }
 
 int64_t QuantizeRun::InputBytes() const {
@@ -206,7 +206,8 @@ absl::Status QuantizeRun::WriteShards(CheckpointWriter* writer,
   return absl::OkStatus();
 }
 
-absl::Status QuantizeRun::Report(const OutputTarget& target) const {
+absl::Status QuantizeRun::Report(const OutputTarget& target,
+                                 TextOutput* json) const {
   RunReport report;
   report.created =
       absl::FormatTime(absl::RFC3339_sec, started_, absl::UTCTimeZone());
@@ -224,9 +225,12 @@ absl::Status QuantizeRun::Report(const OutputTarget& target) const {
   report.folded = folded_;
   console_.out << ReportTable(report) << "wrote " << EscapeControls(target.path)
                << "\n";
+  console_.out.flush();  // --json may be the same
   if (!arguments_.json_file.empty()) {
-    QS_RETURN_IF_ERROR(
-        WriteTextFile(arguments_.json_file, ReportToJson(report)));
+    const absl::Status written = json->Write(ReportToJson(report), &control_);
+    if (!written.ok()) {
+      return WithText(written, "; the output is complete, its report is not");
+    }
   }
   return arguments_.run.fail_on_warning ? CheckNoWarning(report)
                                         : absl::OkStatus();
@@ -240,15 +244,13 @@ absl::Status RunQuantize(const Arguments& arguments, const Console& console) {
   QS_ASSIGN_OR_RETURN(ConfigArguments config, WithConfigFile(arguments.config));
   QS_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                       OpenCheckpoint(arguments.input));
-  QS_ASSIGN_OR_RETURN(const OutputTarget target,
-                      ResolveOutput(arguments.output, arguments.input,
-                                    arguments.run.overwrite));
-  if (!arguments.json_file.empty()) {
-    QS_RETURN_IF_ERROR(CheckFileTarget(
-        arguments.json_file,
-        {arguments.input, arguments.calibration, arguments.config.config_file},
-        target));
-  }
+  QS_ASSIGN_OR_RETURN(
+      const OutputTarget target,
+      ResolveOutput(arguments.output, arguments.input, arguments.run.overwrite,
+                    FilesRead(arguments)));
+  QS_ASSIGN_OR_RETURN(
+      TextOutput json,
+      TextOutput::Open(arguments.json_file, FilesRead(arguments), target));
   config.list_sites = !arguments.calibration.empty();
   QS_ASSIGN_OR_RETURN(const PlanAnswer plan,
                       FetchPlan(arguments.server, config, checkpoint, control));
@@ -264,7 +266,7 @@ absl::Status RunQuantize(const Arguments& arguments, const Console& console) {
                       PlannedCheckpoint::Make(checkpoint, plan.entries));
   return QuantizeRun(arguments, console, planned, plan,
                      calibration ? &*calibration : nullptr, control)
-      .Run(target);
+      .Run(target, &json);
 }
 
 absl::Status RunPlan(const Arguments& arguments, const Console& console) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -169,72 +170,19 @@ TEST_CASE("a single file") {
   CHECK(inputs.dir.Names().size() == 3);
 }
 
-TEST_CASE("refused places") {
+TEST_CASE("a single file that became something else is not replaced") {
   const Inputs inputs;
-  fs::create_directory(inputs.dir / "photos");
-  WriteAll(inputs.dir / "photos/cat.jpg", "cat");
-  auto exit_code = [&inputs](const char* out, bool overwrite,
-                             const char* in = "in") {
-    const auto target = inputs.Resolve(out, overwrite, in);
-    INFO(out << ": " << target.status().ToString());
-    return ExitCodeOf(target.status());
-  };
-  CHECK(exit_code("in", true) == ExitCode::kOutput);       // the input itself
-  CHECK(exit_code(".", true) == ExitCode::kOutput);        // holds the input
-  CHECK(exit_code("photos", true) == ExitCode::kOutput);   // no checkpoint
-  CHECK(exit_code("no/out", false) == ExitCode::kOutput);  // no parent
-  const std::string text(
-      inputs.Resolve("no/out", false, "in").status().message());
-  CHECK_THAT(text, Catch::Matchers::Contains("/no\", which does not exist"));
-  CHECK_THAT(text, Catch::Matchers::Contains("mkdir -p"));
-  CHECK(exit_code("single.safetensors/out", false) == ExitCode::kOutput);
-  CHECK(exit_code("q.safetensors", false) == ExitCode::kUsage);
-  CHECK(exit_code("out", false, "single.safetensors") == ExitCode::kUsage);
-  CHECK(exit_code("single.safetensors", true, "single.safetensors") ==
-        ExitCode::kOutput);
-  CHECK(exit_code("in/out", false) == ExitCode::kOutput);  // in the input
-  fs::create_directory_symlink(inputs.dir / "in", inputs.dir / "link");
-  CHECK(exit_code("link", true) == ExitCode::kOutput);  // the input itself
-  CHECK(exit_code("link/out", false) == ExitCode::kOutput);
-  CHECK(exit_code("in2", false) == ExitCode::kOk);  // only begins like it
-  CHECK(ReadAll(inputs.dir / "photos/cat.jpg") == "cat");
-}
-
-TEST_CASE("a report file goes where one can write, and replaces no weights") {
-  const Inputs inputs;
-  const auto target = inputs.Resolve("out", false);
+  WriteAll(inputs.dir / "q.safetensors", "old");
+  const auto target =
+      inputs.Resolve("q.safetensors", true, "single.safetensors");
   REQUIRE(target.ok());
-  auto exit_code = [&](const std::string& file, const OutputTarget& output,
-                       const char* in = "in") {
-    INFO(file);
-    return ExitCodeOf(
-        CheckFileTarget(inputs.dir / file, {"", inputs.dir / in}, output));
-  };
-  CHECK(exit_code("report.json", *target) == ExitCode::kOk);
-  CHECK(exit_code("no/report.json", *target) == ExitCode::kOutput);
-  // What a slip of the hand would have destroyed.
-  WriteAll(inputs.dir / "in/config.json", "{}");
-  fs::create_directory(inputs.dir / "in/sub");
-  fs::create_symlink("in", inputs.dir / "link");
-  fs::create_symlink("in/config.json", inputs.dir / "config");
-  fs::create_hard_link(inputs.dir / "in/config.json", inputs.dir / "hard");
-  WriteAll(inputs.dir / "blob", "weights elsewhere");
-  fs::create_symlink("../blob", inputs.dir / "in/linked.safetensors");
-  for (const char* file :
-       {"in", "in/config.json", "in/new.json", "in/sub/x.json", "in/../in/x",
-        "link/config.json", "link/x.json", "config", "hard", "blob", "out",
-        "out/report.json", "out/config.json"}) {
-    CHECK(exit_code(file, *target) == ExitCode::kOutput);
-  }
-  const auto file =
-      inputs.Resolve("q.safetensors", false, "single.safetensors");
-  REQUIRE(file.ok());
-  const char* single = "single.safetensors";
-  CHECK(exit_code(single, *file, single) == ExitCode::kOutput);
-  CHECK(exit_code("q.safetensors", *file, single) == ExitCode::kOutput);
-  // Its text is in another file until it is complete.
-  fs::create_hard_link(inputs.dir / single, inputs.dir / "r.json.tmp");
-  CHECK(exit_code("r.json", *file, single) == ExitCode::kOutput);
+  const auto staging = OutputStaging::Create(*target);
+  REQUIRE(staging.ok());
+  WriteAll((*staging)->file(), "packed");
+  fs::remove(inputs.dir / "q.safetensors");
+  REQUIRE(mkfifo((inputs.dir / "q.safetensors").c_str(), 0600) == 0);
+  CHECK(ExitCodeOf((*staging)->Publish()) == ExitCode::kOutput);
+  CHECK(fs::is_fifo(inputs.dir / "q.safetensors"));
 }
 
 }  // namespace
