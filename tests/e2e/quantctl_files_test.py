@@ -105,10 +105,11 @@ class QuantctlFilesTest(programs.QuantctlCase):
         os.mkfifo(fifo)
         link.symlink_to("page.html")
         got = []
-        reader = threading.Thread(target=lambda: got.append(fifo.read_text()))
+        reader = threading.Thread(
+            target=lambda: got.append(fifo.read_text()), daemon=True)
         reader.start()
         self.run_ok("report", report, "--html", fifo)
-        reader.join()
+        reader.join(timeout=60)
         self.assertTrue(stat.S_ISFIFO(os.lstat(fifo).st_mode))
         self.run_ok("report", report, "--html", link)
         self.assertEqual(os.readlink(link), "page.html")
