@@ -12,9 +12,11 @@
 #include <climits>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <list>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -74,6 +76,14 @@ QuantizeContextOptions ContextOptions(
 
 // Written aside and renamed, so that a reader never sees half a number.
 absl::Status WritePortFile(const std::string& path, int port) {
+  std::error_code error;
+  const auto there = std::filesystem::symlink_status(path, error);
+  if (std::filesystem::exists(there) &&
+      !std::filesystem::is_regular_file(there)) {
+    return absl::InternalError(absl::StrCat(
+        "port-file: got \"", path,
+        "\", which is no regular file, allowed one or a name that is new"));
+  }
   const std::string aside = path + ".new";
   std::ofstream out(aside);
   out << port << "\n";

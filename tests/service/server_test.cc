@@ -5,6 +5,8 @@
 #include <grpc/grpc.h>
 #include <grpc/support/alloc.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 #include <set>
@@ -315,6 +317,25 @@ TEST_CASE("a port in use is an error, as is a port file nobody can write",
   REQUIRE(status.code() == absl::StatusCode::kInternal);
   REQUIRE(std::string(status.message()).find("/nonexistent/port") !=
           std::string::npos);
+}
+
+TEST_CASE("a port file replaces files only", "[server]") {
+  const TemporaryFolder folder;
+  ServerOptions options = TestServerOptions();
+  options.port_file = folder / "port";
+  const bool link = GENERATE(false, true);
+  if (link) {
+    REQUIRE(symlink("elsewhere", options.port_file.c_str()) == 0);
+  } else {
+    REQUIRE(mkfifo(options.port_file.c_str(), 0600) == 0);
+  }
+  const absl::Status status = Server::Start(options).status();
+  REQUIRE(status.code() == absl::StatusCode::kInternal);
+  REQUIRE(std::string(status.message()).find("is no regular file") !=
+          std::string::npos);
+  struct stat info = {};
+  REQUIRE(lstat(options.port_file.c_str(), &info) == 0);
+  REQUIRE((link ? S_ISLNK(info.st_mode) : S_ISFIFO(info.st_mode)));
 }
 
 TEST_CASE("both families of localhost are served", "[server]") {
