@@ -9,7 +9,8 @@
 // The same calls in the same order give the same bytes on the same device. With
 // beta 0 what C held is not read.
 // Errors: INVALID_ARGUMENT — a size beyond 2^31 - 1; RESOURCE_EXHAUSTED — the
-// library found no memory, the device goes on; INTERNAL — the library's.
+// library found no memory, the device goes on; INTERNAL — the library's, which
+// says nothing of whether the device goes on (SolverCall asks it).
 // Thread: one thread at a time, the device current. Enqueues on `stream`.
 #ifndef QS_KERNELS_CUDA_BLAS_H_
 #define QS_KERNELS_CUDA_BLAS_H_

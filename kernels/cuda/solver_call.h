@@ -47,7 +47,7 @@ class SolverCall {
     return workspace_.CopyIn(memory, host, count * int64_t{sizeof(T)});
   }
 
-  // `launcher` returns a cudaError_t.
+  // `launcher` returns a cudaError_t: of a kernel of ours.
   absl::Status Launch(const char* what, absl::FunctionRef<int()> launcher) {
     return workspace_.device().Launch(
         [&] { return FromCuda(launcher(), what); });
@@ -55,20 +55,17 @@ class SolverCall {
   absl::Status Gemm(const GemmArgs& args) {
     Worked(static_cast<double>(args.m) * static_cast<double>(args.n) *
            static_cast<double>(args.k) * static_cast<double>(args.batch));
-    return workspace_.device().Launch(
-        [&] { return blas_.Gemm(args, stream()); });
+    return Library([&] { return blas_.Gemm(args, stream()); });
   }
   absl::Status Syrk(const SyrkArgs& args) {
     Worked(static_cast<double>(args.n) * static_cast<double>(args.n) *
            static_cast<double>(args.k) / 2);
-    return workspace_.device().Launch(
-        [&] { return blas_.Syrk(args, stream()); });
+    return Library([&] { return blas_.Syrk(args, stream()); });
   }
   absl::Status Trsm(const TrsmArgs& args) {
     Worked(static_cast<double>(args.m) * static_cast<double>(args.m) *
            static_cast<double>(args.n) / 2);
-    return workspace_.device().Launch(
-        [&] { return blas_.Trsm(args, stream()); });
+    return Library([&] { return blas_.Trsm(args, stream()); });
   }
   // Null: there is none.
   Cholesky* cholesky() const { return blas_.cholesky(); }
@@ -76,15 +73,14 @@ class SolverCall {
   absl::Status Factor(const CholeskyArgs& args) {
     Worked(static_cast<double>(args.n) * static_cast<double>(args.n) *
            static_cast<double>(args.n) / 6);
-    return workspace_.device().Launch(
-        [&] { return cholesky()->Factor(args, stream()); });
+    return Library([&] { return cholesky()->Factor(args, stream()); });
   }
   absl::StatusOr<int64_t> FactorScratchBytes(bool in_f64, int64_t n,
                                              int64_t lda) {
     absl::StatusOr<int64_t> bytes = 0;
-    QS_RETURN_IF_ERROR(workspace_.device().Launch([&] {
+    QS_RETURN_IF_ERROR(Library([&] {
       bytes = cholesky()->ScratchBytes(in_f64, n, lda);
-      return absl::OkStatus();
+      return bytes.status();
     }));
     return bytes;
   }
@@ -113,6 +109,23 @@ class SolverCall {
   static constexpr double kMostEnqueued = 2e12;
 
   void Worked(double multiplications) { enqueued_ += multiplications; }
+
+  // `call` is a library's. It has a CUDA runtime of its own, whose errors the
+  // program's does not see, and few names for them: "execution failed" is a
+  // lost device, but also a kernel whose code was to be loaded and found no
+  // memory. So the device is asked. One that is past all that was enqueued goes
+  // on; what the library did not do is then as if there were no memory for it,
+  // which it may not have been: the host does what a library refuses.
+  absl::Status Library(absl::FunctionRef<absl::Status()> call) {
+    absl::Status said;
+    QS_RETURN_IF_ERROR(workspace_.device().Launch([&] {
+      said = call();
+      return absl::OkStatus();
+    }));
+    if (!absl::IsInternal(said)) return said;
+    QS_RETURN_IF_ERROR(workspace_.Synchronize());
+    return absl::ResourceExhaustedError(said.message());
+  }
 
   Workspace& workspace_;
   Blas& blas_;

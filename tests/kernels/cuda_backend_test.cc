@@ -439,42 +439,62 @@ TEST_CASE("a device has as many lanes as there is pinned memory for",
   CHECK(none.message().find("no pinned memory") != std::string::npos);
 }
 
-// Of a library that finds no memory, the first `times` times.
-class FullBlas final : public Blas {
+// Of a library that fails so the first `times` times.
+class FailingBlas final : public Blas {
  public:
-  explicit FullBlas(int times) : left_(times), blas_(NewEmulatedBlasAlone()) {}
-  std::string description() const override { return "full"; }
+  FailingBlas(const absl::Status& error, int times)
+      : error_(error), left_(times), blas_(NewEmulatedBlasAlone()) {}
+  std::string description() const override { return "failing"; }
   absl::Status Gemm(const GemmArgs& args, cudaStream_t stream) override {
-    return Full() ? Error() : blas_->Gemm(args, stream);
+    return Fails() ? error_ : blas_->Gemm(args, stream);
   }
   absl::Status Syrk(const SyrkArgs& args, cudaStream_t stream) override {
-    return Full() ? Error() : blas_->Syrk(args, stream);
+    return Fails() ? error_ : blas_->Syrk(args, stream);
   }
   absl::Status Trsm(const TrsmArgs& args, cudaStream_t stream) override {
-    return Full() ? Error() : blas_->Trsm(args, stream);
+    return Fails() ? error_ : blas_->Trsm(args, stream);
   }
 
  private:
-  bool Full() { return left_-- > 0; }
-  static absl::Status Error() {
-    return absl::ResourceExhaustedError("a product: no memory");
-  }
+  bool Fails() { return left_-- > 0; }
 
+  const absl::Status error_;
   int left_;
   const std::unique_ptr<Blas> blas_;
 };
 
-TEST_CASE("a library without memory costs no device", "[backend]") {
+// Whether or not it says that it was memory, and whatever it refuses.
+TEST_CASE("a library that fails on a living device costs no device",
+          "[backend]") {
   const std::vector<double> want(24 * 24, 40.0);
-  for (const int times : {1, 2}) {
-    INFO(times << " times");
-    auto device = std::make_shared<FakeDevice>();
-    const auto backend = *NewCudaBackend(
-        device, std::make_unique<FullBlas>(times), NewCpuBackend(1), kCap);
-    CHECK(SumOfOnes(*backend) == want);
-    CHECK(backend->health().ok());
-    CHECK(backend->memory().host_calls == times - 1);
+  for (const absl::Status& error :
+       {absl::ResourceExhaustedError("a product: no memory"),
+        absl::InternalError("cublasGemmEx: cuBLAS status 13"),
+        absl::InternalError("cublasGemmEx: cuBLAS status 15")}) {
+    for (const int times : {1, 2}) {
+      INFO(error.ToString() << ", " << times << " times");
+      auto device = std::make_shared<FakeDevice>();
+      const auto backend =
+          *NewCudaBackend(device, std::make_unique<FailingBlas>(error, times),
+                          NewCpuBackend(1), kCap);
+      CHECK(SumOfOnes(*backend) == want);
+      CHECK(backend->health().ok());
+      CHECK(backend->memory().host_calls == times - 1);
+    }
   }
+}
+
+// A kernel before the library's has failed, which shows at the library.
+TEST_CASE("a library that fails on a lost device has lost it", "[backend]") {
+  auto device = std::make_shared<FakeDevice>(
+      Faults{.lost_after_launches = 0, .lost_late = true});
+  const auto error = absl::InternalError("cublasGemmEx: cuBLAS status 13");
+  const auto backend = *NewCudaBackend(
+      device, std::make_unique<FailingBlas>(error, 1), NewCpuBackend(1), kCap);
+  CHECK(SumOfOnes(*backend) == std::vector<double>(24 * 24, 40.0));
+  CHECK(device->lost());
+  CHECK(absl::IsInternal(backend->health()));
+  CHECK(backend->memory().host_calls == 3);  // all
 }
 
 TEST_CASE("without cuBLAS the host multiplies", "[backend]") {

@@ -10,7 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/solver_call.h"
+#include "kernels/cuda/workspace.h"
 #include "kernels/gpus.h"
 #include "tests/testing/catch_compat.h"
 
@@ -134,16 +138,60 @@ TEST_CASE("errors of launches", "[runtime_device]") {
   Cudart().errors["launch"] = cudaErrorMemoryAllocation;
   CHECK(Launch(*device) == absl::ResourceExhaustedError("Encode: no memory"));
   CHECK(Launch(*device).ok());
-  // A library's, which says nothing of it.
+  // One that the operation says nothing of.
+  Cudart().errors["launch"] = cudaErrorMemoryAllocation;
   CHECK(device->Launch([] {
-    Cudart().last = cudaErrorMemoryAllocation;
-    return absl::InternalError("cublasGemmEx: cuBLAS status 14");
+    Cudart().Answer("launch");
+    return absl::OkStatus();
   }) == absl::ResourceExhaustedError("gpu:1: launch: no memory"));
   CHECK(Launch(*device).ok());
   Cudart().errors["launch"] = cudaErrorIllegalAddress;
   CHECK(Launch(*device) ==
         absl::InternalError("gpu:1 is lost: launch: CUDA error 700, an error"));
   CHECK(absl::IsInternal(device->Synchronize(nullptr)));
+}
+
+// What it says of a product; nothing of it is seen in our runtime.
+class SayingBlas final : public Blas {
+ public:
+  std::string description() const override { return "saying"; }
+  absl::Status Gemm(const GemmArgs&, cudaStream_t) override { return says; }
+  absl::Status Syrk(const SyrkArgs&, cudaStream_t) override { return says; }
+  absl::Status Trsm(const TrsmArgs&, cudaStream_t) override { return says; }
+
+  absl::Status says;
+};
+
+TEST_CASE("a library's error: the device is asked whether it goes on",
+          "[runtime_device]") {
+  Restart();
+  const auto device = OpenSecond();
+  MemoryLedger ledger(1 << 30);
+  const auto workspace = *Workspace::Create(*device, ledger);
+  SayingBlas blas;
+  SolverCall call(*workspace, blas);
+  CHECK(call.Gemm({}).ok());
+  // Execution failed, internal error: a kernel that could not be loaded, say.
+  // Invalid value, not supported.
+  for (const int code : {13, 14, 7, 15}) {
+    const std::string text = absl::StrCat("cublasGemmEx: cuBLAS status ", code);
+    blas.says = absl::InternalError(text);
+    CHECK(call.Gemm({}) == absl::ResourceExhaustedError(text));
+    CHECK(call.Syrk({}) == absl::ResourceExhaustedError(text));
+    CHECK(call.Trsm({}) == absl::ResourceExhaustedError(text));
+    CHECK(workspace->Synchronize().ok());
+  }
+  blas.says = absl::InvalidArgumentError("cuBLAS: size 2147483648");
+  CHECK(call.Gemm({}) == blas.says);
+  // Our kernels' own are not the library's.
+  CHECK(absl::IsInternal(call.Launch("Encode", [] { return 98; })));
+
+  blas.says = absl::InternalError("cublasGemmEx: cuBLAS status 13");
+  Cudart().errors["cudaStreamSynchronize"] = cudaErrorIllegalAddress;
+  CHECK(call.Gemm({}) ==
+        absl::InternalError("gpu:1 is lost: cudaStreamSynchronize: CUDA error "
+                            "700, an error"));
+  CHECK(absl::IsInternal(call.Gemm({})));
 }
 
 TEST_CASE("a kernel's error shows at who waits, or with QS_CUDA_SYNC at it",
