@@ -126,6 +126,10 @@ foreach(name bundle install_cuda run)
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}_test.sh)
   set_tests_properties(gpu_${name}_test PROPERTIES LABELS "unit" TIMEOUT 120)
 endforeach()
+add_test(NAME cuda_nvcc_flags_test
+  COMMAND ${CMAKE_COMMAND} -P
+    ${CMAKE_CURRENT_SOURCE_DIR}/gpu/nvcc_flags_test.cmake)
+set_tests_properties(cuda_nvcc_flags_test PROPERTIES LABELS "unit" TIMEOUT 60)
 # That a kernel which spills does not compile, and for which GPUs all of them
 # do; where nvcc is present.
 if(TARGET qs_cuda_kernels)
@@ -136,10 +140,12 @@ if(TARGET qs_cuda_kernels)
     set_tests_properties(cuda_architectures_test PROPERTIES
       LABELS "unit" TIMEOUT 60)
   endif()
-  add_test(NAME cuda_spill_test
-    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/spill_test.sh
-      ${CMAKE_CUDA_COMPILER} ${qs_cuda_flags})
-  set_tests_properties(cuda_spill_test PROPERTIES LABELS "unit" TIMEOUT 120)
+  if(QS_CUDA_WERROR)
+    add_test(NAME cuda_spill_test
+      COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/spill_test.sh
+        ${CMAKE_CUDA_COMPILER} ${qs_cuda_flags})
+    set_tests_properties(cuda_spill_test PROPERTIES LABELS "unit" TIMEOUT 120)
+  endif()
   add_test(NAME cuda_toolkit_root_test
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/toolkit_root_test.sh
       ${CMAKE_CUDA_COMPILER})

@@ -71,12 +71,8 @@ if(QS_CUDA AND CMAKE_CUDA_COMPILER)
   set_target_properties(qs_cuda_kernels PROPERTIES
     CUDA_ARCHITECTURES "${qs_cuda_architectures}"
     CUDA_RUNTIME_LIBRARY Static)
-  # No contraction of a*b+c: the bytes are those of the CPU. A kernel that
-  # spills registers, or has a stack, for any architecture, does not compile
-  # (tested by tests/gpu/spill_test.sh).
-  set(qs_cuda_flags --fmad=false -Werror=all-warnings -Xptxas=--warn-on-spills
-    -Xptxas=--warn-on-local-memory-usage
-    CACHE INTERNAL "Of every kernel")
+  include(cuda/nvcc_flags.cmake)
+  set(qs_cuda_flags ${qs_cuda_flags} CACHE INTERNAL "Of every kernel")
   target_compile_options(qs_cuda_kernels PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:${qs_cuda_flags}>"
     $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow>

@@ -1,0 +1,35 @@
+# Whose warnings are errors, by version of nvcc, and that it can be said.
+# usage: cmake -P nvcc_flags_test.cmake
+cmake_minimum_required(VERSION 3.22)
+
+function(check version expected)
+  set(CMAKE_CUDA_COMPILER_VERSION ${version})
+  unset(QS_CUDA_WERROR CACHE)
+  if(ARGC GREATER 2)
+    set(QS_CUDA_WERROR ${ARGV2} CACHE BOOL "said")
+  endif()
+  include(${CMAKE_CURRENT_LIST_DIR}/../../kernels/cuda/nvcc_flags.cmake)
+  set(got OFF)
+  if("-Werror=all-warnings" IN_LIST qs_cuda_flags)
+    set(got ON)
+  endif()
+  if(NOT got STREQUAL expected)
+    message(FATAL_ERROR
+      "nvcc ${version} ${ARGV2}: got ${got}, expected ${expected}")
+  endif()
+  foreach(flag IN ITEMS --fmad=false -Xptxas=--warn-on-spills
+      -Xptxas=--warn-on-local-memory-usage)
+    if(NOT flag IN_LIST qs_cuda_flags)
+      message(FATAL_ERROR "nvcc ${version}: no ${flag}")
+    endif()
+  endforeach()
+endfunction()
+
+check(13.0.48 ON)
+check(13.0.88 ON)
+check(12.0.76 OFF)
+check(12.9.86 OFF)
+check(13.1.80 OFF)
+check(14.0.1 OFF)
+check(12.9.86 ON ON)
+check(13.0.88 OFF OFF)
