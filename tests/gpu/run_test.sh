@@ -17,13 +17,19 @@ script() { # path, line...
   printf '%s\n' "${@:2}" >>"$1"
   chmod +x "$1"
 }
-note="echo \"\$(basename \"\$0\") \$*\" >>$work/calls"
-script "$bin/nvidia-smi" 'case $1 in
-  *=name) echo Model; echo Model ;;
-  *=driver_version) echo 580.65 ;;
-  *) echo 9.0; echo 9.0 ;;
-esac'
-script "$bin/compute-sanitizer" "$note"
+# Two GPUs that can be used, and one that is too old.
+cat >"$work/gpus" <<EOF
+GPU-0, 9.0, 580.65, Model
+GPU-1, 7.5, 580.65, Old Model
+GPU-2, 9.0, 580.65, Model
+EOF
+script "$bin/nvidia-smi" "[ \"\$1\" = -i ] || exec cat $work/gpus" \
+  'case $2 in' "0) sed -n 1p $work/gpus ;;" "1) sed -n 2p $work/gpus ;;" '*) exit 6 ;;' 'esac'
+sanitizer() { # line...
+  script "$bin/compute-sanitizer" '[ "$1" != --help ] || exec echo "  --kernel-name arg"' "$@"
+}
+note="echo \"\$(basename \"\$0\") \$* on \${CUDA_VISIBLE_DEVICES-all}\" >>$work/calls"
+sanitizer "$note"
 script "$bundle/gpu_device_test" "$note"
 script "$bundle/gpu_bench" "$note" 'echo a table'
 digest=$tree/kernels/cuda/sources_digest.sh
@@ -44,6 +50,7 @@ fail() {
   cat "$work/log" "$header" >&2
   exit 1
 }
+unset CUDA_VISIBLE_DEVICES CUDACXX
 run() { # expected exit code, variable...
   local code=0
   : >"$work/calls"
@@ -64,8 +71,13 @@ for _ in 1 2; do
   run 0
   verified "differential, memcheck, racecheck, initcheck, synccheck, stream"
   [ "$(wc -l <"$work/calls")" = 7 ] || fail "calls: $(cat "$work/calls")"
-  grep -qx "gpu_device_test " "$work/calls" || fail "not every case was run"
-  has "$work/calls" "--tool racecheck --target-processes all"
+  grep -qx "gpu_device_test  on GPU-0,GPU-2" "$work/calls" || fail "not every case was run"
+  has "$work/log" "left out: Old Model: compute capability: got 7.5"
+  for tool in memcheck racecheck synccheck; do
+    grep -q -- "--tool $tool .*--kernel-name kns=Entry.*\[small\] on GPU-0$" "$work/calls" ||
+      fail "$tool: $(cat "$work/calls")"
+  done
+  grep -q -- "--tool initcheck .*\[small\] on GPU-0$" "$work/calls" || fail "initcheck"
   has "$tree/build/gpu/bench.txt" "a table"
 done
 cat >"$work/says.cc" <<EOF
@@ -96,16 +108,60 @@ done
 # One that has to be killed was not through in time, and one that was killed
 # before has failed.
 cp "$bin/compute-sanitizer" "$work/good"
-script "$bin/compute-sanitizer" "trap '' TERM" "sleep 60"
+sanitizer "trap '' TERM" "sleep 60"
 run 0 QS_SECONDS=132
 verified "differential, stream"
 has "$work/log" "compute-sanitizer memcheck: NOT through in time"
-script "$bin/compute-sanitizer" 'kill -KILL $$'
+sanitizer 'kill -KILL $$'
 cp "$header" "$work/before.h"
 run 1
 has "$work/log" "compute-sanitizer memcheck: failed (137)"
 cmp -s "$header" "$work/before.h" || fail "a sanitizer failed, and was proved"
 cp "$work/good" "$bin/compute-sanitizer"
+
+# What initcheck finds in the libraries' kernels alone is not held against ours.
+report() { # kernel, errors that are told of, what the test says
+  sanitizer "[ \$2 = initcheck ] || exit 0" 'cat <<END' \
+    "========= Uninitialized __global__ memory read of size 4 bytes" \
+    "=========     at $1+0x70" "=========     by thread (0,0,0) in block (0,0,0)" \
+    "=========     Host Frame: qs::cuda::GramFlushEntry" \
+    "$3" "========= ERROR SUMMARY: $2 error" END "exit 9"
+}
+passed="All tests passed (1 assertion in 1 test case)"
+report "void gemm<float>(float*)" 1 "$passed"
+run 0
+verified "differential, memcheck, racecheck, initcheck, synccheck, stream"
+cp "$header" "$work/before.h"
+report "void gemm<float>(float*)" 2 "$passed" # one of another kind
+run 1
+report "void gemm<float>(float*)" 1 "test cases: 1 | 1 failed"
+run 1
+report "qs::cuda::GramFlushEntry(GramFlushArgs)" 1 "$passed"
+run 1
+has "$work/log" "compute-sanitizer initcheck: failed (9)"
+cmp -s "$header" "$work/before.h" || fail "a sanitizer failed, and was proved"
+# Beside nvcc, with the option of before, and where there is none.
+mkdir "$work/cuda"
+script "$work/cuda/compute-sanitizer" "$note"
+rm "$bin/compute-sanitizer"
+run 0 CUDACXX="$work/cuda/nvcc"
+has "$work/calls" "--kernel-regex kns=Entry"
+if [ ! -e /usr/local/cuda/bin/compute-sanitizer ]; then
+  run 0 CUDACXX=
+  verified "differential, stream"
+fi
+cp "$work/good" "$bin/compute-sanitizer"
+
+# The GPUs that are named, if they can be used.
+run 0 CUDA_VISIBLE_DEVICES=0
+grep -qx "gpu_device_test  on 0" "$work/calls" || fail "not on the GPU that was named"
+verified "differential, memcheck, racecheck, initcheck, synccheck, stream"
+run 1 CUDA_VISIBLE_DEVICES=1
+has "$work/log" "no GPU of compute capability 8.0 and up"
+run 1 CUDA_VISIBLE_DEVICES=7
+has "$work/log" "nvidia-smi finds none of CUDA_VISIBLE_DEVICES=7"
+run 1 CUDA_VISIBLE_DEVICES=
+has "$work/log" "CUDA_VISIBLE_DEVICES is empty"
 
 # Programs are known by what they were linked of, whatever the tree is now: no
 # file that decides what a device computes may be another.
