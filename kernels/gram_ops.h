@@ -5,7 +5,9 @@
 // count. Inside a call F32 products are added in F32 over at most
 // kGramRunTokens tokens, then in F64 to the sum, so that H does not lose its
 // small directions to rounding. Products of two F16 or BF16 values are exact in
-// F32. Host pointers.
+// F32. Values are within 1.1e-5 sqrt(H_ii H_jj) of the exact sum; where tensor
+// cores add F16 or BF16 products, within 7.7e-5 (tests/testing/tolerance.h),
+// and below it on the diagonal: they cut off what others round. Host pointers.
 // Errors: INVALID_ARGUMENT — dtype or shape; RESOURCE_EXHAUSTED — no memory for
 // scratch. Thread: thread-compatible.
 #ifndef QS_KERNELS_GRAM_OPS_H_

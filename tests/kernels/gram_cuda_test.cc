@@ -10,6 +10,7 @@
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/emulated_gram.h"
 #include "tests/testing/generators.h"
+#include "tests/testing/tolerance.h"
 
 namespace qs {
 namespace {
@@ -29,10 +30,8 @@ struct Moments {
 
 void Add(GramOps& ops, const TensorView& x, Moments* moments) {
   Stream stream;
-  const absl::Status status =
-      ops.Accumulate({x, moments->sum.data(), moments->abs_sum.data(),
-                      &moments->bad},
-                     stream);
+  const absl::Status status = ops.Accumulate(
+      {x, moments->sum.data(), moments->abs_sum.data(), &moments->bad}, stream);
   INFO(status.ToString());
   REQUIRE(status.ok());
 }
@@ -75,8 +74,8 @@ TEST_CASE("the device sums what the reference sums", "[race]") {
             const double size =
                 std::sqrt(want.sum[static_cast<size_t>(i * inputs + i)] *
                           want.sum[static_cast<size_t>(j * inputs + j)]);
-            // F32 sums over a run: sqrt(2048) roundings of 2^-24, times 4.
-            REQUIRE(std::abs(got.sum[ij] - want.sum[ij]) <= 1.1e-5 * size);
+            REQUIRE(std::abs(got.sum[ij] - want.sum[ij]) <=
+                    kMomentTolerance * size);
           }
         }
       }
@@ -127,8 +126,7 @@ TEST_CASE("the finished moment is symmetric", "[race]") {
     EmulatedGram gram;
     const TestTensor x =
         TestTensor::Make(DType::kF32, 40 * inputs, Kind::kGauss, 5);
-    const Moments moments =
-        Sum(gram, {x.View().data, DType::kF32, 40, inputs});
+    const Moments moments = Sum(gram, {x.View().data, DType::kF32, 40, inputs});
     std::vector<float> h(static_cast<size_t>(inputs * inputs), -1);
     std::vector<float> abs_sum(static_cast<size_t>(inputs), -1);
     Stream stream;
@@ -172,9 +170,8 @@ TEST_CASE("wrong arguments are refused on the host and by the launchers") {
   const auto ops = cuda::NewGramCuda(solver.workspace(), solver.blas());
   Stream stream;
   int64_t bad = 0;
-  const absl::Status status =
-      ops->Accumulate({{nullptr, DType::kI32, 1, 4}, nullptr, nullptr, &bad},
-                      stream);
+  const absl::Status status = ops->Accumulate(
+      {{nullptr, DType::kI32, 1, 4}, nullptr, nullptr, &bad}, stream);
   CHECK(status.message() ==
         "activations.dtype: got I32, allowed F32, F16, BF16");
   // Null sums reach the launchers.
