@@ -57,9 +57,9 @@ class CudaGpus final : public GpuProvider {
                                               devices.size() - 1));
     }
     const cuda::DeviceFacts& facts = devices[static_cast<size_t>(index)];
-    QS_ASSIGN_OR_RETURN(const int64_t free, cuda::FreeMemoryBytes(facts));
     QS_ASSIGN_OR_RETURN(std::shared_ptr<cuda::Device> device,
                         cuda::OpenRuntimeDevice(facts));
+    QS_ASSIGN_OR_RETURN(const int64_t free, cuda::FreeMemoryBytes(facts));
     const auto cap =
         static_cast<int64_t>(static_cast<double>(free) * kMemoryShare);
     const auto new_blas = [device] { return LoadBlas(*device); };

@@ -190,6 +190,10 @@ absl::StatusOr<std::vector<DeviceFacts>> ListRuntimeDevices() {
 
 absl::StatusOr<std::shared_ptr<Device>> OpenRuntimeDevice(
     const DeviceFacts& facts) {
+  // Not cudaSetDevice first: that would make a context that spins.
+  const cudaError_t code = cudaInitDevice(
+      facts.index, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid);
+  if (code != cudaSuccess) return NoDevice(code);
   return std::make_shared<RuntimeDevice>(facts);
 }
 

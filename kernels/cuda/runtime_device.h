@@ -14,6 +14,11 @@ namespace qs::cuda {
 // is too old for this build, none visible.
 absl::StatusOr<std::vector<DeviceFacts>> ListRuntimeDevices();
 
+// Threads of the process that wait for the device sleep from now on: a GPU has
+// several lanes, each a thread that waits most of its time, and would by
+// default keep a core busy meanwhile, which other workers and the host's part
+// of the work want. A wait takes some microseconds longer for it.
+//
 // QS_CUDA_SYNC=1 in the environment makes it wait after every launch, so that a
 // kernel's error shows at that kernel. Errors: as List; INTERNAL.
 absl::StatusOr<std::shared_ptr<Device>> OpenRuntimeDevice(

@@ -33,9 +33,9 @@ absl::StatusOr<BenchParts> OpenGpu(int index) {
         "--gpu: got ", index, ", allowed 0 to ", devices.size() - 1));
   }
   const DeviceFacts& facts = devices[static_cast<size_t>(index)];
-  QS_ASSIGN_OR_RETURN(const int64_t free, FreeMemoryBytes(facts));
   BenchParts parts;
   QS_ASSIGN_OR_RETURN(parts.device, OpenRuntimeDevice(facts));
+  QS_ASSIGN_OR_RETURN(const int64_t free, FreeMemoryBytes(facts));
   parts.new_blas = [] {
     const char* const directory = std::getenv("QS_CUBLAS_DIR");
     return LoadLibraries(RuntimeMajor(), directory == nullptr ? "" : directory);

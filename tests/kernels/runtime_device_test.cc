@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -219,11 +220,16 @@ TEST_CASE("which GPU is opened, and why one is not", "[runtime_device]") {
   CHECK((*second)->name() == "gpu:1");
   CHECK((*second)->lanes() == 2);
   CHECK(Cudart().current == 1);
+  // Lanes that wait leave the cores to others.
+  CHECK(Cudart().contexts ==
+        std::map<int, unsigned>{{1, cudaDeviceScheduleBlockingSync}});
   CHECK(open(0).status() ==
         absl::FailedPreconditionError(
             "fake: compute capability: got 7.0, allowed 8.0 and up"));
   CHECK(open(2).status() ==
         absl::NotFoundError("gpu:2: got 2, allowed 0 to 1"));
+  Cudart().errors["cudaInitDevice"] = cudaErrorMemoryAllocation;
+  CHECK(open(1).status() == absl::UnavailableError("no GPU: out of memory"));
   Cudart().errors["cudaMemGetInfo"] = cudaErrorMemoryAllocation;
   CHECK(open(1).status() == absl::UnavailableError("no GPU: out of memory"));
   Cudart().errors["cudaMallocHost"] = cudaErrorMemoryAllocation;

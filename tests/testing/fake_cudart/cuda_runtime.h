@@ -23,6 +23,7 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum { cudaDeviceScheduleBlockingSync = 4, cudaInitDeviceFlagsAreValid = 1 };
 
 typedef struct CUstream_st* cudaStream_t;
 typedef struct CUevent_st* cudaEvent_t;
@@ -43,6 +44,8 @@ struct FakeCudart {
   std::map<std::string, cudaError_t> errors;
 
   int current = -1;  // of cudaSetDevice
+  // Of each device that has a context: what it was made with.
+  std::map<int, unsigned> contexts;
   cudaError_t last = cudaSuccess;
   cudaError_t sticky = cudaSuccess;  // every call returns it
 
@@ -86,7 +89,14 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties,
   *properties = Cudart().devices[static_cast<size_t>(index)];
   return Cudart().Answer("cudaGetDeviceProperties");
 }
+inline cudaError_t cudaInitDevice(int index, unsigned device_flags,
+                                  unsigned flags) {
+  const bool valid = flags == cudaInitDeviceFlagsAreValid;
+  Cudart().contexts.emplace(index, valid ? device_flags : 0);
+  return Cudart().Answer("cudaInitDevice");
+}
 inline cudaError_t cudaSetDevice(int index) {
+  Cudart().contexts.emplace(index, 0);
   Cudart().current = index;
   return Cudart().Answer("cudaSetDevice");
 }
