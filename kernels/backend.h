@@ -27,8 +27,9 @@ namespace qs {
 struct DeviceMemoryUse {
   int64_t cap = 0;  // bytes that it takes at most
   int64_t used = 0;
-  int64_t high_water = 0;  // the most ever needed at once, of `used`
-  int64_t host_calls = 0;  // operations that the host did instead
+  int64_t high_water = 0;        // the most ever needed at once, of `used`
+  int64_t host_calls = 0;        // operations that the host did instead
+  std::string host_reason = {};  // why, the last of them
 };
 
 class Backend {

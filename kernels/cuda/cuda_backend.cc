@@ -74,7 +74,8 @@ class CudaBackend final : public Backend {
     return {.cap = ledger.cap(),
             .used = ledger.used(),
             .high_water = ledger.high_water(),
-            .host_calls = session_->host_calls()};
+            .host_calls = session_->host_calls(),
+            .host_reason = session_->host_reason()};
   }
 
   int lanes() const override { return 1 + static_cast<int>(others_.size()); }

@@ -18,6 +18,17 @@ void SharedDevice::Lose(const absl::Status& why) {
   if (health_.ok()) health_ = why;
 }
 
+std::string SharedDevice::host_reason() const {
+  absl::MutexLock lock(&mutex_);
+  return host_reason_;
+}
+
+void SharedDevice::LeaveToHost(const absl::Status& why) {
+  ++host_calls_;
+  absl::MutexLock lock(&mutex_);
+  host_reason_ = std::string(why.message());
+}
+
 void SharedDevice::Add(Workspace* workspace) {
   absl::WriterMutexLock lock(&calls_);
   workspaces_.push_back(workspace);
@@ -75,15 +86,16 @@ absl::Status DeviceSession::Do(
     const DeviceBytes& need,
     absl::FunctionRef<absl::Status(StagedCall&)> on_device,
     absl::FunctionRef<absl::Status()> on_host) {
-  if (health().ok()) {
-    const absl::Status status = OnDevice(need, on_device);
+  absl::Status status = health();
+  if (status.ok()) {
+    status = OnDevice(need, on_device);
     if (absl::IsInternal(status)) {
       shared_->Lose(status);
     } else if (!absl::IsResourceExhausted(status)) {
       return status;
     }
   }
-  ++shared_->host_calls_;
+  shared_->LeaveToHost(status);
   return on_host();
 }
 

@@ -1,7 +1,7 @@
 // DeviceSession: one lane's device for as long as it computes, and the choice
 // of who does an operation: the device, or the host when the device has no
-// memory for it (this once) or is lost (from then on). SharedDevice: what the
-// lanes of one device have together.
+// memory for it or its library fails (this once) or is lost (from then on).
+// SharedDevice: what the lanes of one device have together.
 //
 // An operation that finds no memory is tried again, alone: once no other lane's
 // operation runs, all of them give back the memory that they keep between
@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -37,8 +38,9 @@ class SharedDevice {
   MemoryLedger& ledger() { return ledger_; }
   // INTERNAL once the device is lost: why.
   absl::Status health() const;
-  // Operations that the host did.
+  // Operations that the host did, and why the last of them.
   int64_t host_calls() const { return host_calls_; }
+  std::string host_reason() const;
 
  private:
   friend class DeviceSession;
@@ -46,6 +48,7 @@ class SharedDevice {
   void Add(Workspace* workspace);
   void Remove(Workspace* workspace);
   void Lose(const absl::Status& why);
+  void LeaveToHost(const absl::Status& why);
   void TrimAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(calls_);
 
   const std::shared_ptr<Device> device_;
@@ -56,9 +59,11 @@ class SharedDevice {
   std::vector<Workspace*> workspaces_ ABSL_GUARDED_BY(calls_);
   mutable absl::Mutex mutex_;
   absl::Status health_ ABSL_GUARDED_BY(mutex_);
+  std::string host_reason_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Thread: one thread at a time, but for health, ledger and host_calls.
+// Thread: one thread at a time, but for health, ledger, host_calls and
+// host_reason.
 class DeviceSession {
  public:
   // Errors: as Device.
@@ -84,6 +89,7 @@ class DeviceSession {
   absl::Status health() const { return shared_->health(); }
   const MemoryLedger& ledger() const { return shared_->ledger(); }
   int64_t host_calls() const { return shared_->host_calls(); }
+  std::string host_reason() const { return shared_->host_reason(); }
   Device& device() { return shared_->device(); }
   const Device& device() const { return shared_->device(); }
   // For operations that take scratch of their own while they run.

@@ -17,9 +17,9 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 // Whether to tell of it: once, and again when it is much more. `told`: what was
 // told of before.
-bool IsNews(int64_t needed, int64_t estimate, int64_t* told) {
-  if (needed <= estimate || needed <= *told + *told / 4) return false;
-  *told = needed;
+bool IsNews(int64_t now, int64_t expected, int64_t* told) {
+  if (now <= expected || now <= *told + *told / 4) return false;
+  *told = now;
   return true;
 }
 
@@ -31,6 +31,16 @@ void WarnOfNeed(const Backend& gpu, int64_t needed, int64_t estimate) {
       {{"worker", gpu.name()},
        {"needed_bytes", needed},
        {"estimate_bytes", estimate}});
+}
+
+// Tells of a GPU that leaves operations to its host: now and then because
+// somebody else has its memory, but always where a library cannot run on it,
+// and then it is little of a GPU.
+void WarnOfHost(const Backend& gpu, const DeviceMemoryUse& use) {
+  Log(LogLevel::kWarning, "gpu_work_on_host",
+      {{"worker", gpu.name()},
+       {"operations", use.host_calls},
+       {"last_reason", use.host_reason}});
 }
 
 }  // namespace
@@ -184,15 +194,17 @@ void WorkerPool::Work(int lane, size_t worker) {
     next.task = nullptr;  // what it holds is freed before it counts as done
     const bool goes_on = GoesOn(worker);
     // Read before the claims: a task whose memory is in it has made its claim.
-    const int64_t needed = whole.memory().high_water;
+    const DeviceMemoryUse use = whole.memory();
     mutex_.Lock();
     End(workers_[worker], next.device_bytes);
     if (!goes_on) break;
     Worker& own = workers_[worker];
     const int64_t estimate = whole.lanes() * own.claims.most.total();
-    if (!IsNews(needed, estimate, &own.told)) continue;
+    const bool above = IsNews(use.high_water, estimate, &own.told);
+    const bool host = IsNews(use.host_calls, 0, &own.told_host_calls);
     mutex_.Unlock();
-    WarnOfNeed(whole, needed, estimate);
+    if (above) WarnOfNeed(whole, use.high_water, estimate);
+    if (host) WarnOfHost(whole, use);
     mutex_.Lock();
   }
   mutex_.Unlock();

@@ -107,7 +107,8 @@ class WorkerPool {
     bool goes_on = true;
     int64_t device_cap = 0;  // bytes; 0: a host
     DeviceClaims claims;
-    int64_t told = 0;  // of a need above the estimate
+    int64_t told = 0;             // of a need above the estimate
+    int64_t told_host_calls = 0;  // of what its host did
 
     bool has_device() const { return device_cap > 0 && !lost; }
     // Whether its device has the memory when nothing else runs on it.

@@ -480,6 +480,8 @@ TEST_CASE("a library that fails on a living device costs no device",
       CHECK(SumOfOnes(*backend) == want);
       CHECK(backend->health().ok());
       CHECK(backend->memory().host_calls == times - 1);
+      CHECK(backend->memory().host_reason ==
+            (times == 1 ? "" : error.message()));
     }
   }
 }
@@ -495,6 +497,7 @@ TEST_CASE("a library that fails on a lost device has lost it", "[backend]") {
   CHECK(device->lost());
   CHECK(absl::IsInternal(backend->health()));
   CHECK(backend->memory().host_calls == 3);  // all
+  CHECK(backend->memory().host_reason == backend->health().message());
 }
 
 TEST_CASE("without cuBLAS the host multiplies", "[backend]") {

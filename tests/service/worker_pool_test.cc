@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <thread>
@@ -39,10 +40,14 @@ class Losable final : public Backend {
   }
   int lanes() const override { return lanes_; }
   DeviceMemoryUse memory() const override {
-    return {.cap = device_bytes_, .high_water = high_water_};
+    return {.cap = device_bytes_,
+            .high_water = high_water_,
+            .host_calls = host_calls_,
+            .host_reason = "no memory"};
   }
   void Lose() { lost_ = true; }
   void Need(int64_t bytes) { high_water_ = bytes; }
+  void LeaveToHost(int64_t operations) { host_calls_ += operations; }
 
  private:
   const std::string name_;
@@ -51,6 +56,7 @@ class Losable final : public Backend {
   const std::unique_ptr<Backend> host_ = NewCpuBackend(1);
   std::atomic<bool> lost_ = false;
   std::atomic<int64_t> high_water_ = 0;
+  std::atomic<int64_t> host_calls_ = 0;
 };
 
 // Keeps the only worker busy until Open, so that tasks queue in known order.
@@ -435,6 +441,42 @@ TEST_CASE("... of all tasks: one's memory stays, another keeps copies",
   CHECK(TimesTold(tasks) == 0);
   CHECK(TimesTold({tasks[0], {{100, 150}, 901}}) == 1);
   CHECK(TimesTold({tasks[1]}) == 1);
+}
+
+// How many it had left to its host when that was told of, of tasks that leave
+// as many to it as is said.
+std::vector<std::string> ToldOfHost(const std::vector<int64_t>& tasks) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<Losable>("gpu:0", 1, 10000));
+  Losable& gpu = static_cast<Losable&>(*backends[0]);
+  REQUIRE(SetLogLevel("warning").ok());
+  const auto log = testing::Captured([&] {
+    WorkerPool pool(std::move(backends));
+    const auto lane = pool.NewLane();
+    for (const int64_t operations : tasks) {
+      pool.Submit(
+          lane, [&gpu, operations](Backend&) { gpu.LeaveToHost(operations); });
+    }
+    while (pool.queued() + pool.running() > 0) std::this_thread::yield();
+  });
+  REQUIRE(SetLogLevel("off").ok());
+  std::vector<std::string> told;
+  for (const std::string& line : log) {
+    const auto json = nlohmann::json::parse(line);
+    CHECK(json["event"] == "gpu_work_on_host");
+    CHECK(json["worker"] == "gpu:0");
+    CHECK(json["last_reason"] == "no memory");
+    told.push_back(json["operations"].dump());
+  }
+  return told;
+}
+
+TEST_CASE("what a device leaves to its host is told of, and when it is more",
+          "[worker_pool]") {
+  using Told = std::vector<std::string>;
+  CHECK(ToldOfHost({0, 0}).empty());
+  CHECK(ToldOfHost({0, 8, 0, 2, 0}) == Told{"8"});
+  CHECK(ToldOfHost({8, 2, 1, 0, 100}) == Told{"8", "11", "111"});
 }
 
 TEST_CASE("the time that a worker computes grows, also in mid task",
