@@ -60,7 +60,7 @@ esac
 listed=$(nvidia-smi ${asked:+-i "$asked"} --format=csv,noheader \
   --query-gpu=uuid,compute_cap,driver_version,name) ||
   fail "no GPU: nvidia-smi finds none${asked:+ of CUDA_VISIBLE_DEVICES=$asked}"
-ids=() names=() architectures=() old=
+ids=() names=() capabilities=() old=
 while IFS=, read -r id capability version name; do
   capability=${capability# } name=${name# }
   if [ "${capability%.*}" -lt 8 ]; then
@@ -68,12 +68,12 @@ while IFS=, read -r id capability version name; do
     old=1
     continue
   fi
-  ids+=("$id") names+=("$name") architectures+=("${capability/./}-real") driver=${version# }
+  ids+=("$id") names+=("$name") capabilities+=("${capability/./}-real") driver=${version# }
 done <<<"$listed"
 [ ${#ids[@]} -gt 0 ] || fail "no GPU of compute capability 8.0 and up"
 joined() { printf '%s\n' "${@:2}" | sort -u | paste -sd "$1" -; } # separator, texts
 gpus=$(joined + "${names[@]}")
-architectures=$(joined ';' "${architectures[@]}")
+architectures=$(joined ';' "${capabilities[@]}")
 [ -z "$old" ] || export CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${ids[*]}")
 
 readonly whole=${QS_SECONDS:-465}
