@@ -47,15 +47,25 @@ absl::StatusOr<fs::path> RealPath(std::string text) {
   return parent / path.filename();
 }
 
-// What `file` names, which need not be there, behind all links, whose targets
-// need not be there either.
-absl::StatusOr<fs::path> BehindLinks(const std::string& file) {
-  QS_ASSIGN_OR_RETURN(fs::path path, RealPath(file));
+// A file of the name without the slash is not what was asked for.
+absl::Status CheckNamesFile(const std::string& text) {
+  if (!text.ends_with('/')) return absl::OkStatus();
+  return RefusedOutput(text, "the name of a folder",
+                       "one without / at its end");
+}
+
+// What `name` names, which need not be there, behind all links, whose targets
+// need not be there either; each of them may be a folder's, or not.
+absl::StatusOr<fs::path> BehindLinks(const std::string& name,
+                                     bool is_directory) {
+  if (!is_directory) QS_RETURN_IF_ERROR(CheckNamesFile(name));
+  QS_ASSIGN_OR_RETURN(fs::path path, RealPath(name));
   std::error_code error;
   for (int i = 0; fs::is_symlink(fs::symlink_status(path, error)); ++i) {
-    if (i == kMaxLinks) return OutputPosixError(ELOOP, "open", file);
+    if (i == kMaxLinks) return OutputPosixError(ELOOP, "open", name);
     const fs::path next = path.parent_path() / fs::read_symlink(path, error);
-    if (error) return OutputPosixError(error.value(), "open", file);
+    if (error) return OutputPosixError(error.value(), "open", name);
+    if (!is_directory) QS_RETURN_IF_ERROR(CheckNamesFile(next.string()));
     QS_ASSIGN_OR_RETURN(path, RealPath(next.string()));
   }
   return path;
@@ -139,10 +149,6 @@ absl::Status CheckReadsStay(const OutputTarget& target,
 absl::Status CheckReplaceable(const OutputTarget& target,
                               const std::string& input,
                               const std::vector<std::string>& reads) {
-  if (!target.overwrite) {
-    return RefusedOutput(target.path, "a name that exists",
-                         "a new one, or --overwrite");
-  }
   QS_RETURN_IF_ERROR(CheckReadsStay(target, input, reads));
   std::error_code error;
   if (!target.is_directory) {
@@ -198,7 +204,14 @@ absl::StatusOr<OutputTarget> ResolveOutput(
             ? "a directory, because IN is one"
             : "a name that ends in .safetensors, because IN is a file"));
   }
-  QS_ASSIGN_OR_RETURN(const fs::path path, RealPath(output));
+  QS_ASSIGN_OR_RETURN(const fs::path name, RealPath(output));
+  // A link to nothing is such a name, too.
+  if (!overwrite && fs::exists(fs::symlink_status(name, error))) {
+    return RefusedOutput(name, "a name that exists",
+                         "a new one, or --overwrite");
+  }
+  QS_ASSIGN_OR_RETURN(const fs::path path,
+                      BehindLinks(output, target.is_directory));
   target.path = path.string();
   if (fs::exists(fs::symlink_status(path, error))) {
     QS_RETURN_IF_ERROR(CheckReplaceable(target, input, reads));
@@ -217,7 +230,7 @@ absl::StatusOr<OutputTarget> ResolveFile(const std::string& file,
   QS_RETURN_IF_ERROR(CheckFileTarget(file, inputs, output));
   OutputTarget target;
   target.overwrite = true;
-  QS_ASSIGN_OR_RETURN(const fs::path path, BehindLinks(file));
+  QS_ASSIGN_OR_RETURN(const fs::path path, BehindLinks(file, false));
   target.path = path.string();
   // A link to what is not there yet.
   QS_RETURN_IF_ERROR(CheckFileTarget(target.path, inputs, output));

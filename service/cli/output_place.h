@@ -14,7 +14,8 @@
 namespace qs::cli {
 
 struct OutputTarget {
-  std::string path;  // absolute; what a symbolic link named
+  // Absolute; what a symbolic link named, which need not be there.
+  std::string path;
   bool is_directory = false;
   bool overwrite = false;
 };
@@ -31,7 +32,8 @@ absl::StatusOr<OutputTarget> ResolveOutput(
     const std::vector<std::string>& reads = {});
 
 // A single file, which is replaced if it is there. Errors: kOutput — as
-// CheckFileTarget; neither new nor a regular file.
+// CheckFileTarget; neither new nor a regular file; the name, or one that a link
+// gives, ends in /.
 absl::StatusOr<OutputTarget> ResolveFile(const std::string& file,
                                          const std::vector<std::string>& inputs,
                                          const OutputTarget& output);

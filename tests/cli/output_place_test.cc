@@ -136,6 +136,24 @@ TEST_CASE("an output that holds what is read is not replaced") {
   }
 }
 
+TEST_CASE("a link to nothing names its target") {
+  const Inputs inputs;
+  const bool is_file = GENERATE(false, true);
+  const std::string in = is_file ? "single.safetensors" : "in";
+  const std::string link = is_file ? "link.safetensors" : "link";
+  const std::string name = is_file ? "new.safetensors" : "new";
+  fs::create_symlink(name, inputs.dir / link);
+  CHECK(ExitCodeOf(inputs.Resolve(link, false, in).status()) ==
+        ExitCode::kOutput);
+  const auto target = inputs.Resolve(link, true, in);
+  REQUIRE(target.ok());
+  CHECK(target->path == inputs.dir / name);
+  // Neither a new file of the name nor one in the input.
+  fs::create_symlink(is_file ? "new/" : "in/new", inputs.dir / ("2" + link));
+  CHECK(ExitCodeOf(inputs.Resolve("2" + link, true, in).status()) ==
+        ExitCode::kOutput);
+}
+
 TEST_CASE("what is no file is not replaced by one") {
   const Inputs inputs;
   REQUIRE(mkfifo((inputs.dir / "fifo").c_str(), 0600) == 0);
@@ -153,6 +171,8 @@ TEST_CASE("what is no file is not replaced by one") {
   const auto file = ResolveFile(inputs.dir / "link", {}, {});
   REQUIRE(file.ok());
   CHECK(file->path == inputs.dir / "folder/new");
+  CHECK(ExitCodeOf(ResolveFile(inputs.dir / "new/", {}, {}).status()) ==
+        ExitCode::kOutput);
   fs::create_symlink("circle", inputs.dir / "circle");
   CHECK(ExitCodeOf(ResolveFile(inputs.dir / "circle", {}, {}).status()) ==
         ExitCode::kOutput);

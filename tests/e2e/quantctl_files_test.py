@@ -163,6 +163,29 @@ class QuantctlFilesTest(programs.QuantctlCase):
                      "--token-file", token, *ABSENT), 6, "a file of its own")
         self.assertEqual(token.read_text(), "secret\n")
 
+    def test_a_folder_that_is_not_there_is_no_file(self):
+        (self.work / "link").symlink_to("reports/")
+        for name in ("reports/", "link"):
+            self.assert_failed(
+                quantctl("quantize", self.source, "-o", self.out, "--json",
+                         f"{self.work}/{name}", *ABSENT), 6,
+                "got the name of a folder, allowed: one without / at its end")
+        self.assert_names("in", "link")
+
+    def test_the_target_of_a_link_is_the_output(self):
+        source = next(self.source.glob("*.safetensors"))
+        link, new = self.work / "link.safetensors", self.work / "new.safetensors"
+        link.symlink_to("new.safetensors")
+        quantize = ("quantize", source, "-o", link, "--preset", "NF4")
+        self.assert_failed(quantctl(*quantize, *ABSENT[:2]), 6,
+                           "got a name that exists")
+        for _ in ("new", "replaced"):
+            self.run_ok(*quantize, "--overwrite", "--server",
+                        self.server.address)
+            self.assertEqual(os.readlink(link), "new.safetensors")
+            self.assertTrue(stat.S_ISREG(os.lstat(new).st_mode))
+        self.assert_names("in", "link.safetensors", "new.safetensors")
+
     def test_overwrite_takes_away_nothing_that_is_read(self):
         self.run_ok(*self.command())
         config = '{"preset": "NF4"}'
