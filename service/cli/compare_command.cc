@@ -178,7 +178,7 @@ absl::Status RunCompare(const Arguments& arguments, const Console& console) {
   std::vector<std::string> taken = FilesRead(arguments);
   QS_ASSIGN_OR_RETURN(TextOutput json, TextOutput::Open(arguments.json_file,
                                                         taken, OutputTarget()));
-  taken.push_back(arguments.json_file);
+  taken.push_back(json.place());
   QS_ASSIGN_OR_RETURN(TextOutput html, TextOutput::Open(arguments.html_file,
                                                         taken, OutputTarget()));
   QS_ASSIGN_OR_RETURN(

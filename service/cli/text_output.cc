@@ -102,9 +102,22 @@ absl::Status TextOutput::OpenDescriptor(int number) {
                             : OutputPosixError(errno, "write to", file_);
 }
 
+// Since the name was looked at, or while a FIFO had no reader, it may have
+// become a file's, which would be written over from its first byte.
+absl::Status TextOutput::CheckStream() {
+  struct stat info = {};
+  if (fstat(stream_.get(), &info) != 0) {
+    return OutputPosixError(errno, "open", file_);
+  }
+  if (S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode)) return absl::OkStatus();
+  stream_ = UniqueFd();
+  return RefusedOutput(file_, "another file in the place of a FIFO or device",
+                       "the one that was there");
+}
+
 absl::Status TextOutput::OpenStream() {
   stream_ = UniqueFd(OpenToWrite(file_));
-  if (stream_.get() >= 0) return absl::OkStatus();
+  if (stream_.get() >= 0) return CheckStream();
   struct stat info = {};
   const bool unread = errno == ENXIO && stat(file_.c_str(), &info) == 0 &&
                       S_ISFIFO(info.st_mode);

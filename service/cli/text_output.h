@@ -27,6 +27,12 @@ class TextOutput {
                                          const std::vector<std::string>& inputs,
                                          const OutputTarget& output);
 
+  // What Write writes, by whatever name `file` said it: a file's own path
+  // behind all links, also before it is there; else `file`.
+  const std::string& place() const {
+    return target_.path.empty() ? file_ : target_.path;
+  }
+
   // Once. A file is replaced, that is, what a symbolic link names and not the
   // link; the rest is written as it is. Waits for a reader of a FIFO until
   // there is one or `control`, which may be null, has failed. Errors: kOutput;
@@ -35,6 +41,7 @@ class TextOutput {
 
  private:
   absl::Status OpenStream();
+  absl::Status CheckStream();
   absl::Status OpenDescriptor(int number);
   absl::Status WaitForReader(RunControl* control);
   absl::Status WriteStream(std::string_view text, RunControl* control);

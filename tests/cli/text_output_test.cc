@@ -142,6 +142,46 @@ TEST_CASE("the wait for a reader ends with the run") {
   end.join();
 }
 
+TEST_CASE("a file that takes the place of a FIFO stays") {
+  const TemporaryDirectory dir;
+  const std::string fifo = dir / "fifo";
+  REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
+  auto output = TextOutput::Open(fifo, {}, {});
+  REQUIRE(output.ok());
+  const bool is_link = GENERATE(false, true);
+  const std::string other = is_link ? dir / "other" : dir / "new";
+  WriteAll(other, "somebody's");
+  if (is_link) fs::create_symlink("other", dir / "new");
+  fs::rename(dir / "new", fifo);
+  const absl::Status status = output->Write("text", nullptr);
+  CHECK(ExitCodeOf(status) == ExitCode::kOutput);
+  CHECK(std::string(status.message()) ==
+        "output \"" + fifo +
+            "\": got another file in the place of a FIFO or device, allowed: "
+            "the one that was there");
+  CHECK(ReadAll(fifo) == "somebody's");
+}
+
+TEST_CASE("the place is what is written, by whatever name") {
+  const TemporaryDirectory dir;
+  CHECK(TextOutput::Open("", {}, {})->place().empty());
+  fs::create_symlink("file", dir / "link");
+  fs::create_symlink("link", dir / "second");
+  for (const char* name : {"file", "link", "second"}) {
+    const auto output = TextOutput::Open(dir / name, {}, {});
+    REQUIRE(output.ok());
+    CHECK(output->place() == dir / "file");
+    for (const char* other : {"file", "link", "second"}) {
+      CHECK(ExitCodeOf(TextOutput::Open(dir / other, {output->place()}, {})
+                           .status()) == ExitCode::kOutput);
+    }
+  }
+  REQUIRE(mkfifo((dir / "fifo").c_str(), 0600) == 0);
+  const auto output = TextOutput::Open(dir / "fifo", {}, {});
+  REQUIRE(output.ok());
+  CHECK(output->place() == dir / "fifo");
+}
+
 TEST_CASE("a reader that goes is an error") {
   const TemporaryDirectory dir;
   const std::string fifo = dir / "fifo";
@@ -235,6 +275,13 @@ TEST_CASE("what is refused before the work") {
                                         "\": got a block device", allowed));
   }
   CHECK_FALSE(says("none/r.json").empty());
+  fs::create_symlink("new/", dir / "to_folder");
+  for (const char* name : {"new/", "to_folder"}) {
+    CHECK(says(name) ==
+          absl::StrCat("output \"", dir / "new/",
+                       "\": got the name of a folder, allowed: one without / "
+                       "at its end"));
+  }
   WriteAll(dir / "in", "input");
   fs::create_symlink("in", dir / "link");
   CHECK_FALSE(says("link").empty());

@@ -163,6 +163,21 @@ class QuantctlFilesTest(programs.QuantctlCase):
                      "--token-file", token, *ABSENT), 6, "a file of its own")
         self.assertEqual(token.read_text(), "secret\n")
 
+    def test_two_reports_of_one_place_are_refused(self):
+        """Also by links, and when it is not there yet."""
+        page = self.work / "page.html"
+        for name in ("link", "second"):
+            (self.work / name).symlink_to("page.html")
+        for there in (False, True):
+            if there:
+                page.write_text("page")
+            for json_file, html in (("link", "page.html"), ("page.html", "link"),
+                                    ("link", "second"), ("link", "link")):
+                self.assert_failed(
+                    quantctl("compare", self.source, "--json",
+                             self.work / json_file, "--html", self.work / html,
+                             *ABSENT[:2]), 6, "a file of its own")
+
     def test_a_folder_that_is_not_there_is_no_file(self):
         (self.work / "link").symlink_to("reports/")
         for name in ("reports/", "link"):
