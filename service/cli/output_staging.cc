@@ -101,6 +101,16 @@ void RemoveStale(const OutputTarget& target) {
   }
 }
 
+// EEXIST for what may not be replaced.
+absl::StatusOr<unsigned> RenameFlags(const OutputTarget& target) {
+  std::error_code error;
+  const fs::file_status there = fs::symlink_status(target.path, error);
+  if (!target.overwrite || !fs::exists(there)) return RENAME_NOREPLACE;
+  if (target.is_directory) return RENAME_EXCHANGE;
+  if (fs::is_regular_file(there)) return 0u;
+  return OutputPosixError(EEXIST, "rename to", target.path);
+}
+
 }  // namespace
 
 absl::Status SyncDirectories(const std::string& root) {
@@ -144,16 +154,14 @@ OutputStaging::~OutputStaging() {
 absl::Status OutputStaging::Publish() {
   QS_RETURN_IF_ERROR(SyncDirectories(directory_));
   const fs::path path(target_.path);
-  std::error_code error;
-  const fs::file_status there = fs::symlink_status(path, error);
-  const bool replace = target_.overwrite && fs::exists(there);
-  unsigned flags = RENAME_NOREPLACE;
-  if (replace) flags = target_.is_directory ? RENAME_EXCHANGE : 0;
-  if (replace && !target_.is_directory && !fs::is_regular_file(there)) {
-    return OutputPosixError(EEXIST, "rename to", path);
+  const std::string from = target_.is_directory ? directory_ : file();
+  QS_ASSIGN_OR_RETURN(unsigned flags, RenameFlags(target_));
+  int failed = Rename(from, target_.path, flags);
+  // Another run's file may have come since it was looked for.
+  if (failed == EEXIST && target_.overwrite && !target_.is_directory) {
+    QS_ASSIGN_OR_RETURN(flags, RenameFlags(target_));
+    failed = Rename(from, target_.path, flags);
   }
-  const int failed =
-      Rename(target_.is_directory ? directory_ : file(), target_.path, flags);
   if (failed != 0) return OutputPosixError(failed, "rename to", path);
   return SyncPath(path.parent_path().string());
 }
