@@ -1,6 +1,7 @@
 // Tested by tests/e2e/quantctl_test.py.
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,9 @@
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/proto_json.h"
+#include "service/cli/run_control.h"
 #include "service/cli/run_report.h"
+#include "service/cli/signal_watcher.h"
 #include "service/cli/text_output.h"
 #include "service/cli/text_table.h"
 
@@ -158,6 +161,9 @@ absl::Status RunHealth(const Arguments& arguments, const Console& console) {
 
 absl::Status RunReportCommand(const Arguments& arguments,
                               const Console& console) {
+  RunControl control;
+  std::optional<SignalWatcher> signals;  // a table alone may end with its pipe
+  if (!arguments.html_file.empty()) signals.emplace(control);
   QS_ASSIGN_OR_RETURN(TextOutput html,
                       TextOutput::Open(arguments.html_file,
                                        FilesRead(arguments), OutputTarget()));
@@ -168,7 +174,7 @@ absl::Status RunReportCommand(const Arguments& arguments,
   console.out << ReportTable(report);
   console.out.flush();
   if (arguments.html_file.empty()) return absl::OkStatus();
-  return html.Write(ReportHtml(report), nullptr);
+  return html.Write(ReportHtml(report), &control);
 }
 
 }  // namespace qs::cli

@@ -126,6 +126,7 @@ absl::Status TextOutput::OpenStream() {
 
 absl::Status TextOutput::Write(const std::string& text, RunControl* control) {
   if (file_.empty()) return absl::OkStatus();
+  if (control != nullptr) QS_RETURN_IF_ERROR(control->status());
   if (target_.path.empty()) {
     QS_RETURN_IF_ERROR(WaitForReader(control));
     return WriteStream(text, control);
@@ -133,6 +134,7 @@ absl::Status TextOutput::Write(const std::string& text, RunControl* control) {
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target_));
   QS_RETURN_IF_ERROR(WriteTextFile(staging->file(), text));
+  if (control != nullptr) QS_RETURN_IF_ERROR(control->status());
   return staging->Publish();
 }
 

@@ -35,8 +35,8 @@ class TextOutput {
 
   // Once. A file is replaced, that is, what a symbolic link names and not the
   // link; the rest is written as it is. Waits for a reader of a FIFO until
-  // there is one or `control`, which may be null, has failed. Errors: kOutput;
-  // `control`'s.
+  // there is one. Nothing is written when `control`, which may be null, has
+  // failed before; what waits ends when it does. Errors: kOutput; `control`'s.
   absl::Status Write(const std::string& text, RunControl* control);
 
  private:

@@ -182,6 +182,25 @@ TEST_CASE("the place is what is written, by whatever name") {
   CHECK(output->place() == dir / "fifo");
 }
 
+TEST_CASE("a run that has ended writes nothing") {
+  const TemporaryDirectory dir;
+  RunControl control;
+  control.Fail(WithExitCode(absl::CancelledError("ended by a signal"),
+                            ExitCode::kTerminated));
+  CHECK(Write("", "text", &control).ok());
+  CHECK(ExitCodeOf(Write(dir / "r.json", "text", &control)) ==
+        ExitCode::kTerminated);
+  CHECK(dir.Names().empty());
+  int pipe_ends[2];
+  REQUIRE(pipe(pipe_ends) == 0);
+  const UniqueFd reader(pipe_ends[0]);
+  UniqueFd writer(pipe_ends[1]);
+  CHECK(ExitCodeOf(Write(absl::StrCat("/dev/fd/", writer.get()), "text",
+                         &control)) == ExitCode::kTerminated);
+  writer.Close();
+  CHECK(ReadToEnd(reader.get()).empty());
+}
+
 TEST_CASE("a reader that goes is an error") {
   const TemporaryDirectory dir;
   const std::string fifo = dir / "fifo";

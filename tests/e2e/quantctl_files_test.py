@@ -163,6 +163,18 @@ class QuantctlFilesTest(programs.QuantctlCase):
                      "--token-file", token, *ABSENT), 6, "a file of its own")
         self.assertEqual(token.read_text(), "secret\n")
 
+    def test_a_pipe_that_nobody_reads_is_an_error(self):
+        """Not the end by SIGPIPE, of which nothing would be said."""
+        report = self.make_report()
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb"):
+            done = subprocess.run(
+                [BIN / "quantctl", "report", report, "--html",
+                 f"/dev/fd/{writer}"], capture_output=True, text=True,
+                pass_fds=[writer], timeout=60)
+        self.assert_failed(done, 6, f'write "/dev/fd/{writer}": Broken pipe')
+
     def test_two_reports_of_one_place_are_refused(self):
         """Also by links, and when it is not there yet."""
         page = self.work / "page.html"
