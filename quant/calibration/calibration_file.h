@@ -82,11 +82,13 @@ absl::Status WriteCalibration(const std::string& path,
 
 // Sums the files into `out`, packed, one site in memory at a time. Metadata in
 // which they differ are left out, each with a line in the answer; `data_hash`
-// and `tokens` are combined. Errors: as Open, Load and WriteCalibration;
-// INVALID_ARGUMENT — fewer than two files, other sites, sizes or modules,
-// another `model_digest`.
+// and `tokens` are combined. `goes_on`, if any, is asked before a site of a
+// file is read, and its error is the answer. Errors: as Open, Load and
+// WriteCalibration; INVALID_ARGUMENT — fewer than two files, other sites, sizes
+// or modules, another `model_digest`.
 absl::StatusOr<std::vector<std::string>> MergeCalibrations(
-    const std::string& out, std::span<const std::string> paths);
+    const std::string& out, std::span<const std::string> paths,
+    const std::function<absl::Status()>& goes_on = nullptr);
 
 }  // namespace qs
 

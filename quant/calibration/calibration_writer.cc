@@ -275,7 +275,8 @@ absl::Status WriteCalibration(const std::string& path,
 }
 
 absl::StatusOr<std::vector<std::string>> MergeCalibrations(
-    const std::string& out, std::span<const std::string> paths) {
+    const std::string& out, std::span<const std::string> paths,
+    const std::function<absl::Status()>& goes_on) {
   if (paths.size() < 2) {
     return absl::InvalidArgumentError(absl::StrCat(
         "merge: got ", paths.size(), " calibrations, allowed at least 2"));
@@ -289,10 +290,15 @@ absl::StatusOr<std::vector<std::string>> MergeCalibrations(
                       SummedSites(files));
   MetadataMerge merge(files);
   QS_RETURN_IF_ERROR(merge.Run());
+  const auto load_from = [&](const CalibrationFile& file,
+                             size_t site) -> absl::StatusOr<SiteMoments> {
+    if (goes_on) QS_RETURN_IF_ERROR(goes_on());
+    return file.Load(site);
+  };
   const auto load = [&](size_t site) -> absl::StatusOr<SiteMoments> {
-    QS_ASSIGN_OR_RETURN(SiteMoments sum, files[0].Load(site));
+    QS_ASSIGN_OR_RETURN(SiteMoments sum, load_from(files[0], site));
     for (size_t f = 1; f < files.size(); ++f) {
-      QS_ASSIGN_OR_RETURN(const SiteMoments more, files[f].Load(site));
+      QS_ASSIGN_OR_RETURN(const SiteMoments more, load_from(files[f], site));
       QS_RETURN_IF_ERROR(sum.Merge(more));
     }
     return sum;

@@ -243,8 +243,9 @@ absl::Status RunCalibrateExport(const Arguments& arguments,
                                 const Console& console) {
   QS_RETURN_IF_ERROR(CheckOutput(arguments));
   QS_ASSIGN_OR_RETURN(
-      const OutputTarget target,
+      OutputTarget target,
       ResolveFile(arguments.output, FilesRead(arguments), OutputTarget()));
+  target.overwrite = arguments.run.overwrite;
   RunControl control;
   const SignalWatcher signals(control);
   Client client(arguments, control);
@@ -269,6 +270,8 @@ absl::Status RunCalibrateExport(const Arguments& arguments,
       {calibration.metadata().begin(), calibration.metadata().end()}, load);
   QS_RETURN_IF_ERROR(lost);
   if (!written.ok()) return OutputFault(written);
+  // The last moment for a signal: what is published stays.
+  QS_RETURN_IF_ERROR(control.status());
   QS_RETURN_IF_ERROR(staging->Publish());
   console.out << "wrote " << EscapeControls(arguments.output) << "\n";
   return absl::OkStatus();

@@ -20,6 +20,8 @@
 #include "service/cli/commands.h"
 #include "service/cli/exit_code.h"
 #include "service/cli/output_staging.h"
+#include "service/cli/run_control.h"
+#include "service/cli/signal_watcher.h"
 #include "service/cli/text_table.h"
 
 namespace qs::cli {
@@ -180,14 +182,20 @@ absl::Status CheckOutput(const Arguments& arguments) {
 
 absl::Status RunCalibrationMerge(const Arguments& arguments,
                                  const Console& console) {
+  RunControl control;
+  const SignalWatcher signals(control);
   QS_RETURN_IF_ERROR(CheckOutput(arguments));
   QS_ASSIGN_OR_RETURN(
-      const OutputTarget target,
+      OutputTarget target,
       ResolveFile(arguments.output, FilesRead(arguments), OutputTarget()));
+  target.overwrite = arguments.run.overwrite;
   QS_ASSIGN_OR_RETURN(const std::unique_ptr<OutputStaging> staging,
                       OutputStaging::Create(target));
   const absl::StatusOr<std::vector<std::string>> conflicts =
-      MergeCalibrations(staging->file(), arguments.inputs);
+      MergeCalibrations(staging->file(), arguments.inputs,
+                        [&control] { return control.status(); });
+  // The last moment for a signal: what is published stays.
+  QS_RETURN_IF_ERROR(control.status());
   if (!conflicts.ok()) return MergeError(conflicts.status(), staging->file());
   QS_RETURN_IF_ERROR(staging->Publish());
   for (const std::string& conflict : *conflicts) {

@@ -17,7 +17,7 @@ import threading
 import time
 
 import programs
-from checkpoints import CALIBRATION, MODEL
+from checkpoints import CALIBRATION, MODEL, write_safetensors
 from programs import BIN, quantctl
 
 NOBODY = 65534
@@ -174,6 +174,26 @@ class QuantctlFilesTest(programs.QuantctlCase):
                  f"/dev/fd/{writer}"], capture_output=True, text=True,
                 pass_fds=[writer], timeout=60)
         self.assert_failed(done, 6, f'write "/dev/fd/{writer}": Broken pipe')
+
+    def test_a_merge_that_ends_early_leaves_nothing(self):
+        part = self.work / "part.safetensors"
+        write_safetensors(
+            part, {"site": ("BF16", [64, 2048], b"\x80\x3f" * 64 * 2048)},
+            {"inputs": '{"site": ["module"]}'})
+        for end, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            client = subprocess.Popen(
+                [BIN / "quantctl", "calibration", "merge",
+                 self.work / "sum.safetensors", *[part] * 200],
+                stderr=subprocess.PIPE, text=True)
+            deadline = time.monotonic() + 60
+            while not list(self.work.glob(".sum.safetensors.quantctl-*")):
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.005)
+            client.send_signal(end)
+            error = client.communicate(timeout=60)[1]
+            self.assertEqual(client.returncode, code, error)
+            self.assertIn("ended by", error)
+            self.assert_names("in", "part.safetensors")
 
     def test_two_reports_of_one_place_are_refused(self):
         """Also by links, and when it is not there yet."""
