@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMaxLinks = 40;  // as the kernel
+// What OutputStaging's name adds to an output's: ".", ".quantctl-", the number
+// of a process and "-999".
+constexpr int kStagingBytes = 1 + 10 + 7 + 4;
 
 bool EndsAsFile(const std::string& path) {
   return path.ends_with(".safetensors");
@@ -170,10 +174,17 @@ absl::Status CheckReplaceable(const OutputTarget& target,
                        "a checkpoint or an empty directory");
 }
 
-absl::Status CheckFolderWritable(const fs::path& path) {
+// That a new name fits beside `path`, and may be made.
+absl::Status CheckStagingPossible(const fs::path& path) {
   const fs::path folder = path.parent_path();
-  if (access(folder.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
-  return OutputPosixError(errno, "write to", folder);
+  if (access(folder.c_str(), W_OK | X_OK) != 0) {
+    return OutputPosixError(errno, "write to", folder);
+  }
+  const auto bytes = static_cast<int64_t>(path.filename().string().size());
+  const int64_t most = pathconf(folder.c_str(), _PC_NAME_MAX);
+  if (most < 0 || bytes + kStagingBytes <= most) return absl::OkStatus();
+  return RefusedOutput(path, absl::StrCat("a name of ", bytes, " bytes"),
+                       absl::StrCat("at most ", most - kStagingBytes));
 }
 
 }  // namespace
@@ -220,7 +231,7 @@ absl::StatusOr<OutputTarget> ResolveOutput(
   if (target.is_directory && Contains(fs::canonical(input, error), path)) {
     return RefusedOutput(path, "a place in the input", "another place");
   }
-  QS_RETURN_IF_ERROR(CheckFolderWritable(path));
+  QS_RETURN_IF_ERROR(CheckStagingPossible(path));
   return target;
 }
 
@@ -241,7 +252,7 @@ absl::StatusOr<OutputTarget> ResolveFile(const std::string& file,
     return RefusedOutput(file, "a FIFO, device or socket",
                          "a regular file or a new one");
   }
-  QS_RETURN_IF_ERROR(CheckFolderWritable(path));
+  QS_RETURN_IF_ERROR(CheckStagingPossible(path));
   return target;
 }
 

@@ -24,16 +24,17 @@ struct OutputTarget {
 // other file that the command reads; those that are not there do not matter.
 // Errors: kUsage — a file for a directory, or a directory for a file; kOutput —
 // it exists without `overwrite`, its directory does not exist or is not
-// writable, it lies in the input, or it may not be replaced: it is or holds
-// something of the input or of `reads` (also behind a link), is a directory
-// that is no checkpoint, or neither a directory nor a regular file.
+// writable, its name is too long for a temporary one beside it, it lies in the
+// input, or it may not be replaced: it is or holds something of the input or of
+// `reads` (also behind a link), is a directory that is no checkpoint, or
+// neither a directory nor a regular file.
 absl::StatusOr<OutputTarget> ResolveOutput(
     const std::string& output, const std::string& input, bool overwrite,
     const std::vector<std::string>& reads = {});
 
 // A single file, which is replaced if it is there. Errors: kOutput — as
 // CheckFileTarget; neither new nor a regular file; the name, or one that a link
-// gives, ends in /.
+// gives, ends in / or is too long for a temporary one beside it.
 absl::StatusOr<OutputTarget> ResolveFile(const std::string& file,
                                          const std::vector<std::string>& inputs,
                                          const OutputTarget& output);

@@ -14,6 +14,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "service/cli/exit_code.h"
@@ -294,6 +295,10 @@ TEST_CASE("what is refused before the work") {
                                         "\": got a block device", allowed));
   }
   CHECK_FALSE(says("none/r.json").empty());
+  // A temporary name of such a one would not fit.
+  CHECK(absl::EndsWith(says(std::string(234, 'x')),
+                       ": got a name of 234 bytes, allowed: at most 233"));
+  CHECK(Write(dir / std::string(233, 'x'), "text").ok());
   fs::create_symlink("new/", dir / "to_folder");
   for (const char* name : {"new/", "to_folder"}) {
     CHECK(says(name) ==
