@@ -59,9 +59,19 @@ absl::Status CheckConfigFiles(const ServerOptions& options) {
                      options.follow_links ? Links::kBeneath : Links::kRefused)
           .status());
   if (options.port_file.empty()) return absl::OkStatus();
+  QS_RETURN_IF_ERROR(CheckPortFile(options.port_file));
   std::error_code error;
   return CheckWritable("port-file",
                        fs::absolute(options.port_file, error).parent_path());
+}
+
+absl::Status CheckPortFile(const std::string& path) {
+  std::error_code error;
+  const fs::file_status there = fs::symlink_status(path, error);
+  if (!fs::exists(there) || fs::is_regular_file(there)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "port-file: got \"", path,
+      "\", which is no regular file, allowed one or a name that is new"));
 }
 
 }  // namespace qs

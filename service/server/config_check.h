@@ -2,6 +2,8 @@
 #ifndef QS_SERVICE_SERVER_CONFIG_CHECK_H_
 #define QS_SERVICE_SERVER_CONFIG_CHECK_H_
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "service/server/options.h"
 
@@ -12,6 +14,10 @@ namespace qs {
 // changes nothing. Errors: INVALID_ARGUMENT and as they come; the text begins
 // with the option.
 absl::Status CheckConfigFiles(const ServerOptions& options);
+
+// That --port-file would replace nothing but a regular file; a link, too, is
+// none. Errors: INVALID_ARGUMENT, the text begins with the option.
+absl::Status CheckPortFile(const std::string& path);
 
 }  // namespace qs
 

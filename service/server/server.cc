@@ -12,11 +12,9 @@
 #include <climits>
 #include <csignal>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <list>
 #include <optional>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -33,6 +31,7 @@
 #include "service/server/acceptor.h"
 #include "service/server/capabilities.h"
 #include "service/server/channel_arguments.h"
+#include "service/server/config_check.h"
 #include "service/server/log.h"
 #include "service/server/metrics_server.h"
 #include "service/server/quantize_service.h"
@@ -76,14 +75,8 @@ QuantizeContextOptions ContextOptions(
 
 // Written aside and renamed, so that a reader never sees half a number.
 absl::Status WritePortFile(const std::string& path, int port) {
-  std::error_code error;
-  const auto there = std::filesystem::symlink_status(path, error);
-  if (std::filesystem::exists(there) &&
-      !std::filesystem::is_regular_file(there)) {
-    return absl::InternalError(absl::StrCat(
-        "port-file: got \"", path,
-        "\", which is no regular file, allowed one or a name that is new"));
-  }
+  const absl::Status replaceable = CheckPortFile(path);
+  if (!replaceable.ok()) return absl::InternalError(replaceable.message());
   const std::string aside = path + ".new";
   std::ofstream out(aside);
   out << port << "\n";

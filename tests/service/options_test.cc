@@ -286,6 +286,9 @@ TEST_CASE("--check-config looks at the directories", "[options]") {
   CHECK(check({"--port-file", folder / "port"}).empty());
   CHECK(check({"--port-file", folder / "none/port"}).find("port-file: got") !=
         std::string::npos);
+  std::filesystem::create_symlink("port", folder / "link");
+  CHECK(check({"--port-file", folder / "link"}).find("is no regular file") !=
+        std::string::npos);
   // It changes nothing.
   CHECK(std::filesystem::is_empty(folder / "root"));
   CHECK_FALSE(std::filesystem::exists(folder / "new"));
