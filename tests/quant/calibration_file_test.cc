@@ -328,6 +328,23 @@ TEST_CASE("Calibrations of two data sets add up") {
   CHECK(SquareOf(Loaded(sum, 1)) == Sum(Sites()[0], others[0]));
 }
 
+TEST_CASE("A merge that may not go on ends before the next file") {
+  const CalibrationFolder folder;
+  const std::string out = folder / "sum.safetensors";
+  const std::vector<std::string> paths(
+      3, WriteRandom(folder / "1.safetensors", Sites(), true, {}));
+  int left = static_cast<int>(paths.size() * Sites().size());
+  const bool ends = GENERATE(false, true);
+  if (ends) --left;
+  const auto merged = MergeCalibrations(out, paths, [&left] {
+    return left-- > 0 ? absl::OkStatus() : absl::CancelledError("ended");
+  });
+  CHECK(left == (ends ? -1 : 0));
+  CHECK(merged.ok() != ends);
+  CHECK(absl::IsCancelled(merged.status()) == ends);
+  CHECK(std::filesystem::exists(out) != ends);
+}
+
 TEST_CASE("What cannot be added is refused by name, and nothing is written") {
   const CalibrationFolder folder;
   const std::string out = folder / "sum.safetensors";
