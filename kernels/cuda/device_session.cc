@@ -7,6 +7,14 @@
 #include "kernels/base/status_macros.h"
 
 namespace qs::cuda {
+namespace {
+
+// UNAVAILABLE: a library's, for whatever reason (SolverCall).
+bool MayLackMemory(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
+}
+
+}  // namespace
 
 absl::Status SharedDevice::health() const {
   absl::MutexLock lock(&mutex_);
@@ -24,9 +32,11 @@ std::string SharedDevice::host_reason() const {
 }
 
 void SharedDevice::LeaveToHost(const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mutex_);
+    host_reason_ = std::string(why.message());
+  }
   ++host_calls_;
-  absl::MutexLock lock(&mutex_);
-  host_reason_ = std::string(why.message());
 }
 
 void SharedDevice::Add(Workspace* workspace) {
@@ -73,12 +83,14 @@ absl::Status DeviceSession::OnDevice(
   {
     absl::ReaderMutexLock lock(&shared_->calls_);
     const absl::Status status = call();
-    if (!absl::IsResourceExhausted(status)) return status;
+    if (!MayLackMemory(status)) return status;
+    if (absl::IsUnavailable(status) && shared_->library_fails_) return status;
   }
   absl::WriterMutexLock lock(&shared_->calls_);
   shared_->TrimAll();
   const absl::Status status = call();
-  if (absl::IsResourceExhausted(status)) shared_->TrimAll();
+  if (absl::IsUnavailable(status)) shared_->library_fails_ = true;
+  if (MayLackMemory(status)) shared_->TrimAll();
   return status;
 }
 
@@ -91,7 +103,7 @@ absl::Status DeviceSession::Do(
     status = OnDevice(need, on_device);
     if (absl::IsInternal(status)) {
       shared_->Lose(status);
-    } else if (!absl::IsResourceExhausted(status)) {
+    } else if (!MayLackMemory(status)) {
       return status;
     }
   }

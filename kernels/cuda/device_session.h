@@ -54,6 +54,8 @@ class SharedDevice {
   const std::shared_ptr<Device> device_;
   MemoryLedger ledger_;
   std::atomic<int64_t> host_calls_ = 0;
+  // A library failed at an operation that was alone: it was not memory.
+  std::atomic<bool> library_fails_ = false;
   // Read while an operation runs on the device; written to be alone.
   absl::Mutex calls_;
   std::vector<Workspace*> workspaces_ ABSL_GUARDED_BY(calls_);

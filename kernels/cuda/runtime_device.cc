@@ -89,7 +89,8 @@ class RuntimeDevice final : public Device {
   absl::StatusOr<cudaEvent_t> NewEvent() override {
     cudaEvent_t event = nullptr;
     QS_RETURN_IF_ERROR(Call("cudaEventCreate", [&] {
-      return cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+      return cudaEventCreateWithFlags(
+          &event, cudaEventDisableTiming | cudaEventBlockingSync);
     }));
     return event;
   }

@@ -114,8 +114,7 @@ class SolverCall {
   // program's does not see, and few names for them: "execution failed" is a
   // lost device, but also a kernel whose code was to be loaded and found no
   // memory. So the device is asked. One that is past all that was enqueued goes
-  // on; what the library did not do is then as if there were no memory for it,
-  // which it may not have been: the host does what a library refuses.
+  // on, and the error is UNAVAILABLE: it may have been memory.
   absl::Status Library(absl::FunctionRef<absl::Status()> call) {
     absl::Status said;
     QS_RETURN_IF_ERROR(workspace_.device().Launch([&] {
@@ -124,7 +123,7 @@ class SolverCall {
     }));
     if (!absl::IsInternal(said)) return said;
     QS_RETURN_IF_ERROR(workspace_.Synchronize());
-    return absl::ResourceExhaustedError(said.message());
+    return absl::UnavailableError(said.message());
   }
 
   Workspace& workspace_;

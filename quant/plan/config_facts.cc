@@ -41,8 +41,8 @@ int64_t SizeAt(const Json& object, const char* key) {
 
 void ReadHeads(const Json& object, ConfigFacts* facts) {
   const int64_t heads = SizeAt(object, "num_attention_heads");
-  if (facts->attention_heads == 0) facts->attention_heads = heads;
-  if (facts->key_value_heads == 0) {
+  if (facts->attention_heads == 0) {
+    facts->attention_heads = heads;
     facts->key_value_heads = SizeAt(object, "num_key_value_heads");
   }
   if (facts->head_dim == 0) facts->head_dim = SizeAt(object, "head_dim");
@@ -84,12 +84,17 @@ absl::StatusOr<ConfigFacts> ReadConfigFacts(std::string_view text) {
   // What the outer object says wins: a loader reads the tie there first.
   const bool tie_stated = Find(config, "tie_word_embeddings") != nullptr;
   const bool tie = facts.tie_word_embeddings;
+  bool text_has_heads = false;
   for (const char* key : kTextParts) {
     const Json* part = Find(config, key);
     if (part == nullptr || !part->is_object()) continue;
     facts.has_towers = true;
     if (facts.text_model_type.empty()) {
       facts.text_model_type = StringAt(*part, "model_type");
+    }
+    if (!text_has_heads && SizeAt(*part, "num_attention_heads") > 0) {
+      text_has_heads = true;  // engines split these
+      facts.attention_heads = facts.key_value_heads = facts.head_dim = 0;
     }
     ReadSizes(*part, &facts);
   }

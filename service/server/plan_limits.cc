@@ -96,7 +96,8 @@ class LimitCheck {
         {site->second->name, site->second->inputs, Fold(), ""});
     group.tensors.push_back({InfoOf(entry), 0, GroupRole::kQuantize});
     QS_RETURN_IF_ERROR(ValidateGroup(spec, group));
-    return GroupRoom(spec, group, limits_.memory_budget_bytes(), &options);
+    const int64_t capacity = limits_.memory_budget_bytes();
+    return GroupRoom(spec, group, capacity, capacity / 2, &options);
   }
 
   const PlanRequest& request_;

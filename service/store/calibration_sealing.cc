@@ -38,11 +38,13 @@ int64_t CalibrationSealing::MemoryBytes(bool on_gpu) const {
   int64_t part = 0;
   for (const CalibrationPart& one : parts_) {
     const absl::StatusOr<DType> dtype = DTypeOf(one);
-    const int64_t sums =
-        one.kind == Kind::kActivations && dtype.ok()
-            ? SiteAccumulator::MemoryBytes(n, *dtype, 1, on_gpu)
-            : 0;
-    part = std::max(part, sums + moments);
+    int64_t held = moments;
+    if (one.kind == Kind::kActivations && dtype.ok()) {
+      // The moments are made when the last run was summed.
+      held = std::max(SiteAccumulator::MemoryBytes(n, *dtype, 1, on_gpu),
+                      SiteAccumulator::MemoryBytes(n, *dtype, 0) + moments);
+    }
+    part = std::max(part, held);
   }
   return moments + part;
 }

@@ -23,6 +23,7 @@ bool ByteBudget::Take(int64_t bytes) {
 }
 
 std::optional<Reservation> ByteBudget::TryReserve(int64_t bytes) {
+  if (bytes == 0) return Reservation(this, 0);
   absl::MutexLock lock(&mutex_);
   if (!line_.empty() || !Take(bytes)) return std::nullopt;
   return Reservation(this, bytes);

@@ -65,8 +65,8 @@ class ByteBudget {
   ByteBudget(const ByteBudget&) = delete;
   ByteBudget& operator=(const ByteBudget&) = delete;
 
-  // Nullopt when the bytes do not fit now, or others wait for theirs.
-  // REQUIRES: 0 <= bytes.
+  // Nullopt when the bytes do not fit now, or others wait for theirs; who needs
+  // none has them at once. REQUIRES: 0 <= bytes.
   std::optional<Reservation> TryReserve(int64_t bytes);
 
   // TryReserve, of what only makes work faster: half of the capacity is left to
@@ -83,6 +83,8 @@ class ByteBudget {
 
   int64_t capacity() const { return capacity_; }
   int64_t reserved() const;
+  // The most that TryReserveSpare gives now; may be negative.
+  int64_t spare() const { return capacity_ / 2 - reserved(); }
   int64_t waiting() const;
 
  private:

@@ -35,16 +35,18 @@ absl::Status StreamInput::OnGroup(const GroupBegin& begin) {
   for (const GroupTensor& tensor : info.tensors) {
     QS_RETURN_IF_ERROR(CheckSize(tensor.info));
   }
+  int64_t dequantized = 0;
+  for (const GroupTensor& tensor : info.tensors) {
+    dequantized += DequantizedBytes(tensor.info);
+  }
   QuantizeOptions options = JobOptions();
   const absl::StatusOr<int64_t> group_room =
-      GroupRoom(*spec, info, budget_.capacity(), &options);
+      GroupRoom(*spec, info, budget_.capacity() - dequantized,
+                budget_.spare() - dequantized, &options);
   if (!group_room.ok()) {
     return BadFieldError("group", std::string(group_room.status().message()));
   }
-  int64_t room = *group_room;
-  for (const GroupTensor& tensor : info.tensors) {
-    room += DequantizedBytes(tensor.info);
-  }
+  const int64_t room = *group_room + dequantized;
   if (room > budget_.capacity()) {
     return TooLargeError(absl::StrCat("group \"", info.name, "\": memory"),
                          "a need of ", room, budget_.capacity());

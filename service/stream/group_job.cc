@@ -112,7 +112,8 @@ absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
 }
 
 absl::StatusOr<int64_t> GroupRoom(const QuantSpec& spec, const GroupInfo& info,
-                                  int64_t capacity, QuantizeOptions* options) {
+                                  int64_t capacity, int64_t spare,
+                                  QuantizeOptions* options) {
   const auto tensors = static_cast<int64_t>(info.tensors.size());
   const auto room = [&]() -> absl::StatusOr<int64_t> {
     QS_ASSIGN_OR_RETURN(
@@ -125,8 +126,7 @@ absl::StatusOr<int64_t> GroupRoom(const QuantSpec& spec, const GroupInfo& info,
     for (const GroupSite& site : info.sites) {
       widest = std::max(widest, site.inputs);
     }
-    const int64_t most =
-        std::min(capacity / 2, capacity - SiteJob::MostRoom(widest));
+    const int64_t most = std::min(spare, capacity - SiteJob::MostRoom(widest));
     const absl::StatusOr<int64_t> large = room();
     if (!large.ok() || *large <= most) return large;
     options->large_tiles = false;

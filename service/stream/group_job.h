@@ -34,10 +34,12 @@ absl::StatusOr<GroupInfo> GroupFromProto(const QuantSpec& spec,
 
 // Bytes that a group takes beside its sites (SiteJob::RoomFor). Large tiles of
 // methods that solve are whole tensors: where `options` has them and they need
-// more than half of `capacity`, or leave none for a site of activations, it
-// gets those that suit a CPU. Errors: INVALID_ARGUMENT, as EstimateGroupBytes.
+// more than `spare` (ByteBudget's), or leave none of `capacity` for a site of
+// activations, it gets those that suit a CPU. Errors: INVALID_ARGUMENT, as
+// EstimateGroupBytes.
 absl::StatusOr<int64_t> GroupRoom(const QuantSpec& spec, const GroupInfo& info,
-                                  int64_t capacity, QuantizeOptions* options);
+                                  int64_t capacity, int64_t spare,
+                                  QuantizeOptions* options);
 
 class GroupJob {
  public:

@@ -54,8 +54,10 @@ export CUDA_DEVICE_ORDER=PCI_BUS_ID
 command -v nvidia-smi >/dev/null || fail "no GPU: no nvidia-smi"
 asked=${CUDA_VISIBLE_DEVICES-all}
 [ -n "$asked" ] || fail "no GPU: CUDA_VISIBLE_DEVICES is empty"
+mig=
 case $asked in
-  all | *MIG-*) asked= ;; # of the parts of a GPU nvidia-smi does not tell
+  all) asked= ;;
+  *MIG-*) asked= mig=1 ;; # of the parts of a GPU nvidia-smi does not tell
 esac
 listed=$(nvidia-smi ${asked:+-i "$asked"} --format=csv,noheader \
   --query-gpu=uuid,compute_cap,driver_version,name) ||
@@ -74,7 +76,7 @@ done <<<"$listed"
 joined() { printf '%s\n' "${@:2}" | sort -u | paste -sd "$1" -; } # separator, texts
 gpus=$(joined + "${names[@]}")
 architectures=$(joined ';' "${capabilities[@]}")
-[ -z "$old" ] || export CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${ids[*]}")
+[ -z "$old" ] || [ -n "$mig" ] || export CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${ids[*]}")
 
 readonly whole=${QS_SECONDS:-465}
 # Seconds for the steps after the sanitizers.
@@ -126,7 +128,11 @@ sanitize() { # tool
     memcheck) options+=("$filter" kns=Entry --report-api-errors no) ;;
     *) options+=("$filter" kns=Entry) ;;
   esac
-  [ ${#ids[@]} -eq 1 ] || one=("CUDA_VISIBLE_DEVICES=${ids[0]}")
+  if [ -n "$mig" ]; then
+    one=("CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%%,*}")
+  elif [ ${#ids[@]} -gt 1 ]; then
+    one=("CUDA_VISIBLE_DEVICES=${ids[0]}")
+  fi
   bounded 45 "$for_the_rest" env "${one[@]}" "$sanitizer" "${options[@]}" \
     "$programs/gpu_device_test" "[small]"
 }

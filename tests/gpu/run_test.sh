@@ -160,6 +160,10 @@ run 1 CUDA_VISIBLE_DEVICES=1
 has "$work/log" "no GPU of compute capability 8.0 and up"
 run 1 CUDA_VISIBLE_DEVICES=7
 has "$work/log" "nvidia-smi finds none of CUDA_VISIBLE_DEVICES=7"
+# A part of a GPU stays what the programs run on, one for the sanitizers.
+run 0 CUDA_VISIBLE_DEVICES=MIG-a,MIG-b
+grep -qx "gpu_device_test  on MIG-a,MIG-b" "$work/calls" || fail "not on the parts that were named"
+grep -q "compute-sanitizer --tool memcheck .* on MIG-a$" "$work/calls" || fail "not on one part"
 run 1 CUDA_VISIBLE_DEVICES=
 has "$work/log" "CUDA_VISIBLE_DEVICES is empty"
 

@@ -486,6 +486,20 @@ TEST_CASE("a library that fails on a living device costs no device",
   }
 }
 
+TEST_CASE("a library that failed alone is not waited for again", "[backend]") {
+  const auto error = absl::InternalError("cublasGemmEx: cuBLAS status 15");
+  const auto backend = *NewCudaBackend(std::make_shared<FakeDevice>(),
+                                       std::make_unique<FailingBlas>(error, 3),
+                                       NewCpuBackend(1), kCap);
+  // It fails at an operation and again alone, at the next one once, and then
+  // not any more.
+  for (int i = 0; i < 2; ++i) {
+    CHECK(SumOfOnes(*backend) == std::vector<double>(24 * 24, 40.0));
+    CHECK(backend->memory().host_calls == 2);
+  }
+  CHECK(backend->health().ok());
+}
+
 // A kernel before the library's has failed, which shows at the library.
 TEST_CASE("a library that fails on a lost device has lost it", "[backend]") {
   auto device = std::make_shared<FakeDevice>(

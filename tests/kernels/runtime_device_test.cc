@@ -177,9 +177,9 @@ TEST_CASE("a library's error: the device is asked whether it goes on",
   for (const int code : {13, 14, 7, 15}) {
     const std::string text = absl::StrCat("cublasGemmEx: cuBLAS status ", code);
     blas.says = absl::InternalError(text);
-    CHECK(call.Gemm({}) == absl::ResourceExhaustedError(text));
-    CHECK(call.Syrk({}) == absl::ResourceExhaustedError(text));
-    CHECK(call.Trsm({}) == absl::ResourceExhaustedError(text));
+    CHECK(call.Gemm({}) == absl::UnavailableError(text));
+    CHECK(call.Syrk({}) == absl::UnavailableError(text));
+    CHECK(call.Trsm({}) == absl::UnavailableError(text));
     CHECK(workspace->Synchronize().ok());
   }
   blas.says = absl::InvalidArgumentError("cuBLAS: size 2147483648");
@@ -223,6 +223,8 @@ TEST_CASE("which GPU is opened, and why one is not", "[runtime_device]") {
   // Lanes that wait leave the cores to others.
   CHECK(Cudart().contexts ==
         std::map<int, unsigned>{{1, cudaDeviceScheduleBlockingSync}});
+  CHECK(Cudart().event_flags ==
+        (cudaEventDisableTiming | cudaEventBlockingSync));
   CHECK(open(0).status() ==
         absl::FailedPreconditionError(
             "fake: compute capability: got 7.0, allowed 8.0 and up"));

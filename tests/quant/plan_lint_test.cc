@@ -131,6 +131,10 @@ TEST_CASE("Heads are split over the ranks") {
         "allowed a divisor or a multiple of 6");
   request.engine = Engine::kTransformers;
   CHECK(error_with(4).empty());
+  request.engine = Engine::kVllm;
+  request.config_json = R"({"model_type": "llama", "num_attention_heads": 12,
+      "num_key_value_heads": 5, "text_config": {"num_attention_heads": 16}})";
+  CHECK(error_with(8).empty());
 }
 
 TEST_CASE("A group size that does not divide K carries the weight") {

@@ -127,13 +127,19 @@ TEST_CASE("A block's own output is a linear, no output head") {
       "encoder.layers.0.output",
       "model.language_model.layers.0.output"};
   PlanRequest request = ByShape("", linears);
-  const std::vector<std::string> heads = {
-      "head",          "output",
-      "model.output",  "language_model.output",
-      "lm_head",       "model.language_model.output",
-      "model.lm_head", "transformer.output_layer",
-      "score",         "layers.2.shared_head.head",
-      "mtp.0.lm_head", "layers.2.shared_head.output"};
+  const std::vector<std::string> heads = {"head",
+                                          "output",
+                                          "model.output",
+                                          "language_model.output",
+                                          "decoder.output",
+                                          "lm_head",
+                                          "model.language_model.output",
+                                          "model.lm_head",
+                                          "transformer.output_layer",
+                                          "score",
+                                          "layers.2.shared_head.head",
+                                          "mtp.0.lm_head",
+                                          "layers.2.shared_head.output"};
   for (const std::string& name : heads) {
     AddTensor(&request, name + ".weight", {256, 256});
   }

@@ -87,6 +87,7 @@ TEST_CASE("nobody overtakes a waiter", "[byte_budget]") {
   REQUIRE_FALSE(large.Ask(budget, 80));
   REQUIRE_FALSE(small.Ask(budget, 10));  // would fit, but is second
   REQUIRE_FALSE(budget.TryReserve(10));
+  REQUIRE(budget.TryReserve(0));  // takes nothing from them
   REQUIRE(budget.waiting() == 2);
   held.reset();
   REQUIRE(large.reservation);

@@ -22,6 +22,7 @@ namespace {
 constexpr int64_t kInputs = 512;  // two runs of BF16 a call
 constexpr int64_t kTokens = 5 * kGramRunTokens + 57;
 
+constexpr int64_t kAmple = int64_t{1} << 40;
 constexpr WorkerKinds kLarge = {.prefer_large = true};
 
 const TestSite& ASite() {
@@ -207,9 +208,8 @@ TEST_CASE("a group is solved in whole tensors where half is left to others",
     small.streamed_output = true;
     QuantizeOptions large = small;
     large.large_tiles = true;
-    constexpr int64_t kAmple = int64_t{1} << 40;
-    const int64_t need = *GroupRoom(spec, info, kAmple, &small);
-    const int64_t most = *GroupRoom(spec, info, kAmple, &large);
+    const int64_t need = *GroupRoom(spec, info, kAmple, kAmple, &small);
+    const int64_t most = *GroupRoom(spec, info, kAmple, kAmple, &large);
     CHECK(large.large_tiles);
     CHECK(most > need);
 
@@ -242,22 +242,25 @@ TEST_CASE("large tiles leave half of the budget, and room for activations",
     GroupInfo info;
     info.sites.push_back({"in", inputs, Fold(), ""});
     info.tensors.push_back({{"w.weight", DType::kBF16, {outputs, inputs}}, 0});
-    const auto large = [&](int64_t capacity) {
+    const auto large = [&](int64_t capacity, int64_t held = 0) {
       QuantizeOptions options;
       options.tiled_input = options.streamed_output = true;
       options.large_tiles = true;
-      REQUIRE(GroupRoom(spec, info, capacity, &options).ok());
+      REQUIRE(
+          GroupRoom(spec, info, capacity, capacity / 2 - held, &options).ok());
       return options.large_tiles;
     };
     QuantizeOptions options;
     options.tiled_input = options.streamed_output = true;
     options.large_tiles = true;
-    const int64_t most = *GroupRoom(spec, info, int64_t{1} << 40, &options);
+    const int64_t most = *GroupRoom(spec, info, kAmple, kAmple, &options);
     const int64_t beside = SiteJob::MostRoom(inputs);
     CHECK((beside > most) == (inputs == 16384));
     const int64_t least = most + std::max(most, beside);
     CHECK(large(least));
     CHECK_FALSE(large(least - 1));
+    CHECK(large(3 * least, 3 * least / 2 - most));
+    CHECK_FALSE(large(3 * least, 3 * least / 2 - most + 1));
   }
 }
 

@@ -22,7 +22,8 @@ enum cudaError_t {
   cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
-enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum { cudaStreamNonBlocking = 1 };
+enum { cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 enum { cudaDeviceScheduleBlockingSync = 4, cudaInitDeviceFlagsAreValid = 1 };
 
 typedef struct CUstream_st* cudaStream_t;
@@ -46,6 +47,7 @@ struct FakeCudart {
   int current = -1;  // of cudaSetDevice
   // Of each device that has a context: what it was made with.
   std::map<int, unsigned> contexts;
+  unsigned event_flags = 0;  // of the last event
   cudaError_t last = cudaSuccess;
   cudaError_t sticky = cudaSuccess;  // every call returns it
 
@@ -133,7 +135,9 @@ inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 inline cudaError_t cudaStreamDestroy(cudaStream_t) {
   return Cudart().Answer("cudaStreamDestroy");
 }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event,
+                                            unsigned flags) {
+  Cudart().event_flags = flags;
   *event = reinterpret_cast<cudaEvent_t>(8);
   return Cudart().Answer("cudaEventCreate");
 }
