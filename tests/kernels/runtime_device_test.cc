@@ -168,7 +168,7 @@ TEST_CASE("a library's error: the device is asked whether it goes on",
   Restart();
   const auto device = OpenSecond();
   MemoryLedger ledger(1 << 30);
-  const auto workspace = *Workspace::Create(*device, ledger);
+  auto workspace = *Workspace::Create(*device, ledger);
   SayingBlas blas;
   SolverCall call(*workspace, blas);
   CHECK(call.Gemm({}).ok());
@@ -193,6 +193,8 @@ TEST_CASE("a library's error: the device is asked whether it goes on",
         absl::InternalError("gpu:1 is lost: cudaStreamSynchronize: CUDA error "
                             "700, an error"));
   CHECK(absl::IsInternal(call.Gemm({})));
+  workspace = nullptr;
+  Cudart().FreeAll();
 }
 
 TEST_CASE("a kernel's error shows at who waits, or with QS_CUDA_SYNC at it",

@@ -239,7 +239,9 @@ TEST_CASE("NaN among rows that wait ends with those before it durable",
       if (seq == 2) {
         std::memcpy(rows.data() + 2 * (10 * Inputs("a") + 7), "\xc0\x7f", 2);
       }
-      REQUIRE(call.Write(Request(seq, rows)));
+      // The one after it may find the call ended.
+      const bool written = call.Write(Request(seq, rows));
+      CHECK((written || seq == 3));
     }
     const absl::Status status = call.Finish();
     CheckReason(status, absl::StatusCode::kInvalidArgument, "NON_FINITE_INPUT");

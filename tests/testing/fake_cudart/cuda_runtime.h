@@ -5,9 +5,11 @@
 #define QS_TESTS_TESTING_FAKE_CUDART_CUDA_RUNTIME_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,8 +50,19 @@ struct FakeCudart {
   // Of each device that has a context: what it was made with.
   std::map<int, unsigned> contexts;
   unsigned event_flags = 0;  // of the last event
+  // Memory that was not freed: its addresses' complements, so that a leak
+  // checker takes them for no pointers.
+  std::set<uintptr_t> allocated;
   cudaError_t last = cudaSuccess;
   cudaError_t sticky = cudaSuccess;  // every call returns it
+
+  // What nobody may free once the device is lost, as the end of a process does.
+  void FreeAll() {
+    for (const uintptr_t address : allocated) {
+      std::free(reinterpret_cast<void*>(~address));
+    }
+    allocated.clear();
+  }
 
   cudaError_t Answer(const std::string& call) {
     if (sticky != cudaSuccess) return last = sticky;
@@ -110,8 +123,15 @@ inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 inline cudaError_t FakeAllocation(const char* call, void** memory,
                                   size_t bytes) {
   const cudaError_t code = Cudart().Answer(call);
-  if (code == cudaSuccess) *memory = std::malloc(bytes);
+  if (code != cudaSuccess) return code;
+  *memory = std::malloc(bytes);
+  Cudart().allocated.insert(~reinterpret_cast<uintptr_t>(*memory));
   return code;
+}
+inline cudaError_t FakeFree(const char* call, void* memory) {
+  Cudart().allocated.erase(~reinterpret_cast<uintptr_t>(memory));
+  std::free(memory);
+  return Cudart().Answer(call);
 }
 inline cudaError_t cudaMalloc(void** memory, size_t bytes) {
   return FakeAllocation("cudaMalloc", memory, bytes);
@@ -120,12 +140,10 @@ inline cudaError_t cudaMallocHost(void** memory, size_t bytes) {
   return FakeAllocation("cudaMallocHost", memory, bytes);
 }
 inline cudaError_t cudaFree(void* memory) {
-  std::free(memory);
-  return Cudart().Answer("cudaFree");
+  return FakeFree("cudaFree", memory);
 }
 inline cudaError_t cudaFreeHost(void* memory) {
-  std::free(memory);
-  return Cudart().Answer("cudaFreeHost");
+  return FakeFree("cudaFreeHost", memory);
 }
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
