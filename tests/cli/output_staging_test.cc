@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "service/cli/exit_code.h"
+#include "tests/cli/output_inputs.h"
 #include "tests/cli/temporary_directory.h"
 #include "tests/testing/catch_compat.h"
 
@@ -18,20 +19,6 @@ namespace qs::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// in/ with a shard, single.safetensors beside it.
-struct Inputs {
-  Inputs() {
-    fs::create_directory(dir / "in");
-    WriteAll(dir / "in/model.safetensors", "weights");
-    WriteAll(dir / "single.safetensors", "weights");
-  }
-  absl::StatusOr<OutputTarget> Resolve(const std::string& out, bool overwrite,
-                                       const std::string& in = "in") const {
-    return ResolveOutput(dir / out, dir / in, overwrite);
-  }
-  TemporaryDirectory dir;
-};
 
 TEST_CASE("a directory appears complete under its name") {
   const Inputs inputs;
