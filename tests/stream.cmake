@@ -3,7 +3,8 @@ qs_test(service_unit_test
   SOURCES service/acceptor_test.cc service/byte_budget_test.cc
     service/crc32c_test.cc service/end_signals_test.cc
     service/error_test.cc service/log_test.cc
-    service/options_test.cc service/proto_convert_test.cc
+    service/options_test.cc service/poller_rest_test.cc
+    service/proto_convert_test.cc
     service/quantize_session_test.cc service/report_sums_test.cc
     service/session_lifecycle_test.cc service/site_job_test.cc
     service/solve_group_stream_test.cc

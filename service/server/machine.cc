@@ -58,6 +58,10 @@ int UsableCpus() {
   return std::max(cpus, 1);
 }
 
+int ConfiguredCpus() {
+  return std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_CONF)));
+}
+
 int64_t UsableMemoryBytes() {
   const int64_t physical =
       static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);

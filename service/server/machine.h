@@ -10,6 +10,7 @@
 namespace qs {
 
 int UsableCpus();             // at least 1
+int ConfiguredCpus();         // of the machine, at least 1
 int64_t UsableMemoryBytes();  // at least 256 MiB
 
 // The parts that read a limit's text, for tests. "max" or nonsense: no limit,

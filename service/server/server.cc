@@ -33,6 +33,7 @@
 #include "service/server/channel_arguments.h"
 #include "service/server/config_check.h"
 #include "service/server/log.h"
+#include "service/server/machine.h"
 #include "service/server/metrics_server.h"
 #include "service/server/quantize_service.h"
 #include "service/server/self_ping.h"
@@ -70,6 +71,8 @@ QuantizeContextOptions ContextOptions(
   out.stream_idle_timeout = absl::Seconds(options.stream_idle_timeout);
   out.make_backends = [backends] { return std::move(*backends); };
   out.on_lost = std::move(on_lost);
+  out.most_pollers_that_rest =
+      PollerRest::MostThatRest(UsableCpus(), ConfiguredCpus());
   return out;
 }
 

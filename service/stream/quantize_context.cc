@@ -13,6 +13,7 @@ namespace qs {
 QuantizeContext::QuantizeContext(QuantizeContextOptions options)
     : options_(std::move(options)),
       budget_(options_.limits.memory_budget_bytes()),
+      poller_rest_(options_.most_pollers_that_rest),
       pool_(std::make_unique<WorkerPool>(options_.make_backends(),
                                          options_.on_lost)),
       sweeper_([this] { SweepUntilStopped(); }) {}

@@ -22,6 +22,7 @@
 #include "kernels/backend.h"
 #include "quant/v1/quantization.pb.h"
 #include "service/stream/byte_budget.h"
+#include "service/stream/poller_rest.h"
 #include "service/stream/worker_pool.h"
 
 namespace qs {
@@ -40,6 +41,8 @@ struct QuantizeContextOptions {
   // WorkerPool's arguments; called once, by QuantizeContext's constructor.
   std::function<std::vector<std::unique_ptr<Backend>>()> make_backends;
   WorkerPool::OnLost on_lost;
+  // PollerRest's argument.
+  int most_pollers_that_rest = 0;
 };
 
 class QuantizeContext {
@@ -55,6 +58,7 @@ class QuantizeContext {
   }
   ByteBudget& budget() { return budget_; }
   WorkerPool& pool() { return *pool_; }
+  PollerRest& poller_rest() { return poller_rest_; }
 
   // New streams are refused with DRAINING from now on.
   void StartDraining() { draining_ = true; }
@@ -79,6 +83,7 @@ class QuantizeContext {
 
   const QuantizeContextOptions options_;
   ByteBudget budget_;
+  PollerRest poller_rest_;
   std::atomic<bool> draining_{false};
   mutable absl::Mutex mutex_;
   std::map<const QuantizeSession*, std::weak_ptr<QuantizeSession>> sessions_

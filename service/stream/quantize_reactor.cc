@@ -38,13 +38,20 @@ struct Received {
   std::vector<grpc::Slice> slices;  // dropped before it
 };
 
+// Of a message after which a thread may rest; smaller ones do not keep two
+// processors busy.
+constexpr size_t kLeastBeforeRest = size_t{256} << 10;
+
 class QuantizeReactor final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       private SessionTransport {
  public:
   QuantizeReactor(QuantizeContext& context, grpc::CallbackServerContext* call,
                   std::unique_ptr<ServedCall> served)
-      : call_(call), served_(std::move(served)) {
+      : call_(call),
+        served_(std::move(served)),
+        poller_rest_(context.poller_rest()) {
+    poller_rest_.StreamBegins(this);
     session_ = QuantizeSession::Start(context, *this);
   }
 
@@ -53,7 +60,9 @@ class QuantizeReactor final
       return call_->IsCancelled() ? session_->OnCancel()
                                   : session_->OnReadEnd();
     }
-    served_->AddBytes(static_cast<int64_t>(in_.Length()));
+    poller_rest_.CountEvent();
+    const size_t bytes = in_.Length();
+    served_->AddBytes(static_cast<int64_t>(bytes));
     // Not members: the next message may come while this one is taken in.
     auto received = std::make_shared<Received>();
     received->message.Swap(&in_);
@@ -66,9 +75,11 @@ class QuantizeReactor final
       if (slice.size() > 0) spans.emplace_back(slice.begin(), slice.size());
     }
     session_->OnRequest(spans, std::move(received));
+    if (bytes >= kLeastBeforeRest) poller_rest_.Rest(this);
   }
 
   void OnWriteDone(bool ok) override {
+    poller_rest_.CountEvent();
     out_.Clear();
     session_->OnWriteDone(ok);
   }
@@ -95,11 +106,13 @@ class QuantizeReactor final
 
   void Finish(const absl::Status& status) override {
     status_ = status;
+    poller_rest_.StreamEnds(this);
     ServerBidiReactor::Finish(ToGrpcStatus(status));
   }
 
   grpc::CallbackServerContext* const call_;
   const std::unique_ptr<ServedCall> served_;
+  PollerRest& poller_rest_;
   std::shared_ptr<QuantizeSession> session_;
   grpc::ByteBuffer in_;
   grpc::ByteBuffer out_;

@@ -4,6 +4,7 @@ target_sources(qs_service PRIVATE
   stream/group_job.cc
   stream/group_progress.cc
   stream/input_errors.cc
+  stream/poller_rest.cc
   stream/quantize_context.cc
   stream/quantize_reactor.cc
   stream/quantize_session.cc

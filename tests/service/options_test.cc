@@ -444,6 +444,7 @@ TEST_CASE("cgroup limits", "[options]") {
   REQUIRE(BytesFromCgroup("max") == 0);
   REQUIRE(BytesFromCgroup("9223372036854771712") == 0);
   REQUIRE(UsableCpus() >= 1);
+  REQUIRE(ConfiguredCpus() >= 1);
   REQUIRE(UsableMemoryBytes() >= int64_t{256} << 20);
 }
 

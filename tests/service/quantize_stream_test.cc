@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "service/server/error.h"
+#include "service/server/machine.h"
 #include "tests/service/group_messages.h"
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
@@ -240,6 +241,30 @@ TEST_CASE("two stalled readers, and health still answers", "[stream]") {
   REQUIRE(first.call.Finish().status.ok());
   REQUIRE(second.call.Finish().status.ok());
   REQUIRE(first.call.answers.reports.size() == 3);
+}
+
+TEST_CASE("a thread of gRPC's rests while a stream sends, and no longer",
+          "[stream]") {
+  InProcessServer server;
+  const PollerRest& rest = server.context().poller_rest();
+  const TestWeight weight(1, "a.weight", 16384, 1024, 8);
+  Requests requests = {Config("NF4")};
+  weight.AppendTo(&requests, 1 << 20);
+  QuantizeCall call(server.NewChannel());
+  for (size_t i = 0; i + 1 < requests.size(); ++i) {
+    REQUIRE(call.Write(requests[i]));
+  }
+  // The client has paused.
+  REQUIRE(Eventually([&] { return rest.resting() == 0; }));
+  REQUIRE(call.Write(requests.back()));
+  REQUIRE(call.stream->WritesDone());
+  const Answers& answers = call.Finish();
+  INFO(answers.status << " " << answers.problem);
+  REQUIRE(answers.status.ok());
+  REQUIRE(Eventually([&] { return Idle(server.context()); }));
+  REQUIRE(rest.resting() == 0);
+  const int most = PollerRest::MostThatRest(UsableCpus(), ConfiguredCpus());
+  REQUIRE((rest.rests() > 0) == (most > 0));
 }
 
 TEST_CASE("a reader that stays stalled is cut off", "[stream]") {

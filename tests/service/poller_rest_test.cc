@@ -1,0 +1,164 @@
+// PollerRest: who rests, and what ends it. Waits are for things that happen;
+// where a rest must not end, its slice is far longer than a test may take.
+#include "service/stream/poller_rest.h"
+
+#include <atomic>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "tests/testing/catch_compat.h"
+
+namespace qs {
+namespace {
+
+constexpr absl::Duration kNever = absl::Hours(1);
+
+// Two streams.
+constexpr int kStreams[2] = {};
+constexpr const void* kStream = &kStreams[0];
+constexpr const void* kOther = &kStreams[1];
+
+// A thread that rests once.
+class Resting {
+ public:
+  explicit Resting(PollerRest& rest, const void* stream = kStream)
+      : thread_([this, &rest, stream] {
+          rest.Rest(stream);
+          back_ = true;
+        }) {}
+  ~Resting() { thread_.join(); }
+
+  bool back() const { return back_; }
+  void AwaitBack() const {
+    while (!back_) absl::SleepFor(absl::Milliseconds(1));
+  }
+
+ private:
+  std::atomic<bool> back_{false};
+  std::thread thread_;
+};
+
+void AwaitResting(const PollerRest& rest, int threads) {
+  while (rest.resting() != threads) absl::SleepFor(absl::Milliseconds(1));
+}
+
+TEST_CASE("as many threads rest as leave one of gRPC's", "[poller_rest]") {
+  REQUIRE(PollerRest::MostThatRest(1, 1) == 1);
+  REQUIRE(PollerRest::MostThatRest(2, 2) == 1);
+  REQUIRE(PollerRest::MostThatRest(2, 5) == 1);
+  REQUIRE(PollerRest::MostThatRest(2, 8) == 3);
+  REQUIRE(PollerRest::MostThatRest(1, 256) == 15);
+  REQUIRE(PollerRest::MostThatRest(3, 3) == 0);
+  REQUIRE(PollerRest::MostThatRest(64, 64) == 0);
+}
+
+TEST_CASE("a rest ends with its stream", "[poller_rest]") {
+  PollerRest rest(1, kNever);
+  rest.StreamBegins(kStream);
+  {
+    const Resting thread(rest);
+    AwaitResting(rest, 1);
+    rest.StreamEnds(kStream);
+    thread.AwaitBack();
+  }
+  REQUIRE(rest.resting() == 0);
+  rest.StreamBegins(kStream);  // nothing of the last one is in the way
+  const Resting thread(rest);
+  AwaitResting(rest, 1);
+  rest.StreamEnds(kStream);
+}
+
+TEST_CASE("a rest ends with its stream though another one begins at once",
+          "[poller_rest]") {
+  PollerRest rest(1, kNever);
+  rest.StreamBegins(kStream);
+  for (int i = 0; i < 100; ++i) {
+    const Resting thread(rest);
+    AwaitResting(rest, 1);
+    rest.StreamEnds(kStream);
+    rest.StreamBegins(kStream);
+    thread.AwaitBack();
+  }
+}
+
+TEST_CASE("a rest ends as a second stream begins, and none begins beside it",
+          "[poller_rest]") {
+  PollerRest rest(1, kNever);
+  rest.StreamBegins(kStream);
+  const Resting thread(rest);
+  AwaitResting(rest, 1);
+  rest.StreamBegins(kOther);
+  thread.AwaitBack();
+  rest.Rest(kStream);  // returns
+  rest.Rest(kOther);
+  rest.StreamEnds(kStream);
+  rest.StreamEnds(kOther);
+}
+
+TEST_CASE("nobody rests for a stream that has ended", "[poller_rest]") {
+  PollerRest rest(1, kNever);
+  rest.StreamBegins(kStream);
+  rest.StreamBegins(kOther);
+  rest.StreamEnds(kStream);
+  rest.Rest(kStream);  // returns
+  const Resting thread(rest, kOther);
+  AwaitResting(rest, 1);
+  rest.StreamEnds(kOther);
+}
+
+TEST_CASE("no more threads rest than may", "[poller_rest]") {
+  PollerRest rest(2, kNever);
+  rest.StreamBegins(kStream);
+  const Resting first(rest);
+  const Resting second(rest);
+  AwaitResting(rest, 2);
+  rest.Rest(kStream);  // returns
+  REQUIRE_FALSE(first.back());
+  REQUIRE_FALSE(second.back());
+  rest.StreamEnds(kStream);
+
+  PollerRest none(0, kNever);
+  none.StreamBegins(kStream);
+  none.Rest(kStream);
+  REQUIRE(none.rests() == 0);
+}
+
+TEST_CASE("nobody rests while no stream is there", "[poller_rest]") {
+  PollerRest rest(1, kNever);
+  rest.Rest(kStream);  // returns
+  REQUIRE(rest.rests() == 0);
+}
+
+TEST_CASE("a rest outlasts events and ends when none comes", "[poller_rest]") {
+  constexpr absl::Duration kSlice = absl::Milliseconds(200);
+  PollerRest rest(1, kSlice);
+  rest.StreamBegins(kStream);
+  const Resting thread(rest);
+  AwaitResting(rest, 1);
+  const absl::Time begin = absl::Now();
+  while (absl::Now() - begin < 3 * kSlice) {
+    rest.CountEvent();
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  REQUIRE_FALSE(thread.back());
+  thread.AwaitBack();  // without another event
+  rest.StreamEnds(kStream);
+}
+
+TEST_CASE("after a rest without an event none is taken for a while",
+          "[poller_rest]") {
+  constexpr absl::Duration kSlice = absl::Milliseconds(200);
+  const auto time_of_rests = [&](int rests, absl::Duration pause) {
+    PollerRest rest(1, kSlice, pause);
+    rest.StreamBegins(kStream);
+    const absl::Time begin = absl::Now();
+    for (int i = 0; i < rests; ++i) rest.Rest(kStream);
+    return absl::Now() - begin;
+  };
+  REQUIRE(time_of_rests(3, absl::ZeroDuration()) >= 3 * kSlice);
+  REQUIRE(time_of_rests(1, kNever) >= kSlice);
+  REQUIRE(time_of_rests(30, kNever) < 30 * kSlice);
+}
+
+}  // namespace
+}  // namespace qs
