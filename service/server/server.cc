@@ -71,8 +71,10 @@ QuantizeContextOptions ContextOptions(
   out.stream_idle_timeout = absl::Seconds(options.stream_idle_timeout);
   out.make_backends = [backends] { return std::move(*backends); };
   out.on_lost = std::move(on_lost);
-  out.most_pollers_that_rest =
-      PollerRest::MostThatRest(UsableCpus(), ConfiguredCpus());
+  if (options.workers.partitions > 0) {
+    out.most_pollers_that_rest =
+        PollerRest::MostThatRest(UsableCpus(), ConfiguredCpus());
+  }
   return out;
 }
 

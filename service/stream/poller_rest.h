@@ -2,15 +2,17 @@
 // stream sends.
 //
 // gRPC's callback threads take turns at polling: the one that takes an event
-// first wakes another one, which polls on. Where a stream's workers (and its
-// client, if it is on this machine) keep all processors busy, these turns are
-// six switches of threads a MiB, a tenth of a stream's time
-// (tests/bench/RESULTS.md). A thread that rests takes no part in them.
+// first wakes another one, which polls on. Where CPU workers (and a client on
+// the same machine) keep all processors busy, these turns are six switches of
+// threads a MiB, a tenth of a stream's time (tests/bench/RESULTS.md). A thread
+// that rests takes no part in them.
 //
-// Nobody else waits for it: one thread polls on at least, and if that one is
-// kept by something else for as long as kSlice, those that rest come back. They
-// also do when their stream ends or another one begins, since several streams
-// may have work for several threads.
+// Others hardly wait for it: one thread of the process polls on, and when that
+// one is kept by something else, those that rest are back after two slices at
+// most. They also come back when their stream has sent all or ended, or when
+// another stream begins, since several may have work for several threads.
+// Other calls neither prevent a rest nor end one. Slices are of the wall clock,
+// as all waits of Abseil's.
 // Thread: thread-safe.
 #ifndef QS_SERVICE_STREAM_POLLER_REST_H_
 #define QS_SERVICE_STREAM_POLLER_REST_H_
@@ -27,8 +29,8 @@ namespace qs {
 
 class PollerRest {
  public:
-  // Longest time without an event of the stream that a rest outlasts. Events
-  // come every 0.3 ms from a client on the same machine.
+  // A rest ends with a slice that has no event of the stream. Events come every
+  // 0.3 ms from a client on the same machine.
   static constexpr absl::Duration kSlice = absl::Milliseconds(5);
   // None rests for so long after a slice that began a rest and had no event, as
   // all would have if there were no other thread.
@@ -46,9 +48,9 @@ class PollerRest {
   // 16) where there are one or two to use, else none.
   static int MostThatRest(int cpus, int all_cpus);
 
-  // Around each stream, which is whatever address stands for it. A thread that
-  // rests for one comes back when it ends, so tell before gRPC is asked for
-  // anything that waits for that thread.
+  // Around the time in which a stream sends; its address stands for it. A
+  // thread that rests for one comes back when it ends, so tell before gRPC is
+  // asked for anything that waits for that thread. To end again is fine.
   void StreamBegins(const void* stream);
   void StreamEnds(const void* stream);
 

@@ -57,6 +57,7 @@ class QuantizeReactor final
 
   void OnReadDone(bool ok) override {
     if (!ok) {
+      poller_rest_.StreamEnds(this);
       return call_->IsCancelled() ? session_->OnCancel()
                                   : session_->OnReadEnd();
     }
