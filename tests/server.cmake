@@ -3,6 +3,7 @@ qs_test(service_grpc_test
   SOURCES service/malformed_message_test.cc service/plan_call_test.cc
     service/quantd_test.cc
     service/quantize_stream_test.cc service/server_test.cc
+    testing/raw_http2.cc
   LIBS qs_service nlohmann_json::nlohmann_json
   LABELS service)
 target_compile_definitions(service_grpc_test PRIVATE
