@@ -38,7 +38,7 @@ constexpr std::pair<std::string_view, ExitCode> kReasons[] = {
     {"JOB_NOT_FOUND", ExitCode::kUsage},
     {"NON_FINITE_INPUT", ExitCode::kBadInput},
     {"NO_RESULT", ExitCode::kUsage},
-    {"PLAN_TOO_LARGE", ExitCode::kBadInput},
+    {"PLAN_TOO_LARGE", ExitCode::kRefused},
     {"REQUEST_ID_REUSED", ExitCode::kUsage},
     {"SHAPE_OVERFLOW", ExitCode::kBadInput},
     {"SOURCE_CHANGED", ExitCode::kBadInput},

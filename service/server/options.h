@@ -85,7 +85,7 @@ struct ServerOptions {
 
   // --- files that clients may name (service/access/uri_roots.h)
   std::vector<std::string> read_roots;   // PATH or PROJECT=PATH
-  std::vector<std::string> write_roots;  // the same, and apart from those
+  std::vector<std::string> write_roots;  // the same; equal to a read root or apart
   bool follow_links = false;             // of what is read, below its root
 
   // --- jobs (none without a data directory)

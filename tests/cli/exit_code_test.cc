@@ -46,6 +46,8 @@ TEST_CASE("the server's reasons become exit codes") {
        ExitCode::kBadInput},
       {StatusCode::kFailedPrecondition, "SOURCE_QUANTIZED", "fp8",
        ExitCode::kRefused},
+      {StatusCode::kResourceExhausted, "PLAN_TOO_LARGE",
+       "plan: got 200001 tensors, allowed 200000", ExitCode::kRefused},
       {StatusCode::kUnavailable, "DRAINING", "stops", ExitCode::kServerLost},
       {StatusCode::kResourceExhausted, "TOO_MANY_STREAMS", "9",
        ExitCode::kServerLost},
