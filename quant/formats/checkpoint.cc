@@ -23,6 +23,8 @@ constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kSingleName[] = "model.safetensors";
 constexpr char kConfigName[] = "config.json";
 constexpr JsonLimits kConfigLimits = {.max_bytes = int64_t{4} << 20};
+// Of what a plan adds to it: names of all linears that are not quantized.
+constexpr JsonLimits kAddedLimits = {.max_bytes = int64_t{512} << 20};
 
 // The shards of a directory, and what the index says when there is one.
 struct ShardList {
@@ -158,7 +160,7 @@ absl::StatusOr<std::string> WithQuantizationConfig(
                       ParseConfigJson(config_json, kConfigName, kConfigLimits));
   QS_ASSIGN_OR_RETURN(Json added,
                       ParseJsonObject(quantization_config_json,
-                                      "quantization_config", kConfigLimits));
+                                      "quantization_config", kAddedLimits));
   config.erase("quantization_config");
   config["quantization_config"] = std::move(added);
   return DumpConfigJson(config) + "\n";

@@ -362,6 +362,10 @@ TEST_CASE("quantization_config goes to the end of config.json",
         "{\n  \"t\": [\n    0.0,\n    Infinity\n  ],\n  \"n\": NaN,\n"
         "  \"m\": {\n    \"x\": -Infinity\n  },\n  \"s\": \"NaN\\\"\",\n"
         "  \"k\\\\\": Infinity,\n  \"quantization_config\": {}\n}\n");
+  // Names of all that is left alone fill more than a model's own config may.
+  const std::string names = "\"" + std::string(5 << 20, 'n') + "\"";
+  CHECK(merge("{}", "{\"ignore\":[" + names + "]}").find(names) !=
+        std::string::npos);
   CheckInvalid(WithQuantizationConfig("{NaN :1}", "{}").status(),
                "config.json: byte 1");
   CHECK(merge("{}", R"({"\u0001NaN":1})").find("\"\\u0001NaN\": 1") !=
