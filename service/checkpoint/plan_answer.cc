@@ -1,4 +1,4 @@
-// Tested by tests/e2e/quantctl_test.py.
+// Tested by tests/e2e/quantctl_test.py and tests/service/plan_call_test.cc.
 #include "service/checkpoint/plan_answer.h"
 
 #include <string>
@@ -22,6 +22,15 @@ void MoveAll(google::protobuf::RepeatedPtrField<Item>* from,
   for (Item& item : *from) to->push_back(std::move(item));
 }
 
+// Behind the pieces of its config that came before.
+void AddSummary(v1::PlanSummary summary, PlanAnswer* answer) {
+  std::string config =
+      std::move(*answer->summary.mutable_quantization_config_json());
+  config += summary.quantization_config_json();
+  summary.set_quantization_config_json(std::move(config));
+  answer->summary = std::move(summary);
+}
+
 }  // namespace
 
 void AddTo(v1::PlanCheckpointResponse response, PlanAnswer* answer) {
@@ -40,7 +49,7 @@ void AddTo(v1::PlanCheckpointResponse response, PlanAnswer* answer) {
       MoveAll(response.mutable_sites()->mutable_sites(), &answer->sites);
       break;
     case v1::PlanCheckpointResponse::kSummary:
-      answer->summary = response.summary();
+      AddSummary(std::move(*response.mutable_summary()), answer);
       break;
     case v1::PlanCheckpointResponse::MESSAGE_NOT_SET:
       break;

@@ -91,24 +91,27 @@ class PlanCall final : public BytesReactor {
     return input_.Add(request_);
   }
 
-  absl::StatusOr<Plan> PlanInLimits() {
+  absl::StatusOr<std::vector<v1::PlanCheckpointResponse>> Responses() {
     QS_ASSIGN_OR_RETURN(Plan plan, PlanWithReasons(input_.request()));
     QS_RETURN_IF_ERROR(CheckLimits(input_.request(), context_.limits(),
                                    context_.pool().kinds().prefer_large,
                                    &plan));
-    return plan;
+    std::vector<v1::PlanCheckpointResponse> responses =
+        PlanToProto(plan, input_.request());
+    QS_RETURN_IF_ERROR(CheckSizes(responses));
+    return responses;
   }
 
   // On a worker.
   void MakeResponses() {
-    const absl::StatusOr<Plan> plan = PlanInLimits();
-    if (plan.ok()) responses_ = PlanToProto(*plan, input_.request());
+    absl::StatusOr<std::vector<v1::PlanCheckpointResponse>> made = Responses();
+    if (made.ok()) responses_ = *std::move(made);
     {
       absl::MutexLock lock(&mutex_);
       planning_ = false;
-      if (!plan.ok() && !ended_) {
+      if (!made.ok() && !ended_) {
         ended_ = true;
-        end_status_ = plan.status();
+        end_status_ = made.status();
       }
       if (ended_) return Finish(ToGrpcStatus(end_status_));
     }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
+#include "service/server/options.h"
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
 
@@ -20,6 +22,9 @@ namespace {
 namespace v1 = quant::v1;
 
 constexpr size_t kMessageBytes = size_t{256} << 10;
+constexpr size_t kFramingBytes = 5;  // gRPC's
+constexpr size_t kMaxResponseBytes = size_t{kMaxMessageBytes} - kFramingBytes;
+constexpr size_t kTextBytes = 32;  // tags and lengths around a text
 constexpr int kMaxTensorParallel = 4096;
 constexpr int kMaxDimensions = 64;
 constexpr size_t kMaxPlanNameBytes = 1024;  // the .proto says so
@@ -193,6 +198,7 @@ void AddCarried(const Plan& plan, v1::PlanSummary* summary) {
   summary->mutable_carried()->Add(sums.begin(), sums.end());
 }
 
+// Without the config.
 v1::PlanCheckpointResponse SummaryOf(const Plan& plan,
                                      const PlanRequest& request) {
   v1::PlanCheckpointResponse response;
@@ -206,12 +212,28 @@ v1::PlanCheckpointResponse SummaryOf(const Plan& plan,
   summary->set_bytes_in(plan.bytes_in);
   summary->set_bytes_out(plan.bytes_out);
   summary->set_refused(plan.refused);
-  summary->set_quantization_config_json(plan.quantization_config_json);
   *summary->mutable_resolved() = SpecToProto(request.spec);
   *summary->mutable_overrides() = OverridesToProto(request.overrides);
   for (const std::string& engine : plan.engines) summary->add_engines(engine);
   AddCarried(plan, summary);
   return response;
+}
+
+// Pieces as large as can be: clients that know of one summary only get on with
+// every config that fits.
+void AppendSummary(const Plan& plan, const PlanRequest& request,
+                   std::vector<v1::PlanCheckpointResponse>* out) {
+  v1::PlanCheckpointResponse last = SummaryOf(plan, request);
+  const size_t room = kMaxResponseBytes - kTextBytes -
+                      std::min(kMaxResponseBytes / 2, last.ByteSizeLong());
+  // ASCII: it may be cut anywhere.
+  std::string_view rest = plan.quantization_config_json;
+  for (; rest.size() > room; rest.remove_prefix(room)) {
+    out->emplace_back().mutable_summary()->set_quantization_config_json(
+        std::string(rest.substr(0, room)));
+  }
+  last.mutable_summary()->set_quantization_config_json(std::string(rest));
+  out->push_back(std::move(last));
 }
 
 }  // namespace
@@ -348,8 +370,22 @@ std::vector<v1::PlanCheckpointResponse> PlanToProto(
   Append(plan.files, &out);
   Append(plan.sites, &out);
   Append(plan.findings, &out);
-  out.push_back(SummaryOf(plan, request));
+  AppendSummary(plan, request, &out);
   return out;
+}
+
+absl::Status CheckSizes(
+    const std::vector<v1::PlanCheckpointResponse>& responses) {
+  for (const v1::PlanCheckpointResponse& response : responses) {
+    const size_t bytes = response.ByteSizeLong();
+    if (bytes <= kMaxResponseBytes) continue;
+    return RpcError(absl::StatusCode::kResourceExhausted, "PLAN_TOO_LARGE",
+                    absl::StrCat("responses: got one of ", bytes,
+                                 " bytes, allowed ", kMaxResponseBytes),
+                    {{"got", absl::StrCat(bytes)},
+                     {"allowed", absl::StrCat(kMaxResponseBytes)}});
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace qs

@@ -49,9 +49,14 @@ class PlanInput {
 // MakePlan with the .proto's reasons on its errors.
 absl::StatusOr<Plan> PlanWithReasons(const PlanRequest& request);
 
-// Messages of about 256 KiB each, the summary last. `plan` is `request`'s.
+// Messages of about 256 KiB each, the summary last, in several where its
+// quantization_config_json fills more than one. `plan` is `request`'s.
 std::vector<quant::v1::PlanCheckpointResponse> PlanToProto(
     const Plan& plan, const PlanRequest& request);
+
+// Whether each can be sent. Errors: PLAN_TOO_LARGE.
+absl::Status CheckSizes(
+    const std::vector<quant::v1::PlanCheckpointResponse>& responses);
 
 }  // namespace qs
 

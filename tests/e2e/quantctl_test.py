@@ -451,6 +451,25 @@ class QuantctlTest(programs.QuantctlCase):
         self.assert_failed(quantctl("report", file, "--html",
                                     self.work / "no" / "x.html"), 6)
 
+    def test_names_that_no_message_holds(self):
+        """config.json names all that is left alone, however much that is."""
+        source = self.work / "in"
+        source.mkdir()
+        (source / "config.json").write_text('{"model_type": "other"}')
+        modules = [f"model.layers.{i}.mlp.{'n' * 470}" for i in range(9000)]
+        write_safetensors(source / "model.safetensors", {
+            f"{module}.weight": ("BF16", [16, 128], bytes(2 * 16 * 128))
+            for module in modules})
+        flags = ("--preset", "W4A16", "--include", "model.layers.0.*")
+        self.run_ok("plan", source, *flags, "--server", self.server.address)
+        out, report = self.work / "out", self.work / "report.json"
+        self.quantize_ok(source, out, *flags, "--json", report)
+        config = json.loads((out / "config.json").read_text())
+        ignored = config["quantization_config"]["ignore"]
+        self.assertTrue(set(modules[1:]) <= set(ignored))
+        self.assertNotIn(modules[0], set(ignored))
+        self.run_ok("report", report)
+
     def test_plan_capabilities_health(self):
         server = ("--server", self.server.address)
         table = self.run_ok("plan", MODEL, "--preset", "W4A16", *server)

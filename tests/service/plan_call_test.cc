@@ -4,6 +4,8 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "service/checkpoint/plan_answer.h"
 #include "service/server/error.h"
 #include "service/server/plan_limits.h"
 #include "tests/service/quantize_client.h"
@@ -26,6 +29,7 @@ struct PlanAnswers {
   std::vector<v1::PlanFile> files;
   std::vector<v1::Finding> findings;
   std::vector<v1::PlanSummary> summaries;
+  PlanAnswer together;  // as a client puts them together
   int messages = 0;
   absl::Status status;
 };
@@ -66,11 +70,13 @@ PlanAnswers Plan(const InProcessServer& server, const PlanRequests& requests) {
   v1::PlanCheckpointResponse response;
   while (stream->Read(&response)) {
     ++out.messages;
-    REQUIRE(out.summaries.empty());  // it comes last
+    // They come last.
+    REQUIRE((out.summaries.empty() || response.has_summary()));
     for (auto& e : response.entries().entries()) out.entries.push_back(e);
     for (auto& f : response.files().files()) out.files.push_back(f);
     for (auto& f : response.findings().findings()) out.findings.push_back(f);
     if (response.has_summary()) out.summaries.push_back(response.summary());
+    AddTo(response, &out.together);
   }
   out.status = FromGrpcStatus(stream->Finish());
   return out;
@@ -213,6 +219,49 @@ TEST_CASE("a large plan comes in several messages, in order", "[plan_call]") {
           "model.layers.4321.mlp.up_proj.weight");
 }
 
+TEST_CASE("a list of names that no message holds comes in pieces",
+          "[plan_call]") {
+  InProcessServer server;
+  // The config has \u5c64 for each: pieces of any size cut some.
+  std::string filler;
+  for (int i = 0; i < 150; ++i) filler += "\xe5\xb1\xa4";
+  PlanRequests requests = {PlanConfigRequest("W4A16")};
+  requests[0].mutable_config()->add_include("model.layers.0.*");
+  constexpr int kTensors = 10000;
+  std::set<std::string> modules;
+  for (int i = 0; i < kTensors; ++i) {
+    if (i % 1000 == 0) requests.emplace_back();
+    const std::string module =
+        absl::StrCat("model.layers.", i, ".", filler, ".up_proj");
+    AddTensor(&requests.back(), module + ".weight", 128, 128)
+        ->set_file(absl::StrCat("f", i / 1000, ".safetensors"));
+    if (i > 0) modules.insert(module);
+  }
+  PlanAnswers answers = Plan(server, requests);
+  INFO(answers.status);
+  REQUIRE(answers.status.ok());
+  REQUIRE(answers.summaries.size() == 3);
+  const v1::PlanSummary last = answers.summaries.back();
+  REQUIRE(last.tensors() == kTensors);
+  REQUIRE(last.tensors_quantized() == 1);
+  for (v1::PlanSummary& summary : answers.summaries) {
+    REQUIRE_FALSE(summary.quantization_config_json().empty());
+    summary.clear_quantization_config_json();
+  }
+  REQUIRE(answers.summaries[0].ByteSizeLong() == 0);
+  REQUIRE(answers.summaries[1].ByteSizeLong() == 0);
+
+  v1::PlanSummary& whole = answers.together.summary;
+  const auto config = nlohmann::json::parse(whole.quantization_config_json());
+  std::set<std::string> ignored = config.at("ignore");
+  ignored.erase("lm_head");
+  REQUIRE(ignored.size() == kTensors - 1);
+  REQUIRE((ignored == modules));  // too many to print
+  whole.clear_quantization_config_json();
+  REQUIRE(whole.SerializeAsString() ==
+          answers.summaries[2].SerializeAsString());
+}
+
 TEST_CASE("errors of the requests", "[plan_call]") {
   ServerOptions options = TestServerOptions();
   options.max_plan_tensors = 3;
@@ -256,6 +305,35 @@ TEST_CASE("errors of the requests", "[plan_call]") {
   large.mutable_config()->set_config_json(std::string(10001, ' '));
   RequirePlanError(server, {large}, absl::StatusCode::kResourceExhausted,
                    "PLAN_TOO_LARGE", "10000");
+}
+
+TEST_CASE("a plan that could not be sent in whole is refused before",
+          "[plan_call]") {
+  InProcessServer server;
+  const auto plan = [&](int experts) {
+    PlanRequests requests = {PlanConfigRequest("W4A16")};
+    requests[0].mutable_config()->set_config_json(
+        R"({"model_type": "qwen3_moe"})");
+    requests[0].mutable_config()->set_list_sites(true);
+    for (int i = 0; i < experts; ++i) {
+      if (i % 2000 == 0) requests.emplace_back();
+      AddTensor(
+          &requests.back(),
+          absl::StrCat("model.layers.0.mlp.experts.", i, ".up_proj.weight"), 16,
+          128)
+          ->set_file(absl::StrCat("f", i / 2000, ".safetensors"));
+    }
+    return requests;
+  };
+  // The site that all experts read names them.
+  const PlanAnswers answers = Plan(server, plan(100000));
+  INFO(answers.status);
+  REQUIRE(absl::IsResourceExhausted(answers.status));
+  REQUIRE(ErrorReason(answers.status) == "PLAN_TOO_LARGE");
+  REQUIRE(std::string(answers.status.message()).find("allowed 4194299") !=
+          std::string::npos);
+  REQUIRE(answers.messages == 0);
+  REQUIRE(Plan(server, plan(4000)).status.ok());
 }
 
 TEST_CASE("the tensors of stacks count singly", "[plan_call]") {
