@@ -26,6 +26,8 @@ namespace {
 namespace v1 = quant::v1;
 
 constexpr size_t kMaxFindings = 100;
+// Of a plan's config. A job's message has what was asked for beside it.
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 std::string HashOf(const v1::Job& spec) {
   const std::string bytes = DeterministicBytes(spec);
@@ -36,7 +38,11 @@ std::string HashOf(const v1::Job& spec) {
 
 v1::JobPlan PlanOf(const JobPace& pace, const CheckpointRun& run) {
   v1::JobPlan plan;
-  *plan.mutable_summary() = run.plan();
+  v1::PlanSummary& summary = *plan.mutable_summary();
+  summary = run.plan();
+  if (summary.quantization_config_json().size() > kMaxConfigBytes) {
+    summary.clear_quantization_config_json();
+  }
   std::vector<v1::Finding> findings = run.findings();
   findings.resize(std::min(findings.size(), kMaxFindings));
   for (v1::Finding& finding : findings) {

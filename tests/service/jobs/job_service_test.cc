@@ -8,7 +8,9 @@
 #include <set>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
+#include "quant/formats/safetensors.h"
 #include "service/jobs/job_messages.h"
 #include "tests/service/jobs/fake_runs.h"
 #include "tests/service/jobs/job_client.h"
@@ -108,6 +110,48 @@ TEST_CASE_METHOD(JobFixture, "GPTQ with a calibration file; an awq job, too",
     REQUIRE(totals.bits_per_weight() > 4);
     REQUIRE(job.plan().summary().carried_size() > 0);
   }
+}
+
+// Linears whose names have 500 bytes.
+void WriteLongNames(const fs::path& folder, int count) {
+  fs::create_directories(folder);
+  std::ofstream(folder / "config.json") << R"({"model_type": "other"})";
+  const std::vector<uint8_t> weight(2 * 16 * 128);
+  std::vector<SafetensorsItem> items;
+  for (int i = 0; i < count; ++i) {
+    std::string name = absl::StrCat("model.layers.", i, ".mlp.");
+    name += std::string(493 - name.size(), 'n') + ".weight";
+    items.push_back({std::move(name), DType::kBF16, {16, 128}, weight});
+  }
+  REQUIRE(WriteSafetensors(folder / "model.safetensors", items, {}).ok());
+}
+
+TEST_CASE("a job whose config no message holds is made and answered",
+          "[job_service]") {
+  JobFolders folders;
+  constexpr int kTensors = 9000;
+  WriteLongNames(folders.folder / "model", kTensors);
+  ServerOptions options = JobServerTestOptions(folders);
+  options.read_roots = {folders.folder / "model"};
+  InProcessServer server(options);
+  JobClient jobs(server.NewChannel());
+  v1::CreateJobRequest request = JobRequest(folders, "a", "W4A16");
+  v1::JobSource* source = request.mutable_job()->mutable_source();
+  source->set_uri("file://" + (folders.folder / "model"));
+  source->add_include("model.layers.0.*");
+
+  const v1::Job made = RequireMade(jobs, request);
+  REQUIRE(made.plan().summary().quantization_config_json().empty());
+  REQUIRE(made.plan().summary().tensors() == kTensors);
+  const v1::Job done = WaitDone(jobs, made.name());
+  INFO(done.error().ShortDebugString());
+  REQUIRE(done.state() == v1::Job::SUCCEEDED);
+  REQUIRE(done.plan().summary().SerializeAsString() ==
+          made.plan().summary().SerializeAsString());
+  REQUIRE(jobs.Get(made.name()).ok());
+  const std::string config = ReadTree(folders.Out("a")).at("config.json");
+  REQUIRE(config.size() > 4 << 20);
+  REQUIRE(config.find("\"model.layers.8999.mlp.nnn") != std::string::npos);
 }
 
 TEST_CASE_METHOD(JobFixture, "what cannot start is the call's error",
