@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
@@ -87,6 +88,18 @@ absl::StatusOr<std::string> PathOfFileUri(const std::string& field,
     }
   }
   return path;
+}
+
+std::string FileUriOf(const std::string& path) {
+  std::string uri = kPrefix;
+  for (const char byte : path) {
+    if (IsPathByte(byte)) {
+      uri += byte;
+    } else {
+      absl::StrAppendFormat(&uri, "%%%02X", static_cast<unsigned char>(byte));
+    }
+  }
+  return uri;
 }
 
 bool IsBeneath(const std::string& path, const std::string& root) {

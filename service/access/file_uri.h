@@ -1,4 +1,4 @@
-// The path that a "file" URI names, by its text alone.
+// The path that a "file" URI names, and the other way round, by text alone.
 // Thread: pure functions.
 #ifndef QS_SERVICE_ACCESS_FILE_URI_H_
 #define QS_SERVICE_ACCESS_FILE_URI_H_
@@ -16,6 +16,9 @@ namespace qs {
 // or above 4096 bytes; PERMISSION_DENIED URI_NOT_ALLOWED — a ".." part.
 absl::StatusOr<std::string> PathOfFileUri(const std::string& field,
                                           const std::string& uri);
+
+// The URI of an absolute path: what PathOfFileUri gives `path` for.
+std::string FileUriOf(const std::string& path);
 
 // PERMISSION_DENIED URI_NOT_ALLOWED "FIELD: got TEXT".
 absl::Status UriNotAllowed(const std::string& field, const std::string& text);

@@ -2,11 +2,10 @@
 #include "service/cli/job_arguments.h"
 
 #include <cctype>
-#include <cstring>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "service/access/file_uri.h"
 #include "service/base/number_check.h"
 #include "service/cli/argument_groups.h"
 
@@ -127,20 +126,7 @@ v1::Job::Priority PriorityOf(const std::string& word) {
 }
 
 std::string UriOf(const std::string& text) {
-  if (!absl::StartsWith(text, "/")) return text;
-  std::string uri = "file://";
-  for (const char c : text) {
-    const auto u = static_cast<unsigned char>(c);
-    const bool plain = u < 128 && c != '\0' &&
-                       (std::isalnum(u) != 0 ||
-                        std::strchr("/-._~!$&'()*+,;=:@", c) != nullptr);
-    if (plain) {
-      uri += c;
-    } else {
-      absl::StrAppendFormat(&uri, "%%%02X", u);
-    }
-  }
-  return uri;
+  return absl::StartsWith(text, "/") ? FileUriOf(text) : text;
 }
 
 std::string JobNameOf(const std::string& text) {

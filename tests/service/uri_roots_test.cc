@@ -300,6 +300,16 @@ TEST_CASE("URIs that are none", "[uri_roots]") {
   REQUIRE(tree.Existing(tree.in + "/%C3%a4%20b%25").ok());
 }
 
+TEST_CASE("the URI of a path names that path", "[uri_roots]") {
+  REQUIRE(FileUriOf("/a b/\xc3\xa4%") == "file:///a%20b/%C3%A4%25");
+  for (int byte = 1; byte < 256; ++byte) {
+    // One letter before it, as "." alone is no name.
+    const std::string path = std::string("/a") + static_cast<char>(byte) + "b";
+    INFO(byte);
+    REQUIRE(PathOfFileUri("uri", FileUriOf(path)).value() == path);
+  }
+}
+
 TEST_CASE("new paths below a write root", "[uri_roots]") {
   const Tree tree;
   REQUIRE(*tree.New(tree.out + "/x") == tree.Real(tree.out) + "/x");
