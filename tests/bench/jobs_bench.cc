@@ -21,6 +21,7 @@
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "quant/v1/jobs.grpc.pb.h"
+#include "service/access/file_uri.h"
 #include "service/server/log.h"
 #include "service/server/server.h"
 
@@ -99,7 +100,7 @@ class Held {
 std::string Create(v1::JobService::Stub& stub, const Setting& setting, int i) {
   v1::CreateJobRequest request;
   v1::Job* job = request.mutable_job();
-  job->mutable_source()->set_uri("file://" + setting.source);
+  job->mutable_source()->set_uri(FileUriOf(setting.source));
   job->mutable_quantization()->set_preset("NF4");
   job->mutable_destination()->set_uri(
       absl::StrCat("file://", setting.folder, "/out/", i));

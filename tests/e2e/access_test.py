@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import tempfile
 
@@ -95,7 +96,8 @@ class AccessTest(programs.QuantctlCase):
         port_file = self.work / "port"
         script = re.sub(r"^    ", "", block, flags=re.M)
         script = script.replace("/tmp/", f"{self.work}/")
-        script = script.replace("build/release/bin", str(BIN))
+        script = script.replace("build/release/bin",
+                                shlex.quote(str(BIN)))
         script = script.replace(
             "quantd --access-file",
             f"quantd --listen 127.0.0.1:0 --port-file {port_file} "

@@ -137,7 +137,7 @@ class StreamTest(unittest.TestCase):
             self.skipTest("not a bundle")
         maps = pathlib.Path(
             f"/proc/{self.servers['tested'].process.pid}/maps").read_text()
-        loaded = {line.split()[-1] for line in maps.splitlines()
+        loaded = {line.split(maxsplit=5)[-1] for line in maps.splitlines()
                   if re.search(r"\.so(\.|$)", line)}
         self.assertTrue(loaded)
         for path in sorted(loaded):

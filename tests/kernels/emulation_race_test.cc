@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tests/testing/catch_compat.h"
+#include "tests/testing/shell_word.h"
 
 namespace qs {
 namespace {
@@ -24,7 +25,7 @@ struct Output {
 
 Output RunRacyKernel(const std::string& name) {
   const std::string command =
-      std::string(QS_RACY_KERNELS) + " " + name + " 2>&1";
+      testing::ShellWord(QS_RACY_KERNELS) + " " + name + " 2>&1";
   FILE* const pipe = popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);
   Output output;

@@ -19,6 +19,7 @@
 #include "tests/service/quantize_client.h"
 #include "tests/testing/catch_compat.h"
 #include "tests/testing/sanitized.h"
+#include "tests/testing/shell_word.h"
 
 namespace qs::testing {
 namespace {
@@ -247,7 +248,7 @@ TEST_CASE("every log line is JSON, each call has one", "[quantd]") {
 
 int ExitCode(const std::string& flags) {
   const std::string command =
-      std::string(QUANTD_PATH) + " " + flags + " >/dev/null 2>&1";
+      ShellWord(QUANTD_PATH) + " " + flags + " >/dev/null 2>&1";
   const int status = std::system(command.c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "google/rpc/error_details.pb.h"
+#include "service/access/file_uri.h"
 #include "tests/service/history/workload.h"
 
 namespace qs::testing {
@@ -86,13 +87,13 @@ std::string HistoryClient::CreateJob(int number) {
   v1::CreateJobRequest request;
   request.set_request_id(op.request);
   v1::Job* job = request.mutable_job();
-  job->mutable_source()->set_uri("file://" + board_.data + "/tiny-llama");
+  job->mutable_source()->set_uri(FileUriOf(board_.data + "/tiny-llama"));
   job->mutable_quantization()->set_preset(KindOf(number).preset);
-  job->mutable_destination()->set_uri("file://" + board_.out + "/" +
-                                      op.expected);
+  job->mutable_destination()->set_uri(
+      FileUriOf(board_.out + "/" + op.expected));
   if (number % 3 == 2) {
-    job->mutable_calibration()->set_uri("file://" + board_.data +
-                                        "/tiny-llama-calibration.safetensors");
+    job->mutable_calibration()->set_uri(
+        FileUriOf(board_.data + "/tiny-llama-calibration.safetensors"));
     job->mutable_quantization()->set_profile(v1::REFERENCE);
   }
   v1::Job made;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "quant/v1/jobs.grpc.pb.h"
+#include "service/access/file_uri.h"
 #include "service/server/error.h"
 #include "service/server/grpc_status.h"
 #include "tests/testing/catch_compat.h"
@@ -34,7 +35,7 @@ struct JobFolders {
     return folder / ("out/" + name);
   }
   std::string OutUri(const std::string& name) const {
-    return "file://" + Out(name);
+    return FileUriOf(Out(name));
   }
   std::vector<std::string> OutFiles() const {
     std::vector<std::string> files;
@@ -58,7 +59,7 @@ inline ServerOptions JobServerTestOptions(const JobFolders& folders) {
 }
 
 inline std::string DataUri(const std::string& name) {
-  return std::string("file://") + QS_TEST_DATA + "/" + name;
+  return FileUriOf(std::string(QS_TEST_DATA) + "/" + name);
 }
 
 inline v1::CreateJobRequest JobRequest(const JobFolders& folders,

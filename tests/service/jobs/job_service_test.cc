@@ -14,6 +14,7 @@
 #include "service/jobs/job_messages.h"
 #include "tests/service/jobs/fake_runs.h"
 #include "tests/service/jobs/job_client.h"
+#include "tests/testing/shell_word.h"
 
 namespace qs::testing {
 namespace {
@@ -77,7 +78,7 @@ TEST_CASE_METHOD(JobFixture,
   REQUIRE(fs::exists(folders.Out("a/config.json")));
   // The digest is what a person can have, too.
   const std::string sum = OutputOf(
-      "cd " + folders.Out("a") +
+      "cd " + ShellWord(folders.Out("a")) +
       " && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | "
       "sha256sum");
   REQUIRE(job.summary().digest() == "sha256:" + sum.substr(0, 64));
