@@ -56,6 +56,23 @@ quantize() { # preset, target, more arguments...
   "$bin/quantctl" report "$to.json" --html "$to.html" >/dev/null
 }
 
+# The server takes what else a path has as escapes only.
+uri_of() { # an absolute path
+  local LC_ALL=C path=$1 uri=file:// byte i # byte by byte, whatever the locale
+  for ((i = 0; i < ${#path}; i++)); do
+    byte=${path:i:1}
+    case $byte in
+      [a-zA-Z0-9._~/-]) ;;
+      *)
+        printf -v byte %d "'$byte"
+        printf -v byte %%%02X $((byte & 255))
+        ;;
+    esac
+    uri+=$byte
+  done
+  printf '%s\n' "$uri"
+}
+
 # By grpcurl where it, or Go, is installed, else the same job by quantctl. The server
 # keeps the result in its store, from which it is read.
 create_job() { # prints its name
@@ -65,8 +82,8 @@ create_job() { # prints its name
       --json | sed -n 's/^ "name": "\(.*\)",\{0,1\}$/\1/p'
     return
   fi
-  local job='{"job":{"source":{"uri":"file://'$PWD/$model'"},
-    "calibration":{"uri":"file://'$PWD/$calibration'"},
+  local job='{"job":{"source":{"uri":"'$(uri_of "$PWD/$model")'"},
+    "calibration":{"uri":"'$(uri_of "$PWD/$calibration")'"},
     "quantization":{"preset":"W4A16-gptq"},"target":{"engine":"VLLM"}}}'
   printf 'grpcurl -plaintext -d %s %s quant.v1.JobService/CreateJob\n' \
     "'$job'" "$server" >&2

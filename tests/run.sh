@@ -61,11 +61,7 @@ cuda=()
 [ -x build/cuda/bin/nvcc ] && cuda=("-DCMAKE_CUDA_COMPILER=$PWD/build/cuda/bin/nvcc")
 build release -DQS_INTEROP="$slow" "${cuda[@]}"
 step "quickstart"
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-QUANTD_PORT=$port deploy/quickstart.sh >build/quickstart.log 2>&1 || {
-  cat build/quickstart.log >&2
-  exit 1
-}
+tests/deploy/quickstart_test.sh
 
 step "tests"
 ctest --preset release -j "$jobs" --no-tests=error
