@@ -10,11 +10,13 @@ import base64
 import json
 import pathlib
 import re
+import shlex
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 from checkpoints import make_small
 
@@ -106,10 +108,12 @@ def main():
     assert len(commands) >= 4, commands
     with tempfile.TemporaryDirectory() as work:
         port_file = pathlib.Path(work) / "port"
+        here = pathlib.Path(work) / "a b"
+        escaped = urllib.parse.quote(str(here))
         data, out = pathlib.Path(work) / "data", pathlib.Path(work) / "out"
         out.mkdir()
         # A smaller model of the name that the README has.
-        read_root = pathlib.Path(work) / "tests" / "data"
+        read_root = here / "tests" / "data"
         make_small(read_root, layers=1)
         job = "JOB"
         server = subprocess.Popen(
@@ -124,12 +128,15 @@ def main():
                 time.sleep(0.05)
             port = port_file.read_text().strip()
             for command in commands:
+                # A folder may have spaces; its URI has them escaped.
+                command = command.replace("'\"$PWD\"'", escaped)
+                assert "$PWD" not in command, command
                 typed = command.replace("127.0.0.1:50051", f"127.0.0.1:{port}")
                 typed = typed.replace("/tmp/quantized", str(out))
                 typed = typed.replace("JOB", job)
-                typed = typed.replace("grpcurl", grpcurl, 1)
+                typed = typed.replace("grpcurl", shlex.quote(grpcurl), 1)
                 done = subprocess.run(["bash", "-c", typed], text=True,
-                                      cwd=work, capture_output=True, timeout=60)
+                                      cwd=here, capture_output=True, timeout=60)
                 assert done.returncode == 0, (typed, done.stdout, done.stderr)
                 if "/CreateJob" in command:
                     job = json.loads(done.stdout)["name"].split("/")[-1]

@@ -492,8 +492,8 @@ class QuantctlTest(programs.QuantctlCase):
         self.assertIn("SERVING", self.run_ok("health", *server).stdout)
 
     def test_readme(self):
-        """Its lines run, on a smaller model of that name, its tables agree
-        with --help, its tests exist."""
+        """Its lines run, on a smaller model of that name and in a folder with
+        a space, its tables agree with --help, its tests exist."""
         readme = (ROOT / "README.md").read_text()
         lines = re.findall(r"^    build/release/bin/quantctl .*(?:\n     .*)*",
                            readme, re.M)
@@ -501,10 +501,11 @@ class QuantctlTest(programs.QuantctlCase):
         self.assertEqual(len(lines), 16, lines)
         job = "JOB"
         (self.work / "quantized").mkdir()
-        make_small(self.work / "tests" / "data", layers=1)
+        here = self.work / "a b"
+        make_small(here / "tests" / "data", layers=1)
         server = programs.Server(
             self.work, "--data-dir", self.work / "data", "--read-root",
-            self.work / "tests" / "data", "--write-root",
+            here / "tests" / "data", "--write-root",
             self.work / "quantized")
         self.addCleanup(server.close)
         for line in lines:
@@ -514,7 +515,7 @@ class QuantctlTest(programs.QuantctlCase):
                                   shlex.quote(str(BIN / "quantctl")))
             if "quantctl report" not in line:
                 typed += f" --server {server.address}"
-            done = subprocess.run(["bash", "-c", typed], cwd=self.work,
+            done = subprocess.run(["bash", "-c", typed], cwd=here,
                                   text=True, capture_output=True, timeout=120)
             self.assertEqual(done.returncode, 0, typed + done.stderr)
             if made := re.search(r"projects/default/jobs/(\w+)", done.stdout):
