@@ -159,6 +159,12 @@ absl::StatusOr<UriRoots> UriRoots::Open(
   return out;
 }
 
+std::vector<std::string> UriRoots::write_directories() const {
+  std::vector<std::string> directories;
+  for (const Root& root : write_) directories.push_back(root.real);
+  return directories;
+}
+
 absl::StatusOr<InputPath> UriRoots::ResolveExisting(
     const std::string& project, const std::string& uri,
     const std::string& field) const {

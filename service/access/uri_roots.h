@@ -74,6 +74,8 @@ class UriRoots {
 
   bool has_read_roots() const { return !read_.empty(); }
   bool has_write_roots() const { return !write_.empty(); }
+  // Where the write roots lead to.
+  std::vector<std::string> write_directories() const;
 
  private:
   struct Root {

@@ -42,6 +42,18 @@ absl::Status CheckDataDir(const std::string& data_dir) {
   return CheckWritable("data-dir", path);
 }
 
+// Those of --write-root are written in, too.
+absl::Status CheckRoots(const ServerOptions& options) {
+  QS_ASSIGN_OR_RETURN(
+      const UriRoots roots,
+      UriRoots::Open(options.read_roots, options.write_roots,
+                     options.follow_links ? Links::kBeneath : Links::kRefused));
+  for (const std::string& directory : roots.write_directories()) {
+    QS_RETURN_IF_ERROR(CheckWritable("write-root", directory));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckConfigFiles(const ServerOptions& options) {
@@ -54,10 +66,7 @@ absl::Status CheckConfigFiles(const ServerOptions& options) {
   if (!options.data_dir.empty()) {
     QS_RETURN_IF_ERROR(CheckDataDir(options.data_dir));
   }
-  QS_RETURN_IF_ERROR(
-      UriRoots::Open(options.read_roots, options.write_roots,
-                     options.follow_links ? Links::kBeneath : Links::kRefused)
-          .status());
+  QS_RETURN_IF_ERROR(CheckRoots(options));
   if (options.port_file.empty()) return absl::OkStatus();
   QS_RETURN_IF_ERROR(CheckPortFile(options.port_file));
   std::error_code error;

@@ -2,12 +2,17 @@
 // machine's limits.
 #include "service/server/options.h"
 
+#include <sched.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "service/server/listen_address.h"
@@ -35,6 +40,20 @@ std::string Refused(const Args& args) {
   REQUIRE(command.exit_code == 2);
   REQUIRE(command.out.empty());
   return command.error;
+}
+
+// What --check-config has to say; empty: nothing.
+std::string Checked(Args args) {
+  args.emplace_back("--check-config");
+  const CommandLine command = ParseCommandLine(args);
+  INFO(command.error);
+  CHECK_FALSE(command.serve);
+  CHECK(command.exit_code == (command.error.empty() ? 0 : 2));
+  return command.error;
+}
+
+bool Has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
 }
 
 // A file that is there as long as the object.
@@ -264,34 +283,85 @@ TEST_CASE("--check-config reads the access file", "[options]") {
 TEST_CASE("--check-config looks at the directories", "[options]") {
   const TemporaryFolder folder;
   const TextFile file("text");
-  const auto check = [](Args args) {
-    args.emplace_back("--check-config");
-    const CommandLine command = ParseCommandLine(args);
-    INFO(command.error);
-    CHECK(command.exit_code == (command.error.empty() ? 0 : 2));
-    return command.error;
-  };
   std::filesystem::create_directory(folder / "root");
-  CHECK(check({"--data-dir", folder / "new/below"}).empty());
-  CHECK(check({"--data-dir", folder / "root"}).empty());
-  CHECK(check({"--data-dir", file.path()}).find("data-dir: got") !=
-        std::string::npos);
-  CHECK(check({"--data-dir", file.path() + "/below"}).find("is a file") !=
-        std::string::npos);
-  CHECK(check({"--read-root", folder / "root"}).empty());
-  CHECK(check({"--read-root", folder / "none"}).find("read-root") !=
-        std::string::npos);
-  CHECK(check({"--write-root", folder / "none"}).find("write-root") !=
-        std::string::npos);
-  CHECK(check({"--port-file", folder / "port"}).empty());
-  CHECK(check({"--port-file", folder / "none/port"}).find("port-file: got") !=
-        std::string::npos);
+  CHECK(Checked({"--data-dir", folder / "new/below"}).empty());
+  CHECK(Checked({"--data-dir", folder / "root"}).empty());
+  CHECK(Has(Checked({"--data-dir", file.path()}), "data-dir: got"));
+  CHECK(Has(Checked({"--data-dir", file.path() + "/below"}), "is a file"));
+  CHECK(Checked({"--read-root", folder / "root"}).empty());
+  CHECK(Has(Checked({"--read-root", folder / "none"}), "read-root"));
+  CHECK(Checked({"--write-root", folder / "root"}).empty());
+  CHECK(Has(Checked({"--write-root", folder / "none"}), "write-root"));
+  CHECK(Has(Checked({"--write-root", file.path()}), "write-root"));
+  CHECK(Checked({"--port-file", folder / "port"}).empty());
+  CHECK(Has(Checked({"--port-file", folder / "none/port"}), "port-file: got"));
   std::filesystem::create_symlink("port", folder / "link");
-  CHECK(check({"--port-file", folder / "link"}).find("is no regular file") !=
-        std::string::npos);
+  CHECK(Has(Checked({"--port-file", folder / "link"}), "is no regular file"));
   // It changes nothing.
   CHECK(std::filesystem::is_empty(folder / "root"));
   CHECK_FALSE(std::filesystem::exists(folder / "new"));
+}
+
+// As root, too, whom permissions do not stop.
+TEST_CASE("--check-config finds directories on a read-only file system",
+          "[options]") {
+  const TemporaryFolder folder;
+  for (const char* name : {"good", "disk"}) {
+    std::filesystem::create_directory(folder / name);
+  }
+  const std::string disk = folder / "disk";
+  // In a mount namespace of its own, which ends with the thread.
+  std::thread([&] {
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("none", disk.c_str(), "tmpfs", MS_RDONLY, "size=1m") != 0) {
+      WARN("skipped: mounting a file system needs the rights to: "
+           << strerror(errno));
+      return;
+    }
+    CHECK(Checked({"--read-root", disk}).empty());
+    CHECK(Checked({"--write-root", folder / "good"}).empty());
+    const std::string says =
+        "the directory \"" + disk + "\" (Read-only file system), allowed";
+    CHECK(Has(Checked({"--write-root", disk}), "write-root: got " + says));
+    // Every one, also a project's.
+    CHECK(Has(Checked({"--write-root", folder / "good", "--write-root",
+                       "team-a=" + disk}),
+              "write-root: got " + says));
+    CHECK(Has(Checked({"--data-dir", disk + "/new"}), "data-dir: got " + says));
+    CHECK(Has(Checked({"--port-file", disk + "/port"}),
+              "port-file: got " + says));
+  }).join();
+}
+
+TEST_CASE("--check-config finds a root that may not be written to",
+          "[options]") {
+  const TemporaryFolder folder;
+  const std::filesystem::path locked = folder / "locked";
+  std::filesystem::create_directory(locked);
+  std::filesystem::permissions(locked, std::filesystem::perms(0555));
+  // The superuser may write everywhere; access() asks for the real user.
+  const bool super = getuid() == 0;
+  if (super) {
+    std::filesystem::permissions(locked.parent_path(),
+                                 std::filesystem::perms(0755));
+    REQUIRE(setresuid(65534, 65534, 0) == 0);
+  }
+  const std::string error = Checked({"--write-root", locked});
+  if (super) REQUIRE(setresuid(0, 0, 0) == 0);
+  CHECK(Has(error, "write-root: got"));
+  CHECK(Has(error, "Permission denied"));
+}
+
+// Those that are there: tests/service/tls_test.cc.
+TEST_CASE("--check-config reads the certificates", "[options]") {
+  const TextFile text("no PEM");
+  CHECK(Has(Checked({"--tls-cert", "/nonexistent", "--tls-key", text.path()}),
+            "tls-cert: cannot read"));
+  CHECK(Has(Checked({"--tls-cert", text.path(), "--tls-key", "/nonexistent"}),
+            "tls-key: cannot read"));
+  CHECK(Has(Checked({"--tls-cert", text.path(), "--tls-key", text.path()}),
+            "holds no PEM certificate"));
 }
 
 TEST_CASE("the help is for people", "[options]") {

@@ -99,6 +99,23 @@ TEST_CASE("a new client CA counts for new connections", "[tls]") {
   REQUIRE_FALSE(Serves(server, client));
 }
 
+TEST_CASE("--check-config takes what the server would take", "[tls]") {
+  const Certificates files;
+  const auto check = [&files](const std::string& key, const std::string& ca) {
+    return ParseCommandLine(
+        {"--check-config", "--tls-cert", files.Path("server.pem"), "--tls-key",
+         files.Path(key), "--tls-client-ca", files.Path(ca)});
+  };
+  CHECK(check("server.key", "ca.pem").exit_code == 0);
+  const CommandLine pair = check("client.key", "ca.pem");
+  CHECK(pair.exit_code == 2);
+  CHECK(pair.error.find("does not belong to the certificate") !=
+        std::string::npos);
+  const CommandLine ca = check("server.key", "ca.key");
+  CHECK(ca.exit_code == 2);
+  CHECK(ca.error.find("tls-client-ca: ") != std::string::npos);
+}
+
 TEST_CASE("wrong files are found before the first connection", "[tls]") {
   const Certificates files;
   const auto refused = [](const ServerOptions& options) {
