@@ -20,11 +20,11 @@
 #include "quant/measured_quantizer.h"
 #include "quant/nf4_quantizer.h"
 #include "quant/rtn_quantizer.h"
+#include "quant/tensor_limits.h"
 
 namespace qs {
 namespace {
 
-constexpr size_t kMaxDimensions = 8;
 // Keeps every product of sizes far from overflow; no machine holds more.
 constexpr int64_t kMaxTensorBytes = int64_t{1} << 42;
 

@@ -17,6 +17,7 @@
 #include "service/base/random_id.h"
 #include "service/calibrations/calibration_context.h"
 #include "service/server/error.h"
+#include "service/server/options.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/digest.h"
 
@@ -25,7 +26,6 @@ namespace {
 
 namespace v1 = quant::v1;
 
-constexpr size_t kMaxName = 512;
 constexpr size_t kMaxRequestId = 128;
 // Of metadata and sites in one answer, below the 4 MiB of a message.
 constexpr size_t kMaxPageBytes = size_t{15} << 18;
@@ -63,7 +63,7 @@ absl::Status CheckId(const std::string& id) {
 absl::StatusOr<CalibrationSiteRecord> SiteFromProto(
     const v1::CalibrationSite& site, const std::string& field,
     std::set<std::string>* modules, std::vector<std::string>* texts) {
-  QS_RETURN_IF_ERROR(CheckText(field + ".name", site.name(), 1, kMaxName));
+  QS_RETURN_IF_ERROR(CheckText(field + ".name", site.name(), 1, kMaxNameBytes));
   if (site.inputs() < 1 || site.inputs() > kMaxSiteInputs) {
     return BadFieldError(
         field + ".inputs",
@@ -78,7 +78,7 @@ absl::StatusOr<CalibrationSiteRecord> SiteFromProto(
   texts->push_back(site.name());
   texts->push_back(absl::StrCat(site.inputs(), " ", site.modules_size()));
   for (const std::string& module : site.modules()) {
-    QS_RETURN_IF_ERROR(CheckText(field + ".modules", module, 1, kMaxName));
+    QS_RETURN_IF_ERROR(CheckText(field + ".modules", module, 1, kMaxNameBytes));
     if (!modules->insert(module).second) {
       return BadFieldError(field + ".modules",
                            absl::StrCat("got ", QuoteForError(module),

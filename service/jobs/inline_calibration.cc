@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "service/server/error.h"
+#include "service/server/options.h"
 #include "service/stream/digest.h"
 
 namespace qs {
@@ -18,7 +19,6 @@ namespace {
 
 namespace v1 = quant::v1;
 
-constexpr size_t kMaxNameBytes = 512;
 constexpr char kField[] = "job.calibration.inline";
 
 absl::Status CheckNumbers(const v1::InlineSite& site,

@@ -17,6 +17,7 @@
 #include "service/checkpoint/header_check.h"
 #include "service/run/blob_input.h"
 #include "service/server/error.h"
+#include "service/server/options.h"
 #include "service/server/plan_convert.h"
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
@@ -49,11 +50,11 @@ absl::Status RefusedError(const PlanAnswer& answer) {
 // A job's messages name tensors, several in one.
 absl::Status CheckNames(const PlanRequest& request) {
   for (const PlanTensor& tensor : request.tensors) {
-    if (tensor.name.size() <= kMaxSentNameBytes) continue;
-    return RpcError(absl::StatusCode::kInvalidArgument, "BAD_CHECKPOINT",
-                    absl::StrCat("tensor ", QuoteForError(tensor.name),
-                                 ": got a name of ", tensor.name.size(),
-                                 " bytes, allowed ", kMaxSentNameBytes));
+    if (tensor.name.size() <= kMaxNameBytes) continue;
+    return RpcError(
+        absl::StatusCode::kInvalidArgument, "BAD_CHECKPOINT",
+        absl::StrCat("tensor ", QuoteForError(tensor.name), ": got a name of ",
+                     tensor.name.size(), " bytes, allowed ", kMaxNameBytes));
   }
   return absl::OkStatus();
 }

@@ -5,9 +5,11 @@
 #include "quant/plan/plan.h"
 #include "quant/quant_spec.h"
 #include "quant/solve_group.h"
+#include "quant/tensor_limits.h"
 #include "service/calibrations/calibration_context.h"
 #include "service/jobs/job_request.h"
 #include "service/jobs/job_server.h"
+#include "service/server/channel_arguments.h"
 #include "service/server/proto_convert.h"
 #include "service/server/spec_convert.h"
 #include "service/server/workers.h"
@@ -68,6 +70,16 @@ v1::Limits LimitsOf(const ServerOptions& options) {
   limits.set_max_group_tensors(static_cast<int64_t>(kMostGroupTensors));
   limits.set_max_globs(kMaxGlobs);
   limits.set_max_glob_bytes(static_cast<int64_t>(kMaxGlobBytes));
+  limits.set_max_plans(options.max_plans);
+  limits.set_max_plan_bytes(options.max_plan_bytes);
+  limits.set_max_plan_name_bytes(static_cast<int64_t>(kMaxPlanNameBytes));
+  limits.set_max_plan_dimensions(kMaxPlanDimensions);
+  limits.set_max_name_bytes(static_cast<int64_t>(kMaxNameBytes));
+  limits.set_max_dimensions(kMaxDimensions);
+  limits.set_stream_idle_timeout_seconds(options.stream_idle_timeout);
+  limits.set_max_connection_streams(kMaxStreamsPerConnection);
+  limits.set_max_connections(options.max_connections);
+  limits.set_connection_memory_bytes(options.connection_memory);
   return limits;
 }
 

@@ -4,6 +4,7 @@
 #ifndef QS_SERVICE_SERVER_OPTIONS_H_
 #define QS_SERVICE_SERVER_OPTIONS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -17,6 +18,13 @@ namespace qs {
 constexpr int64_t kMaxMessageBytes = int64_t{4} << 20;
 constexpr int64_t kRecommendedChunkBytes = int64_t{1} << 20;
 constexpr int64_t kMaxChunkBytes = int64_t{2} << 20;
+// Of a tensor that is sent, uploaded or read by a job, and of a calibration's
+// sites and modules.
+constexpr size_t kMaxNameBytes = 512;
+// Of a tensor whose header alone is sent, to be planned; it may be one that is
+// only carried.
+constexpr size_t kMaxPlanNameBytes = 1024;
+constexpr int kMaxPlanDimensions = 64;
 constexpr char kServerVersion[] = "0.1.0";
 constexpr char kApiVersion[] = "quant.v1";
 

@@ -26,8 +26,6 @@ constexpr size_t kFramingBytes = 5;  // gRPC's
 constexpr size_t kMaxResponseBytes = size_t{kMaxMessageBytes} - kFramingBytes;
 constexpr size_t kTextBytes = 32;  // tags and lengths around a text
 constexpr int kMaxTensorParallel = 4096;
-constexpr int kMaxDimensions = 64;
-constexpr size_t kMaxPlanNameBytes = 1024;  // the .proto says so
 
 absl::StatusOr<Engine> EngineFromProto(v1::Engine engine) {
   switch (engine) {
@@ -307,14 +305,14 @@ absl::Status PlanInput::AddTensors(const v1::TensorHeaders& headers) {
                                         " bytes, allowed ", kMaxPlanNameBytes));
     }
     const std::optional<DType> dtype = DTypeFromProto(header.dtype());
-    if (!dtype || header.shape_size() > kMaxDimensions || header.begin() < 0 ||
-        header.end() < header.begin() ||
+    if (!dtype || header.shape_size() > kMaxPlanDimensions ||
+        header.begin() < 0 || header.end() < header.begin() ||
         std::any_of(header.shape().begin(), header.shape().end(),
                     [](int64_t d) { return d < 0; })) {
       return BadFieldError(
           "tensors",
           absl::StrCat("tensor \"", header.name(),
-                       "\": needs a dtype, at most ", kMaxDimensions,
+                       "\": needs a dtype, at most ", kMaxPlanDimensions,
                        " dimensions of at least 0, and 0 <= begin <= end"));
     }
     request_.tensors.push_back({header.name(),

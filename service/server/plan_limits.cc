@@ -11,8 +11,8 @@
 #include "quant/plan/findings.h"
 #include "quant/solve_group.h"
 #include "quant/tensor_quantizer.h"
+#include "service/server/options.h"
 #include "service/stream/group_job.h"
-#include "service/stream/input_errors.h"
 #include "service/stream/tensor_job.h"
 
 namespace qs {
@@ -31,10 +31,10 @@ class LimitCheck {
 
   void Check(const PlanEntry& entry) {
     if (entry.action != TensorAction::kQuantize) return;
-    if (entry.name.size() > kMaxSentNameBytes) {
+    if (entry.name.size() > kMaxNameBytes) {
       Add("NAME_TOO_LONG", entry,
           absl::StrCat("got a name of ", entry.name.size(), " bytes, allowed ",
-                       kMaxSentNameBytes));
+                       kMaxNameBytes));
     }
     if (entry.bytes_in > limits_.max_tensor_bytes()) {
       return Add("TENSOR_TOO_LARGE", entry,

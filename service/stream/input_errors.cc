@@ -6,14 +6,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "quant/formats/format_limit.h"
+#include "quant/tensor_limits.h"
 #include "service/base/metrics.h"
+#include "service/server/options.h"
 #include "service/server/proto_convert.h"
 #include "service/stream/crc32c.h"
 
 namespace qs {
 namespace {
-
-constexpr int kMaxDimensions = 8;
 
 absl::Status CheckShape(const quant::v1::TensorBegin& begin,
                         const std::string& field) {
@@ -96,11 +96,10 @@ absl::Status OpenError(const absl::Status& status) {
 
 absl::StatusOr<TensorInfo> TensorInfoFromProto(
     const quant::v1::TensorBegin& begin, const std::string& field) {
-  if (begin.name().empty() || begin.name().size() > kMaxSentNameBytes) {
-    return BadFieldError(
-        field + ".name",
-        absl::StrCat("got ", begin.name().size(), " bytes, allowed 1 to ",
-                     kMaxSentNameBytes));
+  if (begin.name().empty() || begin.name().size() > kMaxNameBytes) {
+    return BadFieldError(field + ".name",
+                         absl::StrCat("got ", begin.name().size(),
+                                      " bytes, allowed 1 to ", kMaxNameBytes));
   }
   const absl::Status shape = CheckShape(begin, field + ".shape");
   if (!shape.ok()) return shape;

@@ -18,9 +18,6 @@
 
 namespace qs {
 
-// Of a tensor that is sent.
-constexpr size_t kMaxSentNameBytes = 512;
-
 absl::Status InvalidError(const std::string& reason, const std::string& text,
                           const ErrorMetadata& metadata = {});
 // The machine has less memory than the budget promises.

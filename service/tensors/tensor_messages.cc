@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/checked_math.h"
 #include "kernels/base/status_macros.h"
+#include "quant/tensor_limits.h"
 #include "service/server/error.h"
 #include "service/server/options.h"
 #include "service/server/proto_convert.h"
@@ -18,9 +19,7 @@ namespace {
 
 namespace v1 = quant::v1;
 
-constexpr size_t kMaxNameBytes = 512;
 constexpr size_t kMaxRequestIdBytes = 128;
-constexpr int kMaxDimensions = 8;
 constexpr int64_t kDefaultPage = 100;
 constexpr int64_t kMaxPage = 1000;
 

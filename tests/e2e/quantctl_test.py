@@ -488,7 +488,17 @@ class QuantctlTest(programs.QuantctlCase):
         self.assertRegex(text, r"\nCUDA kernels verified on: \w")
         capabilities = json.loads(
             self.run_ok("capabilities", "--json", *server).stdout)
-        self.assertEqual(capabilities["limits"]["max_message_bytes"], 4 << 20)
+        limits = capabilities["limits"]
+        proto = (ROOT / "proto/quant/v1/quantization.proto").read_text()
+        block = re.search(r"^message Limits \{.*?^\}", proto, re.M | re.S)
+        self.assertEqual(list(limits), re.findall(r"^  \w+ (\w+) = \d+;",
+                                                  block[0], re.M))
+        self.assertEqual(limits["max_message_bytes"], 4 << 20)
+        self.assertEqual(limits["max_name_bytes"], 512)
+        self.assertEqual(limits["max_plan_name_bytes"], 1024)
+        for name, value in limits.items():
+            self.assertGreater(value, 0, name)
+            self.assertRegex(text, rf"(?m)^{name} +{value}$")
         self.assertIn("SERVING", self.run_ok("health", *server).stdout)
 
     def test_readme(self):

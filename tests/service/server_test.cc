@@ -23,12 +23,25 @@
 namespace qs::testing {
 namespace {
 
+// Also those that no option sets; so that none is forgotten.
+bool EveryFieldIsSet(const google::protobuf::Message& limits) {
+  std::vector<const google::protobuf::FieldDescriptor*> set;
+  limits.GetReflection()->ListFields(limits, &set);
+  return set.size() ==
+         static_cast<size_t>(limits.GetDescriptor()->field_count());
+}
+
 TEST_CASE("capabilities show methods, presets and every limit", "[server]") {
   ServerOptions options = TestServerOptions();
   options.max_streams = 5;
   options.max_open_tensors = 6;
   options.max_tensor_bytes = 7 << 20;
   options.max_plan_tensors = 8;
+  options.max_plans = 9;
+  options.max_plan_bytes = 10 << 10;
+  options.stream_idle_timeout = 11.5;
+  options.max_connections = 12;
+  options.connection_memory = 65 << 20;
   InProcessServer server(options);
   grpc::ClientContext context;
   v1::Capabilities got;
@@ -61,6 +74,17 @@ TEST_CASE("capabilities show methods, presets and every limit", "[server]") {
   REQUIRE(got.limits().max_tensor_bytes() == 7 << 20);
   REQUIRE(got.limits().max_plan_tensors() == 8);
   REQUIRE(got.limits().memory_budget_bytes() == options.memory_budget);
+  REQUIRE(got.limits().max_plans() == 9);
+  REQUIRE(got.limits().max_plan_bytes() == 10 << 10);
+  REQUIRE(got.limits().max_plan_name_bytes() == 1024);
+  REQUIRE(got.limits().max_plan_dimensions() == 64);
+  REQUIRE(got.limits().max_name_bytes() == 512);
+  REQUIRE(got.limits().max_dimensions() == 8);
+  REQUIRE(got.limits().stream_idle_timeout_seconds() == 11.5);
+  REQUIRE(got.limits().max_connection_streams() == 100);
+  REQUIRE(got.limits().max_connections() == 12);
+  REQUIRE(got.limits().connection_memory_bytes() == 65 << 20);
+  REQUIRE(EveryFieldIsSet(got.limits()));
   REQUIRE(got.devices_size() == 2);
   REQUIRE(got.devices(1).name() == "cpu:1");
   REQUIRE_FALSE(got.cuda().empty());
@@ -109,11 +133,7 @@ TEST_CASE("capabilities show every limit of what is kept", "[server]") {
   REQUIRE(kept.max_project_waiting_jobs() == 19);
   REQUIRE(kept.max_project_queued_jobs() == 17);
   REQUIRE(kept.max_job_history() == 18);
-  // What no option sets is there, too.
-  std::vector<const google::protobuf::FieldDescriptor*> set;
-  kept.GetReflection()->ListFields(kept, &set);
-  REQUIRE(set.size() ==
-          static_cast<size_t>(kept.GetDescriptor()->field_count()));
+  REQUIRE(EveryFieldIsSet(kept));
 }
 
 TEST_CASE("health knows its three services", "[server]") {
