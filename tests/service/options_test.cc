@@ -6,13 +6,18 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "service/server/listen_address.h"
@@ -82,102 +87,144 @@ TEST_CASE("without flags the defaults of this machine", "[options]") {
   REQUIRE_FALSE(options.tls());
 }
 
+// What a flag, the first of `args`, sets.
+struct FlagCase {
+  Args args;
+  bool (*is_set)(const ServerOptions&);
+};
+
+const std::vector<FlagCase>& FlagCases() {
+  static const auto* const cases = new std::vector<FlagCase>{
+      {{"--listen", "[::1]:7"},
+       [](const ServerOptions& o) { return o.listen == "[::1]:7"; }},
+      {{"--port-file", "p"},
+       [](const ServerOptions& o) { return o.port_file == "p"; }},
+      {{"--tls-cert", "c", "--tls-key", "k"},
+       [](const ServerOptions& o) { return o.tls_cert == "c"; }},
+      {{"--tls-key", "k", "--tls-cert", "c"},
+       [](const ServerOptions& o) { return o.tls_key == "k"; }},
+      {{"--tls-client-ca", "a", "--tls-cert", "c", "--tls-key", "k"},
+       [](const ServerOptions& o) { return o.tls_client_ca == "a"; }},
+      {{"--insecure"}, [](const ServerOptions& o) { return o.insecure; }},
+      {{"--access-file", "a"},
+       [](const ServerOptions& o) { return o.access_file == "a"; }},
+      {{"--max-connections", "11"},
+       [](const ServerOptions& o) { return o.max_connections == 11; }},
+      {{"--max-connection-age", "12.5"},
+       [](const ServerOptions& o) { return o.max_connection_age == 12.5; }},
+      {{"--max-connection-idle", "13"},
+       [](const ServerOptions& o) { return o.max_connection_idle == 13; }},
+      {{"--handshake-timeout", "2.5"},
+       [](const ServerOptions& o) { return o.handshake_timeout == 2.5; }},
+      {{"--connection-memory", "65MiB"},
+       [](const ServerOptions& o) { return o.connection_memory == 65 << 20; }},
+      {{"--bdp-probe"}, [](const ServerOptions& o) { return o.bdp_probe; }},
+      {{"--tcp-read-chunks"},
+       [](const ServerOptions& o) { return o.tcp_read_chunks; }},
+      {{"--workers", "3x2"},
+       [](const ServerOptions& o) {
+         return o.workers == WorkerLayout{3, 2};
+       }},
+      {{"--gpu-lanes", "4"},
+       [](const ServerOptions& o) { return o.gpu_lanes == 4; }},
+      {{"--exit-when-lost"},
+       [](const ServerOptions& o) { return o.exit_when_lost; }},
+      {{"--memory-budget", "64MiB"},
+       [](const ServerOptions& o) {
+         return o.memory_budget == int64_t{64} << 20;
+       }},
+      {{"--max-tensor-bytes", "2GiB"},
+       [](const ServerOptions& o) {
+         return o.max_tensor_bytes == int64_t{2} << 30;
+       }},
+      {{"--max-streams", "5"},
+       [](const ServerOptions& o) { return o.max_streams == 5; }},
+      {{"--max-open-tensors", "6"},
+       [](const ServerOptions& o) { return o.max_open_tensors == 6; }},
+      {{"--max-plans", "7"},
+       [](const ServerOptions& o) { return o.max_plans == 7; }},
+      {{"--max-plan-tensors", "8"},
+       [](const ServerOptions& o) { return o.max_plan_tensors == 8; }},
+      {{"--max-plan-bytes", "9KiB"},
+       [](const ServerOptions& o) { return o.max_plan_bytes == 9 << 10; }},
+      {{"--data-dir", "d"},
+       [](const ServerOptions& o) { return o.data_dir == "d"; }},
+      {{"--max-store-bytes", "3GiB"},
+       [](const ServerOptions& o) {
+         return o.max_store_bytes == int64_t{3} << 30;
+       }},
+      {{"--max-project-bytes", "5MiB"},
+       [](const ServerOptions& o) { return o.max_project_bytes == 5 << 20; }},
+      {{"--upload-expiry", "60.5"},
+       [](const ServerOptions& o) { return o.upload_expiry == 60.5; }},
+      {{"--max-tensor-streams", "9"},
+       [](const ServerOptions& o) { return o.max_tensor_streams == 9; }},
+      {{"--io-threads", "10"},
+       [](const ServerOptions& o) { return o.io_threads == 10; }},
+      {{"--read-root", "/models", "--read-root", "team-a=/data/a"},
+       [](const ServerOptions& o) {
+         return o.read_roots == Args{"/models", "team-a=/data/a"};
+       }},
+      {{"--write-root", "/out"},
+       [](const ServerOptions& o) { return o.write_roots == Args{"/out"}; }},
+      {{"--follow-links"},
+       [](const ServerOptions& o) { return o.follow_links; }},
+      {{"--max-running-jobs", "14"},
+       [](const ServerOptions& o) { return o.max_running_jobs == 14; }},
+      {{"--max-running-jobs-per-project", "15"},
+       [](const ServerOptions& o) {
+         return o.max_running_jobs_per_project == 15;
+       }},
+      {{"--max-waiting-jobs-per-project", "16"},
+       [](const ServerOptions& o) {
+         return o.max_waiting_jobs_per_project == 16;
+       }},
+      {{"--max-queued-jobs", "17"},
+       [](const ServerOptions& o) { return o.max_queued_jobs == 17; }},
+      {{"--job-history", "18"},
+       [](const ServerOptions& o) { return o.job_history == 18; }},
+      {{"--stream-idle-timeout", "1.5"},
+       [](const ServerOptions& o) { return o.stream_idle_timeout == 1.5; }},
+      {{"--drain-timeout", "0.25"},
+       [](const ServerOptions& o) { return o.drain_timeout == 0.25; }},
+      {{"--metrics-listen", "[::]:9"},
+       [](const ServerOptions& o) { return o.metrics_listen == "[::]:9"; }},
+      {{"--log-level", "debug"},
+       [](const ServerOptions& o) { return o.log_level == "debug"; }}};
+  return *cases;
+}
+
+// Every flag in --help, in its order, with what stands behind it: " N=64".
+std::vector<std::pair<std::string, std::string>> FlagsInHelp() {
+  std::vector<std::pair<std::string, std::string>> flags;
+  std::istringstream help(ParseCommandLine({"--help"}).out);
+  for (std::string line; std::getline(help, line);) {
+    const size_t name = line.find("--");
+    // What explains a flag stands further in.
+    if (name == std::string::npos || line.find_first_not_of(' ') != 2) continue;
+    const size_t end = std::min(line.find(' ', name), line.size());
+    const size_t type_end = std::min(line.find(' ', end + 1), line.size());
+    flags.emplace_back(line.substr(name, end - name),
+                       line.substr(end, type_end - end));
+  }
+  return flags;
+}
+
 TEST_CASE("every flag sets its option", "[options]") {
-  const ServerOptions o = Parsed({"--listen",
-                                  "[::1]:7",
-                                  "--port-file",
-                                  "p",
-                                  "--max-connections",
-                                  "11",
-                                  "--max-connection-age",
-                                  "12.5",
-                                  "--max-connection-idle",
-                                  "13",
-                                  "--handshake-timeout",
-                                  "2.5",
-                                  "--connection-memory",
-                                  "65MiB",
-                                  "--bdp-probe",
-                                  "--tcp-read-chunks",
-                                  "--workers",
-                                  "3x2",
-                                  "--gpu-lanes",
-                                  "4",
-                                  "--memory-budget",
-                                  "64MiB",
-                                  "--max-tensor-bytes",
-                                  "2GiB",
-                                  "--max-streams",
-                                  "5",
-                                  "--max-open-tensors",
-                                  "6",
-                                  "--max-plans",
-                                  "7",
-                                  "--max-plan-tensors",
-                                  "8",
-                                  "--max-plan-bytes",
-                                  "9KiB",
-                                  "--data-dir",
-                                  "d",
-                                  "--max-store-bytes",
-                                  "3GiB",
-                                  "--max-project-bytes",
-                                  "5MiB",
-                                  "--upload-expiry",
-                                  "60.5",
-                                  "--max-tensor-streams",
-                                  "9",
-                                  "--io-threads",
-                                  "10",
-                                  "--stream-idle-timeout",
-                                  "1.5",
-                                  "--drain-timeout",
-                                  "0.25",
-                                  "--log-level",
-                                  "debug",
-                                  "--read-root",
-                                  "/models",
-                                  "--read-root",
-                                  "team-a=/data/a",
-                                  "--write-root",
-                                  "/out"});
-  REQUIRE(o.listen == "[::1]:7");
-  REQUIRE(o.port_file == "p");
-  REQUIRE(o.max_connections == 11);
-  REQUIRE(o.max_connection_age == 12.5);
-  REQUIRE(o.max_connection_idle == 13);
-  REQUIRE(o.handshake_timeout == 2.5);
-  REQUIRE(o.connection_memory == 65 << 20);
-  REQUIRE(o.bdp_probe);
-  REQUIRE(o.tcp_read_chunks);
-  REQUIRE(o.workers == WorkerLayout{3, 2});
-  REQUIRE(o.gpu_lanes == 4);
-  REQUIRE(o.memory_budget == int64_t{64} << 20);
-  REQUIRE(o.max_tensor_bytes == int64_t{2} << 30);
-  REQUIRE(o.max_streams == 5);
-  REQUIRE(o.max_open_tensors == 6);
-  REQUIRE(o.max_plans == 7);
-  REQUIRE(o.data_dir == "d");
-  REQUIRE(o.max_store_bytes == int64_t{3} << 30);
-  REQUIRE(o.max_project_bytes == 5 << 20);
-  REQUIRE(o.upload_expiry == 60.5);
-  REQUIRE(o.max_tensor_streams == 9);
-  REQUIRE(o.io_threads == 10);
-  REQUIRE(o.max_plan_tensors == 8);
-  REQUIRE(o.max_plan_bytes == 9 << 10);
-  REQUIRE(o.stream_idle_timeout == 1.5);
-  REQUIRE(o.drain_timeout == 0.25);
-  REQUIRE(o.log_level == "debug");
-  REQUIRE(o.read_roots == Args{"/models", "team-a=/data/a"});
-  REQUIRE(o.write_roots == Args{"/out"});
-  REQUIRE(Parsed({"--access-file", "a"}).access_file == "a");
-  REQUIRE(Parsed({"--metrics-listen", "[::]:9"}).metrics_listen == "[::]:9");
-  const ServerOptions tls =
-      Parsed({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"});
-  REQUIRE(tls.tls_cert == "c");
-  REQUIRE(tls.tls_key == "k");
-  REQUIRE(tls.tls_client_ca == "a");
-  REQUIRE(Parsed({"--insecure"}).insecure);
+  for (const FlagCase& c : FlagCases()) {
+    INFO(c.args.front());
+    CHECK_FALSE(c.is_set(Parsed({})));
+    CHECK(c.is_set(Parsed(c.args)));
+  }
+}
+
+TEST_CASE("no flag is without a test, --help has each of them", "[options]") {
+  std::multiset<std::string> tested = {"--help", "--version", "--config",
+                                       "--check-config"};
+  for (const FlagCase& c : FlagCases()) tested.insert(c.args.front());
+  std::multiset<std::string> known;
+  for (const auto& [flag, unused] : FlagsInHelp()) known.insert(flag);
+  CHECK(known == tested);
 }
 
 TEST_CASE("wrong values are refused by name", "[options]") {
@@ -414,51 +461,31 @@ TEST_CASE("--help has every option with its default, --version the version",
   const CommandLine help = ParseCommandLine({"--help"});
   REQUIRE(help.exit_code == 0);
   REQUIRE_FALSE(help.serve);
-  for (const char* flag : {"--listen",
-                           "--port-file",
-                           "--tls-cert",
-                           "--tls-key",
-                           "--tls-client-ca",
-                           "--insecure",
-                           "--access-file",
-                           "--metrics-listen",
-                           "--max-connections",
-                           "--max-connection-age",
-                           "--max-connection-idle",
-                           "--bdp-probe",
-                           "--tcp-read-chunks",
-                           "--workers",
-                           "--gpu-lanes",
-                           "--exit-when-lost",
-                           "--memory-budget",
-                           "--max-tensor-bytes",
-                           "--max-streams",
-                           "--max-open-tensors",
-                           "--max-plans",
-                           "--max-plan-tensors",
-                           "--max-plan-bytes",
-                           "--stream-idle-timeout",
-                           "--drain-timeout",
-                           "--log-level",
-                           "--config",
-                           "--data-dir",
-                           "--max-store-bytes",
-                           "--max-project-bytes",
-                           "--upload-expiry",
-                           "--io-threads",
-                           "--max-tensor-streams",
-                           "--read-root",
-                           "--write-root",
-                           "--max-running-jobs",
-                           "--max-running-jobs-per-project",
-                           "--max-waiting-jobs-per-project",
-                           "--max-queued-jobs",
-                           "--job-history",
-                           "--check-config"}) {
-    INFO(flag);
-    REQUIRE(help.out.find(flag) != std::string::npos);
+  const auto flags = FlagsInHelp();
+  const std::map<std::string, std::string> shown(flags.begin(), flags.end());
+  // Those in force: NAME=VALUE, text in quotes, "" and false for none.
+  std::istringstream config(ParseCommandLine({"--check-config"}).out);
+  size_t options = 0;
+  for (std::string line; std::getline(config, line);) {
+    const size_t equals = line.find('=');
+    if (line.empty() || line[0] == '#') continue;
+    REQUIRE(equals != std::string::npos);
+    ++options;
+    std::string value = line.substr(equals + 1);
+    std::erase(value, '"');
+    const auto found = shown.find("--" + line.substr(0, equals));
+    INFO(line);
+    REQUIRE(found != shown.end());
+    const size_t in_help = found->second.find('=');
+    if (value.empty() || value == "false") {
+      CHECK(in_help == std::string::npos);
+    } else {
+      REQUIRE(in_help != std::string::npos);
+      CHECK(found->second.substr(in_help + 1) == value);
+    }
   }
-  REQUIRE(help.out.find("127.0.0.1:50051") != std::string::npos);
+  CHECK(options == FlagCases().size());
+  REQUIRE(help.out.find("--listen TEXT=127.0.0.1:50051") != std::string::npos);
   const CommandLine version = ParseCommandLine({"--version"});
   REQUIRE(version.out == std::string("quantd ") + kServerVersion + "\n");
 }
