@@ -1,5 +1,7 @@
 #include "service/cli/arguments.h"
 
+#include "absl/strings/str_cat.h"
+#include "quant/quant_spec.h"
 #include "tests/testing/catch_compat.h"
 
 namespace qs::cli {
@@ -95,6 +97,18 @@ TEST_CASE("every option of a method is a flag") {
         QuantizationOf(parsed.arguments->config);
     CHECK(config.ShortDebugString() == c.method + " { " + c.json + " }");
   }
+}
+
+TEST_CASE("help names every default of damping") {
+  const double best = DefaultGptqSpec(Profile::kBest).damping;
+  const double awq = DefaultAwqSpec(Profile::kBest).damping;
+  CHECK(DefaultAwqSpec(Profile::kReference).damping == awq);
+  const std::string defaults = absl::StrCat(
+      "[", best, "; with reference ",
+      DefaultGptqSpec(Profile::kReference).damping, "; awq ", awq, "]");
+  INFO(defaults);
+  CHECK(ParseArguments({"quantize", "--help"}).out.find(defaults) !=
+        std::string::npos);
 }
 
 TEST_CASE("no option of any method lacks a flag") {
