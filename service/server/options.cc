@@ -191,8 +191,8 @@ void AddData(CLI::App* app, ServerOptions* o) {
                   "without it nothing is kept: no uploads and no jobs")
       ->group(group);
   app->add_option("--max-store-bytes", o->max_store_bytes,
-                  "Bytes of tensors, open uploads and results of jobs without "
-                  "a destination together; one more is refused")
+                  "Bytes of tensors, open uploads, results of jobs without a "
+                  "destination, and calibrations together; one more is refused")
       ->transform(CLI::AsSizeValue(false))
       ->check(NumberBetween(1, 1e17))
       ->group(group);

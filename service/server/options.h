@@ -85,7 +85,9 @@ struct ServerOptions {
 
   // --- what is kept (nothing without a data directory)
   std::string data_dir;  // of this server alone, a local file system
-  int64_t max_store_bytes = int64_t{1} << 40;  // tensors, uploads, results
+  // Of tensors, open uploads, results of jobs without a destination, and
+  // calibrations.
+  int64_t max_store_bytes = int64_t{1} << 40;
   int64_t max_project_bytes = 0;    // of one project; 0: only the one above
   double upload_expiry = 86400;     // seconds after its last byte
   int64_t max_tensor_streams = 32;  // WriteTensor and ReadTensor calls at once

@@ -25,7 +25,7 @@ TensorServer::TensorServer(Stores& stores, const ServerOptions& options)
       calls_(options.max_tensor_streams,
              absl::Seconds(options.stream_idle_timeout)),
       store_bytes_(MetricKind::kGauge, "quantd_blob_store_bytes",
-                   "Bytes of blobs and open uploads, and those allowed",
+                   "Bytes of what --max-store-bytes counts, and those allowed",
                    [&blobs = stores.blobs()] { return StoreBytes(blobs); }) {}
 
 absl::StatusOr<std::unique_ptr<TensorServer>> TensorServer::Open(

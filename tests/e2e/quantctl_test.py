@@ -553,6 +553,13 @@ class QuantctlTest(programs.QuantctlCase):
         help_codes = texts["quantize"].split("Exit codes:")[1]
         self.assertEqual(codes, set(re.findall(r"^  (\d+) ", help_codes, re.M))
                          | set(re.findall(r"; (\d+):", help_codes)))
+        counted = ("open uploads, results of jobs without a destination, and "
+                   "calibrations together")
+        for text in (readme,
+                     subprocess.run([BIN / "quantd", "--help"], text=True,
+                                    capture_output=True, check=True).stdout,
+                     (ROOT / "proto/quant/v1/quantization.proto").read_text()):
+            self.assertIn(counted, re.sub(r"\s+(// )?", " ", text))
         for path in re.findall(r"`(tests/[^` ]+)`", readme):
             self.assertTrue(list(ROOT.glob(path)), path)
 
