@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <nlohmann/json.hpp>
@@ -102,13 +103,18 @@ TEST_CASE("above the cap connections are closed, and room returns",
 }
 
 TEST_CASE("out of descriptors, and recovered", "[quantd]") {
-  QuantdProcess quantd({}, /*descriptors=*/100);
+  constexpr int kDescriptors = 100;
+  QuantdProcess quantd({}, kDescriptors);
   REQUIRE(Healthy(quantd));
   {
     std::vector<IdleConnection> flood;
-    for (int i = 0; i < 200; ++i) flood.emplace_back(quantd.port());
+    for (int i = 0; i < 2 * kDescriptors; ++i)
+      flood.emplace_back(quantd.port());
     REQUIRE(flood.front().Served());
-    REQUIRE(flood.back().Closed());
+    // Whichever they are: a descriptor may become free in between.
+    REQUIRE(std::count_if(flood.begin(), flood.end(), [](const auto& one) {
+              return one.Closed();
+            }) >= kDescriptors);
   }
   REQUIRE(Eventually([&] { return Healthy(quantd, absl::Seconds(1)); }));
   REQUIRE(Exchange(quantd.NewChannel(), {Config("NF4")}).status.ok());
