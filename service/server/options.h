@@ -95,7 +95,7 @@ struct ServerOptions {
 
   // --- files that clients may name (service/access/uri_roots.h)
   std::vector<std::string> read_roots;   // PATH or PROJECT=PATH
-  std::vector<std::string> write_roots;  // the same; equal to a read root or apart
+  std::vector<std::string> write_roots;  // the same; one of those, or apart
   bool follow_links = false;             // of what is read, below its root
 
   // --- jobs (none without a data directory)

@@ -19,8 +19,7 @@ void PollerRest::StreamBegins(const void* stream) {
 
 void PollerRest::StreamEnds(const void* stream) {
   absl::MutexLock lock(&mutex_);
-  streams_.erase(stream);
-  ++changes_;
+  if (streams_.erase(stream) > 0) ++changes_;
 }
 
 bool PollerRest::MayRest(const void* stream) const {

@@ -115,7 +115,11 @@ TEST_CASE("nobody rests for a stream that has ended", "[poller_rest]") {
   rest.Rest(kStream);  // returns
   const Resting thread(rest, kOther);
   REQUIRE(AwaitResting(rest, 1));
+  rest.StreamEnds(kStream);  // again: nothing to come back for
+  absl::SleepFor(absl::Milliseconds(50));
+  const bool back = thread.back();
   rest.StreamEnds(kOther);
+  REQUIRE_FALSE(back);
 }
 
 TEST_CASE("no more threads rest than may", "[poller_rest]") {
