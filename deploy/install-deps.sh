@@ -13,7 +13,7 @@ packages=(
 )
 case ${1:-} in
   --tests | --slow-tests) packages+=(
-    catch2 python3 python3-venv openssl curl procps
+    catch2 libboost-context-dev python3 python3-venv openssl curl procps
     clang-14 libclang-rt-14-dev
   ) ;;
 esac

@@ -1,3 +1,5 @@
+find_package(Boost CONFIG REQUIRED COMPONENTS context)
+
 # The CUDA kernels on the host emulation: the same sources, as C++. Source
 # properties hold in this folder alone; kernels/ compiles them with nvcc.
 set(qs_emulated_kernels
@@ -28,7 +30,7 @@ add_library(qs_emulated_cuda STATIC
   ${CMAKE_SOURCE_DIR}/kernels/cuda/stats_cuda.cc
   ${qs_emulated_kernels})
 target_compile_definitions(qs_emulated_cuda PUBLIC QS_CUDA_EMULATION=1)
-target_link_libraries(qs_emulated_cuda PUBLIC qs_kernels)
+target_link_libraries(qs_emulated_cuda PUBLIC qs_kernels Boost::context)
 add_library(qs_fake_gpu STATIC testing/fake_device.cc)
 target_link_libraries(qs_fake_gpu PUBLIC qs_emulated_cuda Catch2::Catch2)
 

@@ -47,21 +47,18 @@ void Release(void*) {}
 void Acquire(void*) {}
 #endif
 
+// Boost.Context's bare switch: ucontext's makes two system calls each time and
+// is half of an emulated kernel's time. Its classes above this are templates
+// that one fiber enters and another leaves, which ThreadSanitizer must not see.
 Fiber::Fiber()
     : stack_(std::make_unique_for_overwrite<uint8_t[]>(kStackBytes)),
-      trace_(NewTrace()) {
-  getcontext(&own_);
-  own_.uc_stack.ss_sp = stack_.get();
-  own_.uc_stack.ss_size = kStackBytes;
-  own_.uc_link = nullptr;
-  const auto self = reinterpret_cast<uintptr_t>(this);
-  makecontext(&own_, reinterpret_cast<void (*)()>(Enter), 2,
-              static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
-}
+      own_(boost::context::detail::make_fcontext(stack_.get() + kStackBytes,
+                                                 kStackBytes, Enter)),
+      trace_(NewTrace()) {}
 
-QS_NOT_TRACED void Fiber::Enter(unsigned high, unsigned low) {
-  auto* const fiber =
-      reinterpret_cast<Fiber*>((static_cast<uintptr_t>(high) << 32) | low);
+QS_NOT_TRACED void Fiber::Enter(boost::context::detail::transfer_t from) {
+  auto* const fiber = static_cast<Fiber*>(from.data);
+  fiber->resumer_ = from.fctx;
   fiber->FinishSwitch(nullptr);
   for (;;) {
     fiber->function_(fiber->context_, fiber->index_);
@@ -79,9 +76,9 @@ void Fiber::Start(void (*function)(void*, size_t), void* context,
 QS_NOT_TRACED void Fiber::Resume() {
   void* fake = nullptr;
   resumer_trace_ = CurrentTrace();
-  StartSwitch(&fake, own_.uc_stack.ss_sp, kStackBytes);
+  StartSwitch(&fake, stack_.get(), kStackBytes);
   SwitchTrace(trace_);
-  swapcontext(&resumer_, &own_);
+  own_ = boost::context::detail::jump_fcontext(own_, this).fctx;
   EndSwitch(fake, nullptr, nullptr);
 }
 
@@ -89,7 +86,7 @@ QS_NOT_TRACED void Fiber::Yield() {
   void* fake = nullptr;
   StartSwitch(&fake, resumer_stack_, resumer_stack_bytes_);
   SwitchTrace(resumer_trace_);
-  swapcontext(&own_, &resumer_);
+  resumer_ = boost::context::detail::jump_fcontext(resumer_, nullptr).fctx;
   FinishSwitch(fake);
 }
 

@@ -9,8 +9,7 @@
 #ifndef QS_KERNELS_CUDA_FIBER_H_
 #define QS_KERNELS_CUDA_FIBER_H_
 
-#include <ucontext.h>
-
+#include <boost/context/detail/fcontext.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -68,7 +67,7 @@ class Fiber {
   void Yield();
 
  private:
-  static void Enter(unsigned high, unsigned low);
+  static void Enter(boost::context::detail::transfer_t from);
   void FinishSwitch(void* fake_stack);
 
   void (*function_)(void*, size_t) = nullptr;
@@ -76,8 +75,8 @@ class Fiber {
   size_t index_ = 0;
 
   const std::unique_ptr<uint8_t[]> stack_;
-  ucontext_t own_;
-  ucontext_t resumer_;
+  boost::context::detail::fcontext_t own_;
+  boost::context::detail::fcontext_t resumer_ = nullptr;
   // What the sanitizers know of both.
   void* trace_ = nullptr;
   void* resumer_trace_ = nullptr;
