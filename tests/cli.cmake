@@ -6,7 +6,7 @@ qs_test(cli_test
     cli/stream_receiver_test.cc cli/tensor_sink_test.cc cli/text_output_test.cc
     checkpoint/work_batch_test.cc cli/work_board_test.cc
   LIBS qs_cli nlohmann_json::nlohmann_json
-  LABELS unit cli)
+  LABELS unit cli SEPARATE)
 # Against a real server.
 qs_test(job_watch_test
   SOURCES cli/job_watch_test.cc
@@ -53,4 +53,4 @@ add_test(NAME gpu_stream_e2e
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/gpu/stream_test.py
     ${qs_stream_programs} 1)
 set_tests_properties(gpu_stream_e2e PROPERTIES LABELS "e2e" TIMEOUT 600
-  FIXTURES_REQUIRED gpu_bundle)
+  FIXTURES_REQUIRED gpu_bundle COST 100)

@@ -3,7 +3,7 @@ qs_test(cuda_device_test
   SOURCES kernels/cuda_backend_test.cc kernels/cuda_session_test.cc
     kernels/cuda_workspace_test.cc
   LIBS qs_emulated_gpu
-  LABELS unit tsan TIMEOUT 600)
+  LABELS unit tsan TIMEOUT 600 SEPARATE)
 qs_test(cuda_provider_test
   SOURCES kernels/cuda_provider_test.cc
   LIBS qs_gpus

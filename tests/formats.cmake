@@ -23,7 +23,7 @@ qs_test(formats_grid_writer_test
 qs_test(formats_vectors_test
   SOURCES formats/packing_vectors_test.cc formats/vectors_test.cc
   LIBS qs_quant nlohmann_json::nlohmann_json
-  LABELS unit)
+  LABELS unit SEPARATE)
 
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 add_test(NAME formats_vectors_are_current

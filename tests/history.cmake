@@ -13,6 +13,7 @@ qs_test(job_faults_test
 target_compile_definitions(job_faults_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd_faulty>")
 add_dependencies(job_faults_test quantd_faulty)
+set_tests_properties(job_faults_test PROPERTIES COST 100)
 # A server whose GPU is lost.
 qs_test(lost_device_test
   SOURCES service/lost_device_test.cc
@@ -25,6 +26,8 @@ add_dependencies(lost_device_test quantd_faulty)
 add_library(qs_history_checker STATIC service/history/check_calibrations.cc
   service/history/check_jobs.cc service/history/check_uploads.cc
   service/history/history_checker.cc)
+# Each of its files has facts of its own kind.
+set_target_properties(qs_history_checker PROPERTIES UNITY_BUILD OFF)
 target_link_libraries(qs_history_checker PRIVATE qs_options
   PUBLIC absl::strings absl::str_format)
 qs_test(history_checker_test

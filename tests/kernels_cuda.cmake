@@ -29,8 +29,10 @@ add_library(qs_emulated_cuda STATIC
   ${CMAKE_SOURCE_DIR}/kernels/cuda/nf4_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/stats_cuda.cc
   ${qs_emulated_kernels})
+set_target_properties(qs_emulated_cuda PROPERTIES UNITY_BUILD OFF)
 target_compile_definitions(qs_emulated_cuda PUBLIC QS_CUDA_EMULATION=1)
-target_link_libraries(qs_emulated_cuda PUBLIC qs_kernels Boost::context)
+target_link_libraries(qs_emulated_cuda PUBLIC qs_kernels Boost::context
+  PRIVATE qs_hot)
 add_library(qs_fake_gpu STATIC testing/fake_device.cc)
 target_link_libraries(qs_fake_gpu PUBLIC qs_emulated_cuda Catch2::Catch2)
 
@@ -78,8 +80,9 @@ add_library(qs_emulated_solvers STATIC
   ${CMAKE_SOURCE_DIR}/kernels/cuda/gram_cuda.cc
   ${CMAKE_SOURCE_DIR}/kernels/cuda/library.cc
   ${qs_emulated_solver_kernels})
+set_target_properties(qs_emulated_solvers PROPERTIES UNITY_BUILD OFF)
 target_link_libraries(qs_emulated_solvers PUBLIC qs_fake_gpu
-  PRIVATE PkgConfig::openblas ${CMAKE_DL_LIBS})
+  PRIVATE qs_hot PkgConfig::openblas ${CMAKE_DL_LIBS})
 
 # A worker's backend with every family.
 add_library(qs_emulated_gpu STATIC

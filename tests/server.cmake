@@ -22,7 +22,7 @@ qs_test(http2_test
   SOURCES service/http2_flood_test.cc service/http2_test.cc
     testing/raw_http2.cc
   LIBS qs_service
-  LABELS service)
+  LABELS service SEPARATE)
 target_compile_definitions(http2_test PRIVATE
   QUANTD_PATH="$<TARGET_FILE:quantd>")
 add_dependencies(http2_test quantd)

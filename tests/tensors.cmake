@@ -8,7 +8,7 @@ qs_test(tensor_store_test
   SOURCES service/tensors/tensor_faults_test.cc
     service/tensors/tensor_store_test.cc
   LIBS qs_service
-  LABELS unit tsan)
+  LABELS unit tsan SEPARATE)
 set_target_properties(tensor_store_test PROPERTIES QS_FAULTY ON)
 # TensorService over real connections.
 qs_test(tensor_service_test

@@ -34,7 +34,7 @@ std::vector<TestWeight> Reader() {
   return {TestWeight(11, "q.weight", 8, kInputs, 1)};
 }
 
-v1::QuantizeRequest Begin() {
+v1::QuantizeRequest BeginSite() {
   v1::QuantizeRequest begin =
       SiteBegin(2, 1, ASite(), v1::SiteBegin::ACTIVATIONS);
   begin.mutable_site()->set_dtype(v1::BF16);
@@ -67,7 +67,8 @@ Answers Run(QuantizeContextOptions options, const Requests& requests) {
 }
 
 Answers Run(QuantizeContextOptions options) {
-  Requests requests = {Config("W4A16"), Group(1, ASite(), Reader()), Begin()};
+  Requests requests = {Config("W4A16"), Group(1, ASite(), Reader()),
+                       BeginSite()};
   AppendBytes(&requests, 2, Rows(), 1'000'000);
   AppendTensor(&requests, 1, Reader()[0]);
   return Run(std::move(options), requests);
@@ -103,7 +104,7 @@ TEST_CASE("a site's runs are summed together by workers that want much",
 
 TEST_CASE("a site takes room for several runs where half is left to others",
           "[group]") {
-  const v1::SiteBegin begin = Begin().site();
+  const v1::SiteBegin begin = BeginSite().site();
   REQUIRE(SiteJob::LargeRuns(begin, kInputs) == 2);
   const int64_t one = SiteJob::RoomFor(begin, kInputs, 1, false);
   const int64_t two = SiteJob::RoomFor(begin, kInputs, 2, false);
@@ -126,7 +127,7 @@ TEST_CASE("a site takes room for several runs where half is left to others",
 }
 
 TEST_CASE("a site that can never fit is not tried again", "[group]") {
-  const v1::SiteBegin begin = Begin().site();
+  const v1::SiteBegin begin = BeginSite().site();
   const int64_t one = SiteJob::RoomFor(begin, kInputs, 1, false);
   constexpr int64_t kHeld = 1000;
   const auto refused = [&](int64_t capacity, int64_t others) {
@@ -155,7 +156,7 @@ TEST_CASE("a site that can never fit is not tried again", "[group]") {
 
 TEST_CASE("a site that a GPU may sum takes room for its sums twice",
           "[group]") {
-  const v1::SiteBegin begin = Begin().site();
+  const v1::SiteBegin begin = BeginSite().site();
   const int64_t sums = 8 * kInputs * (kInputs + 1);
   for (const int64_t runs : {1, 2}) {
     CHECK(SiteJob::RoomFor(begin, kInputs, runs, true) ==
@@ -175,7 +176,7 @@ TEST_CASE("a site that a GPU may sum takes room for its sums twice",
 }
 
 TEST_CASE("what a site takes of a GPU is that of its runs", "[group]") {
-  const v1::SiteBegin begin = Begin().site();
+  const v1::SiteBegin begin = BeginSite().site();
   ByteBudget budget(int64_t{1} << 40);
   const auto small = *NewGroup(budget)->BeginSite(begin, budget, {});
   const auto large = *NewGroup(budget)->BeginSite(begin, budget, kLarge);
