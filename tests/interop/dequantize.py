@@ -1,11 +1,11 @@
-"""Decodes a quantized checkpoint from its file formats alone.
+"""Decodes quantized checkpoints from their file formats alone.
 
-    dequantize.py QUANTIZED OUT
+    dequantize.py QUANTIZED...
 
-OUT is an ordinary float checkpoint with the weights that an engine should
-compute with; every other tensor is the quantized checkpoint's own (AWQ changes
-norms too). Nothing of quantd or of an engine is used: torch only. Tested by
-dequantize_test.py.
+QUANTIZED-float beside each becomes an ordinary float checkpoint with the
+weights that an engine should compute with; every other tensor is the quantized
+checkpoint's own (AWQ changes norms too). Nothing of quantd or of an engine is
+used: torch only. Tested by dequantize_test.py.
 """
 import json
 import pathlib
@@ -191,4 +191,5 @@ def write_dequantized(folder, out):
 
 
 if __name__ == "__main__":
-    write_dequantized(sys.argv[1], sys.argv[2])
+    for quantized in sys.argv[1:]:
+        write_dequantized(quantized, agreement.float_folder(quantized))

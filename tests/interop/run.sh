@@ -25,7 +25,7 @@ done
 address=127.0.0.1:$(cat "$work/port")
 
 checked=()
-# quantize NAME ARGUMENTS...: NAME and NAME-float below the work folder.
+# quantize NAME ARGUMENTS...: NAME below the work folder.
 quantize() {
   local name=$1
   shift
@@ -34,7 +34,6 @@ quantize() {
     cat "$work/$name.log"
     return 1
   }
-  "$python" "$here/dequantize.py" "$work/$name" "$work/$name-float"
   checked+=("$work/$name")
 }
 
@@ -142,6 +141,8 @@ case $engine in
       --override '*layers.[0-2].mlp.down_proj.*=W4A16-hqq'
     ;;
 esac
+# NAME-float for each.
+"$python" "$here/dequantize.py" "${checked[@]}"
 # The engines write much, of which the verdicts are enough when all is well.
 "$python" "$here/check_$engine.py" "${checked[@]}" >"$work/check.log" 2>&1 || {
   cat "$work/check.log"
