@@ -276,8 +276,14 @@ void AddTimeAndLogs(CLI::App* app, ServerOptions* o) {
                   "ended")
       ->check(NumberBetween(0.1, 1e9))
       ->group(group);
+  app->add_option("--drain-delay", o->drain_delay,
+                  "Seconds after SIGTERM that new calls are still taken while "
+                  "readiness is off already, for who balances calls to notice")
+      ->check(NumberBetween(0, 1e9))
+      ->group(group);
   app->add_option("--drain-timeout", o->drain_timeout,
-                  "Seconds that running streams may go on after SIGTERM")
+                  "Seconds that running streams may go on after SIGTERM and "
+                  "--drain-delay")
       ->check(NumberBetween(0, 1e9))
       ->group(group);
   app->add_option("--metrics-listen", o->metrics_listen,

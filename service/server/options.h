@@ -109,7 +109,11 @@ struct ServerOptions {
 
   // --- time, seconds
   double stream_idle_timeout = 60;  // a stream without progress is ended
-  double drain_timeout = 25;  // after SIGTERM; then running calls are cancelled
+  // After SIGTERM: first readiness is off while all is still served, so that
+  // who balances calls sends them elsewhere; then new calls are refused and
+  // running ones may go on, until they are cancelled.
+  double drain_delay = 0;
+  double drain_timeout = 25;
 
   // --- logs and metrics
   // IP:PORT, [IP]:PORT or localhost:PORT for Prometheus' GET /metrics, port 0

@@ -187,14 +187,15 @@ class Server::Impl {
   void Drain(const std::function<bool()>& hurry) {
     SetServing("", false);
     SetServing("readiness", false);  // who sees it finds the other set, too
+    const bool hurried =
+        Hurried([] { return false; }, After(options_.drain_delay), hurry);
     context_.StartDraining();
     if (tensors_ != nullptr) tensors_->StartDraining();
     if (jobs_ != nullptr) jobs_->StartDraining();
     if (calibrations_ != nullptr) calibrations_->StartDraining();
-    const std::chrono::duration<double> grace(options_.drain_timeout);
-    WaitForStreams(
-        steady_clock::now() + std::chrono::duration_cast<milliseconds>(grace),
-        hurry);
+    if (!hurried) {
+      Hurried([this] { return Idle(); }, After(options_.drain_timeout), hurry);
+    }
     Log(LogLevel::kInfo, "drained", {{"streams_left", LiveStreams()}});
     Stop();
   }
@@ -308,12 +309,22 @@ class Server::Impl {
     handoff_->HandleNewConnection(&connection);
   }
 
-  void WaitForStreams(steady_clock::time_point end,
+  bool Idle() { return LiveStreams() == 0 && !JobsRun(); }
+
+  static steady_clock::time_point After(double seconds) {
+    return steady_clock::now() + std::chrono::duration_cast<milliseconds>(
+                                     std::chrono::duration<double>(seconds));
+  }
+
+  // Waits until `done` or `end`; true if `hurry` said so first.
+  static bool Hurried(const std::function<bool()>& done,
+                      steady_clock::time_point end,
                       const std::function<bool()>& hurry) {
-    while ((LiveStreams() > 0 || JobsRun()) && !hurry() &&
-           steady_clock::now() < end) {
+    while (!done() && steady_clock::now() < end) {
+      if (hurry()) return true;
       std::this_thread::sleep_for(kPollInterval);
     }
+    return false;
   }
 
   void SetServing(const std::string& name, bool serving) {
@@ -336,7 +347,8 @@ class Server::Impl {
       jobs_->EndAll();
     }
     if (calibrations_ != nullptr) calibrations_->EndAll();
-    WaitForStreams(steady_clock::now() + kEndGrace, [] { return false; });
+    Hurried([this] { return Idle(); }, steady_clock::now() + kEndGrace,
+            [] { return false; });
     context_.CancelAll();
     server_->Shutdown(system_clock::now() + kShutdownGrace);
     server_->Wait();

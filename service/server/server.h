@@ -39,9 +39,10 @@ class Server {
   // goes on on the host.
   bool lost() const;
 
-  // Readiness turns NOT_SERVING and new streams are refused; returns when the
-  // running ones are done, drain_timeout has passed or `hurry` (asked often)
-  // says so; those that are left then are ended with DRAINING.
+  // Readiness turns NOT_SERVING; new streams are refused after drain_delay.
+  // Returns when the running ones are done, drain_timeout has passed or `hurry`
+  // (asked often) says so, which ends the delay, too; those that are left then
+  // are ended with DRAINING.
   void Drain(const std::function<bool()>& hurry = [] { return false; });
 
   // For tests and benchmarks.

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -295,6 +296,45 @@ TEST_CASE("the drain: running streams finish, new ones are refused",
   INFO(answers.status);
   REQUIRE(answers.status.ok());
   RequireSameAsDirect(answers, PresetSpec("NF4", Profile::kReference), weight);
+  drain.join();
+}
+
+TEST_CASE("the drain's delay: readiness is off, calls are taken", "[server]") {
+  ServerOptions options = TestServerOptions();
+  options.drain_delay = options.drain_timeout = 1000;
+  InProcessServer server(options);
+  Watch watch(server, "readiness");
+  REQUIRE(watch.Next() == HealthStatus::SERVING);
+  std::atomic<bool> hurry = false;
+  std::thread drain(
+      [&] { server.server().Drain([&] { return hurry.load(); }); });
+  REQUIRE(watch.Next() == HealthStatus::NOT_SERVING);
+  CHECK(Exchange(server.NewChannel(), {Config("NF4")}).status.ok());
+  CHECK_FALSE(server.context().draining());
+  // A second signal ends all of the drain, not its delay alone.
+  QuantizeCall running(server.NewChannel());
+  REQUIRE(running.Write(Config("NF4")));
+  REQUIRE(running.ReadOne());
+  hurry = true;
+  CHECK(ErrorReason(running.Finish().status) == "DRAINING");
+  drain.join();
+}
+
+TEST_CASE("new calls are refused when the drain's delay is over", "[server]") {
+  ServerOptions options = TestServerOptions();
+  options.drain_delay = 0.3;
+  InProcessServer server(options);
+  QuantizeCall running(server.NewChannel());
+  REQUIRE(running.Write(Config("NF4")));
+  REQUIRE(running.ReadOne());
+  const absl::Time start = absl::Now();
+  std::thread drain([&] { server.server().Drain(); });
+  CHECK(Eventually([&] { return server.context().draining(); }));
+  CHECK(absl::Now() - start >= absl::Milliseconds(300));
+  CHECK(ErrorReason(Exchange(server.NewChannel(), {Config("NF4")}).status) ==
+        "DRAINING");
+  running.stream->WritesDone();
+  CHECK(running.Finish().status.ok());
   drain.join();
 }
 
