@@ -27,6 +27,12 @@ endforeach()
 # The longest start first.
 set_tests_properties(quantctl_jobs_e2e quantctl_e2e quantctl_calibration_e2e
   quantctl_calibration_faults_e2e PROPERTIES COST 100)
+add_test(NAME install_e2e
+  COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/deploy/install_test.sh ${CMAKE_BINARY_DIR})
+set_tests_properties(install_e2e PROPERTIES LABELS "e2e" TIMEOUT 120)
+add_test(NAME configure_without_tests
+  COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/deploy/configure_test.sh)
+set_tests_properties(configure_without_tests PROPERTIES LABELS "e2e" TIMEOUT 120)
 # The end-to-end part of tests/gpu/run.sh, on a CPU here, with quantd and
 # quantctl from the folder that a GPU's machine is given; but not under a
 # sanitizer, whose library has to be found before all others.

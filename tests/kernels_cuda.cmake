@@ -1,5 +1,3 @@
-find_package(Boost CONFIG REQUIRED COMPONENTS context)
-
 # The CUDA kernels on the host emulation: the same sources, as C++. Source
 # properties hold in this folder alone; kernels/ compiles them with nvcc.
 set(qs_emulated_kernels
