@@ -34,18 +34,23 @@ add_test(NAME configure_without_tests
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/deploy/configure_test.sh)
 set_tests_properties(configure_without_tests PROPERTIES LABELS "e2e" TIMEOUT 120)
 # The end-to-end part of tests/gpu/run.sh, on a CPU here, with quantd and
-# quantctl from the folder that a GPU's machine is given; but not under a
-# sanitizer, whose library has to be found before all others.
-set(qs_stream_programs ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+# quantctl from the folder that a GPU's machine is given. Not under a sanitizer,
+# whose library has to be found before all others: the tests above ask the same
+# of the programs.
 if(NOT QS_SANITIZE)
-  set(qs_stream_programs ${CMAKE_BINARY_DIR}/bundle)
+  set(bundle ${CMAKE_BINARY_DIR}/bundle)
   add_test(NAME gpu_bundle_e2e
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/bundle.sh
-      $<$<NOT:$<TARGET_EXISTS:qs_cuda_kernels>>:--cpu> ${qs_stream_programs}
+      $<$<NOT:$<TARGET_EXISTS:qs_cuda_kernels>>:--cpu> ${bundle}
       ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}
     COMMAND_EXPAND_LISTS)
+  add_test(NAME gpu_stream_e2e
+    COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/gpu/stream_test.py
+      ${bundle} 1)
   set_tests_properties(gpu_bundle_e2e PROPERTIES LABELS "e2e"
     FIXTURES_SETUP gpu_bundle)
+  set_tests_properties(gpu_stream_e2e PROPERTIES LABELS "e2e" TIMEOUT 600
+    FIXTURES_REQUIRED gpu_bundle COST 100)
 endif()
 if(NOT TARGET qs_cuda_kernels)
   # A GPU's machine has no use for such a folder.
@@ -55,8 +60,3 @@ if(NOT TARGET qs_cuda_kernels)
   set_tests_properties(gpu_bundle_refused PROPERTIES LABELS "e2e"
     PASS_REGULAR_EXPRESSION "(is built without CUDA|build it first, with nvcc)")
 endif()
-add_test(NAME gpu_stream_e2e
-  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/gpu/stream_test.py
-    ${qs_stream_programs} 1)
-set_tests_properties(gpu_stream_e2e PROPERTIES LABELS "e2e" TIMEOUT 600
-  FIXTURES_REQUIRED gpu_bundle COST 100)
