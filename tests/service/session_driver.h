@@ -18,12 +18,16 @@
 #include "service/stream/quantize_session.h"
 #include "service/stream/tensor_job.h"
 #include "tests/service/quantize_messages.h"
+#include "tests/testing/sanitized.h"
 
 namespace qs::testing {
 
+// A group that is solved whole takes 20 s under ThreadSanitizer.
+inline constexpr absl::Duration kPatience = absl::Seconds(kSanitized ? 90 : 20);
+
 // Polls until `done()` or the limit; true when done.
 template <typename Done>
-bool WaitFor(const Done& done, absl::Duration limit = absl::Seconds(20)) {
+bool WaitFor(const Done& done, absl::Duration limit = kPatience) {
   const absl::Time end = absl::Now() + limit;
   while (!done()) {
     if (absl::Now() > end) return false;
@@ -139,7 +143,7 @@ class SessionDriver {
   // The next request, as one or as several slices, once the session reads; the
   // session alone keeps them. False: it ended, or did not read in time.
   bool Send(const std::string& bytes, size_t slice_bytes = SIZE_MAX,
-            absl::Duration limit = absl::Seconds(20)) {
+            absl::Duration limit = kPatience) {
     if (!AwaitRead(limit)) return false;
     Deliver(bytes, slice_bytes);
     return true;
@@ -148,14 +152,14 @@ class SessionDriver {
     return Send(request.SerializeAsString());
   }
   bool HalfClose() {
-    if (!AwaitRead(absl::Seconds(20))) return false;
+    if (!AwaitRead(kPatience)) return false;
     session_->OnReadEnd();
     return true;
   }
   // The half-close comes from another thread while the request is taken in, if
   // the session reads ahead.
   bool SendAndHalfClose(const v1::QuantizeRequest& request) {
-    if (!AwaitRead(absl::Seconds(20))) return false;
+    if (!AwaitRead(kPatience)) return false;
     std::atomic<bool> delivered = false;
     std::thread end([&] {
       bool read = false;
