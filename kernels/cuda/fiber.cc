@@ -48,7 +48,7 @@ void Acquire(void*) {}
 #endif
 
 // Boost.Context's bare switch: ucontext's makes two system calls each time and
-// is half of an emulated kernel's time. Its classes above this are templates
+// was most of an emulated kernel's time. Its classes above this are templates
 // that one fiber enters and another leaves, which ThreadSanitizer must not see.
 Fiber::Fiber()
     : stack_(std::make_unique_for_overwrite<uint8_t[]>(kStackBytes)),

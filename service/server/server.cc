@@ -188,13 +188,13 @@ class Server::Impl {
     SetServing("", false);
     SetServing("readiness", false);  // who sees it finds the other set, too
     const bool hurried =
-        Hurried([] { return false; }, After(options_.drain_delay), hurry);
+        WaitFor([] { return false; }, After(options_.drain_delay), hurry);
     context_.StartDraining();
     if (tensors_ != nullptr) tensors_->StartDraining();
     if (jobs_ != nullptr) jobs_->StartDraining();
     if (calibrations_ != nullptr) calibrations_->StartDraining();
     if (!hurried) {
-      Hurried([this] { return Idle(); }, After(options_.drain_timeout), hurry);
+      WaitFor([this] { return Idle(); }, After(options_.drain_timeout), hurry);
     }
     Log(LogLevel::kInfo, "drained", {{"streams_left", LiveStreams()}});
     Stop();
@@ -317,7 +317,7 @@ class Server::Impl {
   }
 
   // Waits until `done` or `end`; true if `hurry` said so first.
-  static bool Hurried(const std::function<bool()>& done,
+  static bool WaitFor(const std::function<bool()>& done,
                       steady_clock::time_point end,
                       const std::function<bool()>& hurry) {
     while (!done() && steady_clock::now() < end) {
@@ -347,7 +347,7 @@ class Server::Impl {
       jobs_->EndAll();
     }
     if (calibrations_ != nullptr) calibrations_->EndAll();
-    Hurried([this] { return Idle(); }, steady_clock::now() + kEndGrace,
+    WaitFor([this] { return Idle(); }, steady_clock::now() + kEndGrace,
             [] { return false; });
     context_.CancelAll();
     server_->Shutdown(system_clock::now() + kShutdownGrace);

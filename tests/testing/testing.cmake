@@ -21,9 +21,8 @@ function(qs_test name)
     set_target_properties(${name} PROPERTIES UNITY_BUILD OFF)
   endif()
   target_link_libraries(${name} PRIVATE qs_options qs_catch_main ${T_LIBS})
-  # A test's own files take two thirds of the time to compile at -O1, and run
-  # no slower to speak of. GCC 12 (bug 105651) takes "text" + std::string for an
-  # overlapping copy.
+  # A test's own files take two thirds of the time to compile at -O1. GCC 12
+  # (bug 105651) takes "text" + std::string for an overlapping copy.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
   add_test(NAME ${name} COMMAND ${name})
