@@ -2,7 +2,7 @@
 # Prints where grpcurl is: on PATH, or in the user's cache, built there once
 # through Go's module proxy where Go is installed. Exit code 1 without either.
 set -euo pipefail
-version=v1.9.3
+version=v1.9.1 # the last one for Go 1.19, of Debian 12
 built=${XDG_CACHE_HOME:-$HOME/.cache}/quantd/bin/grpcurl
 
 command -v grpcurl && exit

@@ -15,7 +15,11 @@ case ${1:-} in
   --tests | --slow-tests) packages+=(
     catch2 libboost-context-dev python3 python3-venv openssl curl procps
     clang-14 libclang-rt-14-dev
-  ) ;;
+  )
+    # The README's grpcurl lines are typed by a test; Go builds grpcurl.
+    command -v grpcurl >/dev/null || command -v go >/dev/null ||
+      packages+=(golang-go)
+    ;;
 esac
 # What reads the CUDA sources with the headers of CUDA 12.
 [ "${1:-}" = --slow-tests ] && packages+=(clang-19)
