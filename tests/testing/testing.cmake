@@ -13,7 +13,7 @@ add_custom_target(tsan_tests)
 
 # qs_test(name SOURCES... LIBS... LABELS... [TIMEOUT seconds] [SEPARATE]): a
 # Catch2 binary, one ctest entry. SEPARATE: its files use the same names for
-# different things, so QS_UNITY does not join them.
+# different things, so QS_TEST_UNITY does not join them.
 function(qs_test name)
   cmake_parse_arguments(T "SEPARATE" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
   add_executable(${name} ${T_SOURCES})
