@@ -21,8 +21,9 @@ case ${1:-} in
       packages+=(golang-go)
     ;;
 esac
-# What reads the CUDA sources with the headers of CUDA 12.
-[ "${1:-}" = --slow-tests ] && packages+=(clang-19)
+# What reads the CUDA sources with the headers of CUDA 12, and what the engines'
+# Python packages need: a compiler's headers (pypcre) and libnuma (vLLM).
+[ "${1:-}" = --slow-tests ] && packages+=(clang-19 python3-dev libnuma1)
 
 missing=()
 for package in "${packages[@]}"; do
