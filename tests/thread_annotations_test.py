@@ -34,13 +34,6 @@ def sees_a_lock(file):
     return bool(LOCK.search(text)) or any(map(sees_a_lock, INCLUDE.findall(text)))
 
 
-def sources_of(entry):
-    """Ours that a command compiles: several where a folder is joined."""
-    file = pathlib.Path(entry["file"])
-    files = INCLUDE.findall(file.read_text()) if "Unity" in file.parts else [str(file)]
-    return [f for f in files if f.startswith(tuple(f"{ROOT}/{c}" for c in CHECKED))]
-
-
 def command_of(entry):
     words = shlex.split(entry["command"])
     words = words[next(i for i, w in enumerate(words) if "clang" in w):]
@@ -58,7 +51,8 @@ def check(entry):
 def main():
     database = pathlib.Path(sys.argv[1]) / "compile_commands.json"
     entries = [e for e in json.loads(database.read_text())
-               if any(map(sees_a_lock, sources_of(e)))]
+               if e["file"].startswith(tuple(f"{ROOT}/{c}" for c in CHECKED))
+               and sees_a_lock(e["file"])]
     # The check itself must be able to fail.
     probe = dict(entries[0], file="probe")
     source = ('#include "absl/synchronization/mutex.h"\n'
@@ -75,8 +69,7 @@ def main():
         if code != 0:
             print(text)
     bad = sum(code != 0 for code, _ in results)
-    print(f"{sum(len(sources_of(e)) for e in entries)} files, "
-          f"{bad} of {len(entries)} commands with errors")
+    print(f"{len(entries)} files, {bad} with errors")
     sys.exit(1 if bad else 0)
 
 
