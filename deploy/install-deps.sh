@@ -22,7 +22,7 @@ case ${1:-} in
     ;;
 esac
 # What reads the CUDA sources with the headers of CUDA 12, and what the engines'
-# Python packages need: a compiler's headers (pypcre) and libnuma (vLLM).
+# Python packages need: Python's headers (pypcre is compiled) and libnuma (vLLM).
 [ "${1:-}" = --slow-tests ] && packages+=(clang-19 python3-dev libnuma1)
 
 missing=()
